@@ -1,0 +1,75 @@
+//! What a job is, before anything of it runs.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A job as the command line asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobSpec {
+    /// `-n`: how many ranks; none means one per slot.
+    pub rank_count: Option<u32>,
+    /// `-N`: at most so many ranks per node.
+    pub ranks_per_node: Option<u32>,
+    /// `--hostfile`.
+    pub hostfile: Option<PathBuf>,
+    /// `-H`, as written, one entry per comma-separated item.
+    pub host_list: Vec<String>,
+    /// `-x`, in order.
+    pub exports: Vec<Export>,
+    /// `--wdir`.
+    pub wdir: Option<PathBuf>,
+    /// `--launch-agent`: a command with ssh's shape, cut into words.
+    pub launch_agent: Option<Vec<OsString>>,
+    /// `--timeout`: the whole job's.
+    pub timeout: Option<Duration>,
+    /// `--start-timeout`: from the first connection to the last rank started.
+    pub start_timeout: Duration,
+    /// `--tag-output`.
+    pub tag_output: bool,
+    /// `--dry-run`.
+    pub dry_run: Option<DryRun>,
+    /// `--oversubscribe`: more ranks than slots is allowed.
+    pub oversubscribe: bool,
+    /// `--json`: machine-readable map and final report.
+    pub json: bool,
+    /// `-v`: says what it does.
+    pub verbose: bool,
+    /// PROGRAM, as given.
+    pub program: OsString,
+    /// ARGS, as given.
+    pub args: Vec<OsString>,
+}
+
+/// One `-x`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Export {
+    /// `-x NAME`: as it is here.
+    Inherit(OsString),
+    /// `-x NAME=VALUE`: exactly these bytes.
+    Set(OsString, OsString),
+}
+
+/// How far `--dry-run` goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DryRun {
+    /// Agents report facts, placement and environment are shown, nothing is started.
+    Online,
+    /// Nobody is contacted; what cannot be known is marked.
+    Offline,
+}
+
+/// A host to reach: one entry of a hostfile or of `-H`, duplicates merged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The name as the user wrote it; handed to SSH verbatim.
+    pub name: String,
+    /// `user@host`.
+    pub user: Option<String>,
+    /// `port=`.
+    pub port: Option<u16>,
+    /// Slots, where they were given.
+    pub slots: Option<u32>,
+    /// Where this host was named: `hosts:3`, `-H`, `default (this machine)`.
+    pub origin: String,
+}

@@ -1,0 +1,120 @@
+//! Moving messages between ranks: one trait, and what implements it.
+//!
+//! A [`Transport`] carries numbered messages between this rank and its peers. Each ordered pair of ranks has a few
+//! *slots* at the receiver, made when the pair is first opened; a sender needs a free slot (a credit), so the
+//! receiver is always ready first and no path depends on a network's own retries. Message k of a pair uses slot
+//! k mod slots in generation k / slots. Messages may arrive in any order; a receiver asks for them by number, in
+//! order, and a flag or byte order on the wire is never relied upon.
+
+pub mod fabric;
+pub mod mux;
+pub mod shm;
+
+use std::time::Duration;
+
+use efarun_wire::Rank;
+
+/// What travels in front of every message's payload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// What the sender takes this collective to be: a hash of operation, type, reduction, count and sequence.
+    pub signature: u64,
+    /// The collective's number in its world, for messages about a mismatch.
+    pub sequence: u32,
+    /// Payload bytes.
+    pub len_bytes: u32,
+}
+
+/// A message in its slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// What the sender wrote in front.
+    pub header: Header,
+    /// The payload; aligned to 16 bytes.
+    pub payload: &'a [u8],
+}
+
+/// Chosen by the executor for a send, given back when the send is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SendToken(pub u64);
+
+/// What a transport can fail with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// This peer cannot be reached any more.
+    #[error("the connection to rank {peer} is lost: {cause}")]
+    PeerLost {
+        /// The peer.
+        peer: Rank,
+        /// What the transport saw, as a lowercase fragment.
+        cause: String,
+    },
+    /// A call of the network library failed.
+    #[error("{call}: {cause}")]
+    Call {
+        /// The call: `fi_tsend`, `mmap`, …
+        call: &'static str,
+        /// The library's code, as a positive errno where it has one.
+        code: i32,
+        /// Its text, and what to do where that is known.
+        cause: String,
+    },
+    /// No transport of this world reaches the peer.
+    #[error("no transport reaches rank {peer}")]
+    NoRoute {
+        /// The peer.
+        peer: Rank,
+    },
+    /// The transport was closed after an earlier error.
+    #[error("the transport is closed after an earlier error")]
+    Closed,
+}
+
+/// Carries messages between this rank and its peers. Owned by one thread at a time.
+///
+/// Every method returns promptly; only [`Transport::wait`] sleeps.
+pub trait Transport: Send {
+    /// The largest payload of one message.
+    fn slot_bytes(&self) -> usize;
+
+    /// Prepares to receive from and send to these peers. Opening a peer twice costs nothing. Returns without
+    /// waiting for the peers: until a peer has opened its side, [`Transport::try_send`] to it says `false`.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::NoRoute`] for a peer that is not of this transport.
+    fn open(&mut self, receives_from: &[Rank], sends_to: &[Rank]) -> Result<(), TransportError>;
+
+    /// Posts the next message to `to`. `Ok(false)`: no credit, or the queue is full; poll, then try again.
+    ///
+    /// # Safety
+    ///
+    /// The payload stays allocated and unchanged until `token` came out of [`Transport::poll`], or until
+    /// [`Transport::close`] has returned.
+    #[expect(unsafe_code, reason = "the payload outlives the call; the contract is above")]
+    unsafe fn try_send(
+        &mut self,
+        to: Rank,
+        header: Header,
+        payload: *const [u8],
+        token: SendToken,
+    ) -> Result<bool, TransportError>;
+
+    /// Makes progress and appends the tokens of sends that are complete, in any order.
+    fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError>;
+
+    /// The next message from `from`, by number, if it is here. The same one until [`Transport::release`].
+    fn arrived(&mut self, from: Rank) -> Result<Option<Message<'_>>, TransportError>;
+
+    /// Gives the slot of the message that [`Transport::arrived`] shows back to its sender.
+    fn release(&mut self, from: Rank) -> Result<(), TransportError>;
+
+    /// Sleeps until something may have happened, or for `timeout` at most. May return early.
+    fn wait(&mut self, timeout: Duration);
+
+    /// Ends everything in flight: when it returns, no memory that was handed over is touched any more, and every
+    /// later call says [`TransportError::Closed`]. Never fails; what goes wrong is logged.
+    fn close(&mut self);
+}

@@ -1,0 +1,4 @@
+//! To be written.
+/// Placeholder.
+#[derive(Debug)]
+pub struct World;

@@ -1,0 +1,392 @@
+//! Every message of a job, by the link it travels on.
+//!
+//! Three links exist. Head and agent talk over the SSH channel and then over the sealed TCP link
+//! ([`HeadMessage`], [`AgentMessage`]). A rank talks to its agent over an inherited socket, or, where no launcher
+//! is present, to the rank that serves the bootstrap ([`RankMessage`], [`RankReply`]). The out-of-band primitives
+//! ([`OobUp`], [`OobDown`]) ride inside both, unchanged, so that an agent can merge and forward without
+//! interpreting them.
+//!
+//! Byte strings that came from a user (arguments, environment, paths) are `Vec<u8>`: they need not be UTF-8.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::facts::NodeFacts;
+use crate::ids::{BuildId, JobId, NodeId, Rank};
+use crate::secure::LinkKey;
+
+/// The first thing the head sends into an agent's channel: who the agent is, and the key of its link.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AgentOrder {
+    /// [`crate::PROTOCOL_VERSION`] of the head.
+    pub protocol: u16,
+    /// The job that the agent works for.
+    pub job: JobId,
+    /// The node that the agent is on. The agent introduces itself with it.
+    pub node: NodeId,
+    /// The build that the head is; an agent of another build refuses.
+    pub build: BuildId,
+    /// The key of this node's link, derived from the job key for this node alone.
+    pub key: LinkKey,
+    /// How often each end says that it lives, in milliseconds.
+    pub heartbeat_ms: u32,
+    /// After how long a silence the other end counts as lost, in milliseconds.
+    pub lease_ms: u32,
+    /// The host as the user wrote it; it appears in messages about this node.
+    pub host: String,
+}
+
+/// Head to agent.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum HeadMessage {
+    /// Dial one of these addresses and continue the link there. Sent in the channel only, at most once.
+    Dial {
+        /// Where the head listens, best address first.
+        addresses: Vec<SocketAddr>,
+        /// How long to try, all addresses together, in milliseconds.
+        timeout_ms: u32,
+    },
+    /// Start these ranks. Sent at most once.
+    Launch(Box<LaunchPlan>),
+    /// An out-of-band message for this node or its ranks.
+    Oob(OobDown),
+    /// Bytes for a rank's standard input; an empty chunk closes it.
+    Stdin {
+        /// The rank that reads them.
+        rank: Rank,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// The agent may send this many more bytes of output.
+    OutputCredit {
+        /// Added to what the agent may still send.
+        bytes: u32,
+    },
+    /// Deliver a signal to every rank's process group.
+    Signal {
+        /// The signal's number on Linux.
+        number: i32,
+    },
+    /// End all ranks: TERM, the grace, KILL, reap, then answer [`AgentMessage::Reaped`].
+    End {
+        /// Between TERM and KILL, in milliseconds. 0 means KILL at once.
+        grace_ms: u32,
+    },
+    /// All is done; the agent exits.
+    Goodbye,
+    /// Answered by [`AgentMessage::Pong`] at once; keeps the lease.
+    Ping {
+        /// Returned in the answer.
+        number: u64,
+    },
+}
+
+/// Agent to head.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum AgentMessage {
+    /// What the agent found on its node. The agent's first message.
+    Facts(Box<NodeFacts>),
+    /// How dialling the head went. Sent in the channel; on success the link goes on over TCP.
+    Dialed(Result<SocketAddr, DialFailure>),
+    /// A rank runs.
+    Spawned {
+        /// The rank.
+        rank: Rank,
+        /// Its process id on its node.
+        pid: i32,
+    },
+    /// A rank could not be started.
+    SpawnFailed {
+        /// The rank.
+        rank: Rank,
+        /// The step that failed: `chdir`, `execve`, `fork`, …
+        call: String,
+        /// What it was about: the program, the folder.
+        subject: String,
+        /// The error number on Linux.
+        errno: i32,
+    },
+    /// Bytes that a rank wrote. Costs output credit.
+    Output {
+        /// The rank that wrote them.
+        rank: Rank,
+        /// Where it wrote them.
+        stream: Stream,
+        /// The bytes; empty means that the stream ended.
+        bytes: Vec<u8>,
+    },
+    /// A rank ended. Sent once per rank.
+    Exited(RankExit),
+    /// An out-of-band message from this node or its ranks.
+    Oob(OobUp),
+    /// No process of the job is left on this node, but for the agent itself.
+    Reaped {
+        /// How many ranks were reaped.
+        ranks: u32,
+        /// How many other descendants had to be killed.
+        strays: u32,
+    },
+    /// The answer to [`HeadMessage::Ping`].
+    Pong {
+        /// The number of the ping.
+        number: u64,
+    },
+    /// Something the user should read, one line, that ends nothing by itself.
+    Note(String),
+    /// The agent cannot go on, and why. Its ranks are being ended.
+    Failed(String),
+}
+
+/// Why the head could not be dialled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DialFailure {
+    /// The last address that was tried.
+    pub address: Option<SocketAddr>,
+    /// What happened, as a lowercase fragment: `connection refused`, `no answer in 2 s`, …
+    pub reason: String,
+}
+
+/// Where a rank wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Stream {
+    /// File descriptor 1.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+}
+
+/// What an agent needs to start its node's ranks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchPlan {
+    /// The program as the user gave it: a path, or a name to be looked for in the ranks' PATH.
+    pub program: Vec<u8>,
+    /// Its arguments, without the program itself.
+    pub args: Vec<Vec<u8>>,
+    /// The environment that all ranks of the job share, complete: a rank has this, its own, and nothing else.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The folder that ranks start in.
+    pub wdir: Vec<u8>,
+    /// Whether a missing `wdir` is an error (the user asked for it) or the home folder will do.
+    pub wdir_required: bool,
+    /// The ranks of this node, in order of local rank.
+    pub ranks: Vec<RankPlan>,
+    /// World size, for the out-of-band layer.
+    pub world_size: u32,
+    /// The rank whose standard input the head feeds; the others read /dev/null.
+    pub stdin_rank: Option<Rank>,
+    /// Output bytes that the agent may send before it gets more credit.
+    pub output_credit: u32,
+}
+
+/// One rank of a [`LaunchPlan`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankPlan {
+    /// Its number in the world.
+    pub rank: Rank,
+    /// Its number on its node.
+    pub local_rank: u32,
+    /// What it has beyond the shared environment; wins over it.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// How a rank ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankExit {
+    /// The rank.
+    pub rank: Rank,
+    /// Its status.
+    pub status: RankStatus,
+    /// How long it ran, in milliseconds.
+    pub ran_ms: u64,
+    /// Whether the agent had already been told to end the ranks; such an exit is never a first failure.
+    pub ended_by_launcher: bool,
+}
+
+/// A process's last word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RankStatus {
+    /// It returned this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal {
+        /// The signal's number on Linux.
+        number: i32,
+        /// Whether a core was written.
+        core: bool,
+    },
+}
+
+/// Names one allgather: the same on every participant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GatherKey {
+    /// What is gathered, chosen by the protocol that asks: `efarun/addresses`, `pmi/fence`, …
+    pub id: String,
+    /// Counts repetitions with the same id and participants.
+    pub epoch: u32,
+    /// Who takes part.
+    pub participants: Participants,
+}
+
+/// The ranks that take part in an allgather.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Participants {
+    /// Every rank of the world.
+    World,
+    /// These, strictly ascending.
+    Ranks(Vec<Rank>),
+}
+
+/// Whom a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Target {
+    /// One rank.
+    Rank(Rank),
+    /// One node's agent.
+    Node(NodeId),
+    /// The head, or the rank that serves a bootstrap without a launcher.
+    Head,
+}
+
+/// Out-of-band, towards the head.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OobUp {
+    /// Contributions to an allgather, from one rank or merged from several.
+    Gather {
+        /// Which allgather.
+        key: GatherKey,
+        /// One blob per contributing rank, ascending.
+        blobs: Vec<(Rank, Vec<u8>)>,
+    },
+    /// A question.
+    Request {
+        /// Who asks.
+        from: Target,
+        /// Whom.
+        to: Target,
+        /// Chosen by the asker, returned in the reply.
+        token: u64,
+        /// The question.
+        body: Vec<u8>,
+    },
+    /// An answer on its way back.
+    Reply {
+        /// Who had asked.
+        to: Target,
+        /// The asker's token.
+        token: u64,
+        /// The answer, or why there is none, as a lowercase fragment.
+        body: Result<Vec<u8>, String>,
+    },
+    /// A rank gives up for everybody.
+    Abort {
+        /// The rank.
+        rank: Rank,
+        /// The exit code that the job should have.
+        code: i32,
+        /// Why, one line.
+        reason: String,
+    },
+}
+
+/// Out-of-band, away from the head.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OobDown {
+    /// An allgather's result.
+    Gathered {
+        /// Which allgather.
+        key: GatherKey,
+        /// One blob per participant, ascending.
+        blobs: Vec<(Rank, Vec<u8>)>,
+    },
+    /// A question for this node or one of its ranks.
+    Request {
+        /// Who asks.
+        from: Target,
+        /// Whom.
+        to: Target,
+        /// The asker's token.
+        token: u64,
+        /// The question.
+        body: Vec<u8>,
+    },
+    /// An answer for this node or one of its ranks.
+    Reply {
+        /// Who had asked.
+        to: Target,
+        /// The asker's token.
+        token: u64,
+        /// The answer, or why there is none.
+        body: Result<Vec<u8>, String>,
+    },
+    /// Something that everybody learns in the same order.
+    Event(Event),
+}
+
+/// An event, numbered by the head.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// 1, 2, 3, … without gaps.
+    pub sequence: u64,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What an event says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    /// This rank is gone and takes part in nothing any more.
+    RankLost {
+        /// The rank.
+        rank: Rank,
+        /// How, as a lowercase fragment: `exited with signal 9 (SIGKILL)`.
+        cause: String,
+    },
+    /// The job ends because a rank, or the launcher, gave up.
+    Abort {
+        /// The rank that gave up, where it was one.
+        rank: Option<Rank>,
+        /// Why, one line.
+        reason: String,
+    },
+    /// Every rank should print where it is.
+    Dump,
+    /// The job ends in good order at the user's wish.
+    Stop,
+}
+
+/// Rank to its agent, or to the bootstrap's server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RankMessage {
+    /// The first message: who speaks, and what it links.
+    Join {
+        /// [`crate::PROTOCOL_VERSION`] of the runtime library.
+        protocol: u16,
+        /// The rank.
+        rank: Rank,
+        /// What it takes the world size to be.
+        world_size: u32,
+    },
+    /// An out-of-band message.
+    Oob(OobUp),
+    /// The rank's World is closed in good order; the end of the socket is no failure.
+    Leave,
+}
+
+/// A rank's agent, or the bootstrap's server, to the rank.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RankReply {
+    /// The answer to [`RankMessage::Join`].
+    Welcome {
+        /// [`crate::PROTOCOL_VERSION`] of the server.
+        protocol: u16,
+        /// The job; random where no launcher is present.
+        job: JobId,
+        /// World size.
+        world_size: u32,
+    },
+    /// The rank was refused, and why.
+    Refused(String),
+    /// An out-of-band message.
+    Oob(OobDown),
+}
