@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod bootstrap;
+pub mod build_id;
 pub mod cli;
 pub mod env;
 pub mod error;
@@ -24,6 +25,13 @@ pub mod supervise;
 use std::process::ExitCode;
 
 /// Runs the command line of this process to its end.
+///
+/// The first argument `__agent` or `__keeper` makes this process one of a node's two; both words are private between
+/// builds of the launcher, come before the command line is parsed, and are in no help.
 pub fn main_impl() -> ExitCode {
-    ExitCode::SUCCESS
+    match std::env::args_os().nth(1) {
+        Some(word) if word == agent::ARGUMENT => agent::agent_main(),
+        Some(word) if word == keeper::ARGUMENT => keeper::keeper_main(),
+        _ => ExitCode::SUCCESS,
+    }
 }

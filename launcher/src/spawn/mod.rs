@@ -107,7 +107,9 @@ pub enum SpawnError {
         cause: String,
     },
     /// The host key is not known.
-    #[error("host {host}: its {key_type} host key {fingerprint} is not in {files}: run `ssh {destination}` once to accept it, or `ssh-keyscan`")]
+    #[error(
+        "host {host}: its {key_type} host key {fingerprint} is not in {files}: run `ssh {destination}` once to accept it, or `ssh-keyscan`"
+    )]
     UnknownHostKey {
         /// The host as written.
         host: String,
@@ -121,7 +123,9 @@ pub enum SpawnError {
         files: String,
     },
     /// The host key is not the one on record.
-    #[error("host {host}: its {key_type} host key {fingerprint} is not the one on record in {file}: it was reinstalled, or somebody is in between; if you trust it, remove the old one by `ssh-keygen -R {name}`")]
+    #[error(
+        "host {host}: its {key_type} host key {fingerprint} is not the one on record in {file}: it was reinstalled, or somebody is in between; if you trust it, remove the old one by `ssh-keygen -R {name}`"
+    )]
     ChangedHostKey {
         /// The host as written.
         host: String,
@@ -135,7 +139,9 @@ pub enum SpawnError {
         file: String,
     },
     /// No key was accepted.
-    #[error("host {host}: {user} was not let in; tried {tried}: add one of these keys to {user}'s authorized_keys there, or name another by IdentityFile")]
+    #[error(
+        "host {host}: {user} was not let in; tried {tried}: add one of these keys to {user}'s authorized_keys there, or name another by IdentityFile"
+    )]
     NotAuthenticated {
         /// The host as written.
         host: String,
@@ -153,7 +159,9 @@ pub enum SpawnError {
         cause: String,
     },
     /// The host runs on another CPU architecture.
-    #[error("host {host} is {theirs}, this efarun is built for {ours}: install a build for {theirs} there, or run the head on such a machine")]
+    #[error(
+        "host {host} is {theirs}, this efarun is built for {ours}: install a build for {theirs} there, or run the head on such a machine"
+    )]
     OtherArchitecture {
         /// The host as written.
         host: String,
