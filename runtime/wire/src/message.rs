@@ -116,6 +116,12 @@ pub enum AgentMessage {
         /// The bytes; empty means that the stream ended.
         bytes: Vec<u8>,
     },
+    /// The head may send this many more bytes of standard input; at the start it may send
+    /// [`STDIN_CREDIT_BYTES`]. Returned as the reading rank takes them, all at once when it closes its end.
+    StdinCredit {
+        /// Added to what the head may still send.
+        bytes: u32,
+    },
     /// A rank ended. Sent once per rank.
     Exited(RankExit),
     /// An out-of-band message from this node or its ranks.
@@ -137,6 +143,9 @@ pub enum AgentMessage {
     /// The agent cannot go on, and why. Its ranks are being ended.
     Failed(String),
 }
+
+/// Bytes of standard input that may be on their way to the rank that reads them before the agent gives credit.
+pub const STDIN_CREDIT_BYTES: u32 = 256 << 10;
 
 /// Why the head could not be dialled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
