@@ -1,0 +1,13 @@
+//! `rank_segv RANK`: this rank dies of SIGSEGV, all others hang.
+
+use efarun_tests::fixture;
+use nix::sys::signal::{Signal, raise};
+
+fn main() {
+    let rank: u32 = std::env::args().nth(1).and_then(|arg| arg.parse().ok()).expect("RANK");
+    fixture::say(&format!("rank {} is up", fixture::rank()));
+    if fixture::rank() == rank {
+        raise(Signal::SIGSEGV).expect("a process can signal itself");
+    }
+    fixture::hang();
+}

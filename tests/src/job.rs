@@ -1,0 +1,383 @@
+//! Running the launcher: a builder, the running job, and what came out.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::pidfd;
+use crate::process::{Process, wait_until_gone};
+use crate::testbed::Testbed;
+
+/// A command line of the launcher, not yet run.
+///
+/// Every process of the job that the launcher gives an environment carries a mark of its own, by `-x`.
+#[derive(Debug)]
+pub struct Job<'a> {
+    launcher: PathBuf,
+    testbed: Option<&'a Testbed>,
+    options: Vec<OsString>,
+    command_line: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    stdin: Vec<u8>,
+    deadline: Duration,
+    mark: String,
+}
+
+impl<'a> Job<'a> {
+    /// Runs this launcher on this machine.
+    pub fn here(launcher: &Path) -> Job<'a> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Job {
+            launcher: launcher.to_owned(),
+            testbed: None,
+            options: vec!["-x".into(), MARK.into()],
+            command_line: Vec::new(),
+            env: vec![(MARK.into(), mark.clone().into())],
+            stdin: Vec::new(),
+            deadline: Duration::from_secs(30),
+            mark,
+        }
+    }
+
+    /// Runs this launcher on the testbed's head.
+    pub fn on(testbed: &'a Testbed, launcher: &Path) -> Job<'a> {
+        Job { testbed: Some(testbed), ..Job::here(launcher) }
+    }
+
+    /// Options of the launcher, in order.
+    pub fn options<S: AsRef<OsStr>>(mut self, options: impl IntoIterator<Item = S>) -> Self {
+        self.options.extend(options.into_iter().map(|option| option.as_ref().to_owned()));
+        self
+    }
+
+    /// The program that ranks run, and its arguments.
+    pub fn program<S: AsRef<OsStr>>(mut self, program: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        self.command_line = vec![program.into()];
+        self.command_line.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// A variable of the launcher's own environment.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// What the launcher reads from its standard input.
+    pub fn stdin(mut self, bytes: &[u8]) -> Self {
+        self.stdin = bytes.to_owned();
+        self
+    }
+
+    /// After how long the test gives the job up; 30 s unless told.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    ///
+    /// When it has not ended at the deadline.
+    pub fn run(self) -> Outcome {
+        self.start().wait()
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Running<'a> {
+        let mut command = match self.testbed {
+            Some(testbed) => testbed.command("head", &self.launcher),
+            None => Command::new(&self.launcher),
+        };
+        command
+            .args(&self.options)
+            .args(&self.command_line)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = Instant::now();
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let output = Arc::new(Output::default());
+        let stdout = child.stdout.take().expect("stdout is a pipe");
+        let stderr = child.stderr.take().expect("stderr is a pipe");
+        let readers = vec![
+            read_into(&output, stdout, |text| &mut text.stdout),
+            read_into(&output, stderr, |text| &mut text.stderr),
+        ];
+        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        // A launcher that ends without reading is no failure of the harness.
+        let _ = std::io::Write::write_all(&mut stdin, &self.stdin);
+        Running {
+            child,
+            output,
+            readers,
+            testbed: self.testbed,
+            mark: self.mark,
+            started,
+            deadline: started + self.deadline,
+        }
+    }
+}
+
+/// A launcher that runs. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Running<'a> {
+    child: Child,
+    output: Arc<Output>,
+    readers: Vec<JoinHandle<()>>,
+    testbed: Option<&'a Testbed>,
+    mark: String,
+    started: Instant,
+    deadline: Instant,
+}
+
+impl Running<'_> {
+    /// Waits until the launcher has written `text` to its standard output `times` times.
+    ///
+    /// # Panics
+    ///
+    /// When that has not happened at the job's deadline, or its output has ended.
+    pub fn wait_for_output(&self, text: &str, times: usize) {
+        let mut written = self.output.written.lock().expect("no reader panics");
+        loop {
+            let found = count(&written.stdout, text.as_bytes());
+            if found >= times {
+                return;
+            }
+            let remaining = self.deadline.saturating_duration_since(Instant::now());
+            let ended = written.ended == self.readers.len();
+            assert!(
+                !remaining.is_zero() && !ended,
+                "`{text}` came {found} times instead of {times}, {}:\n{}",
+                if ended { "then the output ended" } else { "then the deadline" },
+                written.shown()
+            );
+            written = self.output.grown.wait_timeout(written, remaining).expect("no reader panics").0;
+        }
+    }
+
+    /// Sends the launcher a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("the launcher runs");
+    }
+
+    /// The launcher's process id.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("process ids fit")
+    }
+
+    /// The processes of a rank: those that carry the job's mark and the rank's number.
+    pub fn rank(&self, rank: u32) -> Vec<Process> {
+        let rank = rank.to_string();
+        let is_rank =
+            |process: &Process| process.has_env(MARK, &self.mark) && process.has_env("EFARUN_RANK", &rank);
+        Process::all().into_iter().filter(is_rank).collect()
+    }
+
+    /// All processes of the job but the launcher: whatever carries its mark, and whatever runs on the testbed's hosts.
+    pub fn processes(&self) -> Vec<Process> {
+        processes_of(&self.mark, self.testbed)
+            .into_iter()
+            .filter(|process| process.pid != self.pid())
+            .collect()
+    }
+
+    /// Waits for the launcher's end.
+    ///
+    /// # Panics
+    ///
+    /// When it has not ended at the deadline; the job is killed then.
+    pub fn wait(mut self) -> Outcome {
+        let deadline = self.deadline;
+        let end = pidfd::open(self.pid());
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("the launcher is our child") {
+                break status;
+            }
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
+                let shown = self.output.written.lock().expect("no reader panics").shown();
+                panic!("the launcher has not ended after {:.1?}:\n{shown}", self.started.elapsed());
+            }
+            pidfd::wait_for_any(end.as_slice(), remaining);
+        };
+        let duration = self.started.elapsed();
+        let left = self.left_behind(Duration::from_secs(5));
+        for reader in self.readers.drain(..) {
+            // Its pipe ends with the last process that holds it; whoever still does is in `left_behind`.
+            if left.is_ok() {
+                reader.join().expect("readers do not panic");
+            }
+        }
+        let written = self.output.written.lock().expect("no reader panics");
+        Outcome {
+            status,
+            stdout: written.stdout.clone(),
+            stderr: written.stderr.clone(),
+            duration,
+            left_behind: left.err().unwrap_or_default(),
+        }
+    }
+
+    /// Waits until no process of the job is left, the launcher included; says who is.
+    fn left_behind(&self, within: Duration) -> Result<Duration, Vec<Process>> {
+        wait_until_gone(within, || processes_of(&self.mark, self.testbed))
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            // A failed test must not leave its ranks to the next one.
+            for process in processes_of(&self.mark, self.testbed) {
+                let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// What a job left to look at.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How the launcher ended.
+    pub status: ExitStatus,
+    /// What it wrote to standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error.
+    pub stderr: Vec<u8>,
+    /// From start to end.
+    pub duration: Duration,
+    /// Processes of the job that were still there 5 s after the launcher's end.
+    pub left_behind: Vec<Process>,
+}
+
+impl Outcome {
+    /// Standard output as text.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Asserts how the launcher ended, and that nothing of the job is left anywhere.
+    #[track_caller]
+    pub fn assert_code(&self, code: i32) -> &Self {
+        assert_eq!(self.status.code(), Some(code), "{}", self.shown());
+        self.assert_nothing_left()
+    }
+
+    /// Asserts that the launcher itself was ended by this signal, and that nothing of the job is left anywhere.
+    #[track_caller]
+    pub fn assert_killed(&self, signal: Signal) -> &Self {
+        assert_eq!(self.status.signal(), Some(signal as i32), "{}", self.shown());
+        self.assert_nothing_left()
+    }
+
+    /// Asserts that standard error has each of these texts.
+    #[track_caller]
+    pub fn assert_says(&self, texts: &[&str]) -> &Self {
+        let stderr = self.stderr();
+        for text in texts {
+            assert!(stderr.contains(text), "stderr lacks `{text}`\n{}", self.shown());
+        }
+        self
+    }
+
+    #[track_caller]
+    fn assert_nothing_left(&self) -> &Self {
+        assert!(self.left_behind.is_empty(), "left behind: {:#?}\n{}", self.left_behind, self.shown());
+        self
+    }
+
+    /// For messages of failed assertions.
+    pub fn shown(&self) -> String {
+        format!(
+            "{} after {:.1?}\n--- stdout\n{}\n--- stderr\n{}",
+            self.status,
+            self.duration,
+            tail(&self.stdout),
+            tail(&self.stderr)
+        )
+    }
+}
+
+#[derive(Debug, Default)]
+struct Output {
+    written: Mutex<Written>,
+    grown: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Written {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    ended: usize,
+}
+
+impl Written {
+    fn shown(&self) -> String {
+        format!("--- stdout\n{}\n--- stderr\n{}", tail(&self.stdout), tail(&self.stderr))
+    }
+}
+
+fn read_into(
+    output: &Arc<Output>,
+    mut pipe: impl Read + Send + 'static,
+    stream: fn(&mut Written) -> &mut Vec<u8>,
+) -> JoinHandle<()> {
+    let output = Arc::clone(output);
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let len = pipe.read(&mut buffer).unwrap_or(0);
+            let mut written = output.written.lock().expect("no reader panics");
+            stream(&mut written).extend_from_slice(&buffer[..len]);
+            written.ended += usize::from(len == 0);
+            output.grown.notify_all();
+            if len == 0 {
+                return;
+            }
+        }
+    })
+}
+
+fn processes_of(mark: &str, testbed: Option<&Testbed>) -> Vec<Process> {
+    let guests = testbed.map(Testbed::guests).unwrap_or_default();
+    let is_ours = |process: &Process| {
+        process.has_env(MARK, mark) || guests.iter().any(|guest| guest.pid == process.pid)
+    };
+    Process::all().into_iter().filter(is_ours).collect()
+}
+
+fn count(haystack: &[u8], needle: &[u8]) -> usize {
+    haystack.windows(needle.len()).filter(|window| *window == needle).count()
+}
+
+/// The end of a long output, as text.
+fn tail(bytes: &[u8]) -> String {
+    let start = bytes.len().saturating_sub(SHOWN_BYTES);
+    let cut = if start > 0 { format!("… {start} bytes …\n") } else { String::new() };
+    cut + &String::from_utf8_lossy(&bytes[start..])
+}
+
+/// The variable that marks processes of a job.
+const MARK: &str = "EFARUN_TEST_MARK";
+
+const SHOWN_BYTES: usize = 8 << 10;

@@ -1,0 +1,103 @@
+//! What a test needs beyond cargo, and what happens where it is missing.
+//!
+//! A test that cannot run prints one line, `SKIPPED: test: what is missing`, and passes; `scripts/test` counts these
+//! lines. Where `EFARUN_TEST_REQUIRE` names the need, it fails instead.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// Something that not every machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Hosts from namespaces: root, iproute2, sshd.
+    Testbed,
+    /// The distribution's libfabric 1.x.
+    Libfabric1,
+    /// libfabric 2.5.1, by `scripts/fetch-libfabric`.
+    Libfabric2,
+}
+
+impl Need {
+    /// Its name in `EFARUN_TEST_REQUIRE`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Need::Testbed => "testbed",
+            Need::Libfabric1 => "libfabric-1",
+            Need::Libfabric2 => "libfabric-2",
+        }
+    }
+
+    /// What is missing here for it, as a lowercase fragment.
+    fn lack(self) -> Option<String> {
+        match self {
+            Need::Testbed if !nix::unistd::geteuid().is_root() => Some("making hosts needs root".to_owned()),
+            Need::Testbed => TESTBED_TOOLS
+                .iter()
+                .find(|tool| !is_command(tool))
+                .map(|tool| format!("there is no `{tool}`: run `scripts/setup test`")),
+            Need::Libfabric1 => {
+                (!has_system_libfabric()).then(|| "there is no libfabric.so.1 here".to_owned())
+            }
+            Need::Libfabric2 => libfabric_2_folder().err(),
+        }
+    }
+}
+
+/// Whether the calling test cannot run, after saying so.
+///
+/// # Panics
+///
+/// When `EFARUN_TEST_REQUIRE` names the need and it is missing.
+pub fn missing(need: Need) -> bool {
+    let Some(lack) = need.lack() else { return false };
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let required = env::var("EFARUN_TEST_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|name| name == need.name()),
+        "{test} needs {} (EFARUN_TEST_REQUIRE={required}): {lack}",
+        need.name()
+    );
+    say(&format!("SKIPPED: {test}: {lack}"));
+    true
+}
+
+/// Whether `scripts/test --all` asks for every size, type and library.
+pub fn is_full_matrix() -> bool {
+    env::var_os("EFARUN_TEST_MATRIX").is_some_and(|matrix| matrix == "full")
+}
+
+/// The folder of the libfabric 2.5.1 that `scripts/fetch-libfabric` leaves, or why there is none.
+pub fn libfabric_2_folder() -> Result<PathBuf, String> {
+    let folder = workspace().join(LIBFABRIC_2);
+    if folder.join("libfabric.so.1").exists() {
+        Ok(folder)
+    } else {
+        Err(format!("there is no {LIBFABRIC_2}/libfabric.so.1: run `scripts/fetch-libfabric`"))
+    }
+}
+
+/// The repository.
+pub(crate) fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
+}
+
+fn has_system_libfabric() -> bool {
+    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/local/lib"];
+    folders.iter().any(|folder| Path::new(folder).join("libfabric.so.1").exists())
+}
+
+fn is_command(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(name).exists())
+}
+
+#[expect(clippy::print_stdout, reason = "the line that scripts/test counts")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+const TESTBED_TOOLS: [&str; 5] = ["sshd", "ssh-keygen", "ip", "unshare", "nsenter"];
+
+const LIBFABRIC_2: &str = ".cache/libfabric-2.5.1/lib";
