@@ -1,1 +1,8 @@
+//! `efa-perf`
+mod args;
+mod data;
+mod measure;
+mod report;
+mod sweep;
+mod table;
 fn main() {}

@@ -1,0 +1,164 @@
+//! Results as data: what a run measured, and its form as JSON.
+//!
+//! Field names are a promise to scripts: one is added, never renamed.
+
+use serde::Serialize;
+
+/// A whole run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Report {
+    /// What ran, on what.
+    pub(crate) config: Config,
+    /// One per size, type and reduction, in the order of measuring.
+    pub(crate) results: Vec<Row>,
+    /// Wrong elements and broken guards, over all ranks and rows.
+    pub(crate) out_of_bounds: u64,
+    /// Mean busbw over all rows and both halves, in GB/s.
+    pub(crate) avg_bus_bw_gbps: f64,
+}
+
+/// What ran, on what.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Config {
+    /// efarun's version.
+    pub(crate) version: &'static str,
+    /// The collective.
+    pub(crate) collective: &'static str,
+    /// `--algo`.
+    pub(crate) algo: &'static str,
+    /// Nodes of the world.
+    pub(crate) nodes: u32,
+    /// World size.
+    pub(crate) ranks: u32,
+    /// Which transports carry which pairs of ranks, a line each.
+    pub(crate) transports: Vec<String>,
+    /// The libfabric that was loaded, where one was.
+    pub(crate) libfabric: Option<String>,
+    /// `-b`.
+    pub(crate) min_bytes: u64,
+    /// `-e`.
+    pub(crate) max_bytes: u64,
+    /// `-i`, where sizes grow by steps.
+    pub(crate) step_bytes: Option<u64>,
+    /// `-f`, where sizes grow by a factor.
+    pub(crate) step_factor: Option<u64>,
+    /// `-w`.
+    pub(crate) warmup_iters: u32,
+    /// `-n`.
+    pub(crate) iters: u32,
+    /// `-c`.
+    pub(crate) check_iters: u32,
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Row {
+    /// Bytes per rank that were reduced.
+    pub(crate) size_bytes: u64,
+    /// Elements.
+    pub(crate) count: u64,
+    /// Element type, by nccl-tests' name.
+    #[serde(rename = "type")]
+    pub(crate) element: String,
+    /// Reduction.
+    pub(crate) redop: String,
+    /// Root rank; -1 where the collective has none.
+    pub(crate) root: i64,
+    /// Input and output apart.
+    pub(crate) out_of_place: Sample,
+    /// Output over the input.
+    pub(crate) in_place: Sample,
+}
+
+/// One half of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Sample {
+    /// One call, in microseconds.
+    pub(crate) time_us: f64,
+    /// Bytes by time, in GB/s.
+    pub(crate) alg_bw_gbps: f64,
+    /// algbw by the collective's factor, in GB/s.
+    pub(crate) bus_bw_gbps: f64,
+    /// Wrong elements over all ranks; none where nothing was checked.
+    pub(crate) wrong: Option<u64>,
+}
+
+impl Sample {
+    /// What a call of this time means. `bus_factor` is busbw over algbw.
+    pub(crate) fn new(size_bytes: u64, seconds: f64, bus_factor: f64, wrong: Option<u64>) -> Self {
+        let alg_bw_gbps = if seconds > 0.0 { size_bytes as f64 / 1e9 / seconds } else { 0.0 };
+        Sample { time_us: seconds * 1e6, alg_bw_gbps, bus_bw_gbps: alg_bw_gbps * bus_factor, wrong }
+    }
+}
+
+impl Report {
+    /// Sums rows up.
+    pub(crate) fn new(config: Config, results: Vec<Row>) -> Self {
+        let halves = || results.iter().flat_map(|row| [row.out_of_place, row.in_place]);
+        let out_of_bounds = halves().filter_map(|half| half.wrong).sum();
+        let avg_bus_bw_gbps =
+            halves().map(|half| half.bus_bw_gbps).sum::<f64>() / halves().count().max(1) as f64;
+        Report { config, results, out_of_bounds, avg_bus_bw_gbps }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn report() -> Report {
+        let half = |seconds, wrong| Sample::new(1 << 20, seconds, 1.5, wrong);
+        let row = |wrong| Row {
+            size_bytes: 1 << 20,
+            count: 1 << 18,
+            element: "float".to_owned(),
+            redop: "sum".to_owned(),
+            root: -1,
+            out_of_place: half(1e-3, wrong),
+            in_place: half(2e-3, Some(0)),
+        };
+        let config = Config {
+            version: "0.1.0",
+            collective: "all_reduce",
+            algo: "ring",
+            nodes: 2,
+            ranks: 4,
+            transports: vec!["shm within a node".to_owned(), "tcp between nodes".to_owned()],
+            libfabric: Some("1.17.0".to_owned()),
+            min_bytes: 8,
+            max_bytes: 1 << 20,
+            step_bytes: None,
+            step_factor: Some(2),
+            warmup_iters: 1,
+            iters: 20,
+            check_iters: 1,
+        };
+        Report::new(config, vec![row(Some(2)), row(None)])
+    }
+
+    #[test]
+    fn bandwidth_is_bytes_by_time_and_bus_bandwidth_its_multiple() {
+        let sample = Sample::new(1_000_000, 1e-3, 1.75, None);
+        assert!((sample.time_us - 1000.0).abs() < 1e-9);
+        assert!((sample.alg_bw_gbps - 1.0).abs() < 1e-9);
+        assert!((sample.bus_bw_gbps - 1.75).abs() < 1e-9);
+    }
+
+    #[test]
+    fn report_sums_wrong_elements_and_averages_both_halves() {
+        let report = report();
+        assert_eq!(report.out_of_bounds, 2);
+        let bytes = f64::from(1 << 20);
+        assert!((report.avg_bus_bw_gbps - 1.5 * bytes / 1e9 * (1000.0 + 500.0) / 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn json_names_what_scripts_look_for() {
+        let json = serde_json::to_value(report()).unwrap();
+        assert_eq!(json["results"][0]["type"], "float");
+        assert_eq!(json["results"][0]["out_of_place"]["wrong"], 2);
+        assert!(json["results"][1]["out_of_place"]["wrong"].is_null());
+        assert_eq!(json["config"]["ranks"], 4);
+        assert_eq!(json["out_of_bounds"], 2);
+    }
+}
