@@ -1,6 +1,7 @@
 //! What a job is, before anything of it runs.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,4 +73,28 @@ pub struct Host {
     pub slots: Option<u32>,
     /// Where this host was named: `hosts:3`, `-H`, `default (this machine)`.
     pub origin: String,
+}
+
+impl Host {
+    /// [`Host::origin`] of a host that `-H` named.
+    pub const FROM_HOST_LIST: &str = "-H";
+
+    /// [`Host::origin`] of this machine, where no host was named.
+    pub const BY_DEFAULT: &str = "default (this machine)";
+
+    /// Says whether `-H` named this host. Such a host without a slot count has one slot, as under Open MPI.
+    pub fn is_from_host_list(&self) -> bool {
+        self.origin == Host::FROM_HOST_LIST
+    }
+}
+
+/// The host as messages name it: `user@name`, with `port` where one was given.
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        write!(f, "{}", self.name)?;
+        self.port.map_or(Ok(()), |port| write!(f, " port {port}"))
+    }
 }

@@ -1,0 +1,222 @@
+//! The options, one item each: name, short help (its first line), long help (the rest), section.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{ArgAction, CommandFactory, Parser};
+
+use super::manners::Line;
+use super::values;
+use crate::exit_code;
+use crate::job::{DryRun, Export, JobSpec};
+
+/// Starts PROGRAM as ranks on hosts over SSH, wires them up, watches them, and leaves nothing behind.
+///
+/// The hosts come from --hostfile or -H; without either, all ranks run on this machine. Nothing needs to be installed
+/// on the hosts, and no host needs SSH to another. mpirun's lines work with the name changed: long options may have
+/// one dash, and everything from PROGRAM on is the program's.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "efarun",
+    version,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    override_usage = "efarun [OPTIONS] PROGRAM [ARGS]…",
+    max_term_width = 100,
+    args_override_self = false
+)]
+pub(super) struct Flags {
+    /// File with one host per line.
+    ///
+    /// A line is `host`, `host slots=8` or `host:8`, with `user@` before the host and `port=2222` after it where
+    /// needed; `#` begins a comment. A host that is repeated without slots has one per line. With -H as well, only
+    /// the hosts that -H names are used.
+    #[arg(
+        long, visible_alias = "machinefile", value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|text| values::path(&text)),
+        help_heading = HOSTS,
+    )]
+    hostfile: Option<PathBuf>,
+
+    /// Hosts by name, separated by commas: `a:4,b,[fd00::1]:2`.
+    ///
+    /// `:N` gives slots; without it a host has one, and naming it again adds one. With --hostfile the list selects
+    /// from the file and keeps its slots, unless `:N` restates them. May be repeated.
+    #[arg(
+        short = 'H', long = "host", value_name = "LIST", value_delimiter = ',', action = ArgAction::Append,
+        help_heading = HOSTS,
+    )]
+    host_list: Vec<String>,
+
+    /// Reach hosts by this command instead of the built-in SSH.
+    ///
+    /// The command has ssh's shape: it is called as `CMD HOST COMMAND` and connects COMMAND's input and output with
+    /// its own. It is cut into words as a shell would, without a shell: `--launch-agent 'ssh -F my_config'`.
+    #[arg(long, value_name = "CMD", value_parser = values::command_words, help_heading = HOSTS)]
+    launch_agent: Option<Words>,
+
+    /// Number of ranks; without it one per slot.
+    ///
+    /// Without -n there is one rank per slot, or -N ranks on every host. A host has the slots that the hostfile or -H
+    /// gives it; a hostfile's host without a number has one slot per GPU, or per core where it has no GPU.
+    #[arg(
+        short = 'n', long = "np", visible_alias = "n", visible_short_alias = 'c', value_name = "N",
+        value_parser = values::rank_count, help_heading = RANKS,
+    )]
+    rank_count: Option<u32>,
+
+    /// At most N ranks on each host.
+    ///
+    /// Hosts are filled in order. With -n as well, -n is the total; alone, it is N ranks on every host. It never
+    /// changes how ranks are bound.
+    #[arg(
+        short = 'N', long = "npernode", value_name = "N", value_parser = values::rank_count,
+        help_heading = RANKS,
+    )]
+    ranks_per_node: Option<u32>,
+
+    /// Allow more ranks than slots.
+    ///
+    /// What is left over when every slot is taken is shared out evenly, earlier hosts first.
+    #[arg(long, help_heading = RANKS)]
+    oversubscribe: bool,
+
+    /// Accepts `none` only: ranks are not bound to cores.
+    ///
+    /// Taken because mpirun's lines for EFA carry it. Any other value is an error, because it would not be acted on.
+    #[arg(long, value_name = "none", value_parser = values::no_binding, help_heading = RANKS)]
+    bind_to: Option<()>,
+
+    /// Pass a variable to every rank: as it is here, or set to VALUE.
+    ///
+    /// PATH, LD_LIBRARY_PATH and every FI_*, NCCL_*, OFI_NCCL_*, EFA_*, RDMAV_*, CUDA_*, OMP_*, PYTHON*, HF_* and
+    /// EFARUN_* variable are passed without being asked for. The value's bytes arrive exactly as typed. May be
+    /// repeated; the last one wins.
+    #[arg(
+        short = 'x', long = "export", value_name = "NAME[=VALUE]", action = ArgAction::Append,
+        value_parser = OsStringValueParser::new().try_map(|text| values::export(&text)),
+        help_heading = PROGRAM,
+    )]
+    exports: Vec<Export>,
+
+    /// Folder that ranks start in; without it the current one, or home where a host lacks it.
+    ///
+    /// With --wdir a host that lacks the folder is an error.
+    #[arg(
+        long, visible_alias = "wd", value_name = "DIR", value_parser = OsStringValueParser::new().try_map(|text| values::path(&text)),
+        help_heading = PROGRAM,
+    )]
+    wdir: Option<PathBuf>,
+
+    /// Begin each line of output with its rank: `[1,0]<stdout>:`.
+    ///
+    /// The prefix is Open MPI 4.1's, byte for byte; the first number is always 1.
+    #[arg(long, help_heading = OUTPUT)]
+    tag_output: bool,
+
+    /// Write the map and the final report as JSON to standard output.
+    #[arg(long, help_heading = OUTPUT)]
+    json: bool,
+
+    /// Say what is being done.
+    #[arg(short = 'v', long, help_heading = OUTPUT)]
+    verbose: bool,
+
+    /// Show where ranks would run and with what environment, and run nothing.
+    ///
+    /// The hosts are contacted and asked what they have. With `=offline` nobody is contacted, and what cannot be
+    /// known that way is marked.
+    #[arg(
+        long, value_name = "offline", num_args = 0..=1, require_equals = true, default_missing_value = "online",
+        value_parser = values::dry_run, help_heading = OUTPUT,
+    )]
+    dry_run: Option<DryRun>,
+
+    /// End the job after S seconds, with exit code 110.
+    #[arg(long, value_name = "S", value_parser = values::seconds, help_heading = LIMITS)]
+    timeout: Option<Duration>,
+
+    /// Give up when not every rank has started after S seconds.
+    ///
+    /// Counted from the first connection. The error says which host was waited for, and what for.
+    #[arg(
+        long, value_name = "S", value_parser = values::seconds, default_value = "60", help_heading = LIMITS,
+    )]
+    start_timeout: Duration,
+
+    /// Accepted: efarun has no objection to root.
+    #[arg(long, help_heading = LIMITS)]
+    allow_run_as_root: bool,
+
+    /// Show this help; -h shows a shorter one.
+    #[arg(short = 'h', long, help_heading = ABOUT)]
+    help: bool,
+
+    /// Show the version.
+    #[arg(short = 'V', long, help_heading = ABOUT)]
+    version: bool,
+}
+
+impl Flags {
+    /// Completes the options to a job.
+    pub(super) fn into_job(self, program: OsString, args: Vec<OsString>) -> JobSpec {
+        JobSpec {
+            rank_count: self.rank_count,
+            ranks_per_node: self.ranks_per_node,
+            hostfile: self.hostfile,
+            host_list: self.host_list,
+            exports: self.exports,
+            wdir: self.wdir,
+            launch_agent: self.launch_agent,
+            timeout: self.timeout,
+            start_timeout: self.start_timeout,
+            tag_output: self.tag_output,
+            dry_run: self.dry_run,
+            oversubscribe: self.oversubscribe,
+            json: self.json,
+            verbose: self.verbose,
+            program,
+            args,
+        }
+    }
+}
+
+/// Returns the definitions in the form that [`super::manners`] reads and clap parses with.
+pub(super) fn command() -> clap::Command {
+    let mut command = Flags::command()
+        .no_binary_name(true)
+        .after_help(EXAMPLES)
+        .after_long_help(format!("{EXAMPLES}\n\nExit codes:\n{}", exit_code::table_text()));
+    command.build();
+    command
+}
+
+/// Returns the help or version text, if the line asks for one.
+pub(super) fn asked_text(command: &clap::Command, line: &Line) -> Option<String> {
+    let mut command = command.clone();
+    match line.asks_for(&["-h", "--help", "-V", "--version"])? {
+        "-h" => Some(command.render_help().to_string()),
+        "--help" => Some(command.render_long_help().to_string()),
+        _ => Some(command.render_version()),
+    }
+}
+
+/// A command cut into words. Named, because clap takes a plain `Vec` for an option that may be repeated.
+type Words = std::vec::Vec<OsString>;
+
+const HOSTS: &str = "Which hosts";
+const RANKS: &str = "How many ranks, and where";
+const PROGRAM: &str = "What the program gets";
+const OUTPUT: &str = "What is shown";
+const LIMITS: &str = "Limits";
+const ABOUT: &str = "Help";
+
+const EXAMPLES: &str = "\
+Examples:
+  efarun -n 4 ./hello                                four ranks on this machine
+  efarun --hostfile hosts -n 16 -N 8 ./train         16 ranks, at most 8 on each host
+  efarun -H 10.0.0.1:8,10.0.0.2:8 ./all_reduce       one rank per slot on two hosts
+  efarun --hostfile hosts -x NCCL_DEBUG=INFO -x LD_LIBRARY_PATH ./train
+  efarun --hostfile hosts --dry-run ./train          where each rank would run
+  efarun --timeout 600 --tag-output -np 8 -- ./test --its-own-option";

@@ -1,0 +1,91 @@
+//! What the values of options mean, one parser per kind of value.
+//!
+//! Each takes the value's exact bytes and says, on failure, what would be right; the caller adds option and value.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
+
+use crate::job::{DryRun, Export};
+use crate::mapping::MAX_RANKS;
+
+/// A number of ranks, 1 to [`MAX_RANKS`].
+pub(super) fn rank_count(text: &str) -> Result<u32, String> {
+    let wanted = format!("it must be a number from 1 to {MAX_RANKS}");
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wanted);
+    }
+    if text.starts_with('-') || digits.bytes().all(|byte| byte == b'0') {
+        return Err(format!("at least one rank is needed; {wanted}"));
+    }
+    digits
+        .parse()
+        .ok()
+        .filter(|count| *count <= MAX_RANKS)
+        .ok_or_else(|| format!("that is too many; {wanted}"))
+}
+
+/// A time in seconds, more than 0.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let wanted = "it must be a number of seconds, more than 0, such as 90 or 0.5";
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let seconds = text.parse::<f64>().ok().filter(|seconds| plain && *seconds > 0.0).ok_or(wanted)?;
+    if seconds > LONGEST_S {
+        return Err(format!("that is more than ten years; {wanted}"));
+    }
+    Ok(Duration::from_secs_f64(seconds).max(Duration::from_millis(1)))
+}
+
+/// `NAME` or `NAME=VALUE`, any bytes.
+pub(super) fn export(text: &OsStr) -> Result<Export, String> {
+    let bytes = text.as_bytes();
+    let (name, value) = match bytes.iter().position(|byte| *byte == b'=') {
+        Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
+        None => (bytes, None),
+    };
+    if name.is_empty() {
+        return Err("a variable's name is missing: write NAME or NAME=VALUE".to_owned());
+    }
+    let name = OsString::from_vec(name.to_vec());
+    Ok(match value {
+        Some(value) => Export::Set(name, OsString::from_vec(value.to_vec())),
+        None => Export::Inherit(name),
+    })
+}
+
+/// A command line, cut into words as a shell would.
+pub(super) fn command_words(text: &str) -> Result<Vec<OsString>, String> {
+    let words = shell_words::split(text).map_err(|_| "a quote is not closed".to_owned())?;
+    if words.first().is_none_or(String::is_empty) {
+        return Err(
+            "a command is needed, such as `ssh -p 2222` or a wrapper that takes HOST COMMAND".to_owned()
+        );
+    }
+    Ok(words.into_iter().map(OsString::from).collect())
+}
+
+/// How far `--dry-run` goes.
+pub(super) fn dry_run(text: &str) -> Result<DryRun, String> {
+    match text {
+        "online" => Ok(DryRun::Online),
+        "offline" => Ok(DryRun::Offline),
+        _ => Err("it must be `--dry-run` (asks the hosts) or `--dry-run=offline` (asks nobody)".to_owned()),
+    }
+}
+
+/// The only binding that there is.
+pub(super) fn no_binding(text: &str) -> Result<(), String> {
+    match text {
+        "none" => Ok(()),
+        _ => Err("efarun does not bind ranks yet: only `none` is taken".to_owned()),
+    }
+}
+
+/// A path that is not empty.
+pub(super) fn path(text: &OsStr) -> Result<std::path::PathBuf, String> {
+    if text.is_empty() { Err("a path is needed".to_owned()) } else { Ok(text.into()) }
+}
+
+/// Ten years: a deadline beyond it is a slip, and sums of times stay far from overflow.
+const LONGEST_S: f64 = 10.0 * 366.0 * 24.0 * 3600.0;

@@ -1,0 +1,161 @@
+//! What can be wrong with a hostfile or a host list.
+
+use super::MAX_SLOTS;
+
+/// Why there are no hosts: the place, and the problem found there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// A line of the hostfile is wrong.
+    #[error("{file}:{line}:{column}: {problem}")]
+    Line {
+        /// The file, as the user wrote it.
+        file: String,
+        /// The line, from 1.
+        line: u32,
+        /// The column of the word or character at fault, from 1.
+        column: u32,
+        /// What is wrong there.
+        problem: Problem,
+    },
+    /// An item of `-H` is wrong.
+    #[error("-H, item {item} (`{text}`): {problem}")]
+    Item {
+        /// Which item, from 1.
+        item: usize,
+        /// The item as written, control characters escaped.
+        text: String,
+        /// What is wrong with it.
+        problem: Problem,
+    },
+    /// `-H` selects a host that the hostfile lacks.
+    #[error("-H selects `{name}`, which {file} does not have; it has {}", .has.join(", "))]
+    NotInHostfile {
+        /// The host that was asked for.
+        name: String,
+        /// The file.
+        file: String,
+        /// The hosts in the file.
+        has: Vec<String>,
+    },
+    /// The hostfile holds nothing but blank lines and comments.
+    #[error("{file} names no host: write one host per line, such as `10.0.0.1 slots=8`")]
+    NoHosts {
+        /// The file.
+        file: String,
+    },
+}
+
+/// What is wrong with one entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// The number of slots is not one.
+    #[error("slots must be a number from 1 to {MAX_SLOTS}, found `{found}`")]
+    Slots {
+        /// The value.
+        found: String,
+    },
+    /// The port is not one.
+    #[error("port must be a number from 1 to 65535, found `{found}`")]
+    Port {
+        /// The value.
+        found: String,
+    },
+    /// A key that does not exist.
+    #[error("unknown key `{key}`{}", did_you_mean(.suggestion, "the keys are slots, port and user"))]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The key that it resembles.
+        suggestion: Option<&'static str>,
+    },
+    /// A key of Open MPI's that efarun would have to ignore.
+    #[error(
+        "`{key}` is not supported: leave it out; `slots` is the limit, and --oversubscribe lifts it for all hosts"
+    )]
+    MaxSlots {
+        /// The key as written.
+        key: String,
+    },
+    /// A key without a value.
+    #[error("`{key}` needs a value, such as `{key}=4`")]
+    MissingValue {
+        /// The key.
+        key: String,
+    },
+    /// A word that is neither host nor `key=value`.
+    #[error("expected key=value such as `slots=4`, found `{found}`; one host per line")]
+    NotAssignment {
+        /// The word.
+        found: String,
+    },
+    /// The same thing is said twice in one entry.
+    #[error("{what} is given twice for this host")]
+    Twice {
+        /// `slots`, `port`, `user`.
+        what: &'static str,
+    },
+    /// No name where one is needed.
+    #[error("a host's name is missing here")]
+    EmptyName,
+    /// `@` with nothing before it.
+    #[error("a user's name is missing before `@`")]
+    EmptyUser,
+    /// A name that SSH would take for an option.
+    #[error("`{name}` begins with `-`: SSH would take it for an option")]
+    LikeAnOption {
+        /// The name.
+        name: String,
+    },
+    /// A character that has no place in a name.
+    #[error("`{name}` holds `{character}`: {allowed}")]
+    Character {
+        /// The name, control characters escaped.
+        name: String,
+        /// The character, escaped.
+        character: String,
+        /// What is allowed instead.
+        allowed: &'static str,
+    },
+    /// Digits and dots that are no address.
+    #[error("`{name}` is no IPv4 address; are two addresses written on one line?")]
+    NotIpv4 {
+        /// What was found.
+        name: String,
+    },
+    /// Colons, but no address.
+    #[error("`{name}` is no IPv6 address; slots after one are written `[{name}]:4`, after a name `name:4`")]
+    NotIpv6 {
+        /// What was found.
+        name: String,
+    },
+    /// `[` without `]`.
+    #[error("`[` without its `]`")]
+    UnclosedBracket,
+    /// Something behind `]` that is not `:N`.
+    #[error("expected `:SLOTS` or a blank after `]`, found `{found}`")]
+    AfterBracket {
+        /// What was found.
+        found: String,
+    },
+    /// A name longer than any resolver takes.
+    #[error("a name of {len_bytes} bytes: the longest is 255")]
+    TooLong {
+        /// Its length.
+        len_bytes: usize,
+    },
+    /// A byte that is not printable ASCII, in the part of a line that counts.
+    #[error("byte 0x{byte:02x} is not printable ASCII{}", if *.byte == 0 { " (is the file UTF-16?)" } else { "" })]
+    NotPrintable {
+        /// The byte.
+        byte: u8,
+    },
+}
+
+fn did_you_mean(suggestion: &Option<&'static str>, otherwise: &str) -> String {
+    match suggestion {
+        Some(word) => format!(": did you mean `{word}`?"),
+        None => format!(": {otherwise}"),
+    }
+}

@@ -1,0 +1,143 @@
+//! A hostfile's lines: words, `key = value`, comments.
+
+use super::entry::{self, Misread};
+use super::merge::Mention;
+use super::{HostError, Problem};
+
+/// Parses a hostfile into what each line says, in order, duplicates not yet merged.
+pub(super) fn parse(bytes: &[u8], file: &str) -> Result<Vec<Mention>, HostError> {
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    let mut mentions = Vec::new();
+    for (index, raw) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let line = u32::try_from(index + 1).unwrap_or(u32::MAX);
+        let at_fault = |Misread { at, problem }| HostError::Line {
+            file: file.to_owned(),
+            line,
+            column: u32::try_from(at + 1).unwrap_or(u32::MAX),
+            problem,
+        };
+        let text = significant(raw).map_err(at_fault)?;
+        mentions.extend(parse_line(text, line).map_err(at_fault)?);
+    }
+    Ok(mentions)
+}
+
+/// The part of a line that counts: without its comment and its carriage return, and printable. A comment may hold
+/// any bytes.
+fn significant(raw: &[u8]) -> Result<&str, Misread> {
+    let raw = raw.strip_suffix(b"\r").unwrap_or(raw);
+    let raw = raw.split(|byte| *byte == b'#').next().unwrap_or_default();
+    let unfit = |byte: &u8| !(byte.is_ascii_graphic() || *byte == b' ' || *byte == b'\t');
+    if let Some(at) = raw.iter().position(unfit) {
+        return Err(Misread { at, problem: Problem::NotPrintable { byte: raw[at] } });
+    }
+    Ok(std::str::from_utf8(raw).expect("printable ASCII is UTF-8"))
+}
+
+fn parse_line(text: &str, line: u32) -> Result<Option<Mention>, Misread> {
+    let mut words = words(text).into_iter().peekable();
+    let Some(first) = words.next() else { return Ok(None) };
+    if first.text == "=" || words.peek().is_some_and(|next| next.text == "=") {
+        let like_an_option = Problem::LikeAnOption { name: first.text.to_owned() };
+        let problem = if first.text.starts_with('-') { like_an_option } else { Problem::EmptyName };
+        return Err(Misread { at: first.at, problem });
+    }
+    let read = entry::parse(first.text)
+        .map_err(|misread| Misread { at: first.at + misread.at, problem: misread.problem })?;
+    let mut mention =
+        Mention { user: read.user, name: read.name, port: None, slots: read.slots, place: line };
+    while let Some(key) = words.next() {
+        let problem = |problem| Misread { at: key.at, problem };
+        if words.next_if(|next| next.text == "=").is_none() || key.text == "=" {
+            return Err(problem(Problem::NotAssignment { found: key.text.to_owned() }));
+        }
+        let known = known_key(key.text).map_err(problem)?;
+        let value = words
+            .next_if(|next| next.text != "=")
+            .ok_or_else(|| problem(Problem::MissingValue { key: key.text.to_owned() }))?;
+        let at_value = |problem| Misread { at: value.at, problem };
+        let again = match known {
+            Key::Slots => {
+                let slots = entry::parse_slots(value.text).map_err(at_value)?;
+                mention.slots.replace(slots).map(|_| "slots")
+            }
+            Key::Port => {
+                let port = entry::parse_port(value.text).map_err(at_value)?;
+                mention.port.replace(port).map(|_| "port")
+            }
+            Key::User => {
+                entry::check_user(value.text).map_err(at_value)?;
+                mention.user.replace(value.text.to_owned()).map(|_| "user")
+            }
+        };
+        if let Some(what) = again {
+            return Err(problem(Problem::Twice { what }));
+        }
+    }
+    Ok(Some(mention))
+}
+
+#[derive(Clone, Copy)]
+enum Key {
+    Slots,
+    Port,
+    User,
+}
+
+/// Open MPI's spellings are taken too, in upper or lower case as its own reader does.
+fn known_key(text: &str) -> Result<Key, Problem> {
+    let lower = text.to_ascii_lowercase();
+    if let Some((_, key)) = KEYS.iter().find(|(name, _)| *name == lower) {
+        return Ok(*key);
+    }
+    let plain = lower.replace('_', "-");
+    if plain.starts_with("max-") || plain.ends_with("-max") {
+        return Err(Problem::MaxSlots { key: text.to_owned() });
+    }
+    let suggestion = KEYS
+        .iter()
+        .map(|(name, _)| (*name, strsim::jaro_winkler(name, &lower)))
+        .filter(|(_, likeness)| *likeness > 0.75)
+        .max_by(|(_, a), (_, b)| a.total_cmp(b))
+        .map(|(name, _)| name);
+    Err(Problem::UnknownKey { key: text.to_owned(), suggestion })
+}
+
+/// A word of a line, and how many bytes into it. `=` is a word of its own, with or without blanks around it.
+struct Word<'a> {
+    at: usize,
+    text: &'a str,
+}
+
+fn words(text: &str) -> Vec<Word<'_>> {
+    let mut words = Vec::new();
+    let mut at = 0;
+    for piece in text.split_inclusive([' ', '\t', '=']) {
+        let (word, end) = match piece.char_indices().next_back() {
+            Some((last, end @ (' ' | '\t' | '='))) => (&piece[..last], Some(end)),
+            _ => (piece, None),
+        };
+        if !word.is_empty() {
+            words.push(Word { at, text: word });
+        }
+        if end == Some('=') {
+            words.push(Word { at: at + word.len(), text: "=" });
+        }
+        at += piece.len();
+    }
+    words
+}
+
+const KEYS: &[(&str, Key)] = &[
+    ("slots", Key::Slots),
+    ("port", Key::Port),
+    ("user", Key::User),
+    ("cpu", Key::Slots),
+    ("count", Key::Slots),
+    ("username", Key::User),
+    ("user-name", Key::User),
+    ("user_name", Key::User),
+];
+
+/// Editors on Windows begin a UTF-8 file with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";

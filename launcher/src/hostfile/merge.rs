@@ -1,0 +1,141 @@
+//! From what lines and items say to hosts: duplicates become one, and `-H` selects from a hostfile.
+
+use std::collections::HashMap;
+
+use super::HostError;
+use super::entry::{self, Misread};
+use crate::job::Host;
+
+/// What one line of a hostfile, or one item of `-H`, says. Two of them are the same host if they reach the same
+/// account by the same door: one name on two ports is two hosts, which is how containers of one machine are listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mention {
+    pub(super) user: Option<String>,
+    pub(super) name: String,
+    pub(super) port: Option<u16>,
+    pub(super) slots: Option<u32>,
+    /// The line, or the item, from 1.
+    pub(super) place: u32,
+}
+
+/// Parses the items of `-H`.
+pub(super) fn listed(items: &[String]) -> Result<Vec<Mention>, HostError> {
+    let parse = |(index, item): (usize, &String)| {
+        let text = item.trim_matches([' ', '\t']);
+        let at_fault = |Misread { problem, .. }| HostError::Item {
+            item: index + 1,
+            text: item.escape_default().to_string(),
+            problem,
+        };
+        let entry = entry::parse(text).map_err(at_fault)?;
+        let place = u32::try_from(index + 1).unwrap_or(u32::MAX);
+        Ok(Mention { user: entry.user, name: entry.name, port: None, slots: entry.slots, place })
+    };
+    items.iter().enumerate().map(parse).collect()
+}
+
+/// Merges the items of `-H` where there is no hostfile.
+pub(super) fn list_hosts(listed: &[Mention]) -> Vec<Host> {
+    merge(listed).iter().map(|group| group.host(Host::FROM_HOST_LIST.to_owned())).collect()
+}
+
+/// Merges the lines of a hostfile.
+pub(super) fn file_hosts(mentions: &[Mention], file: &str) -> Vec<Host> {
+    merge(mentions).iter().map(|group| group.host(group.origin(file))).collect()
+}
+
+/// Keeps the hosts of a hostfile that `-H` names, in the file's order. An item that names no user selects every
+/// entry of that name.
+pub(super) fn select(filed: Vec<Host>, listed: &[Mention], file: &str) -> Result<Vec<Host>, HostError> {
+    let items = merge(listed);
+    let selects = |item: &Group<'_>, host: &Host| {
+        item.first.name == host.name && (item.first.user.is_none() || item.first.user == host.user)
+    };
+    if let Some(missing) = items.iter().find(|item| !filed.iter().any(|host| selects(item, host))) {
+        return Err(HostError::NotInHostfile {
+            name: missing.host(String::new()).to_string(),
+            file: file.to_owned(),
+            has: shortened(filed.iter().map(Host::to_string).collect()),
+        });
+    }
+    let mut selected = filed;
+    selected.retain_mut(|host| {
+        let Some(item) = items.iter().find(|item| selects(item, host)) else { return false };
+        if let Some(slots) = item.slots() {
+            host.slots = Some(slots);
+            host.origin = format!("{} ({})", Host::FROM_HOST_LIST, host.origin);
+        }
+        true
+    });
+    Ok(selected)
+}
+
+/// All mentions of one host.
+struct Group<'a> {
+    first: &'a Mention,
+    lines: Vec<u32>,
+    /// Slots that were spelled.
+    spelled: Option<u32>,
+    /// Mentions without slots.
+    bare: u32,
+}
+
+impl Group<'_> {
+    /// A host that is repeated has one slot per bare mention, as under Open MPI. Where some mentions spell their
+    /// slots, Open MPI 4.1 gives up; here all of them add up, which is what a file put together from parts means.
+    fn slots(&self) -> Option<u32> {
+        match (self.spelled, self.bare) {
+            (None, 1) => None,
+            (spelled, bare) => Some(spelled.unwrap_or(0).saturating_add(bare)),
+        }
+    }
+
+    fn origin(&self, file: &str) -> String {
+        let shown: Vec<String> = self.lines.iter().take(ORIGIN_LINES).map(u32::to_string).collect();
+        let more = if self.lines.len() > ORIGIN_LINES { ",…" } else { "" };
+        format!("{file}:{}{more}", shown.join(","))
+    }
+
+    fn host(&self, origin: String) -> Host {
+        Host {
+            name: self.first.name.clone(),
+            user: self.first.user.clone(),
+            port: self.first.port,
+            slots: self.slots(),
+            origin,
+        }
+    }
+}
+
+fn merge(mentions: &[Mention]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut groups_by_host = HashMap::new();
+    for mention in mentions {
+        let at = *groups_by_host.entry((&mention.name, &mention.user, mention.port)).or_insert(groups.len());
+        if at == groups.len() {
+            groups.push(Group { first: mention, lines: Vec::new(), spelled: None, bare: 0 });
+        }
+        let group = &mut groups[at];
+        group.lines.push(mention.place);
+        match mention.slots {
+            Some(slots) => group.spelled = Some(group.spelled.unwrap_or(0).saturating_add(slots)),
+            None => group.bare += 1,
+        }
+    }
+    groups
+}
+
+fn shortened(mut names: Vec<String>) -> Vec<String> {
+    let more = names.len().saturating_sub(LISTED_HOSTS);
+    names.truncate(LISTED_HOSTS);
+    if more > 0 {
+        names.push(format!("{more} more"));
+    }
+    names
+}
+
+/// How many lines an origin names before it is cut.
+const ORIGIN_LINES: usize = 4;
+
+/// How many hosts an error lists before it is cut.
+const LISTED_HOSTS: usize = 16;

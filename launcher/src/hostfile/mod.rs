@@ -1,0 +1,57 @@
+//! Reads hostfiles and host lists.
+//!
+//! Given the bytes of a hostfile and the entries of `-H`, [`hosts`] says which hosts the user named, in order, with
+//! the slots where they were given and the place where each was named. Pure: it reads no file and asks no resolver,
+//! and it returns an error, never a panic, whatever the bytes. `hostfiles/README.md` has the grammar.
+//!
+//! What comes out is safe to hand to SSH: a name or user never begins with `-` and holds no blank, control
+//! character or shell metacharacter.
+//!
+//! Not its questions: how many slots a host has that gives none ([`crate::mapping`]), whether two names are one
+//! machine ([`crate::env`] notes it from the nodes' facts).
+
+mod entry;
+mod error;
+mod file;
+mod merge;
+
+use std::path::Path;
+
+use crate::job::Host;
+
+pub use error::{HostError, Problem};
+
+/// The most slots that one entry may give: far beyond any machine, small enough that sums stay exact.
+pub const MAX_SLOTS: u32 = 65_536;
+
+/// Returns the hosts of a job, in the order in which ranks fill them.
+///
+/// `hostfile` is the file's path, for messages, and its content; `host_list` is `-H`, one item per comma. With both,
+/// the list selects from the file: the file's order and slots stay, unless an item restates the slots by `:N` or by
+/// being repeated. With neither, this machine is the only host.
+///
+/// # Errors
+/// The first fault, with its place: `FILE:LINE:COLUMN` or the item of `-H`.
+pub fn hosts(hostfile: Option<(&Path, &[u8])>, host_list: &[String]) -> Result<Vec<Host>, HostError> {
+    let listed = merge::listed(host_list)?;
+    let Some((path, bytes)) = hostfile else {
+        return Ok(if listed.is_empty() { vec![this_machine()] } else { merge::list_hosts(&listed) });
+    };
+    let file = path.display().to_string();
+    let mentions = file::parse(bytes, &file)?;
+    if mentions.is_empty() {
+        return Err(HostError::NoHosts { file });
+    }
+    let filed = merge::file_hosts(&mentions, &file);
+    if listed.is_empty() { Ok(filed) } else { merge::select(filed, &listed, &file) }
+}
+
+fn this_machine() -> Host {
+    Host {
+        name: "localhost".to_owned(),
+        user: None,
+        port: None,
+        slots: None,
+        origin: Host::BY_DEFAULT.to_owned(),
+    }
+}
