@@ -17,6 +17,7 @@ pub mod exit_code;
 pub mod hostfile;
 pub mod job;
 pub mod keeper;
+pub mod link_io;
 pub mod mapping;
 pub mod output;
 pub mod spawn;
