@@ -138,11 +138,6 @@ pub enum AgentMessage {
         /// The number of the ping.
         number: u64,
     },
-    /// The head may send this many more bytes of standard input. It starts with [`crate::link::BULK_WINDOW_BYTES`].
-    StdinCredit {
-        /// Added to what the head may still send.
-        bytes: u32,
-    },
     /// Something the user should read, one line, that ends nothing by itself.
     Note(String),
     /// The agent cannot go on, and why. Its ranks are being ended.
