@@ -31,7 +31,12 @@ pub(crate) trait Collectives {
     fn all_reduce<T: Sample>(&mut self, data: &mut [T], op: ReduceOp) -> Result<(), Self::Error>;
 
     /// Reduces into a buffer of its own.
-    fn all_reduce_into<T: Sample>(&mut self, input: &[T], output: &mut [T], op: ReduceOp) -> Result<(), Self::Error>;
+    fn all_reduce_into<T: Sample>(
+        &mut self,
+        input: &[T],
+        output: &mut [T],
+        op: ReduceOp,
+    ) -> Result<(), Self::Error>;
 }
 
 /// How much is measured.
@@ -235,7 +240,12 @@ mod tests {
             Ok(())
         }
 
-        fn all_reduce_into<T: Sample>(&mut self, input: &[T], output: &mut [T], op: ReduceOp) -> Result<(), ()> {
+        fn all_reduce_into<T: Sample>(
+            &mut self,
+            input: &[T],
+            output: &mut [T],
+            op: ReduceOp,
+        ) -> Result<(), ()> {
             output.copy_from_slice(input);
             self.all_reduce(output, op)?;
             if self.fault == Fault::SkipsTheLastElement && output.len() == self.fault_len {
@@ -247,7 +257,8 @@ mod tests {
 
     fn rows(fault: Fault, check_iters: u32) -> (Vec<Row>, u32) {
         let sweep = Sweep { first_bytes: 4, last_bytes: 256, growth: Growth::Multiply(4) };
-        let effort = Effort { sweep, iters: 3, warmup_iters: 2, check_iters, average: Average::Max, bus_factor: 1.0 };
+        let effort =
+            Effort { sweep, iters: 3, warmup_iters: 2, check_iters, average: Average::Max, bus_factor: 1.0 };
         let mut world = Alone { fault, fault_len: 16, calls: 0 };
         let mut rows = Vec::new();
         let mut measurement = Measurement::<_, f32>::new(&mut world, effort, ReduceOp::Sum);

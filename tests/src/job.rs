@@ -1,10 +1,10 @@
 //! Running the launcher: a builder, the running job, and what came out.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::pidfd;
-use crate::process::{Process, wait_until_gone};
+use crate::process::{Process, listening_port, wait_until_gone};
 use crate::testbed::Testbed;
 
 /// A command line of the launcher, not yet run.
@@ -28,6 +28,7 @@ pub struct Job<'a> {
     command_line: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     stdin: Vec<u8>,
+    holds_stdin: bool,
     deadline: Duration,
     mark: String,
 }
@@ -44,6 +45,7 @@ impl<'a> Job<'a> {
             command_line: Vec::new(),
             env: vec![(MARK.into(), mark.clone().into())],
             stdin: Vec::new(),
+            holds_stdin: false,
             deadline: Duration::from_secs(30),
             mark,
         }
@@ -79,6 +81,12 @@ impl<'a> Job<'a> {
         self
     }
 
+    /// Keeps the launcher's standard input open until [`Running::close_stdin`].
+    pub fn hold_stdin(mut self) -> Self {
+        self.holds_stdin = true;
+        self
+    }
+
     /// After how long the test gives the job up; 30 s unless told.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -105,6 +113,7 @@ impl<'a> Job<'a> {
             .args(&self.command_line)
             .envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let shown = shown(&self.launcher, self.options.iter().chain(&self.command_line));
         let started = Instant::now();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let output = Arc::new(Output::default());
@@ -115,10 +124,17 @@ impl<'a> Job<'a> {
             read_into(&output, stderr, |text| &mut text.stderr),
         ];
         let mut stdin = child.stdin.take().expect("stdin is a pipe");
-        // A launcher that ends without reading is no failure of the harness.
-        let _ = std::io::Write::write_all(&mut stdin, &self.stdin);
+        let held_stdin = if self.holds_stdin {
+            Some(stdin)
+        } else {
+            // Beside the test: more than a pipe holds waits for its reader, who may also end without reading.
+            std::thread::spawn(move || stdin.write_all(&self.stdin));
+            None
+        };
         Running {
+            command: shown,
             child,
+            held_stdin,
             output,
             readers,
             testbed: self.testbed,
@@ -132,7 +148,9 @@ impl<'a> Job<'a> {
 /// A launcher that runs. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Running<'a> {
+    command: String,
     child: Child,
+    held_stdin: Option<ChildStdin>,
     output: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
     testbed: Option<&'a Testbed>,
@@ -158,7 +176,8 @@ impl Running<'_> {
             let ended = written.ended == self.readers.len();
             assert!(
                 !remaining.is_zero() && !ended,
-                "`{text}` came {found} times instead of {times}, {}:\n{}",
+                "{}: `{text}` came {found} times instead of {times}, {}:\n{}",
+                self.command,
                 if ended { "then the output ended" } else { "then the deadline" },
                 written.shown()
             );
@@ -169,6 +188,16 @@ impl Running<'_> {
     /// Sends the launcher a signal.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).expect("the launcher runs");
+    }
+
+    /// Ends what the launcher reads.
+    pub fn close_stdin(&mut self) {
+        self.held_stdin = None;
+    }
+
+    /// The TCP port that the launcher listens on; none when it does not.
+    pub fn listening_port(&self) -> Option<u16> {
+        listening_port(self.pid())
     }
 
     /// The launcher's process id.
@@ -207,7 +236,7 @@ impl Running<'_> {
             let remaining = deadline.saturating_duration_since(Instant::now());
             if remaining.is_zero() {
                 let shown = self.output.written.lock().expect("no reader panics").shown();
-                panic!("the launcher has not ended after {:.1?}:\n{shown}", self.started.elapsed());
+                panic!("{}: not ended after {:.1?}:\n{shown}", self.command, self.started.elapsed());
             }
             pidfd::wait_for_any(end.as_slice(), remaining);
         };
@@ -221,6 +250,7 @@ impl Running<'_> {
         }
         let written = self.output.written.lock().expect("no reader panics");
         Outcome {
+            command: self.command.clone(),
             status,
             stdout: written.stdout.clone(),
             stderr: written.stderr.clone(),
@@ -253,6 +283,8 @@ impl Drop for Running<'_> {
 /// What a job left to look at.
 #[derive(Debug)]
 pub struct Outcome {
+    /// What was run.
+    pub command: String,
     /// How the launcher ended.
     pub status: ExitStatus,
     /// What it wrote to standard output.
@@ -309,7 +341,8 @@ impl Outcome {
     /// For messages of failed assertions.
     pub fn shown(&self) -> String {
         format!(
-            "{} after {:.1?}\n--- stdout\n{}\n--- stderr\n{}",
+            "{}\n{} after {:.1?}\n--- stdout\n{}\n--- stderr\n{}",
+            self.command,
             self.status,
             self.duration,
             tail(&self.stdout),
@@ -368,6 +401,11 @@ fn processes_of(mark: &str, testbed: Option<&Testbed>) -> Vec<Process> {
 
 fn count(haystack: &[u8], needle: &[u8]) -> usize {
     haystack.windows(needle.len()).filter(|window| *window == needle).count()
+}
+
+fn shown<'a>(launcher: &Path, args: impl Iterator<Item = &'a OsString>) -> String {
+    let args: Vec<_> = args.map(|arg| arg.to_string_lossy()).collect();
+    format!("{} {}", launcher.display(), args.join(" "))
 }
 
 /// The end of a long output, as text.

@@ -69,6 +69,23 @@ impl Process {
     }
 }
 
+/// A TCP port that a process listens on, in whatever network namespace it is.
+pub(crate) fn listening_port(pid: i32) -> Option<u16> {
+    let folder = Path::new("/proc").join(pid.to_string());
+    let links =
+        fs::read_dir(folder.join("fd")).ok()?.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+    let sockets: Vec<String> = links.map(|link| link.to_string_lossy().into_owned()).collect();
+    ["net/tcp", "net/tcp6"].iter().find_map(|table| {
+        let table = fs::read_to_string(folder.join(table)).ok()?;
+        table.lines().skip(1).find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+            let is_ours = *state == LISTEN && sockets.contains(&format!("socket:[{inode}]"));
+            is_ours.then(|| u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()).flatten()
+        })
+    })
+}
+
 /// Waits until `list` finds no process any more, and says how long that took; after `within`, who is still there.
 pub fn wait_until_gone(within: Duration, list: impl Fn() -> Vec<Process>) -> Result<Duration, Vec<Process>> {
     let start = Instant::now();
@@ -87,3 +104,6 @@ pub fn wait_until_gone(within: Duration, list: impl Fn() -> Vec<Process>) -> Res
         }
     }
 }
+
+/// TCP_LISTEN, as /proc/net/tcp writes it.
+const LISTEN: &str = "0A";

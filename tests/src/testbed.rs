@@ -14,6 +14,7 @@ use crate::require::workspace;
 pub struct Testbed {
     name: String,
     folder: PathBuf,
+    head_address: String,
     hosts: Vec<Host>,
 }
 
@@ -40,7 +41,8 @@ impl Testbed {
         take_down_left_overs();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{NAME_PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut testbed = Testbed { name, folder: PathBuf::new(), hosts: Vec::new() };
+        let mut testbed =
+            Testbed { name, folder: PathBuf::new(), head_address: String::new(), hosts: Vec::new() };
         testbed.script(["up", &count.to_string()]);
         let env = testbed.script(["env"]);
         let value = |key: &str| {
@@ -48,6 +50,7 @@ impl Testbed {
             found.unwrap_or_else(|| panic!("no {key} in {env}")).to_owned()
         };
         testbed.folder = value("TESTBED_DIR").into();
+        testbed.head_address = value("TESTBED_HEAD_ADDRESS");
         let (names, addresses) = (value("TESTBED_HOSTS"), value("TESTBED_ADDRESSES"));
         let hosts = names.split(',').zip(addresses.split(','));
         testbed.hosts = hosts.map(|(name, address)| Host::read(&testbed.folder, name, address)).collect();
@@ -62,6 +65,11 @@ impl Testbed {
     /// A host by its name.
     pub fn host(&self, name: &str) -> &Host {
         self.hosts.iter().find(|host| host.name == name).unwrap_or_else(|| panic!("no host {name}"))
+    }
+
+    /// The address of the head, as hosts see it.
+    pub fn head_address(&self) -> &str {
+        &self.head_address
     }
 
     /// A folder that is the testbed's and goes with it.

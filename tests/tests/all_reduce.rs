@@ -1,0 +1,114 @@
+//! A checked all_reduce by `efa-perf` under the launcher: over SSH hosts with either libfabric, and on this machine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use efarun_tests::{Job, Need, Outcome, Testbed, is_full_matrix, libfabric_2_folder, program, require};
+
+/// Sizes that end every algorithm's path: below and above a segment, and one that divides by nothing.
+const SWEEP: [&str; 6] = ["-b", "8", "-e", "16M", "-f", "4"];
+const FULL_SWEEP: [&str; 10] = ["-b", "8", "-e", "16M", "-f", "2", "-d", "all", "-o", "all"];
+const EFFORT: [&str; 4] = ["-n", "3", "-w", "1"];
+
+fn sweep() -> &'static [&'static str] {
+    if is_full_matrix() { &FULL_SWEEP } else { &SWEEP }
+}
+
+fn assert_all_right(outcome: &Outcome, libfabric: &str) {
+    outcome.assert_code(0);
+    let stdout = outcome.stdout();
+    assert!(stdout.contains("# Out of bounds values : 0 OK"), "{}", outcome.shown());
+    assert!(stdout.contains(&format!("libfabric {libfabric}")), "{}", outcome.shown());
+    let rows = stdout.lines().filter(|line| line.starts_with(' ')).count();
+    assert!(rows >= 11, "{rows} rows\n{}", outcome.shown());
+}
+
+/// Eight ranks on four hosts.
+fn over_hosts(algo: &str, library_path: Option<&Path>, libfabric: &str) {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(4);
+    let mut job = Job::on(&testbed, program!("efarun-under-test"))
+        .options(["-n", "8", "-N", "2", "--hostfile"])
+        .options([testbed.hostfile(2)])
+        .deadline(Duration::from_secs(if is_full_matrix() { 900 } else { 100 }));
+    if let Some(folder) = library_path {
+        job = job.options(["-x", &format!("LD_LIBRARY_PATH={}", folder.display())]);
+    }
+    let args = [&["all_reduce", "--algo", algo], sweep(), &EFFORT].concat();
+    let outcome = job.program(program!("efa-perf-under-test"), args).run();
+    assert_all_right(&outcome, libfabric);
+    assert!(outcome.stdout().contains("8 ranks on 4 nodes"), "{}", outcome.shown());
+}
+
+#[test]
+fn ring_over_four_hosts_with_the_systems_libfabric() {
+    require!(Need::Libfabric1);
+    over_hosts("ring", None, "1.");
+}
+
+#[test]
+fn tree_over_four_hosts_with_the_systems_libfabric() {
+    require!(Need::Libfabric1);
+    over_hosts("tree", None, "1.");
+}
+
+#[test]
+fn ring_over_four_hosts_with_libfabric_2() {
+    require!(Need::Libfabric2);
+    over_hosts("ring", libfabric_2_folder().ok().as_deref(), "2.5.1");
+}
+
+#[test]
+fn tree_over_four_hosts_with_libfabric_2() {
+    require!(Need::Libfabric2);
+    over_hosts("tree", libfabric_2_folder().ok().as_deref(), "2.5.1");
+}
+
+fn here(ranks: &str, args: &[&str]) -> Outcome {
+    Job::here(program!("efarun-under-test"))
+        .options(["--oversubscribe", "-n", ranks])
+        .deadline(Duration::from_secs(100))
+        .program(program!("efa-perf-under-test"), [&["all_reduce"], args].concat())
+        .run()
+}
+
+#[test]
+fn every_type_and_reduction_is_right_on_this_machine() {
+    for algo in ["ring", "tree"] {
+        let args = ["-b", "8", "-e", "1M", "-f", "8", "-d", "all", "-o", "all", "-n", "2", "--algo", algo];
+        let outcome = here("3", &args);
+        outcome.assert_code(0);
+        assert!(outcome.stdout().contains("# Out of bounds values : 0 OK"), "{}", outcome.shown());
+    }
+}
+
+#[test]
+fn sizes_that_no_chunk_divides_are_right() {
+    let outcome = here("5", &["-b", "4", "-e", "300", "-i", "4", "-n", "1", "-d", "int32"]);
+    outcome.assert_code(0);
+    assert!(outcome.stdout().contains("# Out of bounds values : 0 OK"), "{}", outcome.shown());
+}
+
+#[test]
+fn a_world_of_one_needs_nothing() {
+    let outcome = here("1", &["-b", "8", "-e", "64K", "-f", "2"]);
+    outcome.assert_code(0);
+    assert!(outcome.stdout().contains("# Out of bounds values : 0 OK"), "{}", outcome.shown());
+}
+
+#[test]
+fn results_as_json_are_one_document() {
+    let outcome = here("2", &["-b", "8", "-e", "8K", "-f", "4", "--json", "-"]);
+    outcome.assert_code(0);
+    let json: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();
+    assert_eq!(json["out_of_bounds"], 0);
+    assert_eq!(json["config"]["ranks"], 2);
+    assert_eq!(json["results"].as_array().map(Vec::len), Some(6));
+}
+
+#[test]
+fn arguments_that_make_no_run_are_refused_with_the_values() {
+    let outcome = here("2", &["-b", "2K", "-e", "1K"]);
+    assert!(!outcome.status.success());
+    outcome.assert_says(&["2048", "1024"]);
+}
