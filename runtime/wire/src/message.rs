@@ -8,6 +8,7 @@
 //!
 //! Byte strings that came from a user (arguments, environment, paths) are `Vec<u8>`: they need not be UTF-8.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -247,7 +248,7 @@ pub enum Participants {
 }
 
 /// Whom a request is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Target {
     /// One rank.
     Rank(Rank),
@@ -255,6 +256,16 @@ pub enum Target {
     Node(NodeId),
     /// The head, or the rank that serves a bootstrap without a launcher.
     Head,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Rank(rank) => write!(f, "rank {rank}"),
+            Target::Node(node) => write!(f, "node {node}"),
+            Target::Head => f.write_str("the head"),
+        }
+    }
 }
 
 /// Out-of-band, towards the head.
