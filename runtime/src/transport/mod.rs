@@ -6,6 +6,8 @@
 //! k mod slots in generation k / slots. Messages may arrive in any order; a receiver asks for them by number, in
 //! order, and a flag or byte order on the wire is never relied upon.
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod fabric;
 pub mod mux;
 pub mod shm;
