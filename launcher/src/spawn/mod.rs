@@ -8,7 +8,11 @@
 //! The last two reach a shell on the other side, where [`push`] finds or installs the launcher before the channel
 //! is handed over.
 
+mod child;
 pub mod command;
+#[cfg(test)]
+mod fixture;
+mod lines;
 pub mod local;
 pub mod push;
 pub mod ssh;

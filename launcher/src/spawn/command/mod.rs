@@ -1,0 +1,278 @@
+//! Starting an agent by any command with ssh's shape: `--launch-agent CMD…`, and the system's own `ssh`.
+//!
+//! Given the words of a command, it runs `CMD… [-p PORT] [USER@]HOST REMOTE_COMMAND` and speaks with the remote shell
+//! through the command's standard input and output, which must carry bytes unchanged: no terminal in between.
+//! When the command fails before the agent runs, the well-known complaints of ssh are turned into the same
+//! [`SpawnError`]s that the built-in SSH gives; of other commands the exit and the last lines are told.
+//!
+//! It does not know which address of ours the host can reach.
+
+mod complaint;
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::job::Host;
+use crate::spawn::child::{self, Started};
+use crate::spawn::push::{self, Launcher, PushError};
+use crate::spawn::{AgentChannel, ChannelEnd, SpawnError, Spawner};
+
+/// Starts agents by a command with ssh's shape.
+#[derive(Debug, Clone)]
+pub struct CommandSpawner {
+    words: Vec<OsString>,
+    launcher: Launcher,
+    window: Arc<Semaphore>,
+}
+
+impl CommandSpawner {
+    /// A spawner that runs these words, then the host, then the remote command.
+    ///
+    /// # Panics
+    ///
+    /// When there is no word.
+    pub fn new(words: Vec<OsString>, launcher: Launcher) -> Self {
+        assert!(!words.is_empty(), "a command has at least one word");
+        CommandSpawner { words, launcher, window: Arc::new(Semaphore::new(PARALLEL_STARTS)) }
+    }
+
+    /// A spawner that runs the system's `ssh` in a way that cannot ask questions.
+    pub fn system_ssh(launcher: Launcher) -> Self {
+        let words = ["ssh", "-T", "-x", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=5"];
+        CommandSpawner::new(words.map(OsString::from).to_vec(), launcher)
+    }
+
+    async fn start_by(&self, host: &Host, allowed: Duration) -> Result<AgentChannel, SpawnError> {
+        let deadline = Instant::now() + allowed;
+        let timed_out = |what: String, hint: String| SpawnError::TimedOut {
+            host: host.name.clone(),
+            what,
+            waited_s: allowed.as_secs(),
+            hint,
+        };
+        let permit = timeout_at(deadline, self.window.acquire()).await;
+        let _permit = permit
+            .map_err(|_| {
+                timed_out("its turn".to_owned(), "the hosts before it took all the time".to_owned())
+            })?
+            .expect("the window is never closed");
+
+        let mut command = Command::new(&self.words[0]);
+        command.args(&self.words[1..]);
+        if let Some(port) = host.port {
+            command.arg("-p").arg(port.to_string());
+        }
+        command.arg(destination(host)).arg(self.launcher.remote_command());
+        let mut started = child::start(command).map_err(|error| SpawnError::Connection {
+            host: host.name.clone(),
+            what: format!("the launch agent `{}`", self.name()),
+            cause: error.to_string(),
+        })?;
+
+        match timeout_at(deadline, push::hand_over(&mut started.stream, &self.launcher)).await {
+            Ok(Ok(_path)) => Ok(self.channel(host, started)),
+            Ok(Err(error)) => Err(self.explain(host, error, started).await),
+            // Dropping `started` ends the command.
+            Err(_) => Err(timed_out(
+                format!("`{} {}`", self.name(), destination(host)),
+                match &waiting_lines(&mut started.stderr)[..] {
+                    [] => format!("does `{} {} true` work?", self.name(), destination(host)),
+                    lines => format!("its last words: {}", last_of(lines)),
+                },
+            )),
+        }
+    }
+
+    fn channel(&self, host: &Host, mut started: Started) -> AgentChannel {
+        started.guard.release();
+        // Greetings of start-up files and ssh's own remarks are not the agent's.
+        waiting_lines(&mut started.stderr);
+        AgentChannel {
+            stream: started.stream,
+            stderr: started.stderr,
+            ended: started.ended,
+            head_address: None,
+            route: format!("command {} {}", self.name(), destination(host)),
+        }
+    }
+
+    /// Finds the cause of a failed start in the command's end and words.
+    async fn explain(&self, host: &Host, error: PushError, started: Started) -> SpawnError {
+        if let PushError::OtherArchitecture { .. } | PushError::NoCache(_) = error {
+            return error.on_host(host);
+        }
+        let Started { stream, mut stderr, ended, guard } = started;
+        drop(stream);
+        let end = timeout(LAST_WORDS, ended).await;
+        drop(guard);
+        let lines = waiting_lines(&mut stderr);
+        if let Some(known) = complaint::classify(&host.name, &destination(host), &lines) {
+            return known;
+        }
+        let end = match end {
+            Ok(Ok(ChannelEnd::Code(code))) => format!(" and returned {code}"),
+            Ok(Ok(ChannelEnd::Signal(name))) => format!(" and was ended by {name}"),
+            _ => String::new(),
+        };
+        let said = if lines.is_empty() { String::new() } else { format!(", saying: {}", last_of(&lines)) };
+        SpawnError::AgentNotStarted {
+            host: host.name.clone(),
+            cause: format!("`{} {}` failed{end}{said} ({error})", self.name(), destination(host)),
+        }
+    }
+
+    fn name(&self) -> Cow<'_, str> {
+        self.words[0].to_string_lossy()
+    }
+}
+
+impl Spawner for CommandSpawner {
+    fn start<'a>(
+        &'a self,
+        host: &'a Host,
+        timeout: Duration,
+    ) -> Pin<Box<dyn Future<Output = Result<AgentChannel, SpawnError>> + Send + 'a>> {
+        Box::pin(self.start_by(host, timeout))
+    }
+}
+
+/// What is typed after ssh.
+fn destination(host: &Host) -> String {
+    match &host.user {
+        Some(user) => format!("{user}@{}", host.name),
+        None => host.name.clone(),
+    }
+}
+
+fn waiting_lines(stderr: &mut mpsc::Receiver<String>) -> Vec<String> {
+    std::iter::from_fn(|| stderr.try_recv().ok()).collect()
+}
+
+fn last_of(lines: &[String]) -> String {
+    lines[lines.len().saturating_sub(3)..].join(" / ")
+}
+
+/// Commands that may be starting an agent at once; OpenSSH at the head costs a process and 20 ms of CPU each.
+const PARALLEL_STARTS: usize = 32;
+
+/// How long a command that has failed may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::spawn::fixture;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    /// A wrapper that has ssh's shape, and an agent that echoes.
+    struct Wrapper {
+        folder: tempfile::TempDir,
+    }
+
+    impl Wrapper {
+        fn new(body: &str) -> Wrapper {
+            let folder = tempfile::tempdir().unwrap();
+            fixture::script(&folder.path().join("wrapper"), body);
+            fixture::script(&folder.path().join("agent"), "exec cat");
+            Wrapper { folder }
+        }
+
+        /// Runs the remote command on this machine, with a home folder of its own.
+        fn here(prefix: &str) -> Wrapper {
+            let wrapper = Wrapper::new("");
+            let home = wrapper.folder.path().display().to_string();
+            let body = format!("{prefix}\nexport HOME={home}; unset XDG_CACHE_HOME; exec sh -c \"$command\"");
+            fixture::script(
+                &wrapper.folder.path().join("wrapper"),
+                &format!("for command; do :; done\n{body}"),
+            );
+            wrapper
+        }
+
+        fn path(&self, name: &str) -> std::path::PathBuf {
+            Path::join(self.folder.path(), name)
+        }
+
+        async fn start(&self, host: &Host, allowed: Duration) -> Result<AgentChannel, SpawnError> {
+            let launcher = Launcher::from_file(&self.path("agent")).unwrap();
+            let words = vec![self.path("wrapper").into(), "--word".into()];
+            tokio::time::timeout(DEADLINE, CommandSpawner::new(words, launcher).start(host, allowed))
+                .await
+                .unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_agent_has_the_streams_after_noise_and_a_push() {
+        let wrapper = Wrapper::here("echo greeting; echo remark >&2");
+        let mut channel = wrapper.start(&fixture::host("a"), DEADLINE).await.unwrap();
+        channel.stream.write_all(b"order").await.unwrap();
+        channel.stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        channel.stream.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"order");
+        assert_eq!(channel.ended.await, Ok(ChannelEnd::Code(0)));
+    }
+
+    #[tokio::test]
+    async fn user_port_and_host_are_given_as_ssh_wants_them() {
+        let wrapper = Wrapper::new(r#"echo "$# $1 $2 $3 $4" >&2; exit 3"#);
+        let host = Host { user: Some("ann".into()), port: Some(2222), ..fixture::host("node-7") };
+        let error = wrapper.start(&host, DEADLINE).await.unwrap_err().to_string();
+        assert!(error.contains("returned 3, saying: 5 --word -p 2222 ann@node-7"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_ssh_says_becomes_the_same_error_as_the_built_in_one() {
+        let wrapper =
+            Wrapper::new("echo 'ssh: connect to host 10.0.0.9 port 22: Connection refused' >&2; exit 255");
+        let error = wrapper.start(&fixture::host("a"), DEADLINE).await.unwrap_err();
+        assert_eq!(error, SpawnError::Refused { host: "a".into(), address: "10.0.0.9:22".into() });
+    }
+
+    #[tokio::test]
+    async fn a_command_that_never_answers_is_ended_and_its_last_words_told() {
+        let wrapper = Wrapper::new(r#"echo $$ >"${0%/*}/pid"; echo still waiting >&2; exec sleep 1000"#);
+        let error = wrapper.start(&fixture::host("a"), Duration::from_millis(500)).await.unwrap_err();
+        assert!(error.to_string().contains("its last words: still waiting"), "{error}");
+        let process = std::fs::read_to_string(wrapper.path("pid")).unwrap();
+        let gone = async {
+            while Path::new("/proc").join(process.trim()).exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, gone).await.expect("the command was ended and reaped");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_drops_in_the_middle_of_a_push_is_an_error() {
+        let wrapper = Wrapper::new(&format!(
+            "echo '{} arch {}'; echo '{0} need'; head -c 3 >/dev/null; echo lost it >&2; exit 1",
+            push::script::MARKER,
+            push::script::ARCHITECTURE,
+        ));
+        let error = wrapper.start(&fixture::host("a"), DEADLINE).await.unwrap_err();
+        assert!(error.to_string().contains("lost it"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_does_not_exist_is_named() {
+        let launcher = Launcher::from_file(Path::new("/proc/self/cmdline")).unwrap();
+        let spawner = CommandSpawner::new(vec!["/no/such/wrapper".into()], launcher);
+        let error = spawner.start(&fixture::host("a"), DEADLINE).await.unwrap_err();
+        assert!(error.to_string().contains("/no/such/wrapper"), "{error}");
+    }
+}

@@ -1,0 +1,147 @@
+//! Finding the launcher on a host, or installing it there: what is said to the shell on the other side.
+//!
+//! Given a stream to a remote shell that runs [`Launcher::remote_command`], [`hand_over`] talks to it until the
+//! agent has the stream for itself. The shell looks for this build in private caches; where none has it, it asks
+//! for the executable and writes it into the first cache that will do. The steps and their words are in
+//! [`script`], what the answers mean is decided in [`dialogue`], without I/O.
+//!
+//! The file is written under a temporary name and renamed, so two jobs may push at once and a cut connection
+//! leaves nothing that could be run. That its content is right needs no checksum here: its size is compared, and
+//! the agent refuses to work for a head of another build, which it knows by the hash of its own executable.
+//!
+//! It cannot push to another CPU architecture: that is told instead.
+
+pub mod dialogue;
+pub mod script;
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use efarun_wire::BuildId;
+
+use crate::build_id;
+use crate::job::Host;
+use crate::spawn::SpawnError;
+use dialogue::{Dialogue, Reply};
+
+/// The executable that agents are made of.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    build: BuildId,
+    bytes: Arc<[u8]>,
+    remote_command: Arc<str>,
+}
+
+impl Launcher {
+    /// Reads an executable; the launcher gives `/proc/self/exe`.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn from_file(path: &Path) -> io::Result<Launcher> {
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut File::open(path)?, &mut bytes)?;
+        let build = build_id::of_reader(&bytes[..])?;
+        let remote_command = script::remote_command(build, bytes.len()).into();
+        Ok(Launcher { build, bytes: bytes.into(), remote_command })
+    }
+
+    /// The build's id.
+    pub fn build(&self) -> BuildId {
+        self.build
+    }
+
+    /// What is run on the other side: one line, the same for every host and job of this build, and one word of
+    /// any login shell's language.
+    pub fn remote_command(&self) -> &str {
+        &self.remote_command
+    }
+}
+
+/// Why the agent did not get the stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PushError {
+    /// The stream ended before the shell had spoken its last word.
+    #[error("the remote shell ended before the agent was started{}", after(.heard))]
+    Ended {
+        /// The last lines that were no answer: what start-up files printed, or a wrapper's complaint.
+        heard: String,
+    },
+    /// The host's CPU is of another kind.
+    #[error("the host is {theirs}, this launcher is built for {}", script::ARCHITECTURE)]
+    OtherArchitecture {
+        /// Its `uname -m`.
+        theirs: String,
+    },
+    /// No cache would do; folder and reason of each.
+    #[error("no folder there can hold the launcher: {0}")]
+    NoCache(String),
+    /// Something printed so much that an answer is not to be expected.
+    #[error("more than {limit_bytes} bytes came from start-up files of the shell there and no answer{}", after(.heard))]
+    Noise {
+        /// The limit.
+        limit_bytes: usize,
+        /// The last of it.
+        heard: String,
+    },
+    /// Bytes followed the last answer, where the agent must be silent until it gets its order.
+    #[error("something wrote to the agent's standard output before the agent: {0:?}")]
+    Stray(String),
+    /// The stream failed.
+    #[error("the connection to the remote shell failed: {0}")]
+    Stream(String),
+}
+
+impl PushError {
+    /// The same, about a host.
+    pub(crate) fn on_host(self, host: &Host) -> SpawnError {
+        let host = host.name.clone();
+        match self {
+            PushError::OtherArchitecture { theirs } => {
+                SpawnError::OtherArchitecture { host, theirs, ours: script::ARCHITECTURE.to_owned() }
+            }
+            other => SpawnError::AgentNotStarted { host, cause: other.to_string() },
+        }
+    }
+}
+
+fn after(heard: &str) -> String {
+    if heard.is_empty() { String::new() } else { format!("; it printed: {heard}") }
+}
+
+/// Talks to the remote shell until the agent has been started; gives the path of its executable there.
+///
+/// Nothing of the agent's own output is read. It does not watch the clock: the caller drops it when time is up.
+pub(crate) async fn hand_over(stream: &mut UnixStream, launcher: &Launcher) -> Result<String, PushError> {
+    let failed = |error: io::Error| PushError::Stream(error.to_string());
+    let mut dialogue = Dialogue::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let len = match stream.read(&mut buffer).await {
+            Ok(0) => return Err(dialogue.ended()),
+            Ok(len) => len,
+            // The command that carried the shell is gone: its own words say more than the error number.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(dialogue.ended()),
+            Err(error) => return Err(failed(error)),
+        };
+        dialogue.push(&buffer[..len])?;
+        while let Some(reply) = dialogue.next_reply()? {
+            match reply {
+                Reply::SendExecutable => match stream.write_all(&launcher.bytes).await {
+                    // The reason, if there is one, is still to be read.
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                    sent => sent.map_err(failed)?,
+                },
+                Reply::Started { path } => return Ok(path),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
