@@ -22,8 +22,7 @@ impl Need {
     pub fn name(self) -> &'static str {
         match self {
             Need::Testbed => "testbed",
-            Need::Libfabric1 => "libfabric-1",
-            Need::Libfabric2 => "libfabric-2",
+            Need::Libfabric1 | Need::Libfabric2 => "libfabric",
         }
     }
 
@@ -66,13 +65,18 @@ pub fn is_full_matrix() -> bool {
     env::var_os("EFARUN_TEST_MATRIX").is_some_and(|matrix| matrix == "full")
 }
 
-/// The folder of the libfabric 2.5.1 that `scripts/fetch-libfabric` leaves, or why there is none.
+/// The folder of the libfabric 2.5.1 that `scripts/fetch-libfabric` leaves, or `EFARUN_TEST_LIBFABRIC_2` names.
+///
+/// # Errors
+///
+/// Why there is none, as a lowercase fragment.
 pub fn libfabric_2_folder() -> Result<PathBuf, String> {
-    let folder = workspace().join(LIBFABRIC_2);
+    let folder =
+        env::var_os("EFARUN_TEST_LIBFABRIC_2").map_or_else(|| workspace().join(LIBFABRIC_2), PathBuf::from);
     if folder.join("libfabric.so.1").exists() {
         Ok(folder)
     } else {
-        Err(format!("there is no {LIBFABRIC_2}/libfabric.so.1: run `scripts/fetch-libfabric`"))
+        Err(format!("there is no libfabric.so.1 in {}: run `scripts/fetch-libfabric`", folder.display()))
     }
 }
 
@@ -100,4 +104,4 @@ fn say(line: &str) {
 
 const TESTBED_TOOLS: [&str; 5] = ["sshd", "ssh-keygen", "ip", "unshare", "nsenter"];
 
-const LIBFABRIC_2: &str = ".cache/libfabric-2.5.1/lib";
+const LIBFABRIC_2: &str = ".cache/libfabric-2.5.1";
