@@ -1,0 +1,184 @@
+//! Puts the output of many ranks onto two streams, line by line.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use efarun_wire::Rank;
+use efarun_wire::message::Stream;
+
+use super::Terminal;
+use super::line::PartialLine;
+
+/// How long an unfinished line waits for its end before it is shown: long enough for a line that is written in
+/// pieces, short enough for a prompt.
+pub const PARTIAL_LINE_AGE: Duration = Duration::from_millis(100);
+
+/// Merges ranks' output.
+///
+/// A line of one rank is written as a whole. An unfinished one is written when its stream ends, when it is older than
+/// [`PARTIAL_LINE_AGE`] at a [`OutputMux::tick`], or when it is too long to keep; if another rank writes before it
+/// is finished, it is ended first, so two ranks never share a line. The bytes of a rank that writes alone pass
+/// unchanged.
+#[derive(Debug)]
+pub struct OutputMux<O, E> {
+    terminal: Terminal<O, E>,
+    tag: bool,
+    lines: BTreeMap<(Rank, StreamOrder), PartialLine>,
+    tails: BTreeMap<Rank, Tail>,
+}
+
+impl<O: Write, E: Write> OutputMux<O, E> {
+    /// Returns a merger that writes to this terminal. With `tag`, each line begins with `[1,RANK]<stdout>:` or
+    /// `<stderr>:`, as under Open MPI 4.1, whose job number is always 1 for the first program.
+    pub fn new(tag: bool, terminal: Terminal<O, E>) -> Self {
+        OutputMux { terminal, tag, lines: BTreeMap::new(), tails: BTreeMap::new() }
+    }
+
+    /// Returns the terminal, for what the launcher itself has to say.
+    pub fn terminal(&mut self) -> &mut Terminal<O, E> {
+        &mut self.terminal
+    }
+
+    /// Takes bytes that a rank wrote; none means that the stream has ended. Blocks while the sink does.
+    pub fn push(&mut self, rank: Rank, stream: Stream, bytes: &[u8], now: Instant) {
+        if bytes.is_empty() {
+            return self.end(rank, stream);
+        }
+        if stream == Stream::Stderr {
+            self.tails.entry(rank).or_default().push(bytes);
+        }
+        let ready = self.lines.entry((rank, StreamOrder::of(stream))).or_default().push(bytes, now);
+        self.write(rank, stream, &ready);
+    }
+
+    /// Writes what is left of a stream that has ended.
+    pub fn end(&mut self, rank: Rank, stream: Stream) {
+        if let Some(mut line) = self.lines.remove(&(rank, StreamOrder::of(stream))) {
+            let rest = line.take();
+            self.write(rank, stream, &rest);
+        }
+    }
+
+    /// Writes unfinished lines that have waited long enough.
+    pub fn tick(&mut self, now: Instant) {
+        let due = |line: &PartialLine| line.is_older_than(PARTIAL_LINE_AGE, now);
+        let ready: Vec<_> = self
+            .lines
+            .iter_mut()
+            .filter(|(_, line)| due(line))
+            .map(|((rank, stream), line)| (*rank, stream.stream(), line.take()))
+            .collect();
+        for (rank, stream, bytes) in ready {
+            self.write(rank, stream, &bytes);
+        }
+    }
+
+    /// Returns when [`OutputMux::tick`] should be called next; none while no line is unfinished.
+    pub fn next_tick(&self) -> Option<Instant> {
+        self.lines.values().filter_map(PartialLine::since).min().map(|since| since + PARTIAL_LINE_AGE)
+    }
+
+    /// Writes everything that is left, as if every stream had ended.
+    pub fn finish(&mut self) {
+        let streams: Vec<_> = self.lines.keys().copied().collect();
+        for (rank, stream) in streams {
+            self.end(rank, stream.stream());
+        }
+    }
+
+    /// Returns the last lines that a rank wrote to standard error, oldest first, as text that is safe to show. At
+    /// most 10 lines, each cut after 512 bytes.
+    pub fn stderr_tail(&self, rank: Rank) -> Vec<String> {
+        self.tails.get(&rank).map_or_else(Vec::new, Tail::lines)
+    }
+
+    fn write(&mut self, rank: Rank, stream: Stream, bytes: &[u8]) {
+        if !self.tag {
+            return self.terminal.write_rank(rank, stream, bytes);
+        }
+        let tag = format!("[1,{rank}]<{}>:", if stream == Stream::Stdout { "stdout" } else { "stderr" });
+        let mut continues = self.terminal.is_line_open_by(rank, stream);
+        let mut tagged = Vec::with_capacity(bytes.len() + bytes.len() / 2 + tag.len());
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if !continues {
+                tagged.extend_from_slice(tag.as_bytes());
+            }
+            tagged.extend_from_slice(line);
+            continues = false;
+        }
+        self.terminal.write_rank(rank, stream, &tagged);
+    }
+}
+
+/// A stream as a key: standard output first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum StreamOrder {
+    Stdout,
+    Stderr,
+}
+
+impl StreamOrder {
+    fn of(stream: Stream) -> Self {
+        match stream {
+            Stream::Stdout => StreamOrder::Stdout,
+            Stream::Stderr => StreamOrder::Stderr,
+        }
+    }
+
+    fn stream(self) -> Stream {
+        match self {
+            StreamOrder::Stdout => Stream::Stdout,
+            StreamOrder::Stderr => Stream::Stderr,
+        }
+    }
+}
+
+/// The last lines of a rank's standard error.
+#[derive(Debug, Default)]
+struct Tail {
+    /// The last is the one that is being written.
+    lines: VecDeque<Vec<u8>>,
+}
+
+impl Tail {
+    fn push(&mut self, bytes: &[u8]) {
+        // Only the end of a large chunk can matter.
+        let from = bytes.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').nth(TAIL_LINES);
+        let bytes = from.map_or(bytes, |(at, _)| &bytes[at..]);
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.lines.is_empty() {
+                self.lines.push_back(Vec::new());
+            }
+            let (text, ended) = match piece.strip_suffix(b"\n") {
+                Some(text) => (text, true),
+                None => (piece, false),
+            };
+            if let Some(line) = self.lines.back_mut() {
+                let room = TAIL_LINE_BYTES.saturating_sub(line.len());
+                line.extend_from_slice(&text[..text.len().min(room)]);
+            }
+            if ended {
+                self.lines.push_back(Vec::new());
+            }
+        }
+        while self.lines.len() > TAIL_LINES + 1 {
+            self.lines.pop_front();
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let shown = |line: &Vec<u8>| {
+            let text = String::from_utf8_lossy(line);
+            text.trim_end().chars().filter(|c| !c.is_control() || *c == '\t').collect::<String>()
+        };
+        let lines: Vec<String> = self.lines.iter().map(shown).filter(|line| !line.is_empty()).collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..].to_vec()
+    }
+}
+
+const TAIL_LINES: usize = 10;
+const TAIL_LINE_BYTES: usize = 512;
+
+#[cfg(test)]
+mod tests;
