@@ -374,7 +374,7 @@ impl<R: Role> Hub<R> {
             let (rank, reason) = (*rank, format!("rank {rank} is lost: {cause}"));
             self.lost.insert(rank, cause.clone());
             self.gathers.rank_lost(rank);
-            // Whoever is next on the way up to the asker hears of it there; here only the last stop answers.
+            // What went upstream is answered from there: the root learned of the loss before this hub.
             let unanswered =
                 self.requests.close_to(|to, hop| to == Target::Rank(rank) && hop != Hop::Upstream);
             actions.extend(self.fail(unanswered, &reason));
