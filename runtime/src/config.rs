@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use efarun_wire::env;
 
-use crate::coll::select::Choice;
-
 /// How a World behaves. [`Config::from_environment`] reads it; [`crate::world::Builder`] overrides it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -69,6 +67,29 @@ impl Default for Config {
             algorithm: Choice::Auto,
             deadline: Duration::from_secs(300),
             bootstrap_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Which algorithm runs a collective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Choice {
+    /// By size and number of ranks.
+    Auto,
+    /// The segmented ring.
+    Ring,
+    /// The tree.
+    Tree,
+}
+
+impl std::str::FromStr for Choice {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Choice::Auto),
+            "ring" => Ok(Choice::Ring),
+            "tree" => Ok(Choice::Tree),
+            _ => Err(()),
         }
     }
 }
@@ -232,7 +253,7 @@ impl Environment {
     pub fn seconds(&self, name: &'static str) -> Result<Option<Duration>, ConfigError> {
         let expected = "seconds, more than 0 and at most a year";
         let parse = |value: &str| match value.parse::<f64>() {
-            Ok(seconds) if seconds >= 1e-3 && seconds <= YEAR_S => Ok(Duration::from_secs_f64(seconds)),
+            Ok(seconds) if (1e-3..=YEAR_S).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
             _ => Err(ConfigError::new(name, value, expected)),
         };
         self.text(name)?.map(parse).transpose()
@@ -241,7 +262,9 @@ impl Environment {
 
 impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Environment { variables: pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect() }
+        Environment {
+            variables: pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        }
     }
 }
 
@@ -259,7 +282,8 @@ mod tests {
     fn nothing_set_gives_the_defaults_of_the_table() {
         let config = Config::from_environment(&Environment::default()).expect("defaults");
         assert_eq!(config, Config::default());
-        let default_of = |name| SETTINGS.iter().find(|setting| setting.name == name).expect("in the table").default;
+        let default_of =
+            |name| SETTINGS.iter().find(|setting| setting.name == name).expect("in the table").default;
         assert_eq!(default_of(env::EFARUN_DEADLINE), config.deadline.as_secs().to_string());
         assert_eq!(default_of(env::EFARUN_BOOTSTRAP_TIMEOUT), config.bootstrap_timeout.as_secs().to_string());
         assert_eq!(parse(env::EFARUN_DEADLINE, "").expect("empty is unset"), config);

@@ -22,9 +22,11 @@ pub struct Place {
 impl Place {
     /// Describes this process's place. `node_rank` is the node's number, where a launcher gave one.
     pub fn here(node_rank: Option<u32>) -> Self {
-        let hostname = hostname::get().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned());
+        let hostname =
+            hostname::get().map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned());
         let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-        let namespace = |name: &str| std::fs::metadata(format!("/proc/self/ns/{name}")).map_or(0, |it| it.ino());
+        let namespace =
+            |name: &str| std::fs::metadata(format!("/proc/self/ns/{name}")).map_or(0, |it| it.ino());
         let key = format!(
             "machine {} boot {} pid-ns {} net-ns {} uid {} node {}",
             file("/etc/machine-id"),
@@ -109,7 +111,10 @@ impl Topology {
     /// Ranks of other nodes on machines of the same name as this rank's: they were expected to share memory.
     pub fn estranged(&self, rank: Rank) -> impl Iterator<Item = Rank> + '_ {
         let elsewhere = move |&other: &Rank| self.node_rank(other) != self.node_rank(rank);
-        (0..self.world_size()).map(Rank).filter(elsewhere).filter(move |&other| self.hostname(other) == self.hostname(rank))
+        (0..self.world_size())
+            .map(Rank)
+            .filter(elsewhere)
+            .filter(move |&other| self.hostname(other) == self.hostname(rank))
     }
 }
 
@@ -127,7 +132,10 @@ mod tests {
         let topology = topology("bbacab");
         assert_eq!(topology.node_count(), 3);
         assert_eq!((0..6).map(|rank| topology.node_rank(Rank(rank))).collect::<Vec<_>>(), [0, 0, 1, 2, 1, 0]);
-        assert_eq!((0..6).map(|rank| topology.local_rank(Rank(rank))).collect::<Vec<_>>(), [0, 1, 0, 0, 1, 2]);
+        assert_eq!(
+            (0..6).map(|rank| topology.local_rank(Rank(rank))).collect::<Vec<_>>(),
+            [0, 1, 0, 0, 1, 2]
+        );
         assert_eq!(topology.local_ranks(Rank(4)), [Rank(2), Rank(4)]);
     }
 

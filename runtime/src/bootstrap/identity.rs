@@ -199,10 +199,15 @@ fn read_pair(
 }
 
 fn checked_address(address: &str) -> Result<&str, ConfigError> {
-    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    let port =
+        address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
     match port {
         Some(Ok(port)) if port != 0 => Ok(address),
-        _ => Err(ConfigError::new(env::EFARUN_BOOTSTRAP, address, "host:port, with a port that all ranks know")),
+        _ => Err(ConfigError::new(
+            env::EFARUN_BOOTSTRAP,
+            address,
+            "host:port, with a port that all ranks know",
+        )),
     }
 }
 
@@ -243,7 +248,9 @@ mod tests {
 
     #[test]
     fn nothing_or_a_world_of_one_stands_alone() {
-        for variables in ["", "HOME=/root RANK=", "RANK=0 WORLD_SIZE=1", "PMI_RANK=0 PMI_SIZE=1 EFARUN_BOOTSTRAP=h:1"] {
+        for variables in
+            ["", "HOME=/root RANK=", "RANK=0 WORLD_SIZE=1", "PMI_RANK=0 PMI_SIZE=1 EFARUN_BOOTSTRAP=h:1"]
+        {
             assert_eq!(detect_in(variables), Ok(Identity::Alone), "{variables}");
         }
     }
@@ -302,14 +309,16 @@ mod tests {
 
     #[test]
     fn more_than_one_rank_needs_a_meeting_point_and_the_error_says_what_to_set() {
-        let text = detect_in("RANK=1 WORLD_SIZE=2 MASTER_ADDR=h MASTER_PORT=1").expect_err("refused").to_string();
+        let text =
+            detect_in("RANK=1 WORLD_SIZE=2 MASTER_ADDR=h MASTER_PORT=1").expect_err("refused").to_string();
         for word in ["rank 1 of 2", "EFARUN_BOOTSTRAP=HOST:PORT", "not MASTER_PORT", "EFARUN_KEY_FILE"] {
             assert!(text.contains(word), "{text}");
         }
         let error = detect_in("EFARUN_BOOTSTRAP=10.0.0.1:7000").expect_err("refused");
         assert_eq!(error, IdentityError::MeetingWithoutRank("10.0.0.1:7000".into()));
         for address in ["host", "host:", ":7000", "host:0", "host:70000"] {
-            let error = detect_in(&format!("RANK=0 WORLD_SIZE=2 EFARUN_BOOTSTRAP={address}")).expect_err("refused");
+            let error =
+                detect_in(&format!("RANK=0 WORLD_SIZE=2 EFARUN_BOOTSTRAP={address}")).expect_err("refused");
             assert!(error.to_string().contains(address), "{error}");
         }
     }
@@ -318,7 +327,10 @@ mod tests {
     fn a_key_file_wins_over_insecure() {
         let base = "RANK=0 WORLD_SIZE=2 EFARUN_BOOTSTRAP=10.0.0.1:7000";
         let key = Admission::KeyFile("/k".into());
-        assert_eq!(detect_in(&format!("{base} EFARUN_KEY_FILE=/k EFARUN_INSECURE=1")), Ok(meeting(0, 2, key)));
+        assert_eq!(
+            detect_in(&format!("{base} EFARUN_KEY_FILE=/k EFARUN_INSECURE=1")),
+            Ok(meeting(0, 2, key))
+        );
         assert_eq!(detect_in(&format!("{base} EFARUN_INSECURE=1")), Ok(meeting(0, 2, Admission::Anybody)));
         assert_eq!(detect_in(&format!("{base} EFARUN_INSECURE=0")), Ok(meeting(0, 2, Admission::Loopback)));
         assert!(detect_in(&format!("{base} EFARUN_INSECURE=yes")).is_err());
