@@ -134,6 +134,13 @@ pub enum LaunchError {
     },
 }
 
+/// One error, where several hosts may each have had their own.
+impl From<LaunchError> for Vec<LaunchError> {
+    fn from(error: LaunchError) -> Self {
+        vec![error]
+    }
+}
+
 impl LaunchError {
     /// Returns what the exit code says.
     pub fn exit_cause(&self) -> ExitCause {

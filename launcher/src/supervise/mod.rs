@@ -1,1 +1,310 @@
-//! To be written.
+//! A job from its specification to its end.
+//!
+//! [`run`] takes the phases in order: name the hosts, connect, place, make the environment, launch, watch, report.
+//! What can be decided without contacting anybody is decided before anybody is contacted. The work of each phase is
+//! elsewhere: [`connect`] has the first contact, [`dispatcher`] the running job, [`verdict`] the question which
+//! failure was the first, [`report`] the words about the end. Every wait has a deadline and a sentence.
+
+pub mod connect;
+pub mod dispatcher;
+pub mod dry_run;
+pub mod progress;
+pub mod report;
+pub mod signals;
+pub mod stdin;
+pub mod this_machine;
+pub mod verdict;
+pub mod writer;
+
+use std::net::IpAddr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+use std::time::Duration;
+
+use efarun_wire::JobId;
+use efarun_wire::facts::NodeFacts;
+use efarun_wire::message::{LaunchPlan, RankPlan};
+use efarun_wire::oob::RootHub;
+use efarun_wire::secure::JobKey;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::bootstrap::Listener;
+use crate::env::{self, JobEnv};
+use crate::error::LaunchError;
+use crate::exit_code::ExitCause;
+use crate::job::{DryRun, Host, JobSpec};
+use crate::mapping::{self, Placement};
+use crate::spawn::{Spawner, command::CommandSpawner, local::LocalSpawner, ssh::SshSpawner};
+use crate::{build_id, hostfile};
+
+use connect::{ConnectError, Connected, Identity, Route};
+use dispatcher::{Inputs, Limits, Node};
+use progress::Progress;
+use writer::{OUTPUT_CREDIT_BYTES, Writer, Written};
+
+/// How long a reader of the launcher's output may pause at the end of a job before what is left is dropped.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs a job, or shows what would be run, and says with which exit code to end. Everything a user should know has
+/// been written when it returns.
+pub async fn run(spec: JobSpec) -> ExitCause {
+    let Ok((writer, written)) = Writer::start(spec.tag_output) else { return ExitCause::Internal };
+    let cause = match try_run(&spec, &writer, written).await {
+        Ok(cause) => cause,
+        Err(errors) => {
+            errors.iter().for_each(|error| writer.error(error.to_string()));
+            errors.first().map_or(ExitCause::Internal, LaunchError::exit_cause)
+        }
+    };
+    writer.finish(OUTPUT_PATIENCE);
+    cause
+}
+
+async fn try_run(
+    spec: &JobSpec,
+    writer: &Writer,
+    written: mpsc::UnboundedReceiver<Written>,
+) -> Result<ExitCause, Vec<LaunchError>> {
+    let mut signals = signals::listen().map_err(|source| vec![head("installing signal handlers", source)])?;
+    let hosts = hosts_of(spec)?;
+    if spec.dry_run == Some(DryRun::Offline) {
+        return Ok(dry_run::offline(spec, &hosts, writer)?);
+    }
+    let limits = limits_of(spec);
+    let needed = mapping::hosts_needed(spec.into(), &hosts);
+    let hosts: Vec<Host> = hosts.into_iter().take(needed).collect();
+    let identity = identity()?;
+    let listener = Arc::new(Listener::new(identity.job));
+    let connected = tokio::select! {
+        connected = connect_all(spec, &hosts, &identity, &listener, writer) => connected?,
+        number = ending_signal(&mut signals) => return Err(vec![LaunchError::Stopped { number }]),
+        () = until(limits.job) => return Err(vec![timed_out(spec)]),
+    };
+    // Every agent that is awaited has joined, or stays in its channel: the port closes.
+    drop(listener);
+    let job = prepare(spec, &hosts, &identity, connected, writer)?;
+    if spec.dry_run == Some(DryRun::Online) {
+        return Ok(dry_run::online(spec, &job, writer));
+    }
+    Ok(watch(spec, job, signals, written, limits, writer).await)
+}
+
+/// A job that is ready to be launched.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Where its ranks go.
+    pub placement: Placement,
+    /// What they find in their environment.
+    pub env: JobEnv,
+    /// The agents, by node.
+    pub agents: Vec<Connected>,
+}
+
+fn hosts_of(spec: &JobSpec) -> Result<Vec<Host>, LaunchError> {
+    let content = match &spec.hostfile {
+        None => None,
+        Some(path) => {
+            let unreadable = |source| LaunchError::HostfileUnreadable { path: path.clone(), source };
+            Some((path.as_path(), std::fs::read(path).map_err(unreadable)?))
+        }
+    };
+    let hostfile = content.as_ref().map(|(path, bytes)| (*path, bytes.as_slice()));
+    Ok(hostfile::hosts(hostfile, &spec.host_list)?)
+}
+
+fn identity() -> Result<Identity, LaunchError> {
+    let no_random = |error: efarun_wire::secure::NoRandomness| head("making the job's key", std::io::Error::other(error));
+    Ok(Identity {
+        job: JobId::generate().map_err(no_random)?,
+        key: JobKey::generate().map_err(no_random)?,
+        build: build_id::of_this_executable().map_err(|source| head("reading this executable", source))?,
+    })
+}
+
+fn limits_of(spec: &JobSpec) -> Limits {
+    let now = Instant::now();
+    Limits {
+        start: (now + spec.start_timeout, spec.start_timeout),
+        job: spec.timeout.map(|limit| (now + limit, limit)),
+    }
+}
+
+async fn connect_all(
+    spec: &JobSpec,
+    hosts: &[Host],
+    identity: &Identity,
+    listener: &Arc<Listener>,
+    writer: &Writer,
+) -> Result<Vec<Connected>, Vec<LaunchError>> {
+    let routes = routes(spec, hosts)?;
+    let progress = Progress::new(writer);
+    let connected = connect::connect(routes, identity, listener, spec.start_timeout, &progress).await;
+    connected.map_err(|errors| errors.into_iter().map(launch_error).collect())
+}
+
+/// Decides how each host is reached.
+fn routes(spec: &JobSpec, hosts: &[Host]) -> Result<Vec<Route>, LaunchError> {
+    let local: Arc<dyn Spawner> = Arc::new(LocalSpawner::new("/proc/self/exe"));
+    let remote: Arc<dyn Spawner> = match &spec.launch_agent {
+        Some(command) => Arc::new(
+            CommandSpawner::new(command.clone()).map_err(|source| head("reading this executable", source))?,
+        ),
+        None => Arc::new(SshSpawner::new().map_err(|source| head("reading this executable", source))?),
+    };
+    let route = |host: &Host| {
+        let is_here = this_machine::is_meant_by(host);
+        Route { host: host.clone(), spawner: Arc::clone(if is_here { &local } else { &remote }), is_here }
+    };
+    Ok(hosts.iter().map(route).collect())
+}
+
+fn launch_error(error: ConnectError) -> LaunchError {
+    match error {
+        ConnectError::Spawn(error) => LaunchError::Spawn(error),
+        ConnectError::NotIntroduced { host, source } => LaunchError::HostLost { host, cause: source.to_string() },
+        ConnectError::OtherBuild { .. } => LaunchError::Internal { what: error.to_string() },
+        ConnectError::TimedOut { host, waiting_for, waited_s } => {
+            LaunchError::StartTimedOut { waited_s, waiting_for: vec![format!("{host}: {waiting_for}")] }
+        }
+    }
+}
+
+/// Places ranks and makes their environment from what all nodes reported.
+fn prepare(
+    spec: &JobSpec,
+    hosts: &[Host],
+    identity: &Identity,
+    mut connected: Vec<Connected>,
+    writer: &Writer,
+) -> Result<Prepared, LaunchError> {
+    let slots: Vec<mapping::HostWithSlots> = hosts
+        .iter()
+        .zip(&connected)
+        .map(|(host, connected)| mapping::slots_of(host.clone(), Some(&connected.agent.facts)))
+        .collect();
+    let placement = mapping::place(spec.into(), &slots)?;
+    // Hosts that got no rank are let go: dropping the channel ends the agent.
+    connected.truncate(placement.nodes.len());
+    for (node, connected) in placement.nodes.iter().zip(&connected) {
+        if let Some(note) = &connected.note {
+            writer.note(format!("{}: {note}", node.host));
+        }
+    }
+    let facts: Vec<NodeFacts> = connected.iter().map(|connected| (*connected.agent.facts).clone()).collect();
+    let env = env::job_env(&env::Inputs {
+        spec,
+        head_env: &head_env(),
+        facts: &facts,
+        placement: &placement,
+        job: identity.job,
+        master: (Some(master_address(&connected)), facts.first().and_then(|facts| facts.free_port)),
+        only_this_machine: facts.len() == 1 && connected[0].is_here,
+    })?;
+    for note in &env.notes {
+        writer.note(note);
+    }
+    Ok(Prepared { placement, env, agents: connected })
+}
+
+/// The launcher's own environment, exactly as it has it.
+fn head_env() -> Vec<env::NameValue> {
+    std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect()
+}
+
+/// The address of rank 0's node that the others can be told: the one its agent dialled from, or, where it is on this
+/// machine, the one that another host reached this machine by.
+fn master_address(connected: &[Connected]) -> IpAddr {
+    let first = connected.first();
+    let dialled = first.and_then(|first| first.agent.peer).map(|peer| peer.ip());
+    let proved = || connected.iter().find_map(|connected| connected.head_address);
+    dialled.or_else(proved).unwrap_or(IpAddr::from([127, 0, 0, 1]))
+}
+
+/// Launches, watches and reports.
+async fn watch(
+    spec: &JobSpec,
+    job: Prepared,
+    signals: mpsc::UnboundedReceiver<i32>,
+    written: mpsc::UnboundedReceiver<Written>,
+    limits: Limits,
+    writer: &Writer,
+) -> ExitCause {
+    let (node_events, nodes_receiver) = mpsc::unbounded_channel();
+    let Prepared { placement, env, agents } = job;
+    let mut nodes = Vec::with_capacity(agents.len());
+    for (place, agent) in placement.nodes.iter().zip(agents) {
+        nodes.push(Node {
+            host: place.host.to_string(),
+            link: agent.agent.start(node_events.clone()),
+            ranks: place.ranks.clone(),
+            plan: Some(launch_plan(spec, &placement, place, &env)),
+        });
+    }
+    drop(node_events);
+    let hub = RootHub::for_head(placement.nodes.iter().map(|place| (place.node, place.ranks.clone())));
+    let inputs = Inputs { nodes: nodes_receiver, signals, written, stdin: stdin::read() };
+    let node_count = nodes.len();
+    let ended = dispatcher::run(nodes, hub, writer, inputs, limits).await;
+    let error = ended.verdict.first_failure().map(|failure| report::error_of(failure, &placement));
+    if let Some(error) = &error {
+        writer.error(report::failure_lines(error, &ended, writer).join("\n"));
+    }
+    if error.is_some() || spec.verbose || !ended.unacknowledged.is_empty() {
+        writer.note(report::leftovers_line(&ended, placement.world_size(), node_count));
+    }
+    if spec.json {
+        writer.print(report::to_json(&ended, &placement, error.as_ref()).to_string());
+    }
+    error.map_or(ExitCause::Success, |error| error.exit_cause())
+}
+
+fn launch_plan(
+    spec: &JobSpec,
+    placement: &Placement,
+    place: &mapping::NodePlace,
+    env: &JobEnv,
+) -> LaunchPlan {
+    let here = || std::env::current_dir().unwrap_or_else(|_| "/".into());
+    let wdir = spec.wdir.clone().unwrap_or_else(here);
+    let ranks = place.ranks.iter().zip(0..).map(|(rank, local_rank)| RankPlan {
+        rank: *rank,
+        local_rank,
+        env: env.per_rank(*rank),
+    });
+    LaunchPlan {
+        program: spec.program.as_bytes().to_vec(),
+        args: spec.args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+        env: env.node_env(place.node),
+        wdir: wdir.as_os_str().as_bytes().to_vec(),
+        wdir_required: spec.wdir.is_some(),
+        ranks: ranks.collect(),
+        world_size: placement.world_size(),
+        stdin_rank: Some(efarun_wire::Rank(0)).filter(|rank| place.ranks.contains(rank)),
+        output_credit: OUTPUT_CREDIT_BYTES,
+    }
+}
+
+fn head(what: &str, source: std::io::Error) -> LaunchError {
+    LaunchError::Head { what: what.to_owned(), source }
+}
+
+fn timed_out(spec: &JobSpec) -> LaunchError {
+    LaunchError::TimedOut { seconds: spec.timeout.unwrap_or_default().as_secs_f64() }
+}
+
+async fn ending_signal(signals: &mut mpsc::UnboundedReceiver<i32>) -> i32 {
+    while let Some(number) = signals.recv().await {
+        if signals::ends_the_job(number) {
+            return number;
+        }
+    }
+    std::future::pending().await
+}
+
+async fn until(limit: Option<(Instant, Duration)>) {
+    match limit {
+        Some((at, _)) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,252 @@
+//! The head's link to one agent.
+//!
+//! [`introduce`] speaks the first words in the agent's channel and waits for the node's facts; [`Introduced::dial`]
+//! moves the link to TCP where the agent can dial the head, and leaves it in the channel where not;
+//! [`Introduced::start`] hands the link to a task that reads it, keeps it alive, and turns whatever happens into
+//! [`NodeEvent`]s. The channel is watched to the end also when the link has left it: its end is the agent's end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use efarun_wire::NodeId;
+use efarun_wire::facts::NodeFacts;
+use efarun_wire::frame;
+use efarun_wire::heartbeat::Heartbeat;
+use efarun_wire::message::{AgentMessage, AgentOrder, HeadMessage};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::listener::{Joined, Listener};
+use crate::link_io::{self, LinkEnd, LinkReceiver, LinkSender};
+use crate::spawn::{AgentChannel, ChannelEnd};
+
+/// How often each end of a link says that it lives.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After how long a silence the other end counts as lost.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// How long an agent may try to dial the head before the link stays in the channel.
+const DIAL_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the last words of an agent are waited for once its link has ended.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Something that happened at a node.
+#[derive(Debug)]
+pub enum NodeEvent {
+    /// Its agent said something.
+    Message(AgentMessage),
+    /// A line on the standard error of its agent, or of the command that carries it.
+    Stderr(String),
+    /// The link is over, and why, as a fragment. The last event of a node.
+    Lost(String),
+}
+
+/// The way to tell a node's agent something. Never waits; what is told to a lost node is dropped.
+#[derive(Debug)]
+pub struct NodeLink {
+    sender: LinkSender<HeadMessage>,
+}
+
+impl NodeLink {
+    /// Queues a message.
+    pub fn send(&self, message: HeadMessage) {
+        match &message {
+            HeadMessage::Stdin { bytes, .. } => {
+                let cost_bytes = bytes.len();
+                self.sender.send_bulk(&message, cost_bytes).expect("standard input is read in small chunks");
+            }
+            _ => self.sender.send(&message),
+        }
+    }
+}
+
+/// An agent that has reported its node's facts.
+#[derive(Debug)]
+pub struct Introduced {
+    /// What it found.
+    pub facts: Box<NodeFacts>,
+    /// How it was reached.
+    pub route: String,
+    /// Where the agent's end of the TCP link is, once it has dialled.
+    pub peer: Option<SocketAddr>,
+    node: NodeId,
+    sender: LinkSender<HeadMessage>,
+    receiver: LinkReceiver<AgentMessage>,
+    /// The channel, once the link has left it. The sender is kept: dropping it would be end of file for the agent.
+    channel: Option<(LinkSender<HeadMessage>, LinkReceiver<AgentMessage>)>,
+    stderr: mpsc::Receiver<String>,
+    ended: oneshot::Receiver<ChannelEnd>,
+}
+
+/// Why an agent was not heard of after its channel was there.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}{}", last_words(.stderr))]
+pub struct NotIntroduced {
+    /// What happened, as a fragment that fits "the agent …".
+    pub cause: String,
+    /// What it said on standard error.
+    pub stderr: Vec<String>,
+}
+
+fn last_words(stderr: &[String]) -> String {
+    stderr.iter().map(|line| format!("\n  it said: {line}")).collect()
+}
+
+/// Tells an agent who it is, and waits for its facts. The caller holds the deadline.
+///
+/// # Errors
+///
+/// When the channel ends first, or the agent refuses.
+pub async fn introduce(channel: AgentChannel, order: &AgentOrder) -> Result<Introduced, NotIntroduced> {
+    let AgentChannel { stream, mut stderr, mut ended, route, .. } = channel;
+    let (source, mut sink) = stream.into_split();
+    // A channel that is closed already says so when it is read.
+    let _ = sink.write_all(&frame::encode(order)).await;
+    let (sender, mut receiver) =
+        link_io::open::<AgentMessage, HeadMessage>(Box::new(source), Box::new(sink), None, STDIN_IN_FLIGHT_BYTES);
+    let cause = match receiver.receive().await {
+        Ok(AgentMessage::Facts(facts)) => {
+            let node = order.node;
+            return Ok(Introduced { facts, route, peer: None, node, sender, receiver, channel: None, stderr, ended });
+        }
+        Ok(AgentMessage::Failed(text)) => format!("refused: {text}"),
+        Ok(_) => "began with something else than its facts".to_owned(),
+        Err(end) => end_of(&end, &mut ended).await,
+    };
+    Err(NotIntroduced { cause, stderr: drain(&mut stderr).await })
+}
+
+/// Standard input has credit of its own, per rank, so that the link's bulk credit need never hold it.
+const STDIN_IN_FLIGHT_BYTES: u32 = u32::MAX;
+
+impl Introduced {
+    /// Moves the link to TCP, if the agent can dial this address where `listener` listens. Gives a line for the user
+    /// where it cannot; the link then stays in the channel, and works.
+    ///
+    /// # Errors
+    ///
+    /// When the channel ends meanwhile.
+    pub async fn dial(
+        mut self,
+        listener: &Listener,
+        joined: oneshot::Receiver<Joined>,
+        address: SocketAddr,
+    ) -> Result<(Introduced, Option<String>), NotIntroduced> {
+        let timeout_ms = DIAL_PATIENCE.as_millis() as u32;
+        self.sender.send(&HeadMessage::Dial { addresses: vec![address], timeout_ms });
+        let outcome = loop {
+            match self.receiver.receive().await {
+                Ok(AgentMessage::Dialed(outcome)) => break outcome,
+                Ok(_) => {}
+                Err(end) => {
+                    let cause = end_of(&end, &mut self.ended).await;
+                    return Err(NotIntroduced { cause, stderr: drain(&mut self.stderr).await });
+                }
+            }
+        };
+        let reason = match outcome {
+            Ok(_) => match tokio::time::timeout(DIAL_PATIENCE, joined).await {
+                Ok(Ok(joined)) => return Ok((self.over_tcp(joined), None)),
+                _ => {
+                    let cause = "dialled the head, but the connection was not seen here".to_owned();
+                    return Err(NotIntroduced { cause, stderr: drain(&mut self.stderr).await });
+                }
+            },
+            Err(failure) => failure.reason,
+        };
+        listener.give_up(self.node);
+        let note = format!(
+            "cannot dial this machine at {address} ({reason}): staying in the connection by {}; to allow the faster way, let TCP ports of {} be reached from there",
+            self.route,
+            address.ip()
+        );
+        Ok((self, Some(note)))
+    }
+
+    fn over_tcp(self, joined: Joined) -> Introduced {
+        let (source, sink) = joined.stream.into_split();
+        let authenticated = Some(joined.authenticated);
+        let (sender, receiver) =
+            link_io::open(Box::new(source), Box::new(sink), authenticated, STDIN_IN_FLIGHT_BYTES);
+        let channel = Some((self.sender, self.receiver));
+        Introduced { sender, receiver, channel, peer: Some(joined.peer), ..self }
+    }
+
+    /// Starts the task that reads the link; everything that happens at this node goes to `events`.
+    pub fn start(self, events: mpsc::UnboundedSender<(NodeId, NodeEvent)>) -> NodeLink {
+        let link = NodeLink { sender: self.sender.clone() };
+        tokio::spawn(read_until_lost(self, events));
+        link
+    }
+}
+
+async fn read_until_lost(mut link: Introduced, events: mpsc::UnboundedSender<(NodeId, NodeEvent)>) {
+    let node = link.node;
+    let tell = |event| {
+        // The supervisor outlives its links, but for the moment in which the process ends.
+        let _ = events.send((node, event));
+    };
+    let start = Instant::now();
+    let mut heartbeat = Heartbeat::new(HEARTBEAT, LEASE, Duration::ZERO);
+    let mut pings = 0;
+    let cause = loop {
+        let due_in = heartbeat.due_in(start.elapsed());
+        tokio::select! {
+            biased;
+            received = link.receiver.receive() => {
+                heartbeat.on_heard(start.elapsed());
+                match received {
+                    Ok(AgentMessage::Pong { .. }) => {}
+                    Ok(message) => tell(NodeEvent::Message(message)),
+                    Err(end) => break end_of(&end, &mut link.ended).await,
+                }
+            }
+            end = end_of_channel(&mut link.channel) => break end_of(&end, &mut link.ended).await,
+            Some(line) = link.stderr.recv() => tell(NodeEvent::Stderr(line)),
+            () = tokio::time::sleep(due_in) => {
+                if let Some(silence) = heartbeat.is_lost(start.elapsed()) {
+                    break format!("gave no sign of life for {} s", silence.as_secs());
+                }
+                if heartbeat.ping_due(start.elapsed()) {
+                    pings += 1;
+                    link.sender.send(&HeadMessage::Ping { number: pings });
+                }
+            }
+        }
+    };
+    for line in drain(&mut link.stderr).await {
+        tell(NodeEvent::Stderr(line));
+    }
+    tell(NodeEvent::Lost(cause));
+}
+
+/// Waits for the end of the channel that the link has left; for ever, where the link is still in it.
+async fn end_of_channel(channel: &mut Option<(LinkSender<HeadMessage>, LinkReceiver<AgentMessage>)>) -> LinkEnd {
+    let Some((_, receiver)) = channel else { return std::future::pending().await };
+    loop {
+        match receiver.receive().await {
+            // Nothing is said in the channel any more; what was on its way when the link left it is of no use.
+            Ok(_) => {}
+            Err(end) => return end,
+        }
+    }
+}
+
+/// Says how a link ended, with what became of the agent where that is known a moment later.
+async fn end_of(end: &LinkEnd, ended: &mut oneshot::Receiver<ChannelEnd>) -> String {
+    match tokio::time::timeout(LAST_WORDS_PATIENCE, ended).await {
+        Ok(Ok(ChannelEnd::Code(code))) => format!("ended with code {code}"),
+        Ok(Ok(ChannelEnd::Signal(signal))) => format!("was ended by signal {signal}"),
+        Ok(Ok(ChannelEnd::Lost(cause))) => format!("was lost: {cause}"),
+        Ok(Err(_)) | Err(_) => format!("was lost: its link {end}"),
+    }
+}
+
+/// Gives what was said on standard error, to its end or until nothing comes for a moment.
+async fn drain(stderr: &mut mpsc::Receiver<String>) -> Vec<String> {
+    let mut lines = Vec::new();
+    while let Ok(Some(line)) = tokio::time::timeout(LAST_WORDS_PATIENCE, stderr.recv()).await {
+        lines.push(line);
+    }
+    lines
+}

@@ -1,0 +1,242 @@
+//! Connecting: an agent on every host, its facts in hand, its link where it will stay.
+//!
+//! All hosts at once; the spawners bound how many handshakes run together. The first host that fails does not hide
+//! the others: they get a moment to fail or succeed as well, because a user who mends one host at a time pays a
+//! launch for each. Whatever takes longer than three seconds says what it is waiting for, by host.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use efarun_wire::message::AgentOrder;
+use efarun_wire::secure::{JobKey, LinkKey};
+use efarun_wire::{BuildId, JobId, NodeId, PROTOCOL_VERSION};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::progress::Progress;
+use crate::bootstrap::node_link::{self, HEARTBEAT, Introduced, LEASE, NotIntroduced};
+use crate::bootstrap::Listener;
+use crate::job::Host;
+use crate::spawn::{SpawnError, Spawner};
+
+/// How long the other hosts are given once one has failed.
+const FAILURE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What connecting needs to know.
+#[derive(Debug)]
+pub struct Identity {
+    /// The job.
+    pub job: JobId,
+    /// Its key, from which each node's is derived.
+    pub key: JobKey,
+    /// This executable.
+    pub build: BuildId,
+}
+
+/// Why a host has no agent.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// It could not be reached or the agent not started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// The agent was started but did not report.
+    #[error("host {host}: the agent {source}")]
+    NotIntroduced {
+        /// The host as written.
+        host: String,
+        /// What happened.
+        source: NotIntroduced,
+    },
+    /// The agent is another build.
+    #[error("host {host}: the agent there is build {theirs}, this is build {ours}: remove the stale copy from its cache")]
+    OtherBuild {
+        /// The host as written.
+        host: String,
+        /// Its build.
+        theirs: BuildId,
+        /// Ours.
+        ours: BuildId,
+    },
+    /// `--start-timeout` passed.
+    #[error("host {host}: not connected after {waited_s} s: {waiting_for}")]
+    TimedOut {
+        /// The host as written.
+        host: String,
+        /// What was being waited for.
+        waiting_for: String,
+        /// `--start-timeout`.
+        waited_s: u64,
+    },
+}
+
+/// A connected host.
+#[derive(Debug)]
+pub struct Connected {
+    /// The agent.
+    pub agent: Introduced,
+    /// Something the user should know about the way there.
+    pub note: Option<String>,
+    /// Our address that this host can reach, where one was proved.
+    pub head_address: Option<IpAddr>,
+    /// The agent is a child of this process.
+    pub is_here: bool,
+}
+
+/// How one host is reached.
+pub struct Route {
+    /// The host. Its node is the route's place in the list.
+    pub host: Host,
+    /// What starts its agent.
+    pub spawner: Arc<dyn Spawner>,
+    /// The agent is a child of this process: its channel is a socket pair, and no port is needed.
+    pub is_here: bool,
+}
+
+/// Connects to all hosts.
+///
+/// # Errors
+///
+/// One error for each host that failed, or that was not heard of while others failed, in the order of the hosts.
+pub async fn connect(
+    routes: Vec<Route>,
+    identity: &Identity,
+    listener: &Arc<Listener>,
+    timeout: Duration,
+    progress: &Progress<'_>,
+) -> Result<Vec<Connected>, Vec<ConnectError>> {
+    let hosts: Vec<String> = routes.iter().map(|route| route.host.to_string()).collect();
+    let stages = Stages::new(&hosts);
+    let mut deadline = Instant::now() + timeout;
+    let mut attempts = JoinSet::new();
+    for (index, route) in routes.into_iter().enumerate() {
+        let node = NodeId(index as u32);
+        let attempt = Attempt {
+            order: order(identity, node, &route.host),
+            link_key: identity.key.node_key(node),
+            route,
+            listener: Arc::clone(listener),
+            stages: stages.clone(),
+            timeout,
+        };
+        attempts.spawn(async move { (node, attempt.run().await) });
+    }
+    let mut done: BTreeMap<NodeId, Result<Connected, ConnectError>> = BTreeMap::new();
+    while done.len() < hosts.len() {
+        progress.connecting(done.len(), hosts.len(), || stages.slowest());
+        tokio::select! {
+            Some(joined) = attempts.join_next() => {
+                let (node, result) = joined.expect("an attempt neither panics nor is cancelled while awaited");
+                if result.is_err() {
+                    deadline = deadline.min(Instant::now() + FAILURE_PATIENCE);
+                }
+                done.insert(node, result);
+            }
+            () = tokio::time::sleep(progress.redraw_in()) => {}
+            () = tokio::time::sleep_until(deadline) => break,
+        }
+    }
+    progress.connected();
+    let mut connected = Vec::new();
+    let mut errors = Vec::new();
+    for (index, host) in hosts.into_iter().enumerate() {
+        let node = NodeId(index as u32);
+        match done.remove(&node) {
+            Some(Ok(host)) => connected.push(host),
+            Some(Err(error)) => errors.push(error),
+            None => errors.push(ConnectError::TimedOut {
+                host,
+                waiting_for: stages.of(node),
+                waited_s: timeout.as_secs(),
+            }),
+        }
+    }
+    if errors.is_empty() { Ok(connected) } else { Err(errors) }
+}
+
+fn order(identity: &Identity, node: NodeId, host: &Host) -> AgentOrder {
+    AgentOrder {
+        protocol: PROTOCOL_VERSION,
+        job: identity.job,
+        node,
+        build: identity.build,
+        key: identity.key.node_key(node),
+        heartbeat_ms: HEARTBEAT.as_millis() as u32,
+        lease_ms: LEASE.as_millis() as u32,
+        host: host.name.clone(),
+    }
+}
+
+/// One host on its way.
+struct Attempt {
+    route: Route,
+    order: AgentOrder,
+    link_key: LinkKey,
+    listener: Arc<Listener>,
+    stages: Stages,
+    timeout: Duration,
+}
+
+impl Attempt {
+    async fn run(self) -> Result<Connected, ConnectError> {
+        let node = self.order.node;
+        let channel = self.route.spawner.start(&self.route.host, self.timeout).await?;
+        let head_address = channel.head_address;
+        self.stages.set(node, "its agent runs, waiting for its facts");
+        let not_introduced = |source| ConnectError::NotIntroduced { host: self.route.host.to_string(), source };
+        let agent = node_link::introduce(channel, &self.order).await.map_err(not_introduced)?;
+        if agent.facts.build != self.order.build {
+            let (host, theirs, ours) = (self.route.host.to_string(), agent.facts.build, self.order.build);
+            return Err(ConnectError::OtherBuild { host, theirs, ours });
+        }
+        let proved = head_address.or_else(|| ssh_client_of_ours(&agent));
+        let Some(address) = proved.filter(|_| !self.route.is_here) else {
+            self.stages.set(node, "connected");
+            return Ok(Connected { agent, note: None, head_address: None, is_here: self.route.is_here });
+        };
+        let (agent, note) = match self.listener.listen_on(address) {
+            Ok(bound) => {
+                self.stages.set(node, "its agent is dialling this machine");
+                let joined = self.listener.expect(node, self.link_key.clone());
+                agent.dial(&self.listener, joined, bound).await.map_err(not_introduced)?
+            }
+            Err(error) => (agent, Some(format!("cannot listen on {address} ({error}): staying in the connection"))),
+        };
+        self.stages.set(node, "connected");
+        Ok(Connected { agent, note, head_address: Some(address), is_here: false })
+    }
+}
+
+/// The address that the node saw our SSH connection come from, if it is ours and not that of a gateway between.
+fn ssh_client_of_ours(agent: &Introduced) -> Option<IpAddr> {
+    let address: IpAddr = agent.facts.ssh_client.as_ref()?.parse().ok()?;
+    super::this_machine::has_address(address).then_some(address)
+}
+
+/// What each host is being waited for.
+#[derive(Debug, Clone)]
+struct Stages(Arc<Mutex<Vec<(String, &'static str)>>>);
+
+impl Stages {
+    fn new(hosts: &[String]) -> Stages {
+        Stages(Arc::new(Mutex::new(hosts.iter().map(|host| (host.clone(), "connecting")).collect())))
+    }
+
+    fn set(&self, node: NodeId, stage: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[node.index()].1 = stage;
+    }
+
+    fn of(&self, node: NodeId) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[node.index()].1.to_owned()
+    }
+
+    /// The hosts that are not connected, a few of them by name.
+    fn slowest(&self) -> String {
+        let stages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting: Vec<&(String, &str)> = stages.iter().filter(|(_, stage)| *stage != "connected").collect();
+        let named: Vec<String> = waiting.iter().take(3).map(|(host, stage)| format!("{host}: {stage}")).collect();
+        let more = if waiting.len() > 3 { format!("; and {} more", waiting.len() - 3) } else { String::new() };
+        named.join("; ") + &more
+    }
+}

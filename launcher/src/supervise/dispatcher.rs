@@ -1,0 +1,427 @@
+//! The one loop of a running job.
+//!
+//! Everything that can happen to a job arrives here as an event, one after the other: what agents report, signals,
+//! what ranks read and wrote, deadlines. The loop owns the job's state, so there is one order of events and one
+//! first failure. It never blocks: links queue, output has a thread of its own.
+//!
+//! # Phases
+//! *Starting* until every rank runs; *running*; *ending* from the first failure, or from the last rank's exit, until
+//! every agent has acknowledged that nothing is left; then *done*. Each phase has a deadline but running, whose
+//! deadline is the user's `--timeout`.
+
+use std::time::Duration;
+
+use efarun_wire::message::{AgentMessage, EventKind, HeadMessage, LaunchPlan, RankExit, RankStatus, STDIN_CREDIT_BYTES};
+use efarun_wire::oob::{Action, Member, RootHub};
+use efarun_wire::{NodeId, Rank};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::signals;
+use super::verdict::{Failure, Verdict};
+use super::writer::{Writer, Written};
+use crate::bootstrap::{NodeEvent, NodeLink};
+use crate::error::status_text;
+
+/// Between TERM and KILL.
+pub const GRACE: Duration = Duration::from_secs(1);
+
+/// Beyond the grace, how long agents may take to acknowledge that everything is reaped.
+const REAP_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long the agents' processes may take to go once all is reaped.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A node that takes part in the job.
+#[derive(Debug)]
+pub struct Node {
+    /// The host as the user wrote it.
+    pub host: String,
+    /// The link to its agent.
+    pub link: NodeLink,
+    /// Its ranks.
+    pub ranks: Vec<Rank>,
+    /// What it is to start; taken when it is sent.
+    pub plan: Option<LaunchPlan>,
+}
+
+/// How far a node has come towards the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NodeState {
+    /// Its ranks are starting, running or ending.
+    Active,
+    /// It has acknowledged that nothing of the job is left.
+    Reaped { strays: u32 },
+    /// The link is gone before that.
+    Lost,
+    /// Its agent is gone after that.
+    Gone { strays: u32 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Running,
+    Ending { grace: Duration },
+    Done,
+}
+
+/// What a job came to.
+#[derive(Debug)]
+pub struct Ended {
+    /// The first failure and all exits.
+    pub verdict: Verdict,
+    /// Ranks that ran, and are known to have ended.
+    pub reaped: u32,
+    /// Processes that ranks had left behind and that were killed.
+    pub strays: u32,
+    /// Nodes whose agents have acknowledged that nothing is left.
+    pub acknowledged: u32,
+    /// Nodes that did not, with their ranks' process ids as far as they are known: (host, ids).
+    pub unacknowledged: Vec<(String, Vec<i32>)>,
+    /// From launch to the last acknowledgement.
+    pub took: Duration,
+}
+
+/// What the dispatcher listens to.
+#[derive(Debug)]
+pub struct Inputs {
+    /// From all links.
+    pub nodes: mpsc::UnboundedReceiver<(NodeId, NodeEvent)>,
+    /// Signals to the launcher.
+    pub signals: mpsc::UnboundedReceiver<i32>,
+    /// From the output thread.
+    pub written: mpsc::UnboundedReceiver<Written>,
+    /// Standard input, where a rank reads it.
+    pub stdin: Option<mpsc::Receiver<Vec<u8>>>,
+}
+
+/// A job's time limits.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// When every rank must run, and the span that was allowed for it.
+    pub start: (Instant, Duration),
+    /// When the job must have ended, and the span.
+    pub job: Option<(Instant, Duration)>,
+}
+
+/// Runs a job whose agents are all connected, from launch to the last acknowledgement.
+pub async fn run(nodes: Vec<Node>, hub: RootHub, writer: &Writer, inputs: Inputs, limits: Limits) -> Ended {
+    let world_size = nodes.iter().map(|node| node.ranks.len() as u32).sum();
+    let mut job = Job {
+        states: vec![NodeState::Active; nodes.len()],
+        pids: vec![None; world_size as usize],
+        nodes,
+        hub,
+        writer,
+        verdict: Verdict::new(world_size),
+        phase: Phase::Starting,
+        deadline: None,
+        interrupts: 0,
+        stdin_credit: STDIN_CREDIT_BYTES as usize,
+        started: Instant::now(),
+        limits,
+    };
+    job.launch();
+    job.dispatch(inputs).await;
+    job.into_ended()
+}
+
+struct Job<'a> {
+    nodes: Vec<Node>,
+    states: Vec<NodeState>,
+    /// Process ids by rank, for a job whose end nobody acknowledges.
+    pids: Vec<Option<i32>>,
+    hub: RootHub,
+    writer: &'a Writer,
+    verdict: Verdict,
+    phase: Phase,
+    /// When the present phase must be over; the user's limits are apart.
+    deadline: Option<Instant>,
+    /// Signals so far that asked for the end.
+    interrupts: u32,
+    stdin_credit: usize,
+    started: Instant,
+    limits: Limits,
+}
+
+impl Job<'_> {
+    /// Sends every node its plan.
+    fn launch(&mut self) {
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            if let Some(plan) = node.plan.take() {
+                node.link.send(HeadMessage::Launch(Box::new(plan)));
+            }
+            let joined = self.hub.member_joined(Member::Node(NodeId(index as u32)));
+            joined.expect("every node is a member of the hub, and joins once");
+        }
+        self.deadline = Some(self.limits.start.0);
+    }
+
+    async fn dispatch(&mut self, mut inputs: Inputs) {
+        while self.phase != Phase::Done {
+            let phase_deadline = self.deadline;
+            let job_deadline = self.limits.job.map(|(at, _)| at).filter(|_| self.is_before_the_end());
+            let stdin_open = inputs.stdin.is_some() && self.stdin_credit > 0 && self.is_before_the_end();
+            tokio::select! {
+                biased;
+                Some(number) = inputs.signals.recv() => self.signal(number),
+                Some((node, event)) = inputs.nodes.recv() => self.node_event(node, event),
+                Some(written) = inputs.written.recv() => self.written(written),
+                chunk = next_chunk(&mut inputs.stdin), if stdin_open => self.stdin(chunk, &mut inputs.stdin),
+                () = until(phase_deadline), if phase_deadline.is_some() => self.phase_deadline_passed(),
+                () = until(job_deadline), if job_deadline.is_some() => self.job_deadline_passed(),
+            }
+        }
+    }
+
+    fn is_before_the_end(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Running)
+    }
+
+    fn node_event(&mut self, node: NodeId, event: NodeEvent) {
+        match event {
+            NodeEvent::Message(message) => self.message(node, message),
+            NodeEvent::Stderr(line) => {
+                self.writer.note(format!("{}: {line}", self.nodes[node.index()].host));
+            }
+            NodeEvent::Lost(cause) => self.node_lost(node, cause),
+        }
+    }
+
+    fn message(&mut self, node: NodeId, message: AgentMessage) {
+        match message {
+            AgentMessage::Spawned { rank, pid } => self.spawned(rank, pid),
+            AgentMessage::SpawnFailed { rank, call, subject, errno } => {
+                self.failed(Failure::NotStarted { rank, call, subject, errno });
+            }
+            AgentMessage::Output { rank, stream, bytes } => self.writer.output(node, rank, stream, bytes),
+            AgentMessage::StdinCredit { bytes } => self.stdin_credit += bytes as usize,
+            AgentMessage::Exited(exit) => self.rank_ended(exit),
+            AgentMessage::Oob(up) => {
+                match self.hub.receive_up(Member::Node(node), up) {
+                    Ok(actions) => self.act(actions),
+                    // What a rank says is untrusted, and so is what its agent passes on.
+                    Err(error) => self.writer.note(format!("{}: {error}", self.nodes[node.index()].host)),
+                }
+            }
+            AgentMessage::Reaped { strays, .. } => {
+                self.states[node.index()] = NodeState::Reaped { strays };
+                self.nodes[node.index()].link.send(HeadMessage::Goodbye);
+                self.advance();
+            }
+            AgentMessage::Note(text) => {
+                self.writer.note(format!("{}: {text}", self.nodes[node.index()].host));
+            }
+            AgentMessage::Failed(cause) => self.node_failed(node, cause),
+            // The link answers pings and has seen facts and dialling; a second copy of these says nothing new.
+            AgentMessage::Pong { .. } | AgentMessage::Facts(_) | AgentMessage::Dialed(_) => {}
+        }
+    }
+
+    fn spawned(&mut self, rank: Rank, pid: i32) {
+        let Some(slot) = self.pids.get_mut(rank.index()) else { return };
+        *slot = Some(pid);
+        if self.phase == Phase::Starting && self.pids.iter().all(Option::is_some) {
+            self.phase = Phase::Running;
+            self.deadline = None;
+        }
+    }
+
+    fn rank_ended(&mut self, exit: RankExit) {
+        let ends_the_job = self.verdict.rank_ended(exit);
+        if exit.status != RankStatus::Code(0) && !exit.ended_by_launcher {
+            let cause = status_text(exit.status);
+            let actions = self.hub.publish(EventKind::RankLost { rank: exit.rank, cause });
+            self.act(actions);
+        }
+        if ends_the_job || (self.verdict.all_ended() && self.is_before_the_end()) {
+            self.end(GRACE);
+        }
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        self.verdict.failed(failure);
+        if self.is_before_the_end() {
+            self.end(GRACE);
+        }
+    }
+
+    /// Tells every node to end its ranks. Called once with the grace, and again with none when the user insists.
+    fn end(&mut self, grace: Duration) {
+        self.phase = Phase::Ending { grace };
+        self.deadline = Some(Instant::now() + grace + REAP_PATIENCE);
+        for (node, state) in self.nodes.iter().zip(&self.states) {
+            if *state == NodeState::Active {
+                node.link.send(HeadMessage::End { grace_ms: grace.as_millis() as u32 });
+            }
+        }
+        self.advance();
+    }
+
+    /// A node's agent said that it cannot go on: it still ends its ranks and acknowledges.
+    fn node_failed(&mut self, node: NodeId, cause: String) {
+        self.failed(Failure::NodeLost { node, cause });
+    }
+
+    fn node_lost(&mut self, node: NodeId, cause: String) {
+        let state = &mut self.states[node.index()];
+        match *state {
+            NodeState::Reaped { strays } => *state = NodeState::Gone { strays },
+            NodeState::Gone { .. } | NodeState::Lost => return,
+            NodeState::Active => {
+                *state = NodeState::Lost;
+                let actions = self.hub.member_gone(Member::Node(node), &cause);
+                self.act(actions);
+                for rank in self.nodes[node.index()].ranks.clone() {
+                    let actions = self.hub.publish(EventKind::RankLost { rank, cause: cause.clone() });
+                    self.act(actions);
+                }
+                self.failed(Failure::NodeLost { node, cause });
+            }
+        }
+        self.advance();
+    }
+
+    /// Moves on from ending when every node has answered, and from that when every agent is gone.
+    fn advance(&mut self) {
+        let Phase::Ending { .. } = self.phase else { return };
+        if self.states.contains(&NodeState::Active) {
+            return;
+        }
+        if self.states.iter().any(|state| matches!(state, NodeState::Reaped { .. })) {
+            let goodbye = Instant::now() + GOODBYE_PATIENCE;
+            self.deadline = Some(self.deadline.map_or(goodbye, |deadline| deadline.min(goodbye)));
+            return;
+        }
+        self.phase = Phase::Done;
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::ToMember(Member::Node(node), down) => {
+                    self.nodes[node.index()].link.send(HeadMessage::Oob(down));
+                }
+                Action::AbortAsked { rank, code, reason } => self.abort(rank, code, reason),
+                // The head's members are nodes, it has no upstream, and it asks nothing.
+                Action::ToMember(Member::Rank(_), _) | Action::ToUpstream(_) | Action::ReplyForMe { .. } => {}
+                Action::RequestForMe { from, token, .. } => {
+                    let answer = self.hub.reply(from, token, Err("the head answers no requests".into()));
+                    self.act(answer);
+                }
+            }
+        }
+    }
+
+    fn abort(&mut self, rank: Rank, code: i32, reason: String) {
+        let actions = self.hub.publish(EventKind::Abort { rank: Some(rank), reason: reason.clone() });
+        self.act(actions);
+        self.failed(Failure::Aborted { rank, code, reason });
+    }
+
+    fn signal(&mut self, number: i32) {
+        if !signals::ends_the_job(number) {
+            for node in &self.nodes {
+                node.link.send(HeadMessage::Signal { number });
+            }
+            return;
+        }
+        self.interrupts += 1;
+        match self.interrupts {
+            1 => {
+                let name = signals::name(number);
+                self.writer.note(format!("{name}: ending all ranks (again to kill them at once)"));
+                self.failed(Failure::Interrupted { number });
+            }
+            2 => self.end(Duration::ZERO),
+            // The third leaves; who is left is listed by the report.
+            _ => self.phase = Phase::Done,
+        }
+    }
+
+    fn written(&mut self, written: Written) {
+        match written {
+            Written::Bytes(node, bytes) => self.nodes[node.index()].link.send(HeadMessage::OutputCredit { bytes }),
+            Written::Closed => self.failed(Failure::Interrupted { number: libc::SIGPIPE }),
+        }
+    }
+
+    fn stdin(&mut self, chunk: Option<Vec<u8>>, source: &mut Option<mpsc::Receiver<Vec<u8>>>) {
+        let bytes = chunk.unwrap_or_default();
+        if bytes.is_empty() {
+            *source = None;
+        }
+        self.stdin_credit = self.stdin_credit.saturating_sub(bytes.len());
+        let reader = self.nodes.iter().find(|node| node.ranks.contains(&Rank(0)));
+        if let Some(node) = reader {
+            node.link.send(HeadMessage::Stdin { rank: Rank(0), bytes });
+        }
+    }
+
+    fn phase_deadline_passed(&mut self) {
+        match self.phase {
+            Phase::Starting => {
+                let waiting_for = self.not_yet_started();
+                self.failed(Failure::NotStartedInTime { waiting_for, limit: self.limits.start.1 });
+            }
+            Phase::Running => self.deadline = None,
+            Phase::Ending { .. } | Phase::Done => self.phase = Phase::Done,
+        }
+    }
+
+    fn job_deadline_passed(&mut self) {
+        if let Some((_, limit)) = self.limits.job {
+            self.failed(Failure::TimedOut { limit });
+        }
+    }
+
+    fn not_yet_started(&self) -> String {
+        let missing = |node: &Node| {
+            node.ranks.iter().filter(|rank| self.pids[rank.index()].is_none()).map(Rank::to_string).collect::<Vec<_>>()
+        };
+        let waiting = self.nodes.iter().map(|node| (node, missing(node))).filter(|(_, ranks)| !ranks.is_empty());
+        let parts: Vec<String> =
+            waiting.map(|(node, ranks)| format!("{} to start rank {}", node.host, ranks.join(", "))).collect();
+        parts.join("; ")
+    }
+
+    fn into_ended(self) -> Ended {
+        let mut ended = Ended {
+            reaped: self.verdict.ended_count(),
+            strays: 0,
+            acknowledged: 0,
+            unacknowledged: Vec::new(),
+            took: self.started.elapsed(),
+            verdict: self.verdict,
+        };
+        for (node, state) in self.nodes.iter().zip(&self.states) {
+            match state {
+                NodeState::Reaped { strays } | NodeState::Gone { strays } => {
+                    ended.acknowledged += 1;
+                    ended.strays += strays;
+                }
+                NodeState::Active | NodeState::Lost => {
+                    let running = |rank: &&Rank| ended.verdict.exits()[rank.index()].is_none();
+                    let pids = node.ranks.iter().filter(running).filter_map(|rank| self.pids[rank.index()]);
+                    ended.unacknowledged.push((node.host.clone(), pids.collect()));
+                }
+            }
+        }
+        ended
+    }
+}
+
+async fn next_chunk(stdin: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
+    match stdin {
+        Some(chunks) => chunks.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,64 @@
+//! What the user sees while hosts are being connected.
+//!
+//! On a terminal a spinner with a count, and the slow hosts by name; elsewhere one plain line every few seconds, and
+//! none at all when connecting is quick. It writes to standard error and leaves nothing on the screen.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::writer::Writer;
+
+/// Nothing is shown before this.
+const QUIET: Duration = Duration::from_millis(700);
+/// How often a plain line is written where there is no terminal.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(3);
+/// How often the spinner moves.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// Shows how far connecting has come.
+#[derive(Debug)]
+pub struct Progress<'a> {
+    writer: &'a Writer,
+    bar: ProgressBar,
+    started: Instant,
+    next_line: Cell<Duration>,
+}
+
+impl Progress<'_> {
+    /// A progress that has shown nothing yet.
+    pub fn new(writer: &Writer) -> Progress<'_> {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{spinner} connecting {msg}").unwrap_or(ProgressStyle::default_spinner());
+        bar.set_style(style);
+        Progress { writer, bar, started: Instant::now(), next_line: Cell::new(PLAIN_INTERVAL) }
+    }
+
+    /// Shows the count, and what is waited for.
+    pub fn connecting(&self, done: usize, all: usize, waiting_for: impl Fn() -> String) {
+        let elapsed = self.started.elapsed();
+        if elapsed < QUIET {
+            return;
+        }
+        if !self.bar.is_hidden() {
+            self.bar.set_message(format!("{done}/{all} hosts; waiting for {}", waiting_for()));
+            self.bar.tick();
+        } else if elapsed >= self.next_line.get() {
+            self.next_line.set(elapsed + PLAIN_INTERVAL);
+            let waiting_for = waiting_for();
+            let seconds = elapsed.as_secs();
+            self.writer.note(format!("{done}/{all} hosts connected after {seconds} s; waiting for {waiting_for}"));
+        }
+    }
+
+    /// How soon to call again when nothing happens.
+    pub fn redraw_in(&self) -> Duration {
+        REDRAW
+    }
+
+    /// Takes everything off the screen.
+    pub fn connected(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,105 @@
+//! What is said when a job is over.
+//!
+//! The first failure in full, with the last words of the rank; its echoes as a count; then whether anything is left.
+//! Given what the dispatcher found; gives text, and writes nothing.
+
+use efarun_wire::Rank;
+use serde_json::{Value, json};
+
+use super::dispatcher::Ended;
+use super::verdict::Failure;
+use super::writer::Writer;
+use crate::error::{LaunchError, status_text};
+use crate::exit_code::ExitCause;
+use crate::mapping::Placement;
+
+/// The failure that ended the job, in the words and with the exit code of every other error.
+pub fn error_of(failure: &Failure, placement: &Placement) -> LaunchError {
+    let host_of = |rank: Rank| placement.nodes[placement.ranks[rank.index()].node.index()].host.to_string();
+    match failure.clone() {
+        Failure::Rank(exit) => LaunchError::RankFailed {
+            rank: exit.rank,
+            host: host_of(exit.rank),
+            status: exit.status,
+            ran_ms: exit.ran_ms,
+        },
+        Failure::NotStarted { rank, call, subject, errno } => {
+            LaunchError::RankNotStarted { rank, host: host_of(rank), call, subject, errno }
+        }
+        Failure::Aborted { rank, code, reason } => {
+            LaunchError::RankAborted { rank, host: host_of(rank), code, reason }
+        }
+        Failure::NodeLost { node, cause } => {
+            LaunchError::HostLost { host: placement.nodes[node.index()].host.to_string(), cause }
+        }
+        Failure::TimedOut { limit } => LaunchError::TimedOut { seconds: limit.as_secs_f64() },
+        Failure::NotStartedInTime { waiting_for, limit } => {
+            LaunchError::StartTimedOut { waited_s: limit.as_secs(), waiting_for: vec![waiting_for] }
+        }
+        Failure::Interrupted { number } => LaunchError::Stopped { number },
+    }
+}
+
+/// Makes the lines that tell a user how a failed job ended; the first is the error itself.
+pub fn failure_lines(error: &LaunchError, ended: &Ended, writer: &Writer) -> Vec<String> {
+    let mut first = error.to_string();
+    let others = ended.verdict.exits().len().saturating_sub(1);
+    if let (LaunchError::RankFailed { .. }, 1..) = (error, others) {
+        let plural = if others == 1 { "rank" } else { "ranks" };
+        first += &format!("; {others} other {plural} ended");
+    }
+    let mut lines = vec![first];
+    if let LaunchError::RankFailed { rank, .. } | LaunchError::RankAborted { rank, .. } = error {
+        lines.extend(writer.last_stderr(*rank).into_iter().map(|line| format!("  last stderr: {line}")));
+    }
+    if ended.verdict.echoes() > 0 {
+        lines.push(format!("  {} further failures followed it", ended.verdict.echoes()));
+    }
+    lines
+}
+
+/// Says whether anything of the job is left anywhere.
+pub fn leftovers_line(ended: &Ended, world_size: u32, node_count: usize) -> String {
+    let mut line = format!(
+        "{}/{world_size} ranks reaped, {}/{node_count} agents gone",
+        ended.reaped, ended.acknowledged
+    );
+    if ended.strays > 0 {
+        line += &format!(", {} left-over processes of ranks ended", ended.strays);
+    }
+    for (host, pids) in &ended.unacknowledged {
+        let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+        let pids = if pids.is_empty() { "none known".to_owned() } else { pids.join(", ") };
+        line += &format!(
+            "\n  {host} did not acknowledge: its keeper ends the ranks there by itself; process ids that were running: {pids}"
+        );
+    }
+    line
+}
+
+/// The final report as JSON. Keys are only ever added.
+pub fn to_json(ended: &Ended, placement: &Placement, error: Option<&LaunchError>) -> Value {
+    let ranks = placement.ranks.iter().map(|place| {
+        let exit = ended.verdict.exits()[place.rank.index()];
+        json!({
+            "rank": place.rank.0,
+            "host": placement.nodes[place.node.index()].host.to_string(),
+            "status": exit.map(|exit| status_text(exit.status)),
+            "ran_ms": exit.map(|exit| exit.ran_ms),
+            "ended_by_launcher": exit.map(|exit| exit.ended_by_launcher),
+        })
+    });
+    let cause = error.map_or(ExitCause::Success, LaunchError::exit_cause);
+    json!({
+        "schema": "efarun-report/1",
+        "exit": { "cause": cause.name(), "code": cause.code() },
+        "error": error.map(ToString::to_string),
+        "echoes": ended.verdict.echoes(),
+        "took_ms": ended.took.as_millis() as u64,
+        "reaped": ended.reaped,
+        "strays": ended.strays,
+        "agents_gone": ended.acknowledged,
+        "unacknowledged": ended.unacknowledged.iter().map(|(host, pids)| json!({ "host": host, "pids": pids })).collect::<Vec<_>>(),
+        "ranks": ranks.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,168 @@
+//! What a job comes to: which failure was the first.
+//!
+//! [`Verdict`] is fed every end of a rank and every other failure in the order in which the head learns of them.
+//! The first failure decides, once; whatever fails after it is an echo, counted and not told. Exits that the
+//! launcher itself caused never count. Pure: no clock, no I/O.
+
+use std::time::Duration;
+
+use efarun_wire::message::{RankExit, RankStatus};
+use efarun_wire::{NodeId, Rank};
+
+/// The failure that ended a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// A rank returned a code other than 0, or a signal ended it.
+    Rank(RankExit),
+    /// A rank could not be started.
+    NotStarted {
+        /// The rank.
+        rank: Rank,
+        /// The step that failed.
+        call: String,
+        /// What it was about.
+        subject: String,
+        /// The error number.
+        errno: i32,
+    },
+    /// A rank asked for the end of the job.
+    Aborted {
+        /// The rank.
+        rank: Rank,
+        /// The code that it asked for.
+        code: i32,
+        /// Why.
+        reason: String,
+    },
+    /// A node was lost: its agent, its keeper or the way there.
+    NodeLost {
+        /// The node.
+        node: NodeId,
+        /// What the head saw.
+        cause: String,
+    },
+    /// `--timeout` ran out.
+    TimedOut {
+        /// How long the job was allowed to take.
+        limit: Duration,
+    },
+    /// Ranks were not all running in time.
+    NotStartedInTime {
+        /// What was waited for.
+        waiting_for: String,
+        /// `--start-timeout`.
+        limit: Duration,
+    },
+    /// A signal to the launcher.
+    Interrupted {
+        /// The signal's number.
+        number: i32,
+    },
+}
+
+/// Collects the ends of a job's ranks, and its first failure.
+#[derive(Debug)]
+pub struct Verdict {
+    exits: Vec<Option<RankExit>>,
+    never_started: u32,
+    first: Option<Failure>,
+    echoes: u32,
+}
+
+impl Verdict {
+    /// A verdict on a world of this size, none of whose ranks has ended.
+    pub fn new(world_size: u32) -> Self {
+        Verdict { exits: vec![None; world_size as usize], never_started: 0, first: None, echoes: 0 }
+    }
+
+    /// Records the end of a rank. Says whether this is the failure that ends the job.
+    pub fn rank_ended(&mut self, exit: RankExit) -> bool {
+        let Some(slot) = self.exits.get_mut(exit.rank.index()) else { return false };
+        if slot.replace(exit).is_some() || exit.status == RankStatus::Code(0) || exit.ended_by_launcher {
+            return false;
+        }
+        self.failed(Failure::Rank(exit))
+    }
+
+    /// Records any other failure. Says whether this is the one that ends the job.
+    pub fn failed(&mut self, failure: Failure) -> bool {
+        if matches!(failure, Failure::NotStarted { .. }) {
+            self.never_started += 1;
+        }
+        if self.first.is_some() {
+            self.echoes += 1;
+            return false;
+        }
+        self.first = Some(failure);
+        true
+    }
+
+    /// Whether every rank has ended, or never started.
+    pub fn all_ended(&self) -> bool {
+        let ended = self.exits.iter().flatten().count();
+        ended + self.never_started as usize >= self.exits.len()
+    }
+
+    /// Ranks whose end is known.
+    pub fn ended_count(&self) -> u32 {
+        self.exits.iter().flatten().count() as u32
+    }
+
+    /// The failure that ended the job, if one did.
+    pub fn first_failure(&self) -> Option<&Failure> {
+        self.first.as_ref()
+    }
+
+    /// Failures after the first one.
+    pub fn echoes(&self) -> u32 {
+        self.echoes
+    }
+
+    /// How each rank ended, by rank.
+    pub fn exits(&self) -> &[Option<RankExit>] {
+        &self.exits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(rank: u32, status: RankStatus) -> RankExit {
+        RankExit { rank: Rank(rank), status, ran_ms: 10, ended_by_launcher: false }
+    }
+
+    #[test]
+    fn the_first_failing_rank_decides_and_later_ones_are_echoes() {
+        let mut verdict = Verdict::new(3);
+        assert!(!verdict.rank_ended(exit(0, RankStatus::Code(0))));
+        assert!(verdict.rank_ended(exit(2, RankStatus::Signal { number: 11, core: false })));
+        assert!(!verdict.rank_ended(exit(1, RankStatus::Code(3))));
+        assert!(matches!(verdict.first_failure(), Some(Failure::Rank(exit)) if exit.rank == Rank(2)));
+        assert_eq!(verdict.echoes(), 1);
+        assert!(verdict.all_ended());
+    }
+
+    #[test]
+    fn a_rank_that_the_launcher_ended_is_no_failure() {
+        let mut verdict = Verdict::new(1);
+        let killed = RankExit { ended_by_launcher: true, ..exit(0, RankStatus::Signal { number: 9, core: false }) };
+        assert!(!verdict.rank_ended(killed));
+        assert_eq!(verdict.first_failure(), None);
+    }
+
+    #[test]
+    fn a_second_exit_of_the_same_rank_changes_nothing() {
+        let mut verdict = Verdict::new(1);
+        verdict.rank_ended(exit(0, RankStatus::Code(0)));
+        assert!(!verdict.rank_ended(exit(0, RankStatus::Code(7))));
+        assert_eq!(verdict.first_failure(), None);
+    }
+
+    #[test]
+    fn an_exit_of_a_rank_outside_the_world_is_ignored() {
+        let mut verdict = Verdict::new(1);
+        assert!(!verdict.rank_ended(exit(5, RankStatus::Code(7))));
+        assert!(!verdict.all_ended());
+    }
+}
