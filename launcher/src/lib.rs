@@ -23,16 +23,50 @@ pub mod output;
 pub mod spawn;
 pub mod supervise;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
+
+use crate::exit_code::ExitCause;
+use crate::output::Terminal;
 
 /// Runs the command line of this process to its end.
 ///
 /// The first argument `__agent` or `__keeper` makes this process one of a node's two; both words are private between
 /// builds of the launcher, come before the command line is parsed, and are in no help.
 pub fn main_impl() -> ExitCode {
-    match std::env::args_os().nth(1) {
+    let mut args = std::env::args_os().skip(1);
+    match args.next() {
         Some(word) if word == agent::ARGUMENT => agent::agent_main(),
         Some(word) if word == keeper::ARGUMENT => keeper::keeper_main(),
-        _ => ExitCode::SUCCESS,
+        first => head_main(first.into_iter().chain(args)).into(),
     }
 }
+
+fn head_main(args: impl Iterator<Item = OsString>) -> ExitCause {
+    let mut terminal = Terminal::process();
+    let spec = match cli::parse(args) {
+        Ok(cli::Command::Run(spec)) => *spec,
+        Ok(cli::Command::Print(text)) => {
+            terminal.print(&text);
+            return ExitCause::Success;
+        }
+        Err(error) => {
+            terminal.error(&error);
+            return error.exit_cause();
+        }
+    };
+    drop(terminal);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(HEAD_THREADS).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(supervise::run(spec)),
+        Err(error) => {
+            Terminal::process().error(format!("starting the launcher's threads: {error}"));
+            ExitCause::Internal
+        }
+    }
+}
+
+/// The head seals and opens what all nodes say; one thread for that beside the one that decides is enough for
+/// thousands of nodes, and leaves the cores of a shared machine to the ranks.
+const HEAD_THREADS: usize = 2;

@@ -14,7 +14,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use efarun_wire::secure::{Authenticated, HANDSHAKE_TIMEOUT_MS, LinkKey, MAX_HALF_OPEN, Responder, SecureError, Standing};
+use efarun_wire::secure::{
+    Authenticated, HANDSHAKE_TIMEOUT_MS, LinkKey, MAX_HALF_OPEN, Responder, SecureError, Standing,
+};
 use efarun_wire::{JobId, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

@@ -102,12 +102,26 @@ pub async fn introduce(channel: AgentChannel, order: &AgentOrder) -> Result<Intr
     let (source, mut sink) = stream.into_split();
     // A channel that is closed already says so when it is read.
     let _ = sink.write_all(&frame::encode(order)).await;
-    let (sender, mut receiver) =
-        link_io::open::<AgentMessage, HeadMessage>(Box::new(source), Box::new(sink), None, STDIN_IN_FLIGHT_BYTES);
+    let (sender, mut receiver) = link_io::open::<AgentMessage, HeadMessage>(
+        Box::new(source),
+        Box::new(sink),
+        None,
+        STDIN_IN_FLIGHT_BYTES,
+    );
     let cause = match receiver.receive().await {
         Ok(AgentMessage::Facts(facts)) => {
             let node = order.node;
-            return Ok(Introduced { facts, route, peer: None, node, sender, receiver, channel: None, stderr, ended });
+            return Ok(Introduced {
+                facts,
+                route,
+                peer: None,
+                node,
+                sender,
+                receiver,
+                channel: None,
+                stderr,
+                ended,
+            });
         }
         Ok(AgentMessage::Failed(text)) => format!("refused: {text}"),
         Ok(_) => "began with something else than its facts".to_owned(),
@@ -221,7 +235,9 @@ async fn read_until_lost(mut link: Introduced, events: mpsc::UnboundedSender<(No
 }
 
 /// Waits for the end of the channel that the link has left; for ever, where the link is still in it.
-async fn end_of_channel(channel: &mut Option<(LinkSender<HeadMessage>, LinkReceiver<AgentMessage>)>) -> LinkEnd {
+async fn end_of_channel(
+    channel: &mut Option<(LinkSender<HeadMessage>, LinkReceiver<AgentMessage>)>,
+) -> LinkEnd {
     let Some((_, receiver)) = channel else { return std::future::pending().await };
     loop {
         match receiver.receive().await {

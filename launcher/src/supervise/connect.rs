@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::progress::Progress;
-use crate::bootstrap::node_link::{self, HEARTBEAT, Introduced, LEASE, NotIntroduced};
 use crate::bootstrap::Listener;
+use crate::bootstrap::node_link::{self, HEARTBEAT, Introduced, LEASE, NotIntroduced};
 use crate::job::Host;
 use crate::spawn::{SpawnError, Spawner};
 
@@ -50,7 +50,9 @@ pub enum ConnectError {
         source: NotIntroduced,
     },
     /// The agent is another build.
-    #[error("host {host}: the agent there is build {theirs}, this is build {ours}: remove the stale copy from its cache")]
+    #[error(
+        "host {host}: the agent there is build {theirs}, this is build {ours}: remove the stale copy from its cache"
+    )]
     OtherBuild {
         /// The host as written.
         host: String,
@@ -184,7 +186,8 @@ impl Attempt {
         let channel = self.route.spawner.start(&self.route.host, self.timeout).await?;
         let head_address = channel.head_address;
         self.stages.set(node, "its agent runs, waiting for its facts");
-        let not_introduced = |source| ConnectError::NotIntroduced { host: self.route.host.to_string(), source };
+        let not_introduced =
+            |source| ConnectError::NotIntroduced { host: self.route.host.to_string(), source };
         let agent = node_link::introduce(channel, &self.order).await.map_err(not_introduced)?;
         if agent.facts.build != self.order.build {
             let (host, theirs, ours) = (self.route.host.to_string(), agent.facts.build, self.order.build);
@@ -201,7 +204,9 @@ impl Attempt {
                 let joined = self.listener.expect(node, self.link_key.clone());
                 agent.dial(&self.listener, joined, bound).await.map_err(not_introduced)?
             }
-            Err(error) => (agent, Some(format!("cannot listen on {address} ({error}): staying in the connection"))),
+            Err(error) => {
+                (agent, Some(format!("cannot listen on {address} ({error}): staying in the connection")))
+            }
         };
         self.stages.set(node, "connected");
         Ok(Connected { agent, note, head_address: Some(address), is_here: false })
@@ -234,9 +239,12 @@ impl Stages {
     /// The hosts that are not connected, a few of them by name.
     fn slowest(&self) -> String {
         let stages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting: Vec<&(String, &str)> = stages.iter().filter(|(_, stage)| *stage != "connected").collect();
-        let named: Vec<String> = waiting.iter().take(3).map(|(host, stage)| format!("{host}: {stage}")).collect();
-        let more = if waiting.len() > 3 { format!("; and {} more", waiting.len() - 3) } else { String::new() };
+        let waiting: Vec<&(String, &str)> =
+            stages.iter().filter(|(_, stage)| *stage != "connected").collect();
+        let named: Vec<String> =
+            waiting.iter().take(3).map(|(host, stage)| format!("{host}: {stage}")).collect();
+        let more =
+            if waiting.len() > 3 { format!("; and {} more", waiting.len() - 3) } else { String::new() };
         named.join("; ") + &more
     }
 }

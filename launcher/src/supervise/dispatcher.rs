@@ -11,7 +11,9 @@
 
 use std::time::Duration;
 
-use efarun_wire::message::{AgentMessage, EventKind, HeadMessage, LaunchPlan, RankExit, RankStatus, STDIN_CREDIT_BYTES};
+use efarun_wire::message::{
+    AgentMessage, EventKind, HeadMessage, LaunchPlan, RankExit, RankStatus, STDIN_CREDIT_BYTES,
+};
 use efarun_wire::oob::{Action, Member, RootHub};
 use efarun_wire::{NodeId, Rank};
 use tokio::sync::mpsc;
@@ -342,7 +344,9 @@ impl Job<'_> {
 
     fn written(&mut self, written: Written) {
         match written {
-            Written::Bytes(node, bytes) => self.nodes[node.index()].link.send(HeadMessage::OutputCredit { bytes }),
+            Written::Bytes(node, bytes) => {
+                self.nodes[node.index()].link.send(HeadMessage::OutputCredit { bytes })
+            }
             Written::Closed => self.failed(Failure::Interrupted { number: libc::SIGPIPE }),
         }
     }
@@ -378,11 +382,17 @@ impl Job<'_> {
 
     fn not_yet_started(&self) -> String {
         let missing = |node: &Node| {
-            node.ranks.iter().filter(|rank| self.pids[rank.index()].is_none()).map(Rank::to_string).collect::<Vec<_>>()
+            node.ranks
+                .iter()
+                .filter(|rank| self.pids[rank.index()].is_none())
+                .map(Rank::to_string)
+                .collect::<Vec<_>>()
         };
-        let waiting = self.nodes.iter().map(|node| (node, missing(node))).filter(|(_, ranks)| !ranks.is_empty());
-        let parts: Vec<String> =
-            waiting.map(|(node, ranks)| format!("{} to start rank {}", node.host, ranks.join(", "))).collect();
+        let waiting =
+            self.nodes.iter().map(|node| (node, missing(node))).filter(|(_, ranks)| !ranks.is_empty());
+        let parts: Vec<String> = waiting
+            .map(|(node, ranks)| format!("{} to start rank {}", node.host, ranks.join(", ")))
+            .collect();
         parts.join("; ")
     }
 

@@ -59,7 +59,8 @@ pub fn offline(spec: &JobSpec, hosts: &[Host], writer: &Writer) -> Result<ExitCa
         master: (None, None),
         only_this_machine: false,
     })?;
-    let json = json!({ "schema": SCHEMA, "offline": true, "placement": placement.to_json(), "env": env.to_json() });
+    let json =
+        json!({ "schema": SCHEMA, "offline": true, "placement": placement.to_json(), "env": env.to_json() });
     let doubt = "nobody was contacted: what depends on the hosts is not shown\n".to_owned();
     show(spec, writer, &json, &[placement.to_text(), env.to_text(), doubt]);
     Ok(ExitCause::Success)

@@ -18,6 +18,7 @@ pub mod writer;
 
 use std::net::IpAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,10 @@ use crate::error::LaunchError;
 use crate::exit_code::ExitCause;
 use crate::job::{DryRun, Host, JobSpec};
 use crate::mapping::{self, Placement};
-use crate::spawn::{Spawner, command::CommandSpawner, local::LocalSpawner, ssh::SshSpawner};
+use crate::spawn::Spawner;
+use crate::spawn::command::CommandSpawner;
+use crate::spawn::local::LocalSpawner;
+use crate::spawn::push::Launcher;
 use crate::{build_id, hostfile};
 
 use connect::{ConnectError, Connected, Identity, Route};
@@ -114,7 +118,8 @@ fn hosts_of(spec: &JobSpec) -> Result<Vec<Host>, LaunchError> {
 }
 
 fn identity() -> Result<Identity, LaunchError> {
-    let no_random = |error: efarun_wire::secure::NoRandomness| head("making the job's key", std::io::Error::other(error));
+    let no_random =
+        |error: efarun_wire::secure::NoRandomness| head("making the job's key", std::io::Error::other(error));
     Ok(Identity {
         job: JobId::generate().map_err(no_random)?,
         key: JobKey::generate().map_err(no_random)?,
@@ -145,12 +150,10 @@ async fn connect_all(
 
 /// Decides how each host is reached.
 fn routes(spec: &JobSpec, hosts: &[Host]) -> Result<Vec<Route>, LaunchError> {
-    let local: Arc<dyn Spawner> = Arc::new(LocalSpawner::new("/proc/self/exe"));
-    let remote: Arc<dyn Spawner> = match &spec.launch_agent {
-        Some(command) => Arc::new(
-            CommandSpawner::new(command.clone()).map_err(|source| head("reading this executable", source))?,
-        ),
-        None => Arc::new(SshSpawner::new().map_err(|source| head("reading this executable", source))?),
+    let local: Arc<dyn Spawner> = Arc::new(LocalSpawner::new(THIS_EXECUTABLE));
+    let remote = match hosts.iter().all(this_machine::is_meant_by) {
+        true => Arc::clone(&local),
+        false => remote_spawner(spec).map_err(|source| head("reading this executable", source))?,
     };
     let route = |host: &Host| {
         let is_here = this_machine::is_meant_by(host);
@@ -159,10 +162,23 @@ fn routes(spec: &JobSpec, hosts: &[Host]) -> Result<Vec<Route>, LaunchError> {
     Ok(hosts.iter().map(route).collect())
 }
 
+fn remote_spawner(spec: &JobSpec) -> std::io::Result<Arc<dyn Spawner>> {
+    let launcher = Launcher::from_file(Path::new(THIS_EXECUTABLE))?;
+    Ok(match &spec.launch_agent {
+        Some(words) => Arc::new(CommandSpawner::new(words.clone(), launcher)),
+        None => Arc::new(CommandSpawner::system_ssh(launcher)),
+    })
+}
+
+/// Stays right when the file that the launcher was started from is replaced or removed.
+const THIS_EXECUTABLE: &str = "/proc/self/exe";
+
 fn launch_error(error: ConnectError) -> LaunchError {
     match error {
         ConnectError::Spawn(error) => LaunchError::Spawn(error),
-        ConnectError::NotIntroduced { host, source } => LaunchError::HostLost { host, cause: source.to_string() },
+        ConnectError::NotIntroduced { host, source } => {
+            LaunchError::HostLost { host, cause: source.to_string() }
+        }
         ConnectError::OtherBuild { .. } => LaunchError::Internal { what: error.to_string() },
         ConnectError::TimedOut { host, waiting_for, waited_s } => {
             LaunchError::StartTimedOut { waited_s, waiting_for: vec![format!("{host}: {waiting_for}")] }

@@ -30,7 +30,8 @@ impl Progress<'_> {
     /// A progress that has shown nothing yet.
     pub fn new(writer: &Writer) -> Progress<'_> {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{spinner} connecting {msg}").unwrap_or(ProgressStyle::default_spinner());
+        let style = ProgressStyle::with_template("{spinner} connecting {msg}")
+            .unwrap_or(ProgressStyle::default_spinner());
         bar.set_style(style);
         Progress { writer, bar, started: Instant::now(), next_line: Cell::new(PLAIN_INTERVAL) }
     }
@@ -48,7 +49,8 @@ impl Progress<'_> {
             self.next_line.set(elapsed + PLAIN_INTERVAL);
             let waiting_for = waiting_for();
             let seconds = elapsed.as_secs();
-            self.writer.note(format!("{done}/{all} hosts connected after {seconds} s; waiting for {waiting_for}"));
+            self.writer
+                .note(format!("{done}/{all} hosts connected after {seconds} s; waiting for {waiting_for}"));
         }
     }
 

@@ -146,7 +146,8 @@ mod tests {
     #[test]
     fn a_rank_that_the_launcher_ended_is_no_failure() {
         let mut verdict = Verdict::new(1);
-        let killed = RankExit { ended_by_launcher: true, ..exit(0, RankStatus::Signal { number: 9, core: false }) };
+        let killed =
+            RankExit { ended_by_launcher: true, ..exit(0, RankStatus::Signal { number: 9, core: false }) };
         assert!(!verdict.rank_ended(killed));
         assert_eq!(verdict.first_failure(), None);
     }

@@ -106,7 +106,11 @@ impl Writer {
     }
 }
 
-fn write_until_finished(pieces: &mpsc::Receiver<Piece>, tag_output: bool, written: &UnboundedSender<Written>) {
+fn write_until_finished(
+    pieces: &mpsc::Receiver<Piece>,
+    tag_output: bool,
+    written: &UnboundedSender<Written>,
+) {
     let mut mux = OutputMux::new(tag_output, Terminal::process());
     loop {
         let piece = match mux.next_tick() {
