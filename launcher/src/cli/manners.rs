@@ -32,6 +32,16 @@ struct Given {
     value: Option<OsString>,
 }
 
+impl Given {
+    fn shown(&self, arg: &Arg) -> String {
+        let between = if arg.is_require_equals_set() { '=' } else { ' ' };
+        match &self.value {
+            Some(value) => format!("{}{between}{}", self.spelling, value.display()),
+            None => self.spelling.clone(),
+        }
+    }
+}
+
 impl Line {
     /// Returns the options in the form that clap parses.
     pub(super) fn canonical(&self) -> Vec<OsString> {
@@ -117,12 +127,7 @@ impl Line {
             if first.value == given.value {
                 return Ok(());
             }
-            let shown = |value: &Option<OsString>| value.clone().unwrap_or_default().display().to_string();
-            return Err(CliExit::Contradiction {
-                option: given.spelling,
-                first: shown(&first.value),
-                second: shown(&given.value),
-            });
+            return Err(CliExit::Contradiction { first: first.shown(arg), second: given.shown(arg) });
         }
         self.options.push(given);
         Ok(())

@@ -4,8 +4,8 @@
 //! takes mpirun's manners: long options with one dash (`-np 4`, `-hostfile f`), `--` ends the options, and from
 //! PROGRAM on every byte is the program's.
 //!
-//! [`flags`] has one item per option with its help; [`manners`] cuts the line into options and program and brings
-//! options into the one form that clap reads; [`mpirun`] lists the options of mpirun that efarun does not take yet,
+//! `flags` has one item per option with its help; `manners` cuts the line into options and program and brings
+//! options into the one form that clap reads; `mpirun` lists the options of mpirun that efarun does not take yet,
 //! so that they are refused by name. Nothing is read or contacted here.
 
 mod flags;
@@ -79,13 +79,11 @@ pub enum CliExit {
         problem: String,
     },
     /// Two values for an option that has one.
-    #[error("`{option}` is given twice, as `{first}` and as `{second}`: leave one out")]
+    #[error("`{second}` contradicts `{first}`: leave one out")]
     Contradiction {
-        /// The option as typed last.
-        option: String,
-        /// The first value.
+        /// What came first, as typed.
         first: String,
-        /// The second value.
+        /// What came later, as typed.
         second: String,
     },
     /// No PROGRAM.
@@ -151,3 +149,6 @@ fn explain(error: &clap::Error, line: &manners::Line) -> CliExit {
 fn suggestion_text(suggestion: &Option<String>) -> String {
     suggestion.as_ref().map_or_else(String::new, |option| format!(": did you mean `{option}`?"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 //! shared overrides it.
 //!
 //! Four layers, later ones win: the node's own basics; what is passed from the head without being asked for
-//! ([`forward`]); what `-x` names; what efarun sets ([`efa`], [`library_path`], [`rank`]). A variable that tells a
+//! (`forward`); what `-x` names; what efarun sets (`efa`, `library_path`, `rank`). A variable that tells a
 //! rank who it is cannot be set by `-x`; everything else that `-x` sets stays.
 //!
 //! OMP_NUM_THREADS is left alone. torchrun sets it to 1 where it is unset; somebody who comes from mpirun would find

@@ -125,7 +125,7 @@ pub enum Problem {
         name: String,
     },
     /// Colons, but no address.
-    #[error("`{name}` is no IPv6 address; slots after one are written `[{name}]:4`, after a name `name:4`")]
+    #[error("`{name}` is no IPv6 address; slots are written `name:4`, or `[fd00::1]:4` after an address")]
     NotIpv6 {
         /// What was found.
         name: String,

@@ -55,3 +55,6 @@ fn this_machine() -> Host {
         origin: Host::BY_DEFAULT.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ pub enum MapError {
         hint: String,
     },
     /// `-N` limits the hosts to fewer ranks than `-n` asks for.
-    #[error("{asked} ranks asked for, but {host_count} hosts with at most {per_node} each (-N {per_node}) take {room}:{}\n  hint: {hint}", lines(.hosts))]
+    #[error("{asked} ranks asked for, but {} with at most {per_node} each (-N {per_node}) take {room}:{}\n  hint: {hint}", hosts_text(*.host_count), lines(.hosts))]
     PerNodeTooSmall {
         /// How many ranks.
         asked: u32,
@@ -154,6 +154,10 @@ fn describe_all(hosts: &[HostWithSlots]) -> Vec<String> {
         lines.push(format!("… and {} more hosts", hosts.len() - LISTED_HOSTS));
     }
     lines
+}
+
+fn hosts_text(count: usize) -> String {
+    if count == 1 { "1 host".to_owned() } else { format!("{count} hosts") }
 }
 
 fn lines(hosts: &[String]) -> String {

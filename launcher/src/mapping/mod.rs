@@ -259,3 +259,6 @@ fn share_out(left: u32, counts: &mut [u32]) {
         *count += each + u32::from(index < extra);
     }
 }
+
+#[cfg(test)]
+mod tests;

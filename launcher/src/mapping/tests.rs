@@ -1,0 +1,181 @@
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn maps_of_the_usual_command_lines() {
+    let two = "a slots=8,b slots=8";
+    let cases = [
+        (two, "-n 16 -N 8"),
+        (two, "-n 10"),
+        (two, "-n 6 -N 4"),
+        (two, "-N 2"),
+        (two, "-n 3"),
+        (two, ""),
+        ("a slots=4,b slots=2,c slots=1", ""),
+        ("a slots=5,b slots=3", "-n 8"),
+        ("a,b", "-n 8 -N 4"),
+        ("a,b", "-N 8"),
+        ("a slots=1,b slots=2", "-n 8 --oversubscribe"),
+        ("a slots=1,b slots=2", "-N 4 --oversubscribe"),
+        ("a gpus=8,b gpus=8", ""),
+        ("a cores=3,b gpus=1", ""),
+        ("a listed,b listed", ""),
+        ("a listed,b listed", "-N 8"),
+        ("root@a slots=1", ""),
+    ];
+    let mut maps = String::new();
+    for (hosts, options) in cases {
+        let map = place(request(options), &self::hosts(hosts)).unwrap();
+        maps.push_str(&format!("hosts {hosts}; {options}\n{}\n", map.to_text()));
+    }
+    insta::assert_snapshot!("maps", maps);
+}
+
+#[test]
+fn refusals_show_the_arithmetic_and_the_way_out() {
+    let cases = [
+        ("a slots=8,b gpus=4,c cores=2,d listed", "-n 16"),
+        ("a slots=8,b slots=8", "-n 20 -N 8"),
+        ("a slots=2,b slots=2", "-n 8 -N 8"),
+        ("a slots=8,b slots=2", "-N 4"),
+        ("a slots=8", "-n 20 -N 8 --oversubscribe"),
+        ("a slots=8,b,c", "-n 10"),
+        ("a slots=65536,b slots=65536", "-N 1048576 --oversubscribe"),
+        ("", "-n 1"),
+    ];
+    let mut refusals = String::new();
+    for (hosts, options) in cases {
+        let error = place(request(options), &self::hosts(hosts)).unwrap_err();
+        refusals.push_str(&format!("hosts {hosts}; {options}\nerror: {error}\n\n"));
+    }
+    insta::assert_snapshot!("refusals", refusals);
+}
+
+#[test]
+fn map_as_json() {
+    let map = place(request("-n 3"), &hosts("root@a slots=2,b gpus=8")).unwrap();
+    insta::assert_snapshot!("json", serde_json::to_string_pretty(&map.to_json()).unwrap());
+}
+
+#[test]
+fn unknown_slots_matter_only_where_a_rank_could_go() {
+    let hosts = hosts("a slots=8,b");
+    assert_eq!(place(request("-n 8"), &hosts).unwrap().nodes.len(), 1);
+    let error = place(request("-n 9"), &hosts).unwrap_err();
+    assert_eq!(error, MapError::SlotsUnknown { hosts: vec!["b".to_owned()] });
+    assert_eq!(place(request("-n 9 -N 5"), &hosts).unwrap().nodes[1].slots, None);
+}
+
+#[test]
+fn hosts_that_cannot_get_a_rank_are_not_needed() {
+    let needed = |hosts: &str, options: &str| {
+        let hosts: Vec<Host> = self::hosts(hosts).into_iter().map(|host| host.host).collect();
+        hosts_needed(request(options), &hosts)
+    };
+    assert_eq!(needed("a slots=8,b slots=8,c slots=8", "-n 16"), 2);
+    assert_eq!(needed("a slots=8,b slots=8,c slots=8", "-n 16 -N 4"), 3);
+    assert_eq!(needed("a slots=8,b slots=8,c slots=8", "-n 2 -N 1"), 2);
+    assert_eq!(needed("a,b,c", "-n 2"), 2);
+    assert_eq!(needed("a listed,b listed,c listed", "-n 2"), 2);
+    assert_eq!(needed("a,b,c", ""), 3);
+    assert_eq!(needed("a,b,c", "-N 2"), 3);
+    assert_eq!(needed("a slots=1,b slots=1,c slots=1", "-n 9 --oversubscribe"), 3);
+}
+
+proptest! {
+    #[test]
+    fn placement_is_complete_within_its_limits_and_in_order(
+        slots in prop::collection::vec((1u32..9, any::<bool>()), 1..9),
+        rank_count in prop::option::of(1u32..60),
+        per_node in prop::option::of(1u32..9),
+        oversubscribe: bool,
+    ) {
+        let request = Request { rank_count, per_node, oversubscribe };
+        let hosts: Vec<HostWithSlots> = slots.iter().map(|(slots, given)| with_slots(*slots, *given)).collect();
+        let limit = |host: &HostWithSlots| match (per_node, host.origin) {
+            (None, _) => host.slots.unwrap(),
+            (Some(per_node), SlotsOrigin::Given) if !oversubscribe => per_node.min(host.slots.unwrap()),
+            (Some(per_node), _) => per_node,
+        };
+        let room: u32 = hosts.iter().map(limit).sum();
+        let Ok(map) = place(request, &hosts) else {
+            let contradiction = rank_count.is_none() && per_node.is_some() && !oversubscribe;
+            let too_many = rank_count > Some(room) && (!oversubscribe || per_node.is_some());
+            prop_assert!(contradiction || too_many, "refused without need");
+            return Ok(());
+        };
+        prop_assert_eq!(map.world_size(), rank_count.unwrap_or(room));
+        let fits = map.nodes.iter().zip(&hosts).all(|(node, host)| node.ranks.len() <= limit(host) as usize);
+        prop_assert!(fits || (oversubscribe && per_node.is_none()));
+        let mut next = 0;
+        for (index, node) in map.nodes.iter().enumerate() {
+            prop_assert_eq!(node.node.index(), index, "nodes are a prefix of the hosts");
+            prop_assert!(!node.ranks.is_empty());
+            for (local_rank, rank) in node.ranks.iter().enumerate() {
+                prop_assert_eq!(rank.0, next);
+                let place = map.ranks[rank.index()];
+                prop_assert_eq!((place.rank, place.node, place.local_rank as usize), (*rank, node.node, local_rank));
+                next += 1;
+            }
+        }
+        prop_assert_eq!(next, map.world_size());
+        let named: Vec<Host> = hosts.iter().map(|host| host.host.clone()).collect();
+        prop_assert!(map.nodes.len() <= hosts_needed(request, &named), "a rank went where nobody was asked");
+    }
+}
+
+fn with_slots(slots: u32, given: bool) -> HostWithSlots {
+    let mut host = host("h");
+    if given {
+        host.slots = Some(slots);
+        slots_of(host, None)
+    } else {
+        HostWithSlots { host, slots: Some(slots), origin: SlotsOrigin::Cores }
+    }
+}
+
+fn host(name: &str) -> Host {
+    let (user, name) =
+        name.split_once('@').map_or((None, name), |(user, name)| (Some(user.to_owned()), name));
+    Host { name: name.to_owned(), user, port: None, slots: None, origin: "hosts:1".to_owned() }
+}
+
+/// `a slots=8,b gpus=4,c cores=2,d listed,e`: hosts with slots from every origin.
+fn hosts(text: &str) -> Vec<HostWithSlots> {
+    let one = |(index, text): (usize, &str)| {
+        let (name, from) = text.split_once(' ').unwrap_or((text, ""));
+        let mut host = host(name);
+        host.origin = format!("hosts:{}", index + 1);
+        let (key, number) = from.split_once('=').unwrap_or((from, "0"));
+        let number: u32 = number.parse().unwrap();
+        let (slots, origin) = match key {
+            "slots" => {
+                host.slots = Some(number);
+                return slots_of(host, None);
+            }
+            "listed" => {
+                host.origin = Host::FROM_HOST_LIST.to_owned();
+                return slots_of(host, None);
+            }
+            "gpus" => (Some(number), SlotsOrigin::Gpus),
+            "cores" => (Some(number), SlotsOrigin::Cores),
+            _ => (None, SlotsOrigin::Unknown),
+        };
+        HostWithSlots { host, slots, origin }
+    };
+    text.split(',').filter(|text| !text.is_empty()).enumerate().map(one).collect()
+}
+
+fn request(options: &str) -> Request {
+    let words: Vec<&str> = options.split_whitespace().collect();
+    let after = |name: &str| {
+        let at = words.iter().position(|word| *word == name)?;
+        words[at + 1].parse().ok()
+    };
+    Request {
+        rank_count: after("-n"),
+        per_node: after("-N"),
+        oversubscribe: words.contains(&"--oversubscribe"),
+    }
+}
