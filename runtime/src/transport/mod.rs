@@ -63,6 +63,14 @@ pub enum TransportError {
         /// Its text, and what to do where that is known.
         cause: String,
     },
+    /// The peer's side was set up in a way that does not fit ours.
+    #[error("rank {peer} cannot be reached over the fabric: {cause}")]
+    Incompatible {
+        /// The peer.
+        peer: Rank,
+        /// What differs, theirs first, and what to do about it.
+        cause: String,
+    },
     /// No transport of this world reaches the peer.
     #[error("no transport reaches rank {peer}")]
     NoRoute {
