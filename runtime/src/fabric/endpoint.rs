@@ -1,0 +1,221 @@
+//! Sending and receiving.
+//!
+//! # Safety
+//!
+//! The object is open from `fi_endpoint` until this type closes it, before the objects bound to it, which it holds.
+//! Memory of operations is the promise of whoever posts them.
+#![expect(unsafe_code, reason = "calls into C; the module's Safety paragraph says why it is sound")]
+
+use std::ffi::c_void;
+use std::mem::ManuallyDrop;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use libfabric_sys as sys;
+
+use super::av::{AddressVector, FabricAddress};
+use super::cq::CompletionQueue;
+use super::domain::Domain;
+use super::eq::EventQueue;
+use super::error::FabricError;
+use super::fabric::{log_close, no_object};
+use super::mr::MemoryRegion;
+
+/// A reliable-datagram endpoint with tagged messages, ready for use.
+#[derive(Debug)]
+pub struct Endpoint {
+    raw: NonNull<sys::fid_ep>,
+    av: Arc<AddressVector>,
+    cq: Arc<CompletionQueue>,
+    eq: Arc<EventQueue>,
+    domain: Arc<Domain>,
+}
+
+// SAFETY: objects of a domain are opened with FI_THREAD_SAFE.
+unsafe impl Send for Endpoint {}
+// SAFETY: as above.
+unsafe impl Sync for Endpoint {}
+
+/// A piece of the memory of an operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The bytes.
+    pub memory: *const [u8],
+    /// The region that covers them, where the provider wants local registration.
+    pub region: Option<&'a MemoryRegion>,
+}
+
+impl Endpoint {
+    /// Opens an endpoint, binds it and enables it.
+    ///
+    /// # Errors
+    ///
+    /// [`FabricError::Call`] of `fi_endpoint`, `fi_ep_bind` or `fi_enable`.
+    pub fn open(
+        domain: &Arc<Domain>,
+        av: &Arc<AddressVector>,
+        cq: &Arc<CompletionQueue>,
+        eq: &Arc<EventQueue>,
+    ) -> Result<Self, FabricError> {
+        let info = domain.info();
+        let library = info.library();
+        let mut raw = ptr::null_mut();
+        // SAFETY: domain and info are alive, and the info is of this domain.
+        let code =
+            unsafe { sys::call::fi_endpoint(domain.as_ptr(), info.as_ptr(), &raw mut raw, ptr::null_mut()) };
+        library.check("fi_endpoint", code)?;
+        let raw = NonNull::new(raw).ok_or_else(|| no_object(info, "fi_endpoint"))?;
+        let endpoint =
+            Endpoint { raw, av: av.clone(), cq: cq.clone(), eq: eq.clone(), domain: domain.clone() };
+        let bind = |object: *mut sys::fid, flags| {
+            // SAFETY: both objects are open, and the endpoint holds what is bound to it.
+            library.check("fi_ep_bind", unsafe { sys::call::fi_ep_bind(raw.as_ptr(), object, flags) })
+        };
+        bind(eq.as_ptr().cast(), 0)?;
+        bind(av.as_ptr().cast(), 0)?;
+        bind(cq.as_ptr().cast(), sys::FI_TRANSMIT | sys::FI_RECV)?;
+        // SAFETY: the endpoint is open and has all it needs.
+        library.check("fi_enable", unsafe { sys::call::fi_enable(raw.as_ptr()) })?;
+        Ok(endpoint)
+    }
+
+    /// The domain that it is in.
+    pub fn domain(&self) -> &Arc<Domain> {
+        &self.domain
+    }
+
+    /// Its address, for the peers' address vectors.
+    ///
+    /// # Errors
+    ///
+    /// [`FabricError::Call`] of `fi_getname`.
+    pub fn address(&self) -> Result<Vec<u8>, FabricError> {
+        let mut address = vec![0; 256];
+        let mut len = address.len();
+        // SAFETY: the endpoint is open; at most `len` bytes are written, and `len` then says how many.
+        let code =
+            unsafe { sys::call::fi_getname(self.raw.as_ptr(), address.as_mut_ptr().cast(), &raw mut len) };
+        self.domain.info().library().check("fi_getname", code)?;
+        address.truncate(len);
+        Ok(address)
+    }
+
+    /// Posts a receive for the message with exactly this tag, from anybody. `Ok(false)`: the queue is full.
+    ///
+    /// # Safety
+    ///
+    /// `memory` and the 64 bytes at `context` belong to the provider until the completion was read or the endpoint
+    /// closed: nobody reads, writes or frees them.
+    ///
+    /// # Errors
+    ///
+    /// [`FabricError::Call`] of `fi_trecv`.
+    pub unsafe fn post_receive(
+        &self,
+        tag: u64,
+        memory: *mut [u8],
+        region: Option<&MemoryRegion>,
+        context: *mut c_void,
+    ) -> Result<bool, FabricError> {
+        // SAFETY: the endpoint is open; the memory is the caller's promise.
+        let returned = unsafe {
+            sys::call::fi_trecv(
+                self.raw.as_ptr(),
+                memory.cast(),
+                memory.len(),
+                region.map_or(ptr::null_mut(), MemoryRegion::descriptor),
+                sys::FI_ADDR_UNSPEC,
+                tag,
+                0,
+                context,
+            )
+        };
+        self.domain.info().library().check_post("fi_trecv", returned)
+    }
+
+    /// Posts a send of one message made of `parts`, two at most. `Ok(false)`: the queue is full, or the connection is
+    /// being made; progress, then try again.
+    ///
+    /// # Safety
+    ///
+    /// The parts stay allocated and unchanged, and the 64 bytes at `context` belong to the provider, until the
+    /// completion was read or the endpoint closed.
+    ///
+    /// # Errors
+    ///
+    /// [`FabricError::Call`] of `fi_tsendmsg`.
+    ///
+    /// # Panics
+    ///
+    /// With more than two parts.
+    pub unsafe fn post_send(
+        &self,
+        to: FabricAddress,
+        tag: u64,
+        parts: &[Part<'_>],
+        context: *mut c_void,
+    ) -> Result<bool, FabricError> {
+        assert!(parts.len() <= MAX_PARTS, "a message has two parts at most");
+        let mut iov = [sys::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MAX_PARTS];
+        let mut desc = [ptr::null_mut(); MAX_PARTS];
+        for (index, part) in parts.iter().enumerate() {
+            iov[index] = sys::iovec { iov_base: part.memory.cast_mut().cast(), iov_len: part.memory.len() };
+            desc[index] = part.region.map_or(ptr::null_mut(), MemoryRegion::descriptor);
+        }
+        let message = sys::fi_msg_tagged {
+            msg_iov: iov.as_ptr(),
+            desc: desc.as_mut_ptr(),
+            iov_count: parts.len(),
+            addr: to.0,
+            tag,
+            context,
+            ..sys::zeroed()
+        };
+        // SAFETY: the endpoint is open; `message` and its tables are read before the call returns, the memory they
+        // name is the caller's promise.
+        let returned =
+            unsafe { sys::call::fi_tsendmsg(self.raw.as_ptr(), &raw const message, sys::FI_COMPLETION) };
+        self.domain.info().library().check_post("fi_tsendmsg", returned)
+    }
+
+    /// Closes it. When it returns `Ok`, the provider touches no memory of its operations any more.
+    ///
+    /// # Errors
+    ///
+    /// [`FabricError::Call`] of `fi_close`: the endpoint is left open, and memory that it was given must be left
+    /// allocated.
+    pub fn close(self) -> Result<(), FabricError> {
+        let endpoint = ManuallyDrop::new(self);
+        // SAFETY: `endpoint` is never dropped, so that each field is taken out once.
+        let bound = unsafe {
+            (
+                ptr::read(&raw const endpoint.av),
+                ptr::read(&raw const endpoint.cq),
+                ptr::read(&raw const endpoint.eq),
+                ptr::read(&raw const endpoint.domain),
+            )
+        };
+        // SAFETY: opened by `open`, and closed only here, since `drop` does not run.
+        let code = unsafe { sys::call::fi_close(endpoint.raw.as_ptr().cast()) };
+        let result = bound.3.info().library().check("fi_close", code);
+        if result.is_err() {
+            // An open endpoint goes on using what is bound to it.
+            std::mem::forget(bound);
+        }
+        result
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut sys::fid_ep {
+        self.raw.as_ptr()
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // SAFETY: opened by `open`, closed only here or in `close`.
+        let code = unsafe { sys::call::fi_close(self.raw.as_ptr().cast()) };
+        log_close(self.domain.info(), "endpoint", code);
+    }
+}
+
+const MAX_PARTS: usize = 2;
