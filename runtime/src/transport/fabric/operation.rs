@@ -1,0 +1,96 @@
+//! The operations that may be in flight, each with the context that names it to the provider.
+//!
+//! Per peer and slot there are four, and each is in flight once at most: a context has a fixed place, and its address
+//! says whose it is.
+
+use std::ffi::c_void;
+
+use efarun_wire::Rank;
+
+use crate::fabric::Memory;
+
+/// One operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Operation {
+    pub(super) kind: Kind,
+    /// The other rank.
+    pub(super) peer: Rank,
+    pub(super) slot: usize,
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Of the sending end: sends a message into the peer's slot.
+    SendMessage,
+    /// Of the sending end: receives the peer's word that its slot is free.
+    ReceiveCredit,
+    /// Of the receiving end: receives a message into the slot.
+    ReceiveMessage,
+    /// Of the receiving end: tells the peer that the slot is free.
+    SendCredit,
+}
+
+/// A place for each operation's context.
+#[derive(Debug)]
+pub(super) struct Contexts {
+    memory: Memory,
+    slots: usize,
+}
+
+impl Contexts {
+    pub(super) fn new(world_size: u32, slots: usize) -> Self {
+        Contexts { memory: Memory::new(world_size as usize * KINDS.len() * slots * CONTEXT_BYTES), slots }
+    }
+
+    /// The context of an operation: 64 bytes that are the provider's while it is in flight.
+    pub(super) fn context(&self, operation: Operation) -> *mut c_void {
+        let kind = KINDS.iter().position(|&kind| kind == operation.kind).expect("every kind is listed");
+        let index = (operation.peer.index() * KINDS.len() + kind) * self.slots + operation.slot;
+        self.memory.piece(index * CONTEXT_BYTES..(index + 1) * CONTEXT_BYTES).cast()
+    }
+
+    /// The operation whose context is at an address, if one is.
+    pub(super) fn operation(&self, address: usize) -> Option<Operation> {
+        let whole = self.memory.whole();
+        let offset = address.checked_sub(whole.cast::<u8>() as usize)?;
+        if offset >= whole.len() || offset % CONTEXT_BYTES != 0 {
+            return None;
+        }
+        let index = offset / CONTEXT_BYTES;
+        let (pair, slot) = (index / self.slots, index % self.slots);
+        let peer = Rank(u32::try_from(pair / KINDS.len()).ok()?);
+        Some(Operation { kind: KINDS[pair % KINDS.len()], peer, slot })
+    }
+}
+
+const KINDS: [Kind; 4] = [Kind::SendMessage, Kind::ReceiveCredit, Kind::ReceiveMessage, Kind::SendCredit];
+/// `struct fi_context2`.
+const CONTEXT_BYTES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_is_found_by_its_context() {
+        let contexts = Contexts::new(3, 2);
+        let mut seen = std::collections::HashSet::new();
+        for peer in (0..3).map(Rank) {
+            for kind in KINDS {
+                for slot in 0..2 {
+                    let operation = Operation { kind, peer, slot };
+                    let address = contexts.context(operation) as usize;
+                    assert!(seen.insert(address));
+                    assert_eq!(contexts.operation(address), Some(operation));
+                    assert_eq!(contexts.operation(address + 8), None);
+                }
+            }
+        }
+        let first = *seen.iter().min().expect("some");
+        let last = *seen.iter().max().expect("some");
+        for outside in [0, first - 64, last + 64, usize::MAX] {
+            assert_eq!(contexts.operation(outside), None);
+        }
+    }
+}
