@@ -2,7 +2,7 @@
 //!
 //! The life of a job: [`cli`] turns the command line into a [`job::JobSpec`]; [`hostfile`] names the hosts;
 //! [`spawn`] starts an [`agent`] on each of them, over SSH or as a child; each agent has a [`keeper`] beside it that
-//! forks ranks and ends them; the agents report their nodes' facts; [`mapping`] places ranks and [`env`] makes their
+//! forks ranks and ends them; the agents report their nodes' facts; [`mapping`] places ranks and [`mod@env`] makes their
 //! environment, both pure; the agents launch; [`supervise`] watches until the last rank is reaped, with
 //! [`bootstrap`] holding the links and [`output`] writing what ranks wrote; [`exit_code`] says what the shell sees.
 #![deny(unsafe_code)]

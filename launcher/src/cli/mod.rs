@@ -1,4 +1,4 @@
-//! Turns the command line into a [`JobSpec`](crate::job::JobSpec).
+//! Turns the command line into a [`JobSpec`].
 //!
 //! Given the words after `efarun`, [`parse`] returns what to do, or which word is wrong and what would be right. It
 //! takes mpirun's manners: long options with one dash (`-np 4`, `-hostfile f`), `--` ends the options, and from

@@ -107,3 +107,21 @@ const FOREIGN: &[Foreign] = &[
         hint: LEAVE_OUT,
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn option_that_is_taken_is_not_listed_as_refused() {
+        let command = crate::cli::definition();
+        for name in FOREIGN.iter().flat_map(|foreign| foreign.names) {
+            let is_taken = |arg: &clap::Arg| {
+                arg.get_long() == Some(name)
+                    || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(name))
+                    || arg.get_short().is_some_and(|short| short.to_string() == *name)
+            };
+            assert!(!command.get_arguments().any(is_taken), "{name}");
+        }
+    }
+}
