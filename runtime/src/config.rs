@@ -1,1 +1,325 @@
-//! To be written.
+//! What the environment asks for: every `EFARUN_*` setting of the runtime, in one table, read once per World.
+//!
+//! An empty value counts as unset. A value that cannot be meant is an error naming variable and value, never a
+//! silent default. Who a rank is and where its world meets is read by [`crate::bootstrap::identity`].
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::time::Duration;
+
+use efarun_wire::env;
+
+/// How a World behaves. [`Config::from_environment`] reads it; [`crate::world::Builder`] overrides it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Which transport serves ranks of one node.
+    pub local_transport: LocalTransport,
+    /// The libfabric provider between nodes, where it is not for the runtime to choose.
+    pub provider: Option<String>,
+    /// The algorithm of collectives that do not name one.
+    pub algorithm: Choice,
+    /// After how long without progress a collective is an error.
+    pub deadline: Duration,
+    /// After how long a world that is not complete is an error.
+    pub bootstrap_timeout: Duration,
+}
+
+impl Config {
+    /// Reads the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for the first value that cannot be meant.
+    pub fn from_environment(environment: &Environment) -> Result<Self, ConfigError> {
+        let defaults = Config::default();
+        let local_transport = match environment.text(env::EFARUN_LOCAL_TRANSPORT)? {
+            None => defaults.local_transport,
+            Some("auto") => LocalTransport::Auto,
+            Some("shm") => LocalTransport::Shm,
+            Some("fabric") => LocalTransport::Fabric,
+            Some(value) => {
+                return Err(ConfigError::new(env::EFARUN_LOCAL_TRANSPORT, value, "auto, shm or fabric"));
+            }
+        };
+        let algorithm = match environment.text(env::EFARUN_ALGORITHM)? {
+            None => defaults.algorithm,
+            Some(value) => value
+                .parse()
+                .map_err(|_| ConfigError::new(env::EFARUN_ALGORITHM, value, "ring, tree or auto"))?,
+        };
+        Ok(Config {
+            local_transport,
+            algorithm,
+            provider: environment.text(env::EFARUN_PROVIDER)?.map(str::to_owned),
+            deadline: environment.seconds(env::EFARUN_DEADLINE)?.unwrap_or(defaults.deadline),
+            bootstrap_timeout: environment
+                .seconds(env::EFARUN_BOOTSTRAP_TIMEOUT)?
+                .unwrap_or(defaults.bootstrap_timeout),
+        })
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            local_transport: LocalTransport::Auto,
+            provider: None,
+            algorithm: Choice::Auto,
+            deadline: Duration::from_secs(300),
+            bootstrap_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Which algorithm runs a collective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Choice {
+    /// By size and number of ranks.
+    Auto,
+    /// The segmented ring.
+    Ring,
+    /// The tree.
+    Tree,
+}
+
+impl std::str::FromStr for Choice {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Choice::Auto),
+            "ring" => Ok(Choice::Ring),
+            "tree" => Ok(Choice::Tree),
+            _ => Err(()),
+        }
+    }
+}
+
+/// Which transport serves ranks of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalTransport {
+    /// Shared memory.
+    Auto,
+    /// Shared memory; a world in which two ranks of one host cannot share memory is refused.
+    Shm,
+    /// libfabric, as between nodes.
+    Fabric,
+}
+
+/// One setting, for help texts and the manual.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The variable.
+    pub name: &'static str,
+    /// What holds when it is unset.
+    pub default: &'static str,
+    /// What it does, a paragraph.
+    pub about: &'static str,
+}
+
+/// Every variable that the runtime reads, but for those by which other launchers name ranks.
+pub const SETTINGS: [Setting; 13] = [
+    Setting {
+        name: env::EFARUN_RANK,
+        default: "what another launcher's variables say",
+        about: "This process's rank. efarun sets it. Set by hand, together with EFARUN_WORLD_SIZE, it wins over \
+                RANK, OMPI_COMM_WORLD_RANK, PMI_RANK and SLURM_PROCID.",
+    },
+    Setting {
+        name: env::EFARUN_WORLD_SIZE,
+        default: "what another launcher's variables say",
+        about: "How many ranks the world has. Goes together with EFARUN_RANK.",
+    },
+    Setting {
+        name: env::EFARUN_NODE_RANK,
+        default: "none: ranks that can share memory are one node",
+        about: "The node's number. efarun sets it; ranks of different numbers never count as one node.",
+    },
+    Setting {
+        name: env::EFARUN_AGENT_FD,
+        default: "none: the world stands alone",
+        about: "The descriptor of the socket to the node's agent. efarun sets it.",
+    },
+    Setting {
+        name: env::EFARUN_BOOTSTRAP,
+        default: "none: needed for more than one rank without efarun",
+        about: "host:port where ranks meet when no efarun started them. Rank 0 listens there, so host must be an \
+                address of its machine and port free; torchrun's MASTER_PORT is not, its store listens there.",
+    },
+    Setting {
+        name: env::EFARUN_BOOTSTRAP_TIMEOUT,
+        default: "60",
+        about: "Seconds until a world that is not complete is an error naming the ranks that are missing.",
+    },
+    Setting {
+        name: env::EFARUN_KEY_FILE,
+        default: "none: the meeting point must be on loopback",
+        about: "A file of 64 hexadecimal digits that only its owner can read: the key of the meeting at \
+                EFARUN_BOOTSTRAP, the same for all ranks. `openssl rand -hex 32` makes one.",
+    },
+    Setting {
+        name: env::EFARUN_INSECURE,
+        default: "0",
+        about: "1 allows a meeting beyond loopback without a key: whoever reaches the port can join as a rank.",
+    },
+    Setting {
+        name: env::EFARUN_LOCAL_TRANSPORT,
+        default: "auto",
+        about: "Which transport serves ranks of one node: auto and shm use shared memory, fabric uses libfabric as \
+                between nodes. shm refuses a world in which ranks of one host cannot share memory.",
+    },
+    Setting {
+        name: env::EFARUN_PROVIDER,
+        default: "the best that every node has",
+        about: "The libfabric provider between nodes: efa, tcp, …",
+    },
+    Setting {
+        name: env::EFARUN_ALGORITHM,
+        default: "auto",
+        about: "ring, tree, or auto: by size and number of ranks. The same on every rank.",
+    },
+    Setting {
+        name: env::EFARUN_DEADLINE,
+        default: "300",
+        about: "Seconds without progress after which a collective is an error naming the rank it waits for.",
+    },
+    Setting {
+        name: env::EFARUN_LOCAL_RANK,
+        default: "counted by the runtime",
+        about: "The rank's number on its node, for programs that choose a GPU by it. efarun sets it; the runtime \
+                itself counts.",
+    },
+];
+
+/// A setting whose value cannot be meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{variable}={value:?}: expected {expected}")]
+pub struct ConfigError {
+    /// The variable.
+    pub variable: &'static str,
+    /// Its value.
+    pub value: OsString,
+    /// What could be meant.
+    pub expected: &'static str,
+}
+
+impl ConfigError {
+    pub(crate) fn new(variable: &'static str, value: impl AsRef<OsStr>, expected: &'static str) -> Self {
+        ConfigError { variable, value: value.as_ref().to_owned(), expected }
+    }
+}
+
+/// Environment variables, of this process or as a test wants them.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    variables: HashMap<OsString, OsString>,
+}
+
+impl Environment {
+    /// Those of this process, as they are now.
+    pub fn of_process() -> Self {
+        Environment { variables: std::env::vars_os().collect() }
+    }
+
+    /// A variable's bytes; `None` when it is unset or empty.
+    pub fn bytes(&self, name: &str) -> Option<&OsStr> {
+        self.variables.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
+    }
+
+    /// A variable that must be text.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when it is not UTF-8.
+    pub fn text(&self, name: &'static str) -> Result<Option<&str>, ConfigError> {
+        let Some(value) = self.bytes(name) else { return Ok(None) };
+        value.to_str().map(|text| Some(text.trim())).ok_or_else(|| ConfigError::new(name, value, "text"))
+    }
+
+    /// A variable that must be a number.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when it is not one between 0 and 2^32 - 1.
+    pub fn number(&self, name: &'static str) -> Result<Option<u32>, ConfigError> {
+        let parse = |value: &str| value.parse().map_err(|_| ConfigError::new(name, value, "a whole number"));
+        self.text(name)?.map(parse).transpose()
+    }
+
+    /// A variable that must be a time in seconds, with or without a fraction.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when it is not a number above 0 and up to a year.
+    pub fn seconds(&self, name: &'static str) -> Result<Option<Duration>, ConfigError> {
+        let expected = "seconds, more than 0 and at most a year";
+        let parse = |value: &str| match value.parse::<f64>() {
+            Ok(seconds) if (1e-3..=YEAR_S).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+            _ => Err(ConfigError::new(name, value, expected)),
+        };
+        self.text(name)?.map(parse).transpose()
+    }
+}
+
+impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        Environment {
+            variables: pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        }
+    }
+}
+
+const YEAR_S: f64 = 365.0 * 86_400.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(name: &str, value: &str) -> Result<Config, ConfigError> {
+        Config::from_environment(&[(name, value)].into_iter().collect())
+    }
+
+    #[test]
+    fn nothing_set_gives_the_defaults_of_the_table() {
+        let config = Config::from_environment(&Environment::default()).expect("defaults");
+        assert_eq!(config, Config::default());
+        let default_of =
+            |name| SETTINGS.iter().find(|setting| setting.name == name).expect("in the table").default;
+        assert_eq!(default_of(env::EFARUN_DEADLINE), config.deadline.as_secs().to_string());
+        assert_eq!(default_of(env::EFARUN_BOOTSTRAP_TIMEOUT), config.bootstrap_timeout.as_secs().to_string());
+        assert_eq!(parse(env::EFARUN_DEADLINE, "").expect("empty is unset"), config);
+    }
+
+    #[test]
+    fn values_are_taken() {
+        assert_eq!(parse(env::EFARUN_DEADLINE, "1.5").expect("good").deadline, Duration::from_millis(1500));
+        let local = parse(env::EFARUN_LOCAL_TRANSPORT, "fabric").expect("good").local_transport;
+        assert_eq!(local, LocalTransport::Fabric);
+        assert_eq!(parse(env::EFARUN_PROVIDER, "tcp").expect("good").provider.as_deref(), Some("tcp"));
+    }
+
+    #[test]
+    fn values_that_cannot_be_meant_are_named() {
+        for (name, value) in [
+            (env::EFARUN_DEADLINE, "0"),
+            (env::EFARUN_DEADLINE, "-1"),
+            (env::EFARUN_DEADLINE, "NaN"),
+            (env::EFARUN_DEADLINE, "inf"),
+            (env::EFARUN_DEADLINE, "5m"),
+            (env::EFARUN_BOOTSTRAP_TIMEOUT, "soon"),
+            (env::EFARUN_LOCAL_TRANSPORT, "SHM"),
+            (env::EFARUN_ALGORITHM, "rings"),
+        ] {
+            let text = parse(name, value).expect_err("refused").to_string();
+            assert!(text.starts_with(&format!("{name}={value:?}: expected ")), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_refused() {
+        use std::os::unix::ffi::OsStrExt;
+        let value = OsStr::from_bytes(b"\xff").to_owned();
+        let environment = [(OsString::from(env::EFARUN_PROVIDER), value)].into_iter().collect();
+        let error = Config::from_environment(&environment).expect_err("refused");
+        assert_eq!(error.to_string(), r#"EFARUN_PROVIDER="\xFF": expected text"#);
+    }
+}

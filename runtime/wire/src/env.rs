@@ -18,6 +18,8 @@ pub const EFARUN_JOB_ID: &str = "EFARUN_JOB_ID";
 pub const EFARUN_AGENT_FD: &str = "EFARUN_AGENT_FD";
 /// Where the bootstrap meets when no launcher is present: `host:port`.
 pub const EFARUN_BOOTSTRAP: &str = "EFARUN_BOOTSTRAP";
+/// Seconds until a bootstrap that is not complete is an error.
+pub const EFARUN_BOOTSTRAP_TIMEOUT: &str = "EFARUN_BOOTSTRAP_TIMEOUT";
 /// A file with the bootstrap's key: 64 hexadecimal digits, readable by its owner alone.
 pub const EFARUN_KEY_FILE: &str = "EFARUN_KEY_FILE";
 /// `1` allows a bootstrap without a key beyond loopback.

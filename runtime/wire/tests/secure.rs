@@ -265,6 +265,26 @@ fn another_version_is_an_efarun_and_no_stranger() {
 }
 
 #[test]
+fn mark_and_version_are_where_every_version_looks_for_them() {
+    let (_, opening) = dial(JOB, MEMBER, &key());
+    let (_, reply) = answer(&opening);
+    let [low, high] = PROTOCOL_VERSION.to_le_bytes();
+    for said in [opening, reply] {
+        assert_eq!(said[..10], [0xef, b'e', b'f', b'a', b'r', b'u', b'n', b'\n', low, high]);
+    }
+}
+
+#[test]
+fn holders_of_a_key_meet_without_having_agreed_on_a_job() {
+    let job = key().job_id();
+    assert_ne!(job, LinkKey::well_known().job_id());
+    let (mut initiator, opening) = dial(LinkKey::from_hex(&key().to_hex()).unwrap().job_id(), MEMBER, &key());
+    let mut reply = Vec::new();
+    Responder::new(job).receive(&opening, &members, &mut reply).unwrap();
+    initiator.receive(&reply, &mut Vec::new()).unwrap().expect("the same job id on both ends");
+}
+
+#[test]
 fn a_stranger_is_told_by_its_first_byte_and_gets_no_answer() {
     let (error, reply) = refused(b"GET / HTTP/1.1\r\n");
     assert_eq!(error, SecureError::Stranger { began_with: b"GET / HT".to_vec() });

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::*;
+use crate::transport::conformance::conformance;
 
 /// One transport per rank; each but the first over a mapping of its own, as in separate processes.
 fn node(geometry: Geometry) -> Vec<ShmTransport> {
@@ -39,6 +40,17 @@ fn send(transport: &mut ShmTransport, to: Rank, payload: &[u8]) -> Result<bool, 
 const A: Rank = Rank(10);
 const B: Rank = Rank(11);
 const LIMIT: Duration = Duration::from_secs(60);
+
+#[test]
+fn shared_memory_conforms() {
+    conformance(|world_size| {
+        let ranks: Vec<Rank> = (0..world_size).map(Rank).collect();
+        let arena = Arc::new(Arena::create(Geometry::new(world_size)).expect("an arena"));
+        let make =
+            |&me| Box::new(ShmTransport::new(Arc::clone(&arena), me, ranks.clone())) as Box<dyn Transport>;
+        ranks.iter().map(make).collect()
+    });
+}
 
 #[test]
 fn a_send_waits_until_the_receiver_has_opened() {

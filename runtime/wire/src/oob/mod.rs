@@ -41,6 +41,9 @@ pub const MAX_BLOB_BYTES: usize = 1 << 20;
 /// The largest result of an allgather, so that it fits a message.
 pub const MAX_GATHERED_BYTES: usize = 32 << 20;
 
+/// The largest message that a rank sends, as a frame's body: what the reader of a rank's socket should accept.
+pub const MAX_RANK_BODY_BYTES: usize = 2 << 20;
+
 /// How many allgathers a rank may have contributed to whose results are out.
 pub const MAX_OPEN_GATHERS: usize = 16;
 

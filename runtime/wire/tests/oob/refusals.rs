@@ -1,9 +1,11 @@
 //! What a rank cannot do to its hub, whatever it sends.
 
-use efarun_wire::message::{GatherKey, OobUp, Participants, Target};
+use efarun_wire::frame::{FrameReader, encode};
+use efarun_wire::message::{GatherKey, OobUp, Participants, RankMessage, Target};
 use efarun_wire::oob::{
     Action, Client, ClientEvent, MAX_BLOB_BYTES, MAX_GATHERED_BYTES, MAX_ID_BYTES, MAX_OPEN_GATHERS,
-    MAX_OPEN_REQUESTS, MAX_REQUEST_BYTES, Member, OobError, RelayHub, RootHub, blob_limit_bytes,
+    MAX_OPEN_REQUESTS, MAX_RANK_BODY_BYTES, MAX_REQUEST_BYTES, Member, OobError, RelayHub, RootHub,
+    blob_limit_bytes,
 };
 use efarun_wire::{NodeId, Rank};
 use proptest::prelude::*;
@@ -162,6 +164,23 @@ fn the_largest_result_of_an_allgather_fits_a_message() {
         assert!(count * blob_limit_bytes(count) <= MAX_GATHERED_BYTES);
         // A rank and a length take at most five bytes each, a participant in the key five more.
         assert!(MAX_GATHERED_BYTES + count * 15 + MAX_ID_BYTES < efarun_wire::frame::MAX_BODY_BYTES);
+    }
+}
+
+#[test]
+fn the_largest_messages_of_a_client_fit_what_is_accepted_of_a_rank() {
+    let world_size = 100_000;
+    let me = Rank(world_size - 1);
+    let everybody = Participants::Ranks((0..world_size).map(Rank).collect());
+    let id = "x".repeat(MAX_ID_BYTES);
+    let mut client = Client::new(me, world_size);
+    let (_, many) = client.gather(&id, everybody, vec![0; blob_limit_bytes(world_size as usize)]).unwrap();
+    let (_, much) = client.gather(&id, Participants::Ranks(vec![me]), vec![0; MAX_BLOB_BYTES]).unwrap();
+    let (_, asked) = client.request(Target::Rank(me), vec![0; MAX_REQUEST_BYTES]).unwrap();
+    for message in [many, much, asked] {
+        let mut reader = FrameReader::new(MAX_RANK_BODY_BYTES);
+        reader.push(&encode(&RankMessage::Oob(message.clone())));
+        assert_eq!(reader.next_message(), Ok(Some(RankMessage::Oob(message))));
     }
 }
 

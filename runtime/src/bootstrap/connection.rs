@@ -1,0 +1,416 @@
+//! A rank's end of the out-of-band primitives, over whatever link it has.
+//!
+//! No thread stands behind it: bytes move within its calls. Blocking calls sleep in poll(2) with a deadline;
+//! [`OobConnection::check_events`] is for loops that wait for something else, and never sleeps.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use efarun_wire::message::{
+    Event, EventKind, GatherKey, OobUp, Participants, RankMessage, RankReply, Target,
+};
+use efarun_wire::oob::{Client, ClientEvent};
+use efarun_wire::{PROTOCOL_VERSION, Rank};
+use nix::poll::PollFd;
+
+use super::error::BootstrapError;
+use super::link::{Link, LinkError, wait_for};
+use super::server::{ASK_MISSING, Server};
+
+/// One World's use of its rank's connection.
+#[derive(Debug)]
+pub struct OobConnection {
+    shared: Arc<Shared>,
+    /// Counts the Worlds on this connection, in the order in which they were made: the same on all ranks.
+    world_number: u32,
+    has_left: bool,
+    /// Beside rank 0 of a world without a launcher. Held to be dropped, and after the link: it waits until all
+    /// links have ended.
+    _server: Option<Server>,
+}
+
+impl OobConnection {
+    pub(super) fn new(shared: Arc<Shared>, server: Option<Server>) -> Self {
+        shared.open_worlds.fetch_add(1, Ordering::Relaxed);
+        let world_number = shared.made_worlds.fetch_add(1, Ordering::Relaxed);
+        OobConnection { shared, world_number, has_left: false, _server: server }
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> Rank {
+        self.shared.rank
+    }
+
+    /// World size.
+    pub fn world_size(&self) -> u32 {
+        self.shared.world_size
+    }
+
+    /// Gives every participant's blob to every participant, ascending by rank. The n-th call with an id and
+    /// participants meets the n-th call with the same on the other ranks.
+    ///
+    /// # Errors
+    ///
+    /// [`BootstrapError`] when a rank is lost, somebody aborts, the connection ends, or `timeout` passes.
+    pub fn allgather(
+        &mut self,
+        id: &str,
+        participants: Participants,
+        blob: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<Vec<(Rank, Vec<u8>)>, BootstrapError> {
+        let id = format!("world-{}/{id}", self.world_number);
+        let count = participants.count(self.world_size());
+        let key = {
+            let mut state = self.shared.lock();
+            let (key, message) = state.client.gather(&id, participants, blob)?;
+            state.send(message);
+            key
+        };
+        let what = format!("all ranks to reach `{id}`");
+        let blobs = self.wait(&what, timeout, |state| state.gathered.remove(&key))??;
+        if blobs.len() == count {
+            Ok(blobs)
+        } else {
+            let cause = format!("it sent {} of {count} contributions to `{id}`", blobs.len());
+            Err(self.shared.server_gone(&cause))
+        }
+    }
+
+    /// Returns once all ranks have called it.
+    ///
+    /// # Errors
+    ///
+    /// As [`OobConnection::allgather`].
+    pub fn barrier(&mut self, id: &str, timeout: Duration) -> Result<(), BootstrapError> {
+        self.allgather(id, Participants::World, Vec::new(), timeout).map(|_| ())
+    }
+
+    /// Asks a rank, a node's agent or the head. The inner error is the answerer's, or says why nobody answers.
+    ///
+    /// # Errors
+    ///
+    /// As [`OobConnection::allgather`].
+    pub fn request(
+        &mut self,
+        to: Target,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<Result<Vec<u8>, String>, BootstrapError> {
+        let token = self.shared.lock().ask(to, body)?;
+        self.wait("the answer to a request", timeout, |state| state.replies.remove(&token))
+    }
+
+    /// Tells every rank that this one gives up, and the launcher which exit code the job should have. Does not end
+    /// this process, and never fails: where nobody can be told, nobody is left to tell.
+    pub fn abort(&mut self, code: i32, reason: &str) {
+        let mut state = self.shared.lock();
+        let message = state.client.abort(code, reason);
+        state.send(message);
+        drop(state);
+        self.flush(ABORT_TIMEOUT);
+    }
+
+    /// Takes in what has arrived, without sleeping.
+    ///
+    /// # Errors
+    ///
+    /// [`BootstrapError`] once a rank is lost, somebody aborted, or the connection has ended; the same every time.
+    pub fn check_events(&mut self) -> Result<(), BootstrapError> {
+        let mut state = self.shared.lock();
+        state.progress();
+        self.shared.check(&state)
+    }
+
+    /// Says goodbye: this rank's end is no failure from now on. Returns when it was said or cannot be.
+    pub fn leave(&mut self) {
+        if std::mem::replace(&mut self.has_left, true) {
+            return;
+        }
+        // Others of this process may still be in a World over this connection.
+        if self.shared.open_worlds.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.shared.lock().send_message(&RankMessage::Leave);
+            self.flush(ABORT_TIMEOUT);
+        }
+    }
+
+    fn wait<T>(
+        &self,
+        what: &str,
+        timeout: Duration,
+        mut ready: impl FnMut(&mut State) -> Option<T>,
+    ) -> Result<T, BootstrapError> {
+        let started = Instant::now();
+        loop {
+            {
+                let mut state = self.shared.lock();
+                state.progress();
+                if let Some(value) = ready(&mut state) {
+                    return Ok(value);
+                }
+                self.shared.check(&state)?;
+            }
+            let waited = started.elapsed();
+            if waited >= timeout {
+                let (what, missing) = (what.to_owned(), self.missing());
+                return Err(BootstrapError::Timeout { what, waited, missing, world_size: self.world_size() });
+            }
+            self.shared.sleep(timeout - waited);
+        }
+    }
+
+    /// The ranks that have not joined, where that can be asked.
+    fn missing(&self) -> Vec<Rank> {
+        let Ok(token) = self.shared.lock().ask(Target::Head, ASK_MISSING.to_vec()) else { return Vec::new() };
+        let started = Instant::now();
+        while started.elapsed() < ASK_TIMEOUT {
+            let mut state = self.shared.lock();
+            state.progress();
+            if let Some(reply) = state.replies.remove(&token) {
+                let ranks = reply.unwrap_or_default();
+                return ranks
+                    .chunks_exact(4)
+                    .map(|rank| Rank(u32::from_le_bytes([rank[0], rank[1], rank[2], rank[3]])))
+                    .collect();
+            }
+            if state.failure.is_some() {
+                break;
+            }
+            drop(state);
+            self.shared.sleep(ASK_TIMEOUT);
+        }
+        Vec::new()
+    }
+
+    fn flush(&self, timeout: Duration) {
+        let started = Instant::now();
+        while started.elapsed() < timeout {
+            let mut state = self.shared.lock();
+            state.progress();
+            if state.failure.is_some() || state.link.is_flushed() {
+                return;
+            }
+            drop(state);
+            self.shared.sleep(timeout);
+        }
+    }
+}
+
+impl Drop for OobConnection {
+    fn drop(&mut self) {
+        // Without goodbye: the World ends by an error, and the others are to learn that this rank is gone. Under
+        // efarun the process's end tells them; here only the end of the link does.
+        if !std::mem::replace(&mut self.has_left, true) {
+            self.shared.open_worlds.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The connection itself; the Worlds of one process under efarun share it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    rank: Rank,
+    world_size: u32,
+    /// Who is at the other end, for messages.
+    server: String,
+    state: Mutex<State>,
+    /// The link's socket again, to be waited for without holding the lock.
+    socket: OwnedFd,
+    open_worlds: AtomicU32,
+    made_worlds: AtomicU32,
+}
+
+#[derive(Debug)]
+struct State {
+    link: Link,
+    client: Client,
+    welcomed: Option<Result<(), String>>,
+    gathered: HashMap<GatherKey, Gathered>,
+    replies: HashMap<u64, Result<Vec<u8>, String>>,
+    /// What ends the world: the first such event.
+    fatal: Option<EventKind>,
+    /// How the connection ended.
+    failure: Option<String>,
+}
+
+type Gathered = Result<Vec<(Rank, Vec<u8>)>, BootstrapError>;
+
+impl Shared {
+    /// Introduces this rank and waits to be welcomed.
+    pub(super) fn join(
+        link: Link,
+        server: &str,
+        rank: Rank,
+        world_size: u32,
+        deadline: Instant,
+    ) -> Result<Arc<Self>, BootstrapError> {
+        let socket = link
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|cause| BootstrapError::System { call: "dup", cause })?;
+        let state = State {
+            link,
+            client: Client::new(rank, world_size),
+            welcomed: None,
+            gathered: HashMap::new(),
+            replies: HashMap::new(),
+            fatal: None,
+            failure: None,
+        };
+        let shared = Shared {
+            rank,
+            world_size,
+            server: server.to_owned(),
+            state: Mutex::new(state),
+            socket,
+            open_worlds: AtomicU32::new(0),
+            made_worlds: AtomicU32::new(0),
+        };
+        let join = RankMessage::Join { protocol: PROTOCOL_VERSION, rank, world_size };
+        shared.lock().send_message(&join);
+        shared.await_welcome(deadline)?;
+        Ok(Arc::new(shared))
+    }
+
+    fn await_welcome(&self, deadline: Instant) -> Result<(), BootstrapError> {
+        let started = Instant::now();
+        loop {
+            let mut state = self.lock();
+            state.progress();
+            match state.welcomed.take() {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(reason)) => {
+                    return Err(BootstrapError::Refused {
+                        server: self.server.clone(),
+                        rank: self.rank,
+                        reason,
+                    });
+                }
+                None => self.check(&state)?,
+            }
+            drop(state);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(BootstrapError::Timeout {
+                    what: format!("{} to answer", self.server),
+                    waited: started.elapsed(),
+                    missing: Vec::new(),
+                    world_size: self.world_size,
+                });
+            }
+            self.sleep(left);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere leaves the state as it was between two messages.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, state: &State) -> Result<(), BootstrapError> {
+        match &state.fatal {
+            Some(EventKind::RankLost { rank, cause }) => {
+                return Err(BootstrapError::RankLost { rank: *rank, cause: cause.clone() });
+            }
+            Some(EventKind::Abort { rank, reason }) => {
+                return Err(BootstrapError::Aborted { rank: *rank, reason: reason.clone() });
+            }
+            Some(EventKind::Stop) => return Err(BootstrapError::Stopped),
+            Some(EventKind::Dump) | None => {}
+        }
+        match &state.failure {
+            Some(cause) => Err(self.server_gone(cause)),
+            None => Ok(()),
+        }
+    }
+
+    fn server_gone(&self, cause: &str) -> BootstrapError {
+        BootstrapError::ServerGone { server: self.server.clone(), cause: cause.to_owned() }
+    }
+
+    /// Sleeps until the link is ready. Not long: another World of this process may take the bytes in meanwhile.
+    fn sleep(&self, timeout: Duration) {
+        let interest = self.lock().link.interest();
+        wait_for(&mut [PollFd::new(self.socket.as_fd(), interest)], timeout.min(Duration::from_millis(50)));
+    }
+}
+
+impl State {
+    fn send(&mut self, message: OobUp) {
+        self.send_message(&RankMessage::Oob(message));
+    }
+
+    fn send_message(&mut self, message: &RankMessage) {
+        if self.failure.is_none()
+            && let Err(error) = self.link.send(message)
+        {
+            self.fail(&error);
+        }
+    }
+
+    fn ask(&mut self, to: Target, body: Vec<u8>) -> Result<u64, BootstrapError> {
+        let (token, message) = self.client.request(to, body)?;
+        self.send(message);
+        Ok(token)
+    }
+
+    /// Moves what can be moved without waiting. Failures are kept for whoever asks next.
+    fn progress(&mut self) {
+        while self.failure.is_none() {
+            match self.link.flush().and_then(|()| self.link.receive::<RankReply>()) {
+                Ok(Some(message)) => self.heard(message),
+                Ok(None) => return,
+                Err(error) => self.fail(&error),
+            }
+        }
+    }
+
+    fn heard(&mut self, message: RankReply) {
+        match message {
+            RankReply::Welcome { .. } => self.welcomed = Some(Ok(())),
+            RankReply::Refused(reason) => {
+                self.failure = Some(format!("it refused this rank: {reason}"));
+                self.welcomed = Some(Err(reason));
+            }
+            RankReply::Oob(message) => match self.client.receive(message) {
+                Ok(events) => events.into_iter().for_each(|event| self.learned(event)),
+                Err(error) => self.failure = Some(error.to_string()),
+            },
+        }
+    }
+
+    fn learned(&mut self, event: ClientEvent) {
+        match event {
+            ClientEvent::Gathered { key, blobs } => {
+                self.gathered.insert(key, Ok(blobs));
+            }
+            ClientEvent::GatherFailed { key, lost, cause } => {
+                self.gathered.insert(key, Err(BootstrapError::RankLost { rank: lost, cause }));
+            }
+            ClientEvent::Replied { token, body } => {
+                self.replies.insert(token, body);
+            }
+            ClientEvent::Requested { from, token, body: _ } => {
+                let reason = "a rank answers no questions".to_owned();
+                if let Ok(reply) = self.client.reply(from, token, Err(reason)) {
+                    self.send(reply);
+                }
+            }
+            // Where a rank is, is for a later protocol to tell.
+            ClientEvent::Happened(Event { kind: EventKind::Dump, .. }) => {}
+            ClientEvent::Happened(Event { kind, .. }) => {
+                self.fatal.get_or_insert(kind);
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &LinkError) {
+        self.failure = Some(error.to_string());
+    }
+}
+
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
