@@ -211,6 +211,15 @@ fn a_wrong_key_is_refused_and_the_dialling_end_is_told() {
 }
 
 #[test]
+fn a_member_cannot_be_made_another_that_has_the_same_key() {
+    let everybody = |_| Standing::Expected(key());
+    let (_, mut opening) = dial(JOB, MEMBER, &key());
+    opening[18..22].copy_from_slice(&(MEMBER + 1).to_le_bytes());
+    let refused = Responder::new(JOB).receive(&opening, &everybody, &mut Vec::new());
+    assert_eq!(refused.expect_err("changed"), SecureError::NotAuthentic { what: "its first message" });
+}
+
+#[test]
 fn a_responder_without_the_key_is_rejected() {
     let (mut initiator, opening) = dial(JOB, MEMBER, &key());
     // An impostor runs a handshake of its own with a key of its own, and sends that reply.

@@ -194,8 +194,6 @@ impl<R: Role> Hub<R> {
     /// Whoever waits for its reply gets an error instead. Whether its ranks are *lost* is the root's to say.
     pub fn member_gone(&mut self, member: Member, cause: &str) -> Vec<Action> {
         self.members.leave(member, cause);
-        let members = &self.members;
-        self.requests.forget_from(|asker| members.towards(asker) == Some(member));
         let unanswered = self.requests.close_to(|_, hop| hop == Hop::Member(member));
         self.fail(unanswered, &format!("{member} {cause}"))
     }

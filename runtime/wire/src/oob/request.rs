@@ -25,7 +25,8 @@ struct Passage {
     hop: Hop,
 }
 
-/// The requests that are open at one hub, by asker and token.
+/// The requests that are open at one hub, by asker and token. Those of an asker that is gone stay until they are
+/// answered: they are few, and nobody asks under its name again.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     open: BTreeMap<(Target, u64), Passage>,
@@ -65,10 +66,5 @@ impl Requests {
             !closes
         });
         closed
-    }
-
-    /// Forgets the requests of askers that are not there any more.
-    pub(super) fn forget_from(&mut self, is_gone: impl Fn(Target) -> bool) {
-        self.open.retain(|(asker, _), _| !is_gone(*asker));
     }
 }

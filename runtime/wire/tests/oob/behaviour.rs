@@ -2,8 +2,8 @@
 
 use efarun_wire::message::{Event, EventKind, OobDown, OobUp, Participants, Target};
 use efarun_wire::oob::{
-    Action, Client, ClientEvent, EventSequencer, MAX_PARKED_REQUESTS, MAX_REASON_BYTES, Member, OobError,
-    RelayHub, RootHub,
+    Action, Client, ClientEvent, EventSequencer, MAX_OPEN_GATHERS, MAX_PARKED_REQUESTS, MAX_REASON_BYTES,
+    Member, OobError, RelayHub, RootHub,
 };
 use efarun_wire::{NodeId, Rank};
 
@@ -263,6 +263,36 @@ fn a_result_that_was_complete_before_the_loss_stands() {
         assert_eq!(results(&net, rank).len(), 1, "rank {rank}");
         assert!(!net.learned[rank as usize].iter().any(|e| matches!(e, ClientEvent::GatherFailed { .. })));
     }
+}
+
+#[test]
+fn allgathers_with_a_lost_rank_take_no_room_at_a_hub() {
+    for learns_first in [false, true] {
+        let mut head = RootHub::for_server(3);
+        let mut client = Client::new(Rank(1), 3);
+        let me = Member::Rank(Rank(1));
+        head.member_joined(me).unwrap();
+        if learns_first {
+            head.publish(lost(0));
+        }
+        for _ in 0..MAX_OPEN_GATHERS {
+            let (_, message) = client.gather("all", Participants::World, Vec::new()).unwrap();
+            assert_eq!(head.receive_up(me, message), Ok(Vec::new()));
+        }
+        head.publish(lost(0));
+        let alone = Participants::Ranks(vec![Rank(1)]);
+        let (_, message) = Client::new(Rank(1), 3).gather("alone", alone, Vec::new()).unwrap();
+        assert_eq!(head.receive_up(me, message).map(|actions| actions.len()), Ok(1));
+    }
+}
+
+#[test]
+fn an_agent_sends_back_what_is_for_another_node() {
+    let mut agent = RelayHub::for_agent(NodeId(0), [Rank(0)], 2);
+    let (from, to) = (Target::Head, Target::Rank(Rank(1)));
+    let actions = agent.receive_down(OobDown::Request { from, to, token: 3, body: Vec::new() });
+    let body = Err("rank 1 is not on this node".to_owned());
+    assert_eq!(actions, Ok(vec![Action::ToUpstream(OobUp::Reply { to: from, token: 3, body })]));
 }
 
 #[test]
