@@ -138,6 +138,20 @@ fn a_request_to_a_rank_that_ends_before_it_answers_gets_its_end_as_reply() {
 }
 
 #[test]
+fn a_request_to_a_rank_that_is_declared_lost_is_answered_though_its_link_stands() {
+    let mut head = RootHub::for_server(2);
+    let [asker, asked] = [0, 1].map(|rank| Member::Rank(Rank(rank)));
+    [asker, asked].map(|member| head.member_joined(member).unwrap());
+    let (token, request) = Client::new(Rank(0), 2).request(asked.into(), Vec::new()).unwrap();
+    head.receive_up(asker, request).unwrap();
+    let body = Err("rank 1 is lost: killed by signal 9".to_owned());
+    let reply = OobDown::Reply { to: asker.into(), token, body };
+    assert_eq!(head.publish(lost(1)).last(), Some(&Action::ToMember(asker, reply)));
+    let late = OobUp::Reply { to: asker.into(), token, body: Ok(Vec::new()) };
+    assert_eq!(head.receive_up(asked, late), Ok(Vec::new()));
+}
+
+#[test]
 fn a_reply_that_nobody_asked_for_goes_nowhere() {
     let mut net = two_nodes();
     let token = net.request(Rank(1), Target::Rank(Rank(0)), b"question");
