@@ -141,7 +141,9 @@ fn a_request_to_a_rank_that_ends_before_it_answers_gets_its_end_as_reply() {
 fn a_request_to_a_rank_that_is_declared_lost_is_answered_though_its_link_stands() {
     let mut head = RootHub::for_server(2);
     let [asker, asked] = [0, 1].map(|rank| Member::Rank(Rank(rank)));
-    [asker, asked].map(|member| head.member_joined(member).unwrap());
+    for member in [asker, asked] {
+        head.member_joined(member).unwrap();
+    }
     let (token, request) = Client::new(Rank(0), 2).request(asked.into(), Vec::new()).unwrap();
     head.receive_up(asker, request).unwrap();
     let body = Err("rank 1 is lost: killed by signal 9".to_owned());
