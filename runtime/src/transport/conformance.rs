@@ -12,6 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 
 use super::{Header, SendToken, Transport, TransportError};
 
@@ -26,6 +28,8 @@ pub(crate) fn conformance(mut make: impl FnMut(u32) -> Vec<Box<dyn Transport>>) 
     both_directions_flow_at_once(make(2));
     three_ranks_exchange_all_to_all(make(3));
     waiting_ends_when_a_message_arrives(make(2));
+    an_idle_rank_sleeps(make(2));
+    eight_ranks_on_few_cores_exchange_all_to_all(make(8));
     closing_ends_sends_in_flight(make(2));
     a_pair_that_was_not_opened_has_no_route(make(2));
 }
@@ -160,11 +164,43 @@ fn both_directions_flow_at_once(transports: Vec<Box<dyn Transport>>) {
 }
 
 fn three_ranks_exchange_all_to_all(transports: Vec<Box<dyn Transport>>) {
+    run(transports, |peer| exchange_with_all(peer, 3, 200, 3000));
+}
+
+fn eight_ranks_on_few_cores_exchange_all_to_all(transports: Vec<Box<dyn Transport>>) {
+    run(transports, |peer| exchange_with_all(peer, 8, 20, 3000));
+}
+
+fn exchange_with_all(peer: &mut Peer, world_size: u32, count: u32, len: usize) {
+    let others: Vec<Rank> = (0..world_size).map(Rank).filter(|&rank| rank != peer.rank).collect();
+    peer.open(&others, &others);
+    peer.exchange(&others, count, len);
+}
+
+fn an_idle_rank_sleeps(transports: Vec<Box<dyn Transport>>) {
     run(transports, |peer| {
-        let others: Vec<Rank> = (0..3).map(Rank).filter(|&rank| rank != peer.rank).collect();
-        peer.open(&others, &others);
-        peer.exchange(&others, 200, 3000);
+        let other = Rank(1 - peer.rank.0);
+        peer.open(&[other], &[other]);
+        peer.exchange(&[other], 1, 8);
+        peer.complete_sends();
+        if peer.rank == Rank(1) {
+            let before = processor_time();
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(300) {
+                peer.transport.wait(Duration::from_millis(300));
+                peer.poll();
+            }
+            let used = processor_time() - before;
+            assert!(used < Duration::from_millis(100), "{used:?} of processor time in 300 ms of waiting");
+        }
     });
+}
+
+/// Of the calling thread.
+fn processor_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    let micros = [usage.user_time(), usage.system_time()].map(|time| time.num_microseconds());
+    Duration::from_micros(micros.iter().sum::<i64>().unsigned_abs())
 }
 
 fn waiting_ends_when_a_message_arrives(transports: Vec<Box<dyn Transport>>) {

@@ -17,7 +17,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
 
@@ -45,6 +45,9 @@ pub(super) struct Engine {
     wanted: VecDeque<Operation>,
     /// The provider refused something since the last poll, and need not say when it would take it.
     refused: bool,
+    /// How long to sleep at most while something is refused; grows while nothing happens.
+    retry: Duration,
+    patience: Duration,
     completed: Vec<SendToken>,
     /// The first failure after which sends can no longer be told complete.
     failure: Option<TransportError>,
@@ -61,6 +64,8 @@ struct Peer {
     address: Option<FabricAddress>,
     send: Option<SendEnd>,
     receive: Option<ReceiveEnd>,
+    /// Since when the provider has refused what goes to this peer, though there was a connection to it.
+    refused_since: Option<Instant>,
     /// Why it cannot be reached any more.
     lost: Option<String>,
 }
@@ -84,6 +89,8 @@ impl Engine {
             slot_bytes: config.slot_bytes,
             wanted: VecDeque::new(),
             refused: false,
+            retry: FIRST_RETRY,
+            patience: config.patience,
             completed: Vec::new(),
             failure: None,
             cq,
@@ -172,16 +179,22 @@ impl Engine {
         let posted = unsafe {
             self.endpoint.post_send(address, tag(Class::Message, self.me, slot, generation), parts, context)
         };
+        let peer = &mut self.peers[to.index()];
         match posted {
             Ok(true) => {
-                let end = self.peers[to.index()].send.as_mut().expect("seen above");
+                let end = peer.send.as_mut().expect("seen above");
                 end.slots[slot].in_flight = Some((token, region));
                 end.next += 1;
+                peer.refused_since = None;
                 Ok(true)
             }
             Ok(false) => {
                 self.refused = true;
-                Ok(false)
+                // It gave credit, so it was connected.
+                match peer.still_refused(self.patience) {
+                    Some(cause) => Err(TransportError::PeerLost { peer: to, cause }),
+                    None => Ok(false),
+                }
             }
             Err(error) => Err(TransportError::PeerLost { peer: to, cause: error.to_string() }),
         }
@@ -202,7 +215,11 @@ impl Engine {
         if !self.completed.is_empty() || self.failure.is_some() {
             return;
         }
-        let timeout = if self.refused || !self.wanted.is_empty() { timeout.min(RETRY) } else { timeout };
+        let mut timeout = timeout;
+        if self.refused || !self.wanted.is_empty() {
+            timeout = timeout.min(self.retry);
+            self.retry = (self.retry * 2).min(LAST_RETRY);
+        }
         if let Err(error) = self.cq.wait(timeout, &mut self.completions, &mut self.failures) {
             self.fail(error.into());
         }
@@ -247,6 +264,12 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether the next message to a peer has a slot.
+    #[cfg(test)]
+    pub(super) fn has_credit(&self, to: Rank) -> bool {
+        self.peers[to.index()].send.as_ref().is_some_and(|end| end.free_slot().is_some())
+    }
+
     /// Closes the endpoint, then the regions, then frees the memory.
     pub(super) fn close(self) {
         let Engine { endpoint, peers, contexts, .. } = self;
@@ -259,6 +282,9 @@ impl Engine {
 
     /// Takes in completions and failures that were read.
     fn take_in(&mut self) {
+        if !self.completions.is_empty() {
+            self.retry = FIRST_RETRY;
+        }
         let completions = std::mem::take(&mut self.completions);
         for completion in &completions {
             match self.contexts.operation(completion.context) {
@@ -347,7 +373,9 @@ impl Engine {
                     // Only now that the slot can take a message may the peer send one.
                     self.wanted.push_back(Operation { kind: Kind::SendCredit, ..operation });
                 }
-                Ok(true) => {}
+                Ok(true) => self.peers[operation.peer.index()].refused_since = None,
+                // What is never taken any more is not wanted either: `lost` says so to whoever needs the peer.
+                Ok(false) if self.is_lost_after(operation) => {}
                 Ok(false) => self.wanted.push_back(operation),
                 Err(error) => {
                     self.peers[operation.peer.index()].lost.get_or_insert(error.to_string());
@@ -393,6 +421,15 @@ impl Engine {
         }
     }
 
+    /// Whether a refused operation was the last to be tried on its peer.
+    fn is_lost_after(&mut self, operation: Operation) -> bool {
+        let patience = self.patience;
+        let peer = &mut self.peers[operation.peer.index()];
+        // Before a message came from it, the peer need not have looked at our connection yet.
+        let was_connected = peer.receive.as_ref().is_some_and(|end| end.next > 0);
+        operation.kind == Kind::SendCredit && was_connected && peer.still_refused(patience).is_some()
+    }
+
     fn want_all(&mut self, kind: Kind, peer: Rank) -> Result<(), TransportError> {
         self.wanted.extend((0..self.slots).map(|slot| Operation { kind, peer, slot }));
         self.post_wanted();
@@ -424,9 +461,23 @@ impl Engine {
     }
 }
 
+impl Peer {
+    /// Notes that the provider refused something for this peer. After `patience` the peer is lost: tcp providers never
+    /// say that a connection is gone, they make new ones for ever.
+    fn still_refused(&mut self, patience: Duration) -> Option<String> {
+        let since = *self.refused_since.get_or_insert_with(Instant::now);
+        if self.lost.is_none() && since.elapsed() > patience {
+            self.lost = Some(format!("its connection is gone, and no new one was made in {patience:?}"));
+        }
+        self.lost.clone()
+    }
+}
+
 /// Credits carry nothing: their tag says it all.
 const _: () = assert!(CELL_BYTES > 0, "but a cell is sent, since not every provider likes empty messages");
-/// How long to sleep when the provider refused an operation, which it need not wake us for.
-const RETRY: Duration = Duration::from_millis(1);
+/// How long to sleep when the provider refused an operation, which it need not wake us for: at first,
+const FIRST_RETRY: Duration = Duration::from_millis(1);
+/// and in the end.
+const LAST_RETRY: Duration = Duration::from_millis(50);
 /// `FI_ETRUNC`.
 const TRUNCATED: i32 = libfabric_sys::FI_ETRUNC;

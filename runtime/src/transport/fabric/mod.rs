@@ -58,12 +58,22 @@ pub struct FabricConfig {
     pub slots: usize,
     /// The largest payload of a message.
     pub slot_bytes: usize,
+    /// How long a peer that was connected may be without a connection before it counts as lost.
+    pub patience: Duration,
 }
 
 impl FabricConfig {
     /// The usual configuration for a world of this size.
     pub fn new(world_size: u32, network: Network) -> Self {
-        FabricConfig { world_size, network, local_address: None, slots: 4, slot_bytes: 64 << 10 }
+        FabricConfig {
+            world_size,
+            network,
+            local_address: None,
+            slots: 4,
+            // Measured on loopback tcp: 256 KiB carried up to 1.6 times what 64 KiB did.
+            slot_bytes: 256 << 10,
+            patience: Duration::from_secs(5),
+        }
     }
 }
 
@@ -92,7 +102,7 @@ impl FabricTransport {
         assert!(config.slot_bytes < 1 << 31, "a header has room for 31 bits of length");
         let library = Library::open()?;
         let info = provider::choose(&library, config)?;
-        let engine = Engine::new(&info, config)?;
+        let engine = Engine::new(&info, config).map_err(|error| with_address(error, config))?;
         let address = Address {
             format: address::FORMAT,
             provider: info.provider().to_owned(),
@@ -189,6 +199,16 @@ impl Transport for FabricTransport {
 impl Drop for FabricTransport {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// Providers notice only when they bind that an address is not theirs, and do not say which.
+fn with_address(error: FabricError, config: &FabricConfig) -> FabricError {
+    match (error, config.local_address) {
+        (FabricError::Call { call, code: code @ libc::EADDRNOTAVAIL, text }, Some(address)) => {
+            FabricError::Call { call, code, text: format!("{text}: {address} is no address of this machine") }
+        }
+        (error, _) => error,
     }
 }
 
