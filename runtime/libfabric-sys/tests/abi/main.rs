@@ -6,5 +6,6 @@
 )]
 
 mod canary;
+mod imposter;
 mod layout;
 mod support;

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 /// A libfabric that a test asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +29,8 @@ pub(crate) fn skip(test: &str, missing: &str) {
 /// Runs the test `body` of this binary in a process of its own that opens the wanted library, and fails with what it
 /// printed. `test` is the asking test, for the report when the library is missing.
 pub(crate) fn run_on(wanted: Wanted, test: &str, body: &str) {
-    let mut child = Command::new(std::env::current_exe().expect("a test has a path"));
-    child.args(["--exact", body, "--nocapture"]).env(BODY_VARIABLE, format!("{wanted:?}"));
+    let mut child = child(body);
+    child.env(BODY_VARIABLE, format!("{wanted:?}"));
     match wanted {
         Wanted::Installed => {
             if let Err(error) = libfabric_sys::Library::open() {
@@ -48,6 +49,9 @@ pub(crate) fn run_on(wanted: Wanted, test: &str, body: &str) {
     }
     let output = child.output().expect("a test binary can be run again");
     let stdout = String::from_utf8_lossy(&output.stdout);
+    for skipped in stdout.lines().filter_map(|line| line.find("SKIPPED: ").map(|start| &line[start..])) {
+        println!("{skipped}");
+    }
     assert!(
         output.status.success() && stdout.contains(&format!("test {body} ... ")),
         "{body} on {wanted:?}: {}\n{stdout}\n{}",
@@ -56,13 +60,26 @@ pub(crate) fn run_on(wanted: Wanted, test: &str, body: &str) {
     );
 }
 
-/// Which library this process was started for, when it runs a body.
+/// This test binary again, to run one test.
+pub(crate) fn child(test: &str) -> Command {
+    let mut child = Command::new(std::env::current_exe().expect("a test has a path"));
+    child.args(["--exact", test, "--nocapture"]);
+    child
+}
+
+/// Which library this process was started for, when it runs a body. Such a process ends by itself when it hangs.
 pub(crate) fn body_runs_on() -> Option<Wanted> {
-    match std::env::var(BODY_VARIABLE).ok()?.as_str() {
-        "Installed" => Some(Wanted::Installed),
-        "Fetched2" => Some(Wanted::Fetched2),
+    let wanted = match std::env::var(BODY_VARIABLE).ok()?.as_str() {
+        "Installed" => Wanted::Installed,
+        "Fetched2" => Wanted::Fetched2,
         other => panic!("{BODY_VARIABLE}={other}"),
-    }
+    };
+    std::thread::spawn(|| {
+        std::thread::sleep(BODY_LIMIT);
+        println!("not done in {BODY_LIMIT:?}");
+        std::process::abort();
+    });
+    Some(wanted)
 }
 
 fn fetched_folder() -> PathBuf {
@@ -76,4 +93,5 @@ fn fetched_folder() -> PathBuf {
     }
 }
 
+const BODY_LIMIT: Duration = Duration::from_secs(150);
 const BODY_VARIABLE: &str = "EFARUN_TEST_BODY_ON";
