@@ -9,3 +9,10 @@ pub const ARGUMENT: &str = "__agent";
 pub fn agent_main() -> ExitCode {
     ExitCode::SUCCESS
 }
+
+/// Writes one line to standard error, which the head reads as long as the channel lives.
+pub(crate) fn complain(line: &str) {
+    use std::io::Write;
+    // Without a reader there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "efarun: {line}");
+}
