@@ -59,6 +59,7 @@ pub fn open<In, Out>(
             queue: OutboundQueue::new(bulk_credit_bytes),
             senders: 1,
             phase: Phase::Open,
+            writing: false,
         }),
         to_write: Notify::new(),
         changed: Notify::new(),
@@ -127,6 +128,18 @@ impl<Out> LinkSender<Out> {
     /// Waits until ranks' control messages may be relayed again. Returns at once on a link that has ended.
     pub async fn control_space(&self) {
         self.shared.wait_until(|state| state.phase != Phase::Open || !state.queue.control_is_full()).await;
+    }
+
+    /// Says whether the other end reads too slowly for what it is sent: see [`LinkSender::control_space`].
+    pub fn control_is_full(&self) -> bool {
+        self.shared.lock().queue.control_is_full()
+    }
+
+    /// Waits until all that was queued so far, and since, has been handed to the kernel. Returns at once on a link
+    /// that has ended.
+    pub async fn all_sent(&self) {
+        let sent = |state: &State| state.queue.is_empty() && !state.writing;
+        self.shared.wait_until(|state| state.phase == Phase::Closed || sent(state)).await;
     }
 
     /// Sends nothing further, and waits until what was queued has been written or the stream failed. Bulk that has
@@ -213,6 +226,14 @@ impl<In: DeserializeOwned> LinkReceiver<In> {
     }
 }
 
+impl<In> LinkReceiver<In> {
+    /// Reads on with another type of message: after the first one of a link that begins with an introduction.
+    pub fn expecting<Next>(self) -> LinkReceiver<Next> {
+        let LinkReceiver { source, opening, frames, buffer, plaintext, last_heard, message: _ } = self;
+        LinkReceiver { source, opening, frames, buffer, plaintext, last_heard, message: PhantomData }
+    }
+}
+
 impl<In> std::fmt::Debug for LinkReceiver<In> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LinkReceiver").field("frames", &self.frames).finish_non_exhaustive()
@@ -253,6 +274,8 @@ struct State {
     queue: OutboundQueue,
     senders: usize,
     phase: Phase,
+    /// A batch has left the queue and is not with the kernel yet.
+    writing: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -289,6 +312,7 @@ impl Shared {
         {
             batch.extend_from_slice(&frame);
         }
+        state.writing = !batch.is_empty();
         // Without senders nobody can grant what bulk may still wait for.
         let over =
             batch.is_empty() && state.phase != Phase::Open && (state.queue.is_empty() || state.senders == 0);
@@ -300,11 +324,11 @@ async fn write_until_closed(shared: Arc<Shared>, mut sink: ByteSink, mut sealing
     let mut batch = Vec::new();
     let mut sealed = Vec::new();
     while shared.next_batch(&mut batch).is_some() {
+        shared.changed.notify_waiters();
         if batch.is_empty() {
             shared.to_write.notified().await;
             continue;
         }
-        shared.changed.notify_waiters();
         let bytes = match &mut sealing {
             None => &batch,
             Some(sealing) => {

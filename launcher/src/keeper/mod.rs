@@ -8,9 +8,11 @@
 //!   default signals. A start that fails says which call failed, on what, and why.
 //! - Each rank's end is reported once.
 //! - An ordered end reaches every descendant: grandchildren, and daemons with a session of their own, which a
-//!   subreaper inherits. So does the end of the agent, after 500 ms of grace, and a TERM sent to the keeper.
+//!   subreaper inherits. So does the end of the agent, after 500 ms of grace.
 //! - When the keeper itself is killed the ranks get KILL from the kernel, and whatever else descends from it becomes
 //!   the agent's, which is a subreaper too.
+//!
+//! It ignores signals that can be ignored: who wants the node's part of the job to end asks the agent.
 //!
 //! It cannot end a process that the kernel holds in an uninterruptible wait, and says so; nor one that has become
 //! another user's.
@@ -50,6 +52,8 @@ pub fn keeper_main() -> ExitCode {
 fn prepare() -> io::Result<run::Keeper> {
     let agent = agent_socket::from_standard_input()?;
     close_inherited(&agent)?;
+    // The others are ignored since the agent started, and stay so across exec.
+    sys::ignore_signal(nix::sys::signal::Signal::SIGTERM);
     nix::sys::prctl::set_name(c"efarun-keeper")?;
     nix::sys::prctl::set_child_subreaper(true)?;
     // The agent's children lead no group, so that this cannot fail; a terminal's signals do not come here.

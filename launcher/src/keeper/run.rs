@@ -38,7 +38,7 @@ struct Running {
 }
 
 impl Keeper {
-    /// Takes over the socket. From here on the signals that the keeper handles arrive in its loop only.
+    /// Takes over the socket. From here on a child's end wakes the loop.
     ///
     /// # Errors
     ///
@@ -46,7 +46,6 @@ impl Keeper {
     pub(super) fn new(agent: OwnedFd) -> nix::Result<Keeper> {
         let mut handled = SigSet::empty();
         handled.add(Signal::SIGCHLD);
-        handled.add(Signal::SIGTERM);
         handled.thread_block()?;
         let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Keeper {
@@ -70,7 +69,8 @@ impl Keeper {
             while let Some((order, fds)) = self.agent.next_order() {
                 self.obey(order, fds);
             }
-            self.take_signals();
+            // What they say is seen by reaping; reading them makes the descriptor quiet again.
+            while let Ok(Some(_)) = self.signals.read_signal() {}
             if !self.agent.is_open() && self.ending.is_none() {
                 self.end(AGENT_LOST_GRACE);
             }
@@ -146,14 +146,6 @@ impl Keeper {
         self.running.keys().copied().chain(self.starting.iter().map(|starting| starting.pid)).collect()
     }
 
-    fn take_signals(&mut self) {
-        while let Ok(Some(signal)) = self.signals.read_signal() {
-            if signal.ssi_signo == Signal::SIGTERM as u32 && self.ending.is_none() {
-                self.end(AGENT_LOST_GRACE);
-            }
-        }
-    }
-
     fn settle_starts(&mut self) {
         for index in (0..self.starting.len()).rev() {
             let Some(started) = self.starting[index].outcome() else { continue };
@@ -213,5 +205,5 @@ impl Keeper {
     }
 }
 
-/// Between TERM and KILL when the agent is gone, or when somebody asks the keeper itself to end.
+/// Between TERM and KILL when the agent is gone.
 const AGENT_LOST_GRACE: Duration = Duration::from_millis(500);

@@ -115,6 +115,19 @@ pub(crate) fn reset_signals() {
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }
 
+/// Ignores a signal from now on, and in the programs that this process starts.
+pub(crate) fn ignore_signal(signal: nix::sys::signal::Signal) {
+    // SAFETY: ignoring runs no code of ours. Only KILL and STOP refuse it.
+    unsafe { libc::signal(signal as c_int, libc::SIG_IGN) };
+}
+
+/// The version of the C library that this process runs with.
+pub(crate) fn c_library() -> String {
+    // SAFETY: gives a static string.
+    let version = unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) };
+    format!("glibc {}", version.to_string_lossy())
+}
+
 /// Replaces the process's program. Returns only the error.
 pub(crate) fn execve(path: &CStr, args: &CStringArray, env: &CStringArray) -> Errno {
     // SAFETY: all three are terminated as execve wants it and outlive the call.

@@ -1,0 +1,113 @@
+//! What a rank is given at birth, made from the head's plan: pure, but for the pipes.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+
+use efarun_wire::env::EFARUN_AGENT_FD;
+use efarun_wire::message::{LaunchPlan, RankPlan};
+
+use crate::keeper::protocol::{ForkOrder, RANK_AGENT_FD, RANK_FDS};
+
+/// The agent's ends of what a rank has as descriptors 0 to 3.
+#[derive(Debug)]
+pub(super) struct OwnEnds {
+    /// Only of the rank that reads the job's input.
+    pub(super) stdin: Option<pipe::Sender>,
+    pub(super) stdout: pipe::Receiver,
+    pub(super) stderr: pipe::Receiver,
+    pub(super) socket: UnixStream,
+}
+
+/// Makes a rank's descriptors, in the order of their numbers there. All are close-on-exec on this side, and only the
+/// agent's ends are non-blocking.
+///
+/// # Errors
+///
+/// The call that failed, and its error.
+pub(super) fn descriptors(
+    reads_input: bool,
+) -> Result<([OwnedFd; RANK_FDS], OwnEnds), (&'static str, io::Error)> {
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|errno| ("pipe2", io::Error::from(errno)));
+    let (stdin, own_stdin) = if reads_input {
+        let (reader, writer) = pipe()?;
+        let own = pipe::Sender::from_owned_fd(writer).map_err(|error| ("pipe2", error))?;
+        (reader, Some(own))
+    } else {
+        let null = std::fs::File::open("/dev/null").map_err(|error| ("open /dev/null", error))?;
+        (null.into(), None)
+    };
+    let (own_stdout, stdout) = pipe()?;
+    let (own_stderr, stderr) = pipe()?;
+    let socketpair = |error| ("socketpair", error);
+    let (own_socket, socket) = StdUnixStream::pair().map_err(socketpair)?;
+    own_socket.set_nonblocking(true).map_err(socketpair)?;
+    let own = OwnEnds {
+        stdin: own_stdin,
+        stdout: pipe::Receiver::from_owned_fd(own_stdout).map_err(|error| ("pipe2", error))?,
+        stderr: pipe::Receiver::from_owned_fd(own_stderr).map_err(|error| ("pipe2", error))?,
+        socket: UnixStream::from_std(own_socket).map_err(socketpair)?,
+    };
+    Ok(([stdin, stdout, stderr, socket.into()], own))
+}
+
+/// Makes the keeper's order for one rank of the plan.
+pub(super) fn fork_order(plan: &LaunchPlan, rank: &RankPlan) -> ForkOrder {
+    ForkOrder {
+        rank: rank.rank,
+        program: plan.program.clone(),
+        args: plan.args.clone(),
+        env: environment(plan, rank),
+        wdir: plan.wdir.clone(),
+        wdir_required: plan.wdir_required,
+    }
+}
+
+/// The shared environment, the rank's own over it, and the number of its socket over both; each name once.
+fn environment(plan: &LaunchPlan, rank: &RankPlan) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let number = RANK_AGENT_FD.to_string().into_bytes();
+    let socket = (EFARUN_AGENT_FD.as_bytes().to_vec(), number);
+    let ranks_own = rank.env.iter().filter(|(name, _)| name != EFARUN_AGENT_FD.as_bytes());
+    let own: Vec<_> = ranks_own.cloned().chain([socket]).collect();
+    let is_own = |name: &[u8]| own.iter().any(|(own_name, _)| own_name == name);
+    let mut env: Vec<_> = plan.env.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
+    env.extend(own);
+    env
+}
+
+#[cfg(test)]
+mod tests {
+    use efarun_wire::Rank;
+
+    use super::*;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect()
+    }
+
+    #[test]
+    fn a_ranks_own_environment_wins_and_no_name_is_there_twice() {
+        let rank =
+            RankPlan { rank: Rank(1), local_rank: 1, env: pairs(&[("A", "own"), ("EFARUN_AGENT_FD", "9")]) };
+        let plan = LaunchPlan {
+            program: b"prog".to_vec(),
+            args: vec![],
+            env: pairs(&[("A", "shared"), ("B", "shared"), ("EFARUN_AGENT_FD", "7")]),
+            wdir: b"/".to_vec(),
+            wdir_required: true,
+            ranks: vec![rank.clone()],
+            world_size: 2,
+            stdin_rank: None,
+            output_credit: 0,
+        };
+        assert_eq!(
+            environment(&plan, &rank),
+            pairs(&[("B", "shared"), ("A", "own"), ("EFARUN_AGENT_FD", "3")])
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! The ranks of this node, from their launch to the end of their last stream.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use efarun_wire::Rank;
+use efarun_wire::message::{AgentMessage, AgentOrder, LaunchPlan, RankExit, RankPlan, Stream};
+
+use super::keeper_link::KeeperLink;
+use super::launch::{self, OwnEnds};
+use super::rank_links::{RankEvent, RankLinks};
+use super::streams;
+use crate::keeper::protocol::KeeperReport;
+use crate::link_io::{LinkEnd, LinkSender};
+
+/// All ranks of this node.
+#[derive(Debug)]
+pub(super) struct Ranks {
+    pub(super) links: RankLinks,
+    head: LinkSender<AgentMessage>,
+    input: Option<(Rank, mpsc::UnboundedSender<Vec<u8>>)>,
+    sockets: BTreeMap<Rank, tokio::net::UnixStream>,
+    events: mpsc::Sender<RankEvent>,
+    /// Ends whose ranks' sockets have not been read to their ends yet.
+    exits: BTreeMap<Rank, RankExit>,
+    reaped: watch::Sender<bool>,
+    forked: u32,
+    said_other_wdir: bool,
+    wdir: Vec<u8>,
+}
+
+/// Gives `None` when the last stream of the last rank has been read to its end.
+pub(super) type StreamsEnded = mpsc::Receiver<()>;
+
+impl Ranks {
+    /// Makes what the ranks of the plan need and orders them from the keeper. A rank for which that fails is
+    /// reported as one that could not be started.
+    ///
+    /// # Errors
+    ///
+    /// When the keeper takes no orders: it is dead.
+    pub(super) async fn launch(
+        order: &AgentOrder,
+        plan: LaunchPlan,
+        head: &LinkSender<AgentMessage>,
+        events: mpsc::Sender<RankEvent>,
+        keeper: &KeeperLink,
+    ) -> std::io::Result<(Ranks, StreamsEnded)> {
+        head.grant(plan.output_credit);
+        let (carriers, streams_ended) = mpsc::channel(1);
+        let mut ranks = Ranks {
+            links: RankLinks::new(order, &plan, head.clone(), events.clone()),
+            head: head.clone(),
+            input: None,
+            sockets: BTreeMap::new(),
+            events,
+            exits: BTreeMap::new(),
+            reaped: watch::Sender::new(false),
+            forked: 0,
+            said_other_wdir: false,
+            wdir: plan.wdir.clone(),
+        };
+        for rank in &plan.ranks {
+            ranks.launch_one(&plan, rank, &carriers, keeper).await?;
+        }
+        Ok((ranks, streams_ended))
+    }
+
+    async fn launch_one(
+        &mut self,
+        plan: &LaunchPlan,
+        rank_plan: &RankPlan,
+        carriers: &mpsc::Sender<()>,
+        keeper: &KeeperLink,
+    ) -> std::io::Result<()> {
+        let rank = rank_plan.rank;
+        match launch::descriptors(plan.stdin_rank == Some(rank)) {
+            Ok((fds, own)) => {
+                self.take_over(rank, own, carriers);
+                keeper.fork(launch::fork_order(plan, rank_plan), fds).await?;
+            }
+            Err((call, error)) => {
+                let errno = error.raw_os_error().unwrap_or_default();
+                let (call, subject) = (call.to_owned(), String::new());
+                self.head.send(&AgentMessage::SpawnFailed { rank, call, subject, errno });
+            }
+        }
+        Ok(())
+    }
+
+    /// Each task that carries output holds a sender of `carriers`, over which nothing is ever sent.
+    fn take_over(&mut self, rank: Rank, own: OwnEnds, carriers: &mpsc::Sender<()>) {
+        for (stream, pipe) in [(Stream::Stdout, own.stdout), (Stream::Stderr, own.stderr)] {
+            let carry = streams::carry_output(rank, stream, pipe, self.head.clone(), self.reaped.subscribe());
+            let alive = carriers.clone();
+            tokio::spawn(async move {
+                carry.await;
+                drop(alive);
+            });
+        }
+        if let Some(pipe) = own.stdin {
+            let (chunks, incoming) = mpsc::unbounded_channel();
+            tokio::spawn(streams::feed_input(incoming, pipe, self.head.clone()));
+            self.input = Some((rank, chunks));
+        }
+        self.sockets.insert(rank, own.socket);
+    }
+
+    /// Passes on bytes for a rank's standard input. The head's credit bounds what waits there.
+    pub(super) fn feed(&mut self, rank: Rank, bytes: Vec<u8>) {
+        if let Some((reader, chunks)) = &self.input
+            && *reader == rank
+        {
+            // The task ends only after this sender is gone.
+            let _ = chunks.send(bytes);
+        }
+    }
+
+    /// How many ranks have started.
+    pub(super) fn forked(&self) -> u32 {
+        self.forked
+    }
+
+    /// Handles a report about a rank.
+    pub(super) fn handle(&mut self, report: KeeperReport) {
+        match report {
+            KeeperReport::Forked { rank, pid, other_wdir } => {
+                self.forked += 1;
+                self.head.send(&AgentMessage::Spawned { rank, pid });
+                if let Some(socket) = self.sockets.remove(&rank) {
+                    self.links.add(rank, socket);
+                }
+                if let Some(other) = other_wdir {
+                    self.note_other_wdir(&other);
+                }
+            }
+            KeeperReport::ForkFailed { rank, call, subject, errno } => {
+                self.sockets.remove(&rank);
+                let subject = String::from_utf8_lossy(&subject).into_owned();
+                self.head.send(&AgentMessage::SpawnFailed { rank, call, subject, errno });
+            }
+            KeeperReport::Exited { rank, status, ran_ms, ended_by_launcher } => {
+                self.exited(RankExit { rank, status, ran_ms, ended_by_launcher });
+            }
+            // About all of them.
+            KeeperReport::Reaped { .. } | KeeperReport::Stuck { .. } => {}
+        }
+    }
+
+    /// Handles what came over a rank's socket.
+    pub(super) fn handle_link(&mut self, event: RankEvent) {
+        let rank = event.0;
+        self.links.handle(event);
+        if !self.links.is_open(rank)
+            && let Some(exit) = self.exits.remove(&rank)
+        {
+            self.head.send(&AgentMessage::Exited(exit));
+        }
+    }
+
+    /// Says that no process of the job is left: streams end now, also where a stranger holds them.
+    pub(super) fn all_reaped(&mut self) {
+        for (_, exit) in std::mem::take(&mut self.exits) {
+            self.head.send(&AgentMessage::Exited(exit));
+        }
+        self.reaped.send_replace(true);
+    }
+
+    /// Reports an end, but first what the rank said before it: why it aborts, for example. Its socket ends with it,
+    /// unless a child of its own still holds it, which is waited for a moment.
+    fn exited(&mut self, exit: RankExit) {
+        let rank = exit.rank;
+        if !self.links.is_open(rank) {
+            self.head.send(&AgentMessage::Exited(exit));
+            return;
+        }
+        self.exits.insert(rank, exit);
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(SOCKET_PATIENCE).await;
+            // The receiver lives as long as the agent.
+            let _ = events.send((rank, Err(LinkEnd::Closed))).await;
+        });
+    }
+
+    fn note_other_wdir(&mut self, other: &[u8]) {
+        if !std::mem::replace(&mut self.said_other_wdir, true) {
+            let (wdir, other) = (String::from_utf8_lossy(&self.wdir), String::from_utf8_lossy(other));
+            let note =
+                format!("there is no folder {wdir} here: ranks start in {other} (--wdir names another)");
+            self.head.send(&AgentMessage::Note(note));
+        }
+    }
+}
+
+/// How long a rank's socket is read after the rank's end, where somebody else holds it open.
+const SOCKET_PATIENCE: Duration = Duration::from_millis(100);

@@ -1,0 +1,83 @@
+//! The tasks that carry a rank's standard streams.
+//!
+//! Output is read only while the link has room for it, so that a rank that floods its output waits in its own write
+//! and no memory grows. Input is written at the rank's pace, and credit goes back to the head as it is taken.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, watch};
+
+use efarun_wire::Rank;
+use efarun_wire::link::MAX_BULK_CHUNK_BYTES;
+use efarun_wire::message::{AgentMessage, Stream};
+
+use crate::link_io::LinkSender;
+
+/// Carries what one rank writes to one stream, until its end, which is said by an empty chunk.
+///
+/// `reaped` turns true when no process of the job is left. A pipe that is still open then is held by a stranger
+/// that a rank gave it to; it is given [`LAST_WORDS_PATIENCE`] of silence.
+pub(super) async fn carry_output(
+    rank: Rank,
+    stream: Stream,
+    pipe: pipe::Receiver,
+    link: LinkSender<AgentMessage>,
+    mut reaped: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; MAX_BULK_CHUNK_BYTES];
+    let send = |bytes: &[u8]| {
+        let message = AgentMessage::Output { rank, stream, bytes: bytes.to_vec() };
+        link.send_bulk(&message, bytes.len()).expect("the buffer is as long as a chunk may be");
+    };
+    while readable(&pipe, &mut reaped).await {
+        link.bulk_space().await;
+        match pipe.try_read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read_bytes) => send(&buffer[..read_bytes]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => break,
+        }
+    }
+    send(&[]);
+}
+
+/// Waits until there is something to read. `false`: nothing will come.
+async fn readable(pipe: &pipe::Receiver, reaped: &mut watch::Receiver<bool>) -> bool {
+    let too_late = async {
+        // The sender lives as long as the agent, which outlives its tasks.
+        let _ = reaped.wait_for(|reaped| *reaped).await;
+        tokio::time::sleep(LAST_WORDS_PATIENCE).await;
+    };
+    tokio::select! {
+        biased;
+        ready = pipe.readable() => ready.is_ok(),
+        () = too_late => false,
+    }
+}
+
+/// Feeds a rank's standard input from chunks; an empty one closes it. Once the rank has closed its end the rest is
+/// dropped. Each chunk's credit goes back when the chunk is gone, whichever way.
+pub(super) async fn feed_input(
+    mut chunks: mpsc::UnboundedReceiver<Vec<u8>>,
+    pipe: pipe::Sender,
+    link: LinkSender<AgentMessage>,
+) {
+    let mut pipe = Some(pipe);
+    while let Some(chunk) = chunks.recv().await {
+        if chunk.is_empty() {
+            pipe = None;
+            continue;
+        }
+        if let Some(open) = &mut pipe
+            && open.write_all(&chunk).await.is_err()
+        {
+            pipe = None;
+        }
+        let bytes = u32::try_from(chunk.len()).expect("a chunk is smaller than a message");
+        link.send(&AgentMessage::StdinCredit { bytes });
+    }
+}
+
+const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
