@@ -78,7 +78,7 @@ impl CommandSpawner {
         })?;
 
         match timeout_at(deadline, push::hand_over(&mut started.stream, &self.launcher)).await {
-            Ok(Ok(_path)) => Ok(self.channel(host, started)),
+            Ok(Ok(_path)) => Ok(self.channel(host, started).await),
             Ok(Err(error)) => Err(self.explain(host, error, started).await),
             // Dropping `started` ends the command.
             Err(_) => Err(timed_out(
@@ -91,10 +91,9 @@ impl CommandSpawner {
         }
     }
 
-    fn channel(&self, host: &Host, mut started: Started) -> AgentChannel {
+    async fn channel(&self, host: &Host, mut started: Started) -> AgentChannel {
         started.guard.release();
-        // Greetings of start-up files and ssh's own remarks are not the agent's.
-        waiting_lines(&mut started.stderr);
+        push::skip_greetings(&mut started.stderr).await;
         AgentChannel {
             stream: started.stream,
             stderr: started.stderr,
@@ -186,7 +185,7 @@ mod tests {
         fn new(body: &str) -> Wrapper {
             let folder = tempfile::tempdir().unwrap();
             fixture::script(&folder.path().join("wrapper"), body);
-            fixture::script(&folder.path().join("agent"), "exec cat");
+            fixture::script(&folder.path().join("agent"), "echo own >&2; exec cat");
             Wrapper { folder }
         }
 
@@ -225,6 +224,7 @@ mod tests {
         channel.stream.read_to_end(&mut answer).await.unwrap();
         assert_eq!(answer, b"order");
         assert_eq!(channel.ended.await, Ok(ChannelEnd::Code(0)));
+        assert_eq!(channel.stderr.recv().await.as_deref(), Some("own"), "and not the remark");
     }
 
     #[tokio::test]

@@ -18,9 +18,11 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 
 use efarun_wire::BuildId;
 
@@ -114,6 +116,16 @@ fn after(heard: &str) -> String {
     if heard.is_empty() { String::new() } else { format!("; it printed: {heard}") }
 }
 
+/// Reads standard error up to where the agent's own begins: greetings of start-up files and remarks of ssh are not for
+/// the user.
+///
+/// A wrapper that carries no standard error has none of the agent's either, so the wait is short.
+pub(crate) async fn skip_greetings(stderr: &mut mpsc::Receiver<String>) {
+    let begins = async { while stderr.recv().await.is_some_and(|line| !line.contains(script::MARKER)) {} };
+    // Too late is no error: then some greeting is shown.
+    let _ = tokio::time::timeout(STDERR_LAG, begins).await;
+}
+
 /// Talks to the remote shell until the agent has been started; gives the path of its executable there.
 ///
 /// Nothing of the agent's own output is read. It does not watch the clock: the caller drops it when time is up.
@@ -142,6 +154,9 @@ pub(crate) async fn hand_over(stream: &mut UnixStream, launcher: &Launcher) -> R
         }
     }
 }
+
+/// How much later than standard output standard error may arrive.
+const STDERR_LAG: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests;

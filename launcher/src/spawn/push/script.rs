@@ -15,6 +15,8 @@
 //! | `run PATH`      | the next thing is the agent; nothing but the agent uses the streams       |
 //! | `fail`          | no cache is left                                                          |
 //!
+//! On standard error it writes one line, `agent`, just before the agent: what comes before it is not the agent's.
+//!
 //! A cache is a folder `efarun` in `$XDG_CACHE_HOME`, in `$HOME/.cache`, or `/tmp/efarun-UID`, in this order. It is
 //! used only if it is a real folder (no link) of the user's own with mode 0700: nobody else can have put anything
 //! there. Each build has a folder of its own in it, named by its id, which leaves room for what belongs to the
@@ -70,6 +72,7 @@ private() {
 size() { set -- $(wc -c <"$1" 2>/dev/null); echo "${1:-0}"; };
 run() {
     touch "${1%/*}" 2>/dev/null;
+    echo "@MARKER@ agent" >&2;
     echo "@MARKER@ run $1";
     exec "$1" @AGENT@;
 };

@@ -1,0 +1,392 @@
+//! What the user's and the machine's ssh_config ask for one host.
+//!
+//! [`HostConfig::resolve`] reads the files anew and gives the values that the built-in SSH acts on, defaults filled in.
+//! [`HostConfig::needs_system_ssh`] says when a host asks for something that only the system's `ssh` can do.
+//!
+//! Acted on: HostName, User, Port, IdentityFile, IdentitiesOnly, IdentityAgent, UserKnownHostsFile,
+//! GlobalKnownHostsFile, HostKeyAlias, StrictHostKeyChecking, HashKnownHosts, ConnectTimeout, AddressFamily,
+//! KexAlgorithms, Ciphers, MACs, HostKeyAlgorithms (plain lists), and Host, Match, Include.
+
+pub(crate) mod file;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::job::Host;
+use file::{Reader, Settings, Subject};
+
+/// Where this process's SSH things are.
+#[derive(Debug, Clone)]
+pub struct SshEnvironment {
+    /// The home folder, whose `.ssh` is meant.
+    pub home: PathBuf,
+    /// The user here.
+    pub local_user: String,
+    /// `~/.ssh/config`.
+    pub user_config: PathBuf,
+    /// `/etc/ssh/ssh_config`.
+    pub system_config: PathBuf,
+    /// `SSH_AUTH_SOCK`.
+    pub agent_socket: Option<PathBuf>,
+}
+
+impl SshEnvironment {
+    /// What ssh run by this process would use: the home folder is the one of the user database, as ssh has it, and
+    /// HOME only where that has none.
+    pub fn of_this_process() -> Self {
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+        let (home, local_user) = match user {
+            Some(user) => (user.dir, user.name),
+            None => {
+                (env_path("HOME").unwrap_or_else(|| "/".into()), std::env::var("USER").unwrap_or_default())
+            }
+        };
+        SshEnvironment {
+            user_config: home.join(".ssh/config"),
+            home,
+            local_user,
+            system_config: "/etc/ssh/ssh_config".into(),
+            agent_socket: env_path("SSH_AUTH_SOCK"),
+        }
+    }
+}
+
+fn env_path(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
+}
+
+/// How to reach a host by SSH.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostConfig {
+    /// The host as the user wrote it.
+    pub host: String,
+    /// The name or address to connect to.
+    pub host_name: String,
+    /// The port.
+    pub port: u16,
+    /// The user there.
+    pub user: String,
+    /// Key files, in the order they are tried.
+    pub identity_files: Vec<PathBuf>,
+    /// Whether the configuration named key files: then they come before other keys of the agent.
+    pub identities_named: bool,
+    /// Whether other keys of the agent are not to be tried.
+    pub identities_only: bool,
+    /// The socket of the SSH agent.
+    pub agent_socket: Option<PathBuf>,
+    /// Files of known host keys, the user's first; new keys go into the first.
+    pub known_hosts: Vec<PathBuf>,
+    /// What to do about unknown and changed host keys.
+    pub host_key_check: HostKeyCheck,
+    /// Whether names in known_hosts are hashed when one is added.
+    pub hash_known_hosts: bool,
+    /// The name that the host's key is on record under, where it is not the host's.
+    pub host_key_alias: Option<String>,
+    /// ConnectTimeout.
+    pub connect_timeout: Option<Duration>,
+    /// Which addresses may be tried.
+    pub address_family: AddressFamily,
+    /// Algorithms, where the configuration lists them.
+    pub algorithms: Algorithms,
+    system_ssh: Option<String>,
+}
+
+/// StrictHostKeyChecking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostKeyCheck {
+    /// `yes` and `ask`: only known keys; there is nobody to ask.
+    Strict,
+    /// `accept-new`: unknown keys are added, changed ones refused.
+    AcceptNew,
+    /// `no`: unknown keys are added, changed ones accepted for now.
+    Off,
+}
+
+/// AddressFamily.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressFamily {
+    /// `any`.
+    Any,
+    /// `inet`.
+    V4,
+    /// `inet6`.
+    V6,
+}
+
+/// Algorithm names, in order of preference; none means the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Algorithms {
+    /// KexAlgorithms.
+    pub key_exchange: Option<Vec<String>>,
+    /// Ciphers.
+    pub ciphers: Option<Vec<String>>,
+    /// MACs.
+    pub macs: Option<Vec<String>>,
+    /// HostKeyAlgorithms.
+    pub host_keys: Option<Vec<String>>,
+}
+
+impl HostConfig {
+    /// Reads what the files say about a host; a user and a port given beside the host win over them.
+    pub fn resolve(host: &Host, environment: &SshEnvironment) -> HostConfig {
+        let subject = Subject {
+            host: &host.name,
+            user: host.user.as_deref(),
+            local_user: &environment.local_user,
+            home: &environment.home,
+        };
+        let settings = Reader::read(subject, &environment.user_config, &environment.system_config);
+        Resolver { host, environment, settings }.resolve()
+    }
+
+    /// Says what asks for the system's `ssh`, if anything does: `ProxyJump bastion`.
+    pub fn needs_system_ssh(&self) -> Option<&str> {
+        self.system_ssh.as_deref()
+    }
+}
+
+struct Resolver<'a> {
+    host: &'a Host,
+    environment: &'a SshEnvironment,
+    settings: Settings,
+}
+
+impl Resolver<'_> {
+    fn resolve(self) -> HostConfig {
+        let written = &self.host.name;
+        let host_name = match self.word("hostname") {
+            Some(name) => name.replace("%h", written).replace("%%", "%"),
+            None => written.clone(),
+        };
+        let port = self.host.port.or_else(|| self.word("port")?.parse().ok()).unwrap_or(22);
+        let user = self.host.user.clone().or_else(|| self.word("user").map(str::to_owned));
+        let user = user.unwrap_or_else(|| self.environment.local_user.clone());
+        let paths = Paths { resolver: &self, host_name: &host_name, port, user: &user };
+
+        let mut beyond = self.beyond_builtin();
+        let mut expanded = |words: Vec<String>| -> Vec<PathBuf> {
+            let (paths, faults): (Vec<_>, Vec<_>) =
+                words.iter().map(|word| paths.expand(word)).partition(Result::is_ok);
+            beyond = beyond.take().or_else(|| faults.into_iter().find_map(Result::err));
+            paths.into_iter().flatten().collect()
+        };
+        let identities_named = !self.settings.identity_files.is_empty();
+        let identity_files = match &self.settings.identity_files {
+            none if none.is_empty() => DEFAULT_IDENTITIES.map(|name| format!("~/.ssh/{name}")).to_vec(),
+            files => files.iter().filter(|file| !file.eq_ignore_ascii_case("none")).cloned().collect(),
+        };
+        let identity_files = expanded(identity_files);
+        let mut known_hosts =
+            expanded(self.words_or("userknownhostsfile", &["~/.ssh/known_hosts", "~/.ssh/known_hosts2"]));
+        known_hosts.extend(expanded(
+            self.words_or("globalknownhostsfile", &["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]),
+        ));
+        let agent_socket = match self.word("identityagent") {
+            None | Some("SSH_AUTH_SOCK") => self.environment.agent_socket.clone(),
+            Some(word) if word.eq_ignore_ascii_case("none") => None,
+            Some(word) => match word.strip_prefix('$').filter(|name| !name.starts_with('{')) {
+                Some(name) => env_path(name),
+                None => expanded(vec![word.to_owned()]).pop(),
+            },
+        };
+        let beyond = beyond.or_else(|| certificate_beside(&identity_files));
+
+        HostConfig {
+            host: written.clone(),
+            port,
+            identity_files,
+            identities_named,
+            identities_only: self.is("identitiesonly", "yes"),
+            agent_socket,
+            known_hosts,
+            host_key_check: match self.word("stricthostkeychecking") {
+                Some("accept-new") => HostKeyCheck::AcceptNew,
+                Some("no" | "off") => HostKeyCheck::Off,
+                _ => HostKeyCheck::Strict,
+            },
+            hash_known_hosts: self.is("hashknownhosts", "yes"),
+            host_key_alias: self.word("hostkeyalias").map(str::to_owned),
+            connect_timeout: self.word("connecttimeout").and_then(duration),
+            address_family: match self.word("addressfamily") {
+                Some("inet") => AddressFamily::V4,
+                Some("inet6") => AddressFamily::V6,
+                _ => AddressFamily::Any,
+            },
+            algorithms: Algorithms {
+                key_exchange: self.algorithms("kexalgorithms"),
+                ciphers: self.algorithms("ciphers"),
+                macs: self.algorithms("macs"),
+                host_keys: self.algorithms("hostkeyalgorithms"),
+            },
+            system_ssh: beyond,
+            host_name,
+            user,
+        }
+    }
+
+    /// What libssh2 cannot do, or what this launcher leaves to ssh.
+    fn beyond_builtin(&self) -> Option<String> {
+        let not_none = |word: &str| !word.eq_ignore_ascii_case("none");
+        let asked = |keyword: &str, matters: &dyn Fn(&str) -> bool| {
+            let name = BEYOND.iter().find(|name| name.eq_ignore_ascii_case(keyword))?;
+            let words = self.settings.words.get(keyword)?.join(" ");
+            matters(&words).then(|| format!("{name} {words}"))
+        };
+        let value_is = |value: &'static str| move |word: &str| word.eq_ignore_ascii_case(value);
+        None.or_else(|| asked("proxyjump", &not_none))
+            .or_else(|| asked("proxycommand", &not_none))
+            .or_else(|| self.settings.beyond.clone())
+            .or_else(|| asked("certificatefile", &not_none))
+            .or_else(|| asked("knownhostscommand", &not_none))
+            .or_else(|| asked("pkcs11provider", &not_none))
+            .or_else(|| asked("revokedhostkeys", &not_none))
+            .or_else(|| asked("bindaddress", &not_none))
+            .or_else(|| asked("bindinterface", &not_none))
+            .or_else(|| asked("hostbasedauthentication", &value_is("yes")))
+            .or_else(|| asked("pubkeyauthentication", &value_is("no")))
+            .or_else(|| asked("canonicalizehostname", &|word: &str| !word.eq_ignore_ascii_case("no")))
+    }
+
+    fn word(&self, keyword: &str) -> Option<&str> {
+        self.settings.words.get(keyword)?.first().map(String::as_str)
+    }
+
+    fn words_or(&self, keyword: &str, default: &[&str]) -> Vec<String> {
+        match self.settings.words.get(keyword) {
+            Some(words) => words.iter().filter(|word| !word.eq_ignore_ascii_case("none")).cloned().collect(),
+            None => default.iter().map(|&word| word.to_owned()).collect(),
+        }
+    }
+
+    fn is(&self, keyword: &str, value: &str) -> bool {
+        self.word(keyword).is_some_and(|word| word.eq_ignore_ascii_case(value))
+    }
+
+    /// Lists that change the default (`+x`, `-x`, `^x`) change OpenSSH's default, which is not ours.
+    fn algorithms(&self, keyword: &str) -> Option<Vec<String>> {
+        let list = self.word(keyword)?;
+        (!list.starts_with(['+', '-', '^'])).then(|| list.split(',').map(str::to_owned).collect())
+    }
+}
+
+/// Expands what may stand in a path.
+struct Paths<'a> {
+    resolver: &'a Resolver<'a>,
+    host_name: &'a str,
+    port: u16,
+    user: &'a str,
+}
+
+impl Paths<'_> {
+    /// # Errors
+    ///
+    /// Names what only the system's ssh can expand.
+    fn expand(&self, word: &str) -> Result<PathBuf, String> {
+        let environment = self.resolver.environment;
+        let word = match word.strip_prefix("~/") {
+            Some(rest) => format!("{}/{rest}", environment.home.display()),
+            None if word.starts_with('~') => return Err(format!("the path {word}")),
+            None => word.to_owned(),
+        };
+        let mut path = String::new();
+        let mut rest = word.as_str();
+        while let Some(at) = rest.find(['%', '$']) {
+            path.push_str(&rest[..at]);
+            if let Some(name) = rest[at..].strip_prefix("${") {
+                let (name, behind) = name.split_once('}').ok_or_else(|| format!("the path {word}"))?;
+                path.push_str(
+                    &std::env::var(name).map_err(|_| format!("the path {word}, where {name} is not set"))?,
+                );
+                rest = behind;
+                continue;
+            }
+            let mut characters = rest[at..].chars();
+            match (characters.next(), characters.next()) {
+                (Some('%'), Some(token)) => {
+                    path.push_str(&self.token(token).ok_or_else(|| format!("%{token} in the path {word}"))?);
+                    rest = characters.as_str();
+                }
+                _ => {
+                    path.push_str(&rest[at..=at]);
+                    rest = &rest[at + 1..];
+                }
+            }
+        }
+        path.push_str(rest);
+        Ok(path.into())
+    }
+
+    fn token(&self, token: char) -> Option<String> {
+        let environment = self.resolver.environment;
+        let local_name = || hostname::get().ok().map(|name| name.to_string_lossy().into_owned());
+        Some(match token {
+            '%' => "%".to_owned(),
+            'd' => environment.home.display().to_string(),
+            'h' => self.host_name.to_owned(),
+            'i' => nix::unistd::getuid().to_string(),
+            'k' => self.resolver.word("hostkeyalias").unwrap_or(&self.resolver.host.name).to_owned(),
+            'L' => local_name()?.split('.').next()?.to_owned(),
+            'l' => local_name()?,
+            'n' => self.resolver.host.name.clone(),
+            'p' => self.port.to_string(),
+            'r' => self.user.to_owned(),
+            'u' => environment.local_user.clone(),
+            _ => return None,
+        })
+    }
+}
+
+/// ssh offers `id_x-cert.pub` beside `id_x` by itself.
+fn certificate_beside(identity_files: &[PathBuf]) -> Option<String> {
+    let certificate = |file: &PathBuf| {
+        let mut name = file.clone().into_os_string();
+        name.push("-cert.pub");
+        Path::new(&name).exists().then(|| format!("the certificate {}", Path::new(&name).display()))
+    };
+    identity_files.iter().find_map(certificate)
+}
+
+/// `90`, `90s`, `1m30s`.
+fn duration(word: &str) -> Option<Duration> {
+    let mut seconds = 0;
+    let mut number = String::new();
+    for character in word.chars() {
+        let unit = match character {
+            '0'..='9' => {
+                number.push(character);
+                continue;
+            }
+            's' | 'S' => 1,
+            'm' | 'M' => 60,
+            'h' | 'H' => 3600,
+            _ => return None,
+        };
+        seconds += std::mem::take(&mut number).parse::<u64>().ok()? * unit;
+    }
+    if !number.is_empty() {
+        seconds += number.parse::<u64>().ok()?;
+    }
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}
+
+/// Key files that are tried when none is named; DSA is gone, and security keys need what libssh2 has not.
+const DEFAULT_IDENTITIES: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+
+/// Keywords that may send a host to the system's ssh, as they are written in messages.
+const BEYOND: [&str; 11] = [
+    "ProxyJump",
+    "ProxyCommand",
+    "CertificateFile",
+    "KnownHostsCommand",
+    "PKCS11Provider",
+    "RevokedHostKeys",
+    "BindAddress",
+    "BindInterface",
+    "HostbasedAuthentication",
+    "PubkeyAuthentication",
+    "CanonicalizeHostname",
+];
+
+#[cfg(test)]
+mod tests;
