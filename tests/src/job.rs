@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -28,7 +28,6 @@ pub struct Job<'a> {
     command_line: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     stdin: Vec<u8>,
-    holds_stdin: bool,
     deadline: Duration,
     mark: String,
 }
@@ -45,7 +44,6 @@ impl<'a> Job<'a> {
             command_line: Vec::new(),
             env: vec![(MARK.into(), mark.clone().into())],
             stdin: Vec::new(),
-            holds_stdin: false,
             deadline: Duration::from_secs(30),
             mark,
         }
@@ -78,12 +76,6 @@ impl<'a> Job<'a> {
     /// What the launcher reads from its standard input.
     pub fn stdin(mut self, bytes: &[u8]) -> Self {
         self.stdin = bytes.to_owned();
-        self
-    }
-
-    /// Keeps the launcher's standard input open until [`Running::close_stdin`].
-    pub fn hold_stdin(mut self) -> Self {
-        self.holds_stdin = true;
         self
     }
 
@@ -124,17 +116,11 @@ impl<'a> Job<'a> {
             read_into(&output, stderr, |text| &mut text.stderr),
         ];
         let mut stdin = child.stdin.take().expect("stdin is a pipe");
-        let held_stdin = if self.holds_stdin {
-            Some(stdin)
-        } else {
-            // Beside the test: more than a pipe holds waits for its reader, who may also end without reading.
-            std::thread::spawn(move || stdin.write_all(&self.stdin));
-            None
-        };
+        // Beside the test: more than a pipe holds waits for its reader, who may also end without reading.
+        std::thread::spawn(move || stdin.write_all(&self.stdin));
         Running {
             command: shown,
             child,
-            held_stdin,
             output,
             readers,
             testbed: self.testbed,
@@ -150,7 +136,6 @@ impl<'a> Job<'a> {
 pub struct Running<'a> {
     command: String,
     child: Child,
-    held_stdin: Option<ChildStdin>,
     output: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
     testbed: Option<&'a Testbed>,
@@ -190,14 +175,24 @@ impl Running<'_> {
         kill(Pid::from_raw(self.pid()), signal).expect("the launcher runs");
     }
 
-    /// Ends what the launcher reads.
-    pub fn close_stdin(&mut self) {
-        self.held_stdin = None;
-    }
-
-    /// The TCP port that the launcher listens on; none when it does not.
-    pub fn listening_port(&self) -> Option<u16> {
-        listening_port(self.pid())
+    /// Waits until the launcher listens on a TCP port.
+    ///
+    /// # Panics
+    ///
+    /// When it does not at the job's deadline.
+    pub fn wait_for_port(&self) -> u16 {
+        loop {
+            if let Some(port) = listening_port(self.pid()) {
+                return port;
+            }
+            let written = self.output.written.lock().expect("no reader panics");
+            let is_late = Instant::now() > self.deadline || written.ended == self.readers.len();
+            assert!(!is_late, "{}: does not listen:\n{}", self.command, written.shown());
+            // The kernel tells nobody that a port was opened: look again, at once when something is written.
+            drop(
+                self.output.grown.wait_timeout(written, Duration::from_millis(5)).expect("no reader panics"),
+            );
+        }
     }
 
     /// The launcher's process id.

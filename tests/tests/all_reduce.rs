@@ -55,13 +55,13 @@ fn tree_over_four_hosts_with_the_systems_libfabric() {
 #[test]
 fn ring_over_four_hosts_with_libfabric_2() {
     require!(Need::Libfabric2);
-    over_hosts("ring", libfabric_2_folder().ok().as_deref(), "2.5.1");
+    over_hosts("ring", libfabric_2_folder().ok().as_deref(), "2.");
 }
 
 #[test]
 fn tree_over_four_hosts_with_libfabric_2() {
     require!(Need::Libfabric2);
-    over_hosts("tree", libfabric_2_folder().ok().as_deref(), "2.5.1");
+    over_hosts("tree", libfabric_2_folder().ok().as_deref(), "2.");
 }
 
 fn here(ranks: &str, args: &[&str]) -> Outcome {

@@ -32,7 +32,7 @@ impl Ranks {
             Ranks::Shell => {
                 let hang = hang.display();
                 // Both are up when the rank has two of them: see `UPS_OF_SHELL`.
-                job.program(Path::new("/bin/sh"), ["-c", &format!("{hang} & (setsid {hang} &) wait")])
+                job.program(Path::new("/bin/sh"), ["-c", &format!("{hang} & (setsid {hang} &); wait")])
             }
         }
     }
