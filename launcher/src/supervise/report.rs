@@ -52,8 +52,10 @@ pub fn failure_lines(error: &LaunchError, ended: &Ended, writer: &Writer) -> Vec
     if let LaunchError::RankFailed { rank, .. } | LaunchError::RankAborted { rank, .. } = error {
         lines.extend(writer.last_stderr(*rank).into_iter().map(|line| format!("  last stderr: {line}")));
     }
-    if ended.verdict.echoes() > 0 {
-        lines.push(format!("  {} further failures followed it", ended.verdict.echoes()));
+    match ended.verdict.echoes() {
+        0 => {}
+        1 => lines.push("  1 further failure followed it".to_owned()),
+        echoes => lines.push(format!("  {echoes} further failures followed it")),
     }
     lines
 }
