@@ -78,8 +78,8 @@ pub enum ConnectError {
 pub struct Connected {
     /// The agent.
     pub agent: Introduced,
-    /// Something the user should know about the way there.
-    pub note: Option<String>,
+    /// What the user should know about the way there.
+    pub notes: Vec<String>,
     /// Our address that this host can reach, where one was proved.
     pub head_address: Option<IpAddr>,
     /// The agent is a child of this process.
@@ -94,6 +94,8 @@ pub struct Route {
     pub spawner: Arc<dyn Spawner>,
     /// The agent is a child of this process: its channel is a socket pair, and no port is needed.
     pub is_here: bool,
+    /// What the user should know about this way.
+    pub note: Option<String>,
 }
 
 /// Connects to all hosts.
@@ -196,7 +198,8 @@ impl Attempt {
         let proved = head_address.or_else(|| ssh_client_of_ours(&agent));
         let Some(address) = proved.filter(|_| !self.route.is_here) else {
             self.stages.set(node, "connected");
-            return Ok(Connected { agent, note: None, head_address: None, is_here: self.route.is_here });
+            let notes = self.route.note.into_iter().collect();
+            return Ok(Connected { agent, notes, head_address: None, is_here: self.route.is_here });
         };
         let (agent, note) = match self.listener.listen_on(address) {
             Ok(bound) => {
@@ -209,7 +212,8 @@ impl Attempt {
             }
         };
         self.stages.set(node, "connected");
-        Ok(Connected { agent, note, head_address: Some(address), is_here: false })
+        let notes = self.route.note.into_iter().chain(note).collect();
+        Ok(Connected { agent, notes, head_address: Some(address), is_here: false })
     }
 }
 

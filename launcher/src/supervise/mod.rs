@@ -40,6 +40,8 @@ use crate::spawn::Spawner;
 use crate::spawn::command::CommandSpawner;
 use crate::spawn::local::LocalSpawner;
 use crate::spawn::push::Launcher;
+use crate::spawn::ssh::SshSpawner;
+use crate::spawn::ssh::config::SshEnvironment;
 use crate::{build_id, hostfile};
 
 use connect::{ConnectError, Connected, Identity, Route};
@@ -151,23 +153,45 @@ async fn connect_all(
 /// Decides how each host is reached.
 fn routes(spec: &JobSpec, hosts: &[Host]) -> Result<Vec<Route>, LaunchError> {
     let local: Arc<dyn Spawner> = Arc::new(LocalSpawner::new(THIS_EXECUTABLE));
-    let remote = match hosts.iter().all(this_machine::is_meant_by) {
-        true => Arc::clone(&local),
-        false => remote_spawner(spec).map_err(|source| head("reading this executable", source))?,
-    };
-    let route = |host: &Host| {
-        let is_here = this_machine::is_meant_by(host);
-        Route { host: host.clone(), spawner: Arc::clone(if is_here { &local } else { &remote }), is_here }
+    let some_are_elsewhere = !hosts.iter().all(this_machine::is_meant_by);
+    let remote = some_are_elsewhere.then(|| Remote::new(spec)).transpose();
+    let remote = remote.map_err(|source| head("reading this executable", source))?;
+    let route = |host: &Host| match &remote {
+        Some(remote) if !this_machine::is_meant_by(host) => {
+            let (spawner, note) = remote.route_to(host);
+            Route { host: host.clone(), spawner, is_here: false, note }
+        }
+        _ => Route { host: host.clone(), spawner: Arc::clone(&local), is_here: true, note: None },
     };
     Ok(hosts.iter().map(route).collect())
 }
 
-fn remote_spawner(spec: &JobSpec) -> std::io::Result<Arc<dyn Spawner>> {
-    let launcher = Launcher::from_file(Path::new(THIS_EXECUTABLE))?;
-    Ok(match &spec.launch_agent {
-        Some(words) => Arc::new(CommandSpawner::new(words.clone(), launcher)),
-        None => Arc::new(CommandSpawner::system_ssh(launcher)),
-    })
+/// The way to hosts that are not this machine. Made when there is one: it reads the whole executable, for hosts that
+/// do not have it.
+enum Remote {
+    Ssh(Arc<SshSpawner>),
+    Command(Arc<CommandSpawner>),
+}
+
+impl Remote {
+    fn new(spec: &JobSpec) -> std::io::Result<Remote> {
+        let launcher = Launcher::from_file(Path::new(THIS_EXECUTABLE))?;
+        Ok(match &spec.launch_agent {
+            Some(words) => Remote::Command(Arc::new(CommandSpawner::new(words.clone(), launcher))),
+            None => Remote::Ssh(Arc::new(SshSpawner::new(launcher, SshEnvironment::of_this_process()))),
+        })
+    }
+
+    fn route_to(&self, host: &Host) -> (Arc<dyn Spawner>, Option<String>) {
+        match self {
+            Remote::Command(spawner) => (Arc::<CommandSpawner>::clone(spawner), None),
+            Remote::Ssh(spawner) => {
+                let reason = spawner.system_ssh_reason(host);
+                let note = reason.map(|reason| format!("reached by the system's ssh: {reason}"));
+                (Arc::<SshSpawner>::clone(spawner), note)
+            }
+        }
+    }
 }
 
 /// Stays right when the file that the launcher was started from is replaced or removed.
@@ -203,7 +227,7 @@ fn prepare(
     // Hosts that got no rank are let go: dropping the channel ends the agent.
     connected.truncate(placement.nodes.len());
     for (node, connected) in placement.nodes.iter().zip(&connected) {
-        if let Some(note) = &connected.note {
+        for note in &connected.notes {
             writer.note(format!("{}: {note}", node.host));
         }
     }
