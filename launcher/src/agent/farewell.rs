@@ -9,7 +9,7 @@ use efarun_wire::message::AgentMessage;
 
 use super::ranks::Ranks;
 use super::serve::{Agent, HEAD_LOST_GRACE, Leaving};
-use crate::keeper::ending::{STUCK_AFTER, end_all_descendants};
+use crate::keeper::ending::end_all_descendants;
 use crate::keeper::protocol::{KeeperOrder, KeeperReport};
 
 impl Agent {
@@ -30,7 +30,7 @@ impl Agent {
                 self.fail(&format!("the keeper, process {pid}, died: its ranks are being ended"));
             }
         }
-        self.end_keeper().await;
+        self.end_keeper(&leaving).await;
         self.sweep().await;
         self.drain().await;
         // A head that does not listen any more is not waited for.
@@ -54,8 +54,8 @@ impl Agent {
         if self.keeper.order(&KeeperOrder::End { grace_ms }).await.is_err() {
             return;
         }
-        let deadline = Instant::now() + HEAD_LOST_GRACE + STUCK_AFTER;
-        // Past the deadline, or with the keeper dead, the sweep has the last word.
+        let deadline = Instant::now() + HEAD_LOST_GRACE + KEEPER_PATIENCE;
+        // With the keeper dead, stopped, or busy with what KILL does not end, the sweep has the last word.
         while let Ok(Some(report)) = timeout_at(deadline, self.keeper.report()).await {
             let over = matches!(report, KeeperReport::Reaped { .. } | KeeperReport::Stuck { .. });
             self.handle_keeper(report);
@@ -65,9 +65,13 @@ impl Agent {
         }
     }
 
-    /// Closes the keeper's socket, which is its order to end everything and itself, and waits for its end.
-    async fn end_keeper(&mut self) {
+    /// Closes the keeper's socket, which is its order to end everything and itself, and waits for its end; not for
+    /// that of one that did not obey before.
+    async fn end_keeper(&mut self, leaving: &Leaving) {
         self.keeper.close().await;
+        if self.is_unreaped && *leaving != Leaving::Goodbye {
+            return;
+        }
         let deadline = Instant::now() + KEEPER_PATIENCE;
         // One that does not end in time is killed by the sweep.
         while let Ok(Some(_)) = timeout_at(deadline, self.keeper.report()).await {}
@@ -88,6 +92,6 @@ impl Agent {
     }
 }
 
-/// The keeper's own grace for an agent that is lost, and what its walk may take.
-const KEEPER_PATIENCE: Duration = Duration::from_secs(3);
+/// What a keeper may take beyond a grace: half a second is its own grace for an agent that is lost.
+const KEEPER_PATIENCE: Duration = Duration::from_millis(1500);
 const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(500);

@@ -2,17 +2,19 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use efarun_wire::frame::{self, FrameReader};
 
 use crate::agent::setup::KeeperProcess;
 use crate::keeper::protocol::{ForkOrder, KeeperOrder, KeeperReport, RANK_FDS};
 
-/// Orders out, reports in.
+/// Orders out, reports in. A keeper that takes no orders counts as dead.
 #[derive(Debug)]
 pub(super) struct KeeperLink {
     pub(super) pid: i32,
@@ -45,8 +47,13 @@ impl KeeperLink {
         let _ = self.socket.shutdown().await;
     }
 
-    /// Waits for the keeper to take the order in, which it does at once unless it is dead or stopped.
     async fn send(&self, order: &KeeperOrder, fds: &[RawFd]) -> io::Result<()> {
+        // It takes orders in at once unless it is dead or stopped.
+        let sent = timeout(KEEPER_PATIENCE, self.send_whole(order, fds)).await;
+        sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    async fn send_whole(&self, order: &KeeperOrder, fds: &[RawFd]) -> io::Result<()> {
         let frame = frame::encode(order);
         let mut unsent = &frame[..];
         let mut rights = &[ControlMessage::ScmRights(fds)][..if fds.is_empty() { 0 } else { 1 }];
@@ -84,3 +91,5 @@ impl KeeperLink {
         }
     }
 }
+
+const KEEPER_PATIENCE: Duration = Duration::from_secs(2);

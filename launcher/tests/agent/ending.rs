@@ -128,10 +128,18 @@ async fn a_closed_channel_ends_everything() {
 
 #[tokio::test]
 async fn a_stopped_keeper_does_not_save_the_ranks() {
-    let mut head = running(1, WITH_DAEMON, 2).await;
+    let head = running(1, STUBBORN, 2).await;
     signal(head.facts.keeper_pid, Signal::SIGSTOP);
-    let since = head.kill(head.facts.keeper_pid);
-    head.expect_all_gone(since).await;
+    let since = Instant::now();
+    head.close_channel(since).await;
+}
+
+#[tokio::test]
+async fn ranks_end_with_their_keeper_also_while_the_agent_is_stopped() {
+    let head = running(2, "exec sleep 1000", 1).await;
+    signal(head.facts.agent_pid, Signal::SIGSTOP);
+    head.kill(head.facts.keeper_pid);
+    head.until_running("sleep 1000", 0).await;
 }
 
 #[tokio::test]

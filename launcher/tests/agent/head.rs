@@ -280,7 +280,7 @@ impl Head {
     }
 
     /// Waits until so many processes of the job run this command, and gives all of the job's.
-    pub(crate) async fn until_running(&mut self, command: &str, count: usize) -> Vec<String> {
+    pub(crate) async fn until_running(&self, command: &str, count: usize) -> Vec<String> {
         let start = Instant::now();
         loop {
             let processes = self.processes();
@@ -294,7 +294,7 @@ impl Head {
     }
 
     /// Waits until a process has been stopped.
-    pub(crate) async fn until_stopped(&mut self, pid: i32) {
+    pub(crate) async fn until_stopped(&self, pid: i32) {
         let start = Instant::now();
         while state_of(pid) != Some('T') {
             assert!(start.elapsed() < DEADLINE, "process {pid} was never stopped");
