@@ -1,6 +1,6 @@
 //! The keeper's loop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ pub(super) struct Keeper {
     signals: SignalFd,
     starting: Vec<Starting>,
     running: BTreeMap<i32, Running>,
+    /// Children that have said why they cannot start, and have not been reaped.
+    failed: BTreeSet<i32>,
     reaped_ranks: u32,
     ending: Option<Ending>,
     /// An end has been ordered: exits are no failures, and no further rank starts.
@@ -53,6 +55,7 @@ impl Keeper {
             signals,
             starting: Vec::new(),
             running: BTreeMap::new(),
+            failed: BTreeSet::new(),
             reaped_ranks: 0,
             ending: None,
             end_ordered: false,
@@ -143,7 +146,8 @@ impl Keeper {
 
     /// The children that lead a process group and have not been reaped.
     fn leaders(&self) -> Vec<i32> {
-        self.running.keys().copied().chain(self.starting.iter().map(|starting| starting.pid)).collect()
+        let starting = self.starting.iter().map(|starting| &starting.pid);
+        self.running.keys().chain(&self.failed).chain(starting).copied().collect()
     }
 
     fn settle_starts(&mut self) {
@@ -155,8 +159,10 @@ impl Keeper {
                     self.running.insert(pid, Running { rank, forked_at });
                     self.agent.report(&KeeperReport::Forked { rank, pid, other_wdir });
                 }
-                // The child ends by itself; it is reaped as one that is no rank.
-                Started::Failed(error) => self.report_failed_start(rank, error),
+                Started::Failed(error) => {
+                    self.failed.insert(pid);
+                    self.report_failed_start(rank, error);
+                }
             }
         }
     }
@@ -177,6 +183,7 @@ impl Keeper {
     fn reaped(&mut self, pid: i32, status: RankStatus) {
         // A program may have started and ended since its start was last looked at.
         self.settle_starts();
+        self.failed.remove(&pid);
         let Some(Running { rank, forked_at }) = self.running.remove(&pid) else { return };
         self.reaped_ranks += 1;
         self.agent.report(&KeeperReport::Exited {
