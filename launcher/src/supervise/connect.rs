@@ -24,6 +24,9 @@ use crate::spawn::{SpawnError, Spawner};
 /// How long the other hosts are given once one has failed.
 const FAILURE_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long after `--start-timeout` a spawner may take to say what it was waiting for: it knows better than we do.
+const LAST_WORD_PATIENCE: Duration = Duration::from_millis(800);
+
 /// What connecting needs to know.
 #[derive(Debug)]
 pub struct Identity {
@@ -112,7 +115,7 @@ pub async fn connect(
 ) -> Result<Vec<Connected>, Vec<ConnectError>> {
     let hosts: Vec<String> = routes.iter().map(|route| route.host.to_string()).collect();
     let stages = Stages::new(&hosts);
-    let mut deadline = Instant::now() + timeout;
+    let mut deadline = Instant::now() + timeout + LAST_WORD_PATIENCE;
     let mut attempts = JoinSet::new();
     for (index, route) in routes.into_iter().enumerate() {
         let node = NodeId(index as u32);
