@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::process::Command;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::job::Host;
@@ -83,9 +83,9 @@ impl CommandSpawner {
             // Dropping `started` ends the command.
             Err(_) => Err(timed_out(
                 format!("`{} {}`", self.name(), destination(host)),
-                match &waiting_lines(&mut started.stderr)[..] {
+                match &push::waiting_lines(&mut started.stderr)[..] {
                     [] => format!("does `{} {} true` work?", self.name(), destination(host)),
-                    lines => format!("its last words: {}", last_of(lines)),
+                    lines => format!("its last words: {}", push::last_of(lines)),
                 },
             )),
         }
@@ -112,7 +112,7 @@ impl CommandSpawner {
         drop(stream);
         let end = timeout(LAST_WORDS, ended).await;
         drop(guard);
-        let lines = waiting_lines(&mut stderr);
+        let lines = push::waiting_lines(&mut stderr);
         if let Some(known) = complaint::classify(&host.name, &destination(host), &lines) {
             return known;
         }
@@ -121,7 +121,8 @@ impl CommandSpawner {
             Ok(Ok(ChannelEnd::Signal(name))) => format!(" and was ended by {name}"),
             _ => String::new(),
         };
-        let said = if lines.is_empty() { String::new() } else { format!(", saying: {}", last_of(&lines)) };
+        let said =
+            if lines.is_empty() { String::new() } else { format!(", saying: {}", push::last_of(&lines)) };
         SpawnError::AgentNotStarted {
             host: host.name.clone(),
             cause: format!("`{} {}` failed{end}{said} ({error})", self.name(), destination(host)),
@@ -149,14 +150,6 @@ fn destination(host: &Host) -> String {
         Some(user) => format!("{user}@{}", host.name),
         None => host.name.clone(),
     }
-}
-
-fn waiting_lines(stderr: &mut mpsc::Receiver<String>) -> Vec<String> {
-    std::iter::from_fn(|| stderr.try_recv().ok()).collect()
-}
-
-fn last_of(lines: &[String]) -> String {
-    lines[lines.len().saturating_sub(3)..].join(" / ")
 }
 
 /// Commands that may be starting an agent at once; OpenSSH at the head costs a process and 20 ms of CPU each.

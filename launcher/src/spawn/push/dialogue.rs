@@ -72,7 +72,10 @@ impl Dialogue {
                 "run" if self.pending.is_empty() => {
                     return Ok(Some(Reply::Started { path: rest.to_owned() }));
                 }
-                "run" => return Err(PushError::Stray(String::from_utf8_lossy(&self.pending).into_owned())),
+                "run" => {
+                    let shown = &self.pending[..self.pending.len().min(SHOWN_STRAY_BYTES)];
+                    return Err(PushError::Stray(String::from_utf8_lossy(shown).into_owned()));
+                }
                 "fail" => return Err(PushError::NoCache(self.skipped.join("; "))),
                 // `arch` of the right kind, or a word of a later version that this one can do without.
                 _ => {}
@@ -112,6 +115,9 @@ impl Dialogue {
 
 /// More noise than this is no greeting.
 const MAX_NOISE_BYTES: usize = 1 << 20;
+
+/// How much of what should not be there is repeated.
+const SHOWN_STRAY_BYTES: usize = 80;
 
 /// How much of it is kept for messages.
 const REMEMBERED_NOISE_BYTES: usize = 1024;

@@ -126,6 +126,16 @@ pub(crate) async fn skip_greetings(stderr: &mut mpsc::Receiver<String>) {
     let _ = tokio::time::timeout(STDERR_LAG, begins).await;
 }
 
+/// The lines that wait on standard error, without the shell's own.
+pub(crate) fn waiting_lines(stderr: &mut mpsc::Receiver<String>) -> Vec<String> {
+    std::iter::from_fn(|| stderr.try_recv().ok()).filter(|line| !line.contains(script::MARKER)).collect()
+}
+
+/// The last few lines, as one.
+pub(crate) fn last_of(lines: &[String]) -> String {
+    lines[lines.len().saturating_sub(3)..].join(" / ")
+}
+
 /// Talks to the remote shell until the agent has been started; gives the path of its executable there.
 ///
 /// Nothing of the agent's own output is read. It does not watch the clock: the caller drops it when time is up.

@@ -105,8 +105,7 @@ impl SshSpawner {
                 Err(error) => {
                     drop(stream);
                     let _ = tokio::time::timeout(LAST_WORDS, opened.ended).await;
-                    let said: Vec<String> = std::iter::from_fn(|| opened.stderr.try_recv().ok()).collect();
-                    Err(with_last_words(error.on_host(host), &said))
+                    Err(with_last_words(error.on_host(host), &push::waiting_lines(&mut opened.stderr)))
                 }
             }
         };
@@ -216,8 +215,7 @@ fn no_channel(host: &Host, error: &std::io::Error) -> SpawnError {
 fn with_last_words(error: SpawnError, said: &[String]) -> SpawnError {
     match error {
         SpawnError::AgentNotStarted { host, cause } if !said.is_empty() => {
-            let last = said[said.len().saturating_sub(3)..].join(" / ");
-            SpawnError::AgentNotStarted { host, cause: format!("{cause}, saying: {last}") }
+            SpawnError::AgentNotStarted { host, cause: format!("{cause}, saying: {}", push::last_of(said)) }
         }
         other => other,
     }
