@@ -83,7 +83,7 @@ impl Ranks {
             }
             Err((call, error)) => {
                 let errno = error.raw_os_error().unwrap_or_default();
-                let (call, subject) = (call.to_owned(), String::new());
+                let (call, subject) = (call.to_owned(), "its streams (see ulimit -Hn there)".to_owned());
                 self.head.send(&AgentMessage::SpawnFailed { rank, call, subject, errno });
             }
         }

@@ -56,8 +56,11 @@ pub(super) struct StartError {
 ///
 /// What failed before there was a child.
 pub(super) fn start(order: ForkOrder, fds: Vec<OwnedFd>) -> Result<Starting, StartError> {
-    let failed = |call| move |errno| StartError { call, subject: Vec::new(), errno: errno as i32 };
-    let rank = order.rank;
+    let (rank, program) = (order.rank, order.program.clone());
+    let failed = |call| {
+        let subject = program.clone();
+        move |errno: Errno| StartError { call, subject, errno: errno as i32 }
+    };
     let recipe = recipe(order)?;
     // Without O_NONBLOCK a child that hangs in its exec would stop the keeper with it.
     let (words, child_words) =
@@ -99,7 +102,7 @@ impl Starting {
             Step::Chdir => self.recipe.wdir(word).to_bytes().to_vec(),
             Step::Execve if word.errno == Errno::ENOENT as i32 => self.missing(),
             Step::Execve => self.recipe.program(word).to_bytes().to_vec(),
-            Step::OtherWdir | Step::Setpgid | Step::Prctl | Step::Dup => Vec::new(),
+            Step::OtherWdir | Step::Setpgid | Step::Prctl | Step::Dup => self.recipe.given_program.clone(),
         };
         StartError { call: step.call(), subject, errno: word.errno }
     }
