@@ -15,6 +15,14 @@
 //! `Input` is never written. In an in-place call `Input` and `Output` are the same memory; a schedule must be right
 //! both ways (the checker tries both). A span handed to `Send` may be read by the network until a `WaitSends`
 //! covers that send; until then nothing may write to it.
+//!
+//! # What else holds
+//! - A held message is used by a `Reduce` or a `Copy` before its `Release`.
+//! - At most [`Schedule::max_open_sends`] sends of a rank are *open*: posted, and not yet covered by a `WaitSends`.
+//!   This is what the executor needs memory for.
+//! - After the last step no message is held, no send is open, and all of `Output` was written.
+//!
+//! The `ledger` holds a rank to these rules step by step; [`super::check`] proves the rest.
 
 use std::fmt;
 
@@ -47,6 +55,28 @@ pub enum Operand {
     Span(Span),
     /// The message that is held from this peer, all of it.
     Slot(Rank),
+}
+
+impl Span {
+    /// Elements of the input.
+    pub fn input(start: usize, len: usize) -> Self {
+        Span { buffer: Buffer::Input, start, len }
+    }
+
+    /// Elements of the output.
+    pub fn output(start: usize, len: usize) -> Self {
+        Span { buffer: Buffer::Output, start, len }
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let buffer = match self.buffer {
+            Buffer::Input => "input",
+            Buffer::Output => "output",
+        };
+        write!(f, "{buffer}[{}..{}]", self.start, self.start.saturating_add(self.len))
+    }
 }
 
 /// One step of one rank.
@@ -97,7 +127,7 @@ pub enum Step {
 
 /// A collective over a world, for a number of elements: every rank's steps, on demand.
 pub trait Schedule: fmt::Debug + Send + Sync {
-    /// The algorithm's name, as `--algo` takes it.
+    /// The algorithm's name, as `--algo` takes it; no two collectives share one.
     fn name(&self) -> &'static str;
 
     /// World size.
@@ -112,12 +142,15 @@ pub trait Schedule: fmt::Debug + Send + Sync {
     /// How many steps this rank has.
     fn step_count(&self, rank: Rank) -> usize;
 
-    /// Step `index` of this rank; constant time, no memory.
+    /// Step `index` of this rank; in constant time and without allocating.
     ///
     /// # Panics
     ///
     /// When `index` is not below [`Schedule::step_count`].
     fn step(&self, rank: Rank, index: usize) -> Step;
+
+    /// The most sends that this rank has open at once.
+    fn max_open_sends(&self, rank: Rank) -> usize;
 
     /// The peers that this rank receives from, in no particular order, each once.
     fn receives_from(&self, rank: Rank) -> Vec<Rank>;

@@ -8,6 +8,8 @@
 
 #[cfg(test)]
 pub(crate) mod conformance;
+#[cfg(test)]
+pub(crate) mod double;
 pub mod fabric;
 pub mod mux;
 pub mod shm;
@@ -88,6 +90,12 @@ pub enum TransportError {
 pub trait Transport: Send {
     /// The largest payload of one message.
     fn slot_bytes(&self) -> usize;
+
+    /// How many messages a peer can have in flight to this rank before the first of them is released. What is said
+    /// here may be less than what there is; it is never less than 2.
+    fn credits(&self) -> usize {
+        2
+    }
 
     /// Prepares to receive from and send to these peers. Opening a peer twice costs nothing. Returns without
     /// waiting for the peers: until a peer has opened its side, [`Transport::try_send`] to it says `false`.

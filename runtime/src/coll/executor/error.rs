@@ -1,0 +1,132 @@
+//! Why a schedule was not run to its end.
+
+use std::time::Duration;
+
+use efarun_wire::Rank;
+
+use crate::coll::fault::{Fault, Wait};
+use crate::transport::TransportError;
+
+/// Why a schedule was not run to its end. The transport is closed by then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExecError {
+    /// The peer is in another call than this rank, or in the same with other arguments.
+    #[error("step {step}: {}", difference(*.peer, *.sequence, *.peer_sequence))]
+    Mismatch {
+        /// The step.
+        step: usize,
+        /// The peer.
+        peer: Rank,
+        /// The number of this rank's call.
+        sequence: u32,
+        /// The number of the peer's.
+        peer_sequence: u32,
+    },
+    /// A message has another length than its step says, though the calls are the same.
+    #[error("step {step}: rank {peer} sent {found_bytes} bytes where {expected_bytes} belong")]
+    MessageLen {
+        /// The step.
+        step: usize,
+        /// The sender.
+        peer: Rank,
+        /// What the schedule says.
+        expected_bytes: usize,
+        /// What came.
+        found_bytes: usize,
+    },
+    /// A wait took too long.
+    #[error("step {step} of {step_count}: waited {:.1} s for {wait}", .waited.as_secs_f64())]
+    Timeout {
+        /// The step.
+        step: usize,
+        /// How many steps this rank has.
+        step_count: usize,
+        /// What was waited for.
+        wait: Wait,
+        /// How long.
+        waited: Duration,
+    },
+    /// The launcher said, while this rank waited, that there is no point in going on.
+    #[error("step {step}: {interrupt}")]
+    Interrupted {
+        /// The step.
+        step: usize,
+        /// What this rank waited for.
+        wait: Wait,
+        /// What the launcher said.
+        interrupt: Interrupt,
+    },
+    /// The transport failed.
+    #[error("step {step}: {source}")]
+    Transport {
+        /// The step; 0 also before the first.
+        step: usize,
+        /// What it said.
+        source: TransportError,
+    },
+    /// The buffers do not have what the schedule was made for.
+    #[error("the buffers have {count} elements, the schedule is for {expected}")]
+    Count {
+        /// Elements of the buffers.
+        count: usize,
+        /// Elements of the schedule.
+        expected: usize,
+    },
+    /// A segment of the schedule does not fit into a message.
+    #[error("a segment takes {segment_bytes} bytes, a message carries {slot_bytes}")]
+    SegmentTooLong {
+        /// The longest message of the schedule.
+        segment_bytes: usize,
+        /// The most that the transport carries in one.
+        slot_bytes: usize,
+    },
+    /// The schedule is wrong.
+    #[error("the schedule is wrong: {0}")]
+    Fault(#[from] Fault),
+    /// The transport says that a send is complete that this rank did not post.
+    #[error("the transport completed send {token}, which was not posted")]
+    StrayCompletion {
+        /// The token.
+        token: u64,
+    },
+}
+
+/// What the launcher can say to a rank that waits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Interrupt {
+    /// A rank is gone.
+    #[error("rank {rank} is lost: {cause}")]
+    RankLost {
+        /// The rank.
+        rank: Rank,
+        /// How it was lost, as a lowercase fragment.
+        cause: String,
+    },
+    /// Somebody gave up for everybody.
+    #[error("the job was aborted: {reason}")]
+    Aborted {
+        /// The rank that gave up; none if it was the launcher or its user.
+        rank: Option<Rank>,
+        /// Why.
+        reason: String,
+    },
+    /// Whoever would say so is gone.
+    #[error("the link to the launcher is lost: {cause}")]
+    LinkLost {
+        /// What was seen, as a lowercase fragment.
+        cause: String,
+    },
+}
+
+fn difference(peer: Rank, sequence: u32, peer_sequence: u32) -> String {
+    if sequence == peer_sequence {
+        format!(
+            "rank {peer} calls another operation as number {sequence}, or the same with another type, reduction, \
+             count or algorithm"
+        )
+    } else {
+        format!("rank {peer} is in call number {peer_sequence}, this rank in number {sequence}")
+    }
+}

@@ -1,0 +1,5 @@
+//! Tests of schedules as a whole: run on the transport double, checked, simulated, and each of them with a step
+//! missing.
+
+mod run;
+mod world;

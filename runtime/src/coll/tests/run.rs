@@ -1,0 +1,223 @@
+//! The executor gives exact results, and says what is wrong.
+
+use std::time::Duration;
+
+use efarun_wire::Rank;
+use proptest::prelude::*;
+
+use super::world::{Setting, run};
+use crate::coll::buffers::Buffers;
+use crate::coll::executor::{Call, ExecError, Executor, Interrupt};
+use crate::coll::fault::Wait;
+use crate::coll::select::{Algorithm, build};
+use crate::element::{Element, ReduceOp};
+use crate::transport::double::{Manners, doubles};
+use crate::transport::{Transport, TransportError};
+
+/// Inputs whose sums and products are exact in every type and in any order: small, mostly ones and twos.
+fn inputs<T: Element + From<u8>>(world_size: u32, count: usize) -> Vec<Vec<T>> {
+    let element = |rank: u32, index: usize| {
+        T::from(match (rank as usize * 7 + index * 3) % 11 {
+            0 => 2,
+            1 => 3,
+            _ => 1,
+        })
+    };
+    (0..world_size).map(|rank| (0..count).map(|index| element(rank, index)).collect()).collect()
+}
+
+fn reference<T: Element>(inputs: &[Vec<T>], op: impl Fn(T, T) -> T) -> Vec<T> {
+    let count = inputs[0].len();
+    (0..count).map(|index| inputs.iter().map(|input| input[index]).reduce(&op).unwrap()).collect()
+}
+
+fn expect_exact<T: Element + From<u8>>(
+    algorithm: Algorithm,
+    (world_size, count, segment_len): (u32, usize, usize),
+    setting: Setting,
+    op: impl Fn(T, T) -> T,
+) {
+    let schedule = build(algorithm, world_size, count, segment_len, setting.manners.credits);
+    let inputs = inputs::<T>(world_size, count);
+    let expected = reference(&inputs, op);
+    for (rank, result) in run(&*schedule, &inputs, setting).into_iter().enumerate() {
+        assert_eq!(result.as_ref(), Ok(&expected), "rank {rank} of {schedule:?} with {setting:?}");
+    }
+}
+
+macro_rules! all_ops {
+    ($algorithm:expr, $shape:expr, $setting:expr, $($type:ty: $sum:expr, $prod:expr;)*) => {$(
+        expect_exact::<$type>($algorithm, $shape, Setting { op: ReduceOp::Sum, ..$setting }, $sum);
+        expect_exact::<$type>($algorithm, $shape, Setting { op: ReduceOp::Prod, ..$setting }, $prod);
+        expect_exact::<$type>($algorithm, $shape, Setting { op: ReduceOp::Min, ..$setting }, |a, b| if a < b { a } else { b });
+        expect_exact::<$type>($algorithm, $shape, Setting { op: ReduceOp::Max, ..$setting }, |a, b| if a > b { a } else { b });
+    )*};
+}
+
+#[test]
+fn all_types_and_operations_are_exact() {
+    for algorithm in Algorithm::ALL {
+        for is_in_place in [false, true] {
+            let setting = Setting { is_in_place, ..Setting::default() };
+            all_ops!(algorithm, (5, 23, 3), setting,
+                u8: u8::wrapping_add, u8::wrapping_mul;
+                i32: i32::wrapping_add, i32::wrapping_mul;
+                i64: i64::wrapping_add, i64::wrapping_mul;
+                f32: |a, b| a + b, |a, b| a * b;
+                f64: |a, b| a + b, |a, b| a * b;
+            );
+        }
+    }
+}
+
+#[test]
+fn every_world_size_is_exact_at_odd_counts() {
+    for algorithm in Algorithm::ALL {
+        for world_size in 1..=17 {
+            for count in [0, 1, 2, world_size as usize - 1, world_size as usize + 1, 61] {
+                let shape = (world_size, count, 4);
+                expect_exact::<i32>(algorithm, shape, Setting::default(), i32::wrapping_add);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_shape_is_exact_however_the_network_behaves(
+        is_ring: bool,
+        world_size in 1..=17u32,
+        count in 0..80usize,
+        segment_len in 1..=20usize,
+        credits in 1..=4usize,
+        is_in_place: bool,
+        is_late: bool,
+        seed: u64,
+    ) {
+        let algorithm = if is_ring { Algorithm::Ring } else { Algorithm::Tree };
+        let manners = Manners { credits, is_late, seed, ..Manners::default() };
+        let setting = Setting { is_in_place, manners, ..Setting::default() };
+        expect_exact::<i64>(algorithm, (world_size, count, segment_len), setting, i64::wrapping_add);
+    }
+}
+
+#[test]
+fn floats_have_the_same_bits_on_all_ranks_and_in_every_run() {
+    for algorithm in Algorithm::ALL {
+        let schedule = build(algorithm, 7, 40, 3, 2);
+        let value = |rank: usize, index: usize| 1.0 / (1.0 + (rank * 41 + index) as f32);
+        let inputs: Vec<Vec<f32>> =
+            (0..7).map(|rank| (0..40).map(|index| value(rank, index)).collect()).collect();
+        let mut seen = Vec::new();
+        for seed in 0..4 {
+            let manners = Manners { seed, ..Manners::default() };
+            let results = run(&*schedule, &inputs, Setting { manners, ..Setting::default() });
+            seen.extend(results.into_iter().map(Result::unwrap));
+        }
+        assert!(seen.iter().all(|result| result == &seen[0]), "{algorithm}");
+    }
+}
+
+/// Two ranks that call different things; gives both errors.
+fn calls_that_differ(sequences: [u32; 2], ops: [ReduceOp; 2]) -> Vec<ExecError> {
+    let schedule = build(Algorithm::Ring, 2, 10, 4, 2);
+    let transports = doubles(2, Manners::default());
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = transports
+            .into_iter()
+            .enumerate()
+            .map(|(rank, mut transport)| {
+                let schedule = &*schedule;
+                scope.spawn(move || {
+                    let mut data = [1i32; 10];
+                    let call = Call {
+                        rank: Rank(rank as u32),
+                        sequence: sequences[rank],
+                        op: ops[rank],
+                        buffers: Buffers::in_place(&mut data),
+                        patience: Duration::from_secs(20),
+                    };
+                    Executor::new(Duration::ZERO)
+                        .run(schedule, call, &mut transport, &mut || None)
+                        .unwrap_err()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn another_operation_on_a_peer_is_a_mismatch_that_names_it() {
+    let errors = calls_that_differ([8, 8], [ReduceOp::Sum, ReduceOp::Max]);
+    let is_named = |error: &ExecError| matches!(error, ExecError::Mismatch { sequence: 8, peer_sequence: 8, peer, .. } if peer.0 < 2);
+    assert!(errors.iter().any(is_named), "{errors:?}");
+    // Who did not see it itself sees that its peer gave up.
+    let is_lost = |error: &ExecError| {
+        matches!(error, ExecError::Transport { source: TransportError::PeerLost { .. }, .. })
+    };
+    assert!(errors.iter().all(|error| is_named(error) || is_lost(error)), "{errors:?}");
+}
+
+#[test]
+fn another_order_of_calls_says_both_numbers() {
+    let errors = calls_that_differ([8, 9], [ReduceOp::Sum, ReduceOp::Sum]);
+    let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let expected = [
+        "rank 1 is in call number 9, this rank in number 8",
+        "rank 0 is in call number 8, this rank in number 9",
+    ];
+    assert!(text.iter().any(|text| expected.iter().any(|expected| text.contains(expected))), "{text:?}");
+}
+
+/// Rank 0 of two alone, with a peer that never does anything.
+fn alone(patience: Duration, interrupt: &mut dyn FnMut() -> Option<Interrupt>) -> ExecError {
+    let schedule = build(Algorithm::Ring, 2, 10, 4, 2);
+    let mut transports = doubles(2, Manners::default());
+    transports[1].open(&[Rank(0)], &[]).unwrap();
+    let mut data = [1i32; 10];
+    let buffers = Buffers::in_place(&mut data);
+    let call = Call { rank: Rank(0), sequence: 0, op: ReduceOp::Sum, buffers, patience };
+    let error =
+        Executor::new(Duration::ZERO).run(&*schedule, call, &mut transports[0], interrupt).unwrap_err();
+    assert_eq!(transports[0].poll(&mut Vec::new()), Err(TransportError::Closed));
+    error
+}
+
+#[test]
+fn a_silent_peer_is_a_timeout_that_names_step_and_peer() {
+    let patience = Duration::from_millis(30);
+    let error = alone(patience, &mut || None);
+    let ExecError::Timeout { step: 2, wait: Wait::Message { from: Rank(1) }, waited, .. } = error else {
+        panic!("{error:?}");
+    };
+    assert!(waited >= patience);
+}
+
+#[test]
+fn an_interrupt_ends_a_wait() {
+    let lost = Interrupt::RankLost { rank: Rank(1), cause: "exited with status 1".to_owned() };
+    let mut asked = 0;
+    let error = alone(Duration::from_secs(20), &mut || {
+        asked += 1;
+        (asked == 3).then(|| lost.clone())
+    });
+    assert_eq!(error.to_string(), "step 2: rank 1 is lost: exited with status 1");
+}
+
+#[test]
+fn buffers_and_slots_that_do_not_fit_are_refused() {
+    let run = |count, segment_len, slot_bytes| {
+        let schedule = build(Algorithm::Tree, 2, 10, segment_len, 2);
+        let mut transport = doubles(2, Manners { slot_bytes, ..Manners::default() }).remove(0);
+        let mut data = vec![1i64; count];
+        let buffers = Buffers::in_place(&mut data);
+        let call = Call { rank: Rank(0), sequence: 0, op: ReduceOp::Sum, buffers, patience: Duration::ZERO };
+        Executor::new(Duration::ZERO).run(&*schedule, call, &mut transport, &mut || None).unwrap_err()
+    };
+    assert_eq!(run(9, 4, 64), ExecError::Count { count: 9, expected: 10 });
+    assert_eq!(run(10, 9, 64), ExecError::SegmentTooLong { segment_bytes: 72, slot_bytes: 64 });
+    assert!(matches!(run(10, 8, 64), ExecError::Timeout { .. }));
+}
