@@ -1,9 +1,9 @@
 //! Finding the launcher on a host, or installing it there: what is said to the shell on the other side.
 //!
-//! Given a stream to a remote shell that runs [`Launcher::remote_command`], [`hand_over`] talks to it until the
+//! Given a stream to a remote shell that runs [`Launcher::remote_command`], `hand_over` talks to it until the
 //! agent has the stream for itself. The shell looks for this build in private caches; where none has it, it asks
 //! for the executable and writes it into the first cache that will do. The steps and their words are in
-//! [`script`], what the answers mean is decided in [`dialogue`], without I/O.
+//! `script`, what the answers mean is decided in `dialogue`, without I/O.
 //!
 //! The file is written under a temporary name and renamed, so two jobs may push at once and a cut connection
 //! leaves nothing that could be run. That its content is right needs no checksum here: its size is compared, and
@@ -11,8 +11,8 @@
 //!
 //! It cannot push to another CPU architecture: that is told instead.
 
-pub mod dialogue;
-pub mod script;
+pub(crate) mod dialogue;
+pub(crate) mod script;
 
 use std::fs::File;
 use std::io;

@@ -1,8 +1,8 @@
 //! SSH, built in: what `ssh host` would reach, without an ssh to be installed.
 //!
 //! Given hosts and the user's own configuration ([`config`]), it connects, checks the host's key, authenticates
-//! ([`connect`], [`known_hosts`], [`auth`]), runs the constant command of [`super::push`], and carries bytes until
-//! the agent ends ([`pump`]). libssh2 blocks, so each host has a thread of its own, with a small stack; at most
+//! (`connect`, `known_hosts`, `auth`), runs the constant command of [`super::push`], and carries bytes until
+//! the agent ends (`pump`). libssh2 blocks, so each host has a thread of its own, with a small stack; at most
 //! [`PARALLEL_HANDSHAKES`] of them start a connection at the same time.
 //!
 //! What libssh2 cannot do (jump hosts, proxy commands, certificates, …) is recognised beforehand, and such a host is
