@@ -68,6 +68,11 @@ impl Ledger {
         self.max_open_sends
     }
 
+    /// Sends that are open now.
+    pub(crate) fn open_sends(&self) -> usize {
+        self.open.len()
+    }
+
     /// Elements reduced so far.
     pub(crate) fn reduced(&self) -> usize {
         self.reduced

@@ -1,0 +1,91 @@
+//! A schedule with one step missing is noticed by the executor's result, by the checker and by the simulator.
+
+use std::collections::{HashMap, HashSet};
+use std::mem::{Discriminant, discriminant};
+use std::time::Duration;
+
+use efarun_wire::Rank;
+
+use super::scripted::Without;
+use super::world::{Setting, run};
+use crate::coll::check::check;
+use crate::coll::schedule::{Schedule, Step};
+use crate::coll::select::{Algorithm, build};
+use crate::coll::sim::{Model, simulate};
+use crate::transport::double::Manners;
+
+const CREDITS: usize = 2;
+const MODEL: Model = Model { latency_s: 1e-6, byte_s: 1e-9, memory_byte_s: 1e-10 };
+
+/// World sizes, counts and segment lengths: chunks that differ, empty ones, one segment and many.
+const SHAPES: [(u32, usize, usize); 9] =
+    [(1, 3, 2), (2, 1, 1), (2, 9, 2), (3, 7, 2), (4, 2, 1), (5, 23, 2), (6, 60, 3), (8, 8, 8), (3, 60, 1)];
+
+fn schedules() -> impl Iterator<Item = Box<dyn Schedule>> {
+    let all = |algorithm| {
+        SHAPES.into_iter().map(move |(world_size, count, segment_len)| {
+            build(algorithm, world_size, count, segment_len, CREDITS)
+        })
+    };
+    Algorithm::ALL.into_iter().flat_map(all)
+}
+
+fn steps(schedule: &dyn Schedule) -> impl Iterator<Item = (Rank, usize, Step)> {
+    let of_rank = move |rank| {
+        (0..schedule.step_count(rank)).map(move |index| (rank, index, schedule.step(rank, index)))
+    };
+    (0..schedule.world_size()).map(Rank).flat_map(of_rank)
+}
+
+#[test]
+fn checker_and_simulator_miss_any_step() {
+    for schedule in schedules() {
+        assert_eq!(check(&*schedule, CREDITS), Ok(()));
+        assert!(simulate(&*schedule, 4, CREDITS, &MODEL).is_ok());
+        for (rank, index, step) in steps(&*schedule) {
+            let broken = Without { inner: &*schedule, rank, index };
+            let place = format!("{step:?}, step {index} of rank {rank} of {schedule:?}");
+            assert!(check(&broken, CREDITS).is_err(), "the checker does not miss {place}");
+            assert!(simulate(&broken, 4, CREDITS, &MODEL).is_err(), "the simulator does not miss {place}");
+        }
+    }
+}
+
+/// Each kind of step of each rank: its first and its last.
+fn sample(schedule: &dyn Schedule) -> HashSet<(Rank, usize)> {
+    let mut first = HashSet::new();
+    let mut sample = HashSet::new();
+    let mut last = HashMap::<(Rank, Discriminant<Step>), usize>::new();
+    for (rank, index, step) in steps(schedule) {
+        if first.insert((rank, discriminant(&step))) {
+            sample.insert((rank, index));
+        }
+        last.insert((rank, discriminant(&step)), index);
+    }
+    sample.extend(last.into_iter().map(|((rank, _), index)| (rank, index)));
+    sample
+}
+
+#[test]
+fn the_executor_misses_a_step_of_every_kind() {
+    for schedule in schedules() {
+        let schedule = &*schedule;
+        let value = |rank: u32, index: usize| i64::from(rank + 1) * 1000 + index as i64;
+        let inputs: Vec<Vec<i64>> = (0..schedule.world_size())
+            .map(|rank| (0..schedule.count()).map(|index| value(rank, index)).collect())
+            .collect();
+        let sum = |index: usize| inputs.iter().map(|input| input[index]).sum();
+        let expected: Vec<i64> = (0..schedule.count()).map(sum).collect();
+        let is_right = |schedule: &dyn Schedule, patience: Duration| {
+            let manners = Manners { credits: CREDITS, is_late: true, ..Manners::default() };
+            let results = run(schedule, &inputs, Setting { manners, patience, ..Setting::default() });
+            results.iter().all(|result| result.as_ref() == Ok(&expected))
+        };
+        assert!(is_right(schedule, Duration::from_secs(20)));
+        for (rank, index) in sample(schedule) {
+            let step = schedule.step(rank, index);
+            let is_missed = !is_right(&Without { inner: schedule, rank, index }, Duration::from_millis(100));
+            assert!(is_missed, "{step:?}, step {index} of rank {rank} of {schedule:?}");
+        }
+    }
+}
