@@ -5,17 +5,23 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use efarun_wire::env;
+
+use crate::coll::select::Choice;
 
 /// How a World behaves. [`Config::from_environment`] reads it; [`crate::world::Builder`] overrides it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Which transport serves ranks of one node.
     pub local_transport: LocalTransport,
-    /// The libfabric provider between nodes, where it is not for the runtime to choose.
-    pub provider: Option<String>,
+    /// Which network libfabric uses between nodes.
+    pub provider: Provider,
+    /// This node's address that the other nodes reach, where it is not for the runtime to find.
+    pub node_address: Option<IpAddr>,
     /// The algorithm of collectives that do not name one.
     pub algorithm: Choice,
     /// After how long without progress a collective is an error.
@@ -50,7 +56,15 @@ impl Config {
         Ok(Config {
             local_transport,
             algorithm,
-            provider: environment.text(env::EFARUN_PROVIDER)?.map(str::to_owned),
+            provider: provider(environment)?,
+            node_address: environment
+                .text(env::EFARUN_NODE_ADDRESS)?
+                .map(|value| {
+                    value
+                        .parse()
+                        .map_err(|_| ConfigError::new(env::EFARUN_NODE_ADDRESS, value, "an IP address"))
+                })
+                .transpose()?,
             deadline: environment.seconds(env::EFARUN_DEADLINE)?.unwrap_or(defaults.deadline),
             bootstrap_timeout: environment
                 .seconds(env::EFARUN_BOOTSTRAP_TIMEOUT)?
@@ -63,7 +77,8 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             local_transport: LocalTransport::Auto,
-            provider: None,
+            provider: Provider::Auto,
+            node_address: None,
             algorithm: Choice::Auto,
             deadline: Duration::from_secs(300),
             bootstrap_timeout: Duration::from_secs(60),
@@ -71,27 +86,31 @@ impl Default for Config {
     }
 }
 
-/// Which algorithm runs a collective.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Choice {
-    /// By size and number of ranks.
-    Auto,
-    /// The segmented ring.
-    Ring,
-    /// The tree.
-    Tree,
+fn provider(environment: &Environment) -> Result<Provider, ConfigError> {
+    match environment.text(env::EFARUN_PROVIDER)? {
+        Some("auto") => Ok(Provider::Auto),
+        Some("efa") => Ok(Provider::Efa),
+        Some("tcp") => Ok(Provider::Tcp),
+        Some(value) => Err(ConfigError::new(env::EFARUN_PROVIDER, value, "auto, efa or tcp")),
+        // libfabric hides all providers that its own variable does not name.
+        None => Ok(match environment.text("FI_PROVIDER")? {
+            None => Provider::Auto,
+            Some(names) if names.starts_with('^') => Provider::Auto,
+            Some(names) if names.split([',', ';']).any(|name| name.trim() == "efa") => Provider::Efa,
+            Some(_) => Provider::Tcp,
+        }),
+    }
 }
 
-impl std::str::FromStr for Choice {
-    type Err = ();
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "auto" => Ok(Choice::Auto),
-            "ring" => Ok(Choice::Ring),
-            "tree" => Ok(Choice::Tree),
-            _ => Err(()),
-        }
-    }
+/// Which network libfabric uses between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// EFA where every rank's node has a device, TCP otherwise.
+    Auto,
+    /// EFA's reliable datagrams.
+    Efa,
+    /// TCP.
+    Tcp,
 }
 
 /// Which transport serves ranks of one node.
@@ -103,6 +122,22 @@ pub enum LocalTransport {
     Shm,
     /// libfabric, as between nodes.
     Fabric,
+}
+
+/// Shown as the variables take them.
+macro_rules! display_as_words {
+    ($($type:ident { $($variant:ident => $word:literal),* })*) => {$(
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $($type::$variant => $word),* })
+            }
+        }
+    )*};
+}
+
+display_as_words! {
+    LocalTransport { Auto => "auto", Shm => "shm", Fabric => "fabric" }
+    Provider { Auto => "auto", Efa => "efa", Tcp => "tcp" }
 }
 
 /// One setting, for help texts and the manual.
@@ -117,7 +152,7 @@ pub struct Setting {
 }
 
 /// Every variable that the runtime reads, but for those by which other launchers name ranks.
-pub const SETTINGS: [Setting; 13] = [
+pub const SETTINGS: [Setting; 14] = [
     Setting {
         name: env::EFARUN_RANK,
         default: "what another launcher's variables say",
@@ -169,8 +204,15 @@ pub const SETTINGS: [Setting; 13] = [
     },
     Setting {
         name: env::EFARUN_PROVIDER,
-        default: "the best that every node has",
-        about: "The libfabric provider between nodes: efa, tcp, …",
+        default: "what FI_PROVIDER says, else auto",
+        about: "auto, efa or tcp: which network libfabric uses between nodes. auto takes EFA where every node has a \
+                device, and TCP otherwise. The same on every rank.",
+    },
+    Setting {
+        name: env::EFARUN_NODE_ADDRESS,
+        default: "that by which the ranks met",
+        about: "The node's IP address that the other nodes reach, for TCP. Needed where that is another than the one \
+                that leads to the meeting point, or to MASTER_ADDR under efarun.",
     },
     Setting {
         name: env::EFARUN_ALGORITHM,
@@ -294,7 +336,22 @@ mod tests {
         assert_eq!(parse(env::EFARUN_DEADLINE, "1.5").expect("good").deadline, Duration::from_millis(1500));
         let local = parse(env::EFARUN_LOCAL_TRANSPORT, "fabric").expect("good").local_transport;
         assert_eq!(local, LocalTransport::Fabric);
-        assert_eq!(parse(env::EFARUN_PROVIDER, "tcp").expect("good").provider.as_deref(), Some("tcp"));
+        let address = parse(env::EFARUN_NODE_ADDRESS, "10.0.0.7").expect("good").node_address;
+        assert_eq!(address, Some(IpAddr::from([10, 0, 0, 7])));
+    }
+
+    #[test]
+    fn the_provider_follows_libfabrics_own_variable_unless_it_is_set() {
+        for (name, value, provider) in [
+            (env::EFARUN_PROVIDER, "tcp", Provider::Tcp),
+            (env::EFARUN_PROVIDER, "efa", Provider::Efa),
+            ("FI_PROVIDER", "efa", Provider::Efa),
+            ("FI_PROVIDER", "shm,efa", Provider::Efa),
+            ("FI_PROVIDER", "^efa", Provider::Auto),
+            ("FI_PROVIDER", "tcp;ofi_rxm", Provider::Tcp),
+        ] {
+            assert_eq!(parse(name, value).expect("good").provider, provider, "{name}={value}");
+        }
     }
 
     #[test]
@@ -308,6 +365,8 @@ mod tests {
             (env::EFARUN_BOOTSTRAP_TIMEOUT, "soon"),
             (env::EFARUN_LOCAL_TRANSPORT, "SHM"),
             (env::EFARUN_ALGORITHM, "rings"),
+            (env::EFARUN_PROVIDER, "verbs"),
+            (env::EFARUN_NODE_ADDRESS, "myhost"),
         ] {
             let text = parse(name, value).expect_err("refused").to_string();
             assert!(text.starts_with(&format!("{name}={value:?}: expected ")), "{text}");

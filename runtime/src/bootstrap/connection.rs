@@ -4,6 +4,7 @@
 //! [`OobConnection::check_events`] is for loops that wait for something else, and never sleeps.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,14 +30,13 @@ pub struct OobConnection {
     has_left: bool,
     /// Beside rank 0 of a world without a launcher. Held to be dropped, and after the link: it waits until all
     /// links have ended.
-    _server: Option<Server>,
+    server: Option<Server>,
 }
 
 impl OobConnection {
     pub(super) fn new(shared: Arc<Shared>, server: Option<Server>) -> Self {
-        shared.open_worlds.fetch_add(1, Ordering::Relaxed);
         let world_number = shared.made_worlds.fetch_add(1, Ordering::Relaxed);
-        OobConnection { shared, world_number, has_left: false, _server: server }
+        OobConnection { shared, world_number, has_left: false, server }
     }
 
     /// This rank.
@@ -47,6 +47,15 @@ impl OobConnection {
     /// World size.
     pub fn world_size(&self) -> u32 {
         self.shared.world_size
+    }
+
+    /// The address of this node by which it met the others, where the link shows one: not under efarun, whose links
+    /// stay on the node. Of rank 0 it is known once all ranks have joined.
+    pub fn local_address(&self) -> Option<IpAddr> {
+        match &self.server {
+            Some(server) => server.seen_at(),
+            None => self.shared.lock().link.local_address(),
+        }
     }
 
     /// Gives every participant's blob to every participant, ascending by rank. The n-th call with an id and
@@ -62,6 +71,7 @@ impl OobConnection {
         blob: Vec<u8>,
         timeout: Duration,
     ) -> Result<Vec<(Rank, Vec<u8>)>, BootstrapError> {
+        let what = format!("all ranks to reach `{id}`");
         let id = format!("world-{}/{id}", self.world_number);
         let count = participants.count(self.world_size());
         let key = {
@@ -70,8 +80,7 @@ impl OobConnection {
             state.send(message);
             key
         };
-        let what = format!("all ranks to reach `{id}`");
-        let blobs = self.wait(&what, timeout, |state| state.gathered.remove(&key))??;
+        let blobs = self.wait(&what, timeout, |state| state.gathered.remove(&key))?;
         if blobs.len() == count {
             Ok(blobs)
         } else {
@@ -125,13 +134,17 @@ impl OobConnection {
         self.shared.check(&state)
     }
 
-    /// Says goodbye: this rank's end is no failure from now on. Returns when it was said or cannot be.
+    /// Sleeps until something may have arrived, for `timeout` at most. May return early.
+    pub fn sleep(&self, timeout: Duration) {
+        self.shared.sleep(timeout);
+    }
+
+    /// Says goodbye: the end of this rank's link is no failure from now on. Returns when it was said or cannot be.
+    ///
+    /// Under efarun nothing is said: the agent closes the socket of a rank that leaves, and this process may make
+    /// another World. How the process ends tells efarun the rest.
     pub fn leave(&mut self) {
-        if std::mem::replace(&mut self.has_left, true) {
-            return;
-        }
-        // Others of this process may still be in a World over this connection.
-        if self.shared.open_worlds.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if !std::mem::replace(&mut self.has_left, true) && !self.shared.is_lasting {
             self.shared.lock().send_message(&RankMessage::Leave);
             self.flush(ABORT_TIMEOUT);
         }
@@ -199,16 +212,6 @@ impl OobConnection {
     }
 }
 
-impl Drop for OobConnection {
-    fn drop(&mut self) {
-        // Without goodbye: the World ends by an error, and the others are to learn that this rank is gone. Under
-        // efarun the process's end tells them; here only the end of the link does.
-        if !std::mem::replace(&mut self.has_left, true) {
-            self.shared.open_worlds.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
 /// The connection itself; the Worlds of one process under efarun share it.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -216,10 +219,11 @@ pub(super) struct Shared {
     world_size: u32,
     /// Who is at the other end, for messages.
     server: String,
+    /// Whether it outlives the World.
+    is_lasting: bool,
     state: Mutex<State>,
     /// The link's socket again, to be waited for without holding the lock.
     socket: OwnedFd,
-    open_worlds: AtomicU32,
     made_worlds: AtomicU32,
 }
 
@@ -228,7 +232,7 @@ struct State {
     link: Link,
     client: Client,
     welcomed: Option<Result<(), String>>,
-    gathered: HashMap<GatherKey, Gathered>,
+    gathered: HashMap<GatherKey, Vec<(Rank, Vec<u8>)>>,
     replies: HashMap<u64, Result<Vec<u8>, String>>,
     /// What ends the world: the first such event.
     fatal: Option<EventKind>,
@@ -236,13 +240,12 @@ struct State {
     failure: Option<String>,
 }
 
-type Gathered = Result<Vec<(Rank, Vec<u8>)>, BootstrapError>;
-
 impl Shared {
     /// Introduces this rank and waits to be welcomed.
     pub(super) fn join(
         link: Link,
         server: &str,
+        is_lasting: bool,
         rank: Rank,
         world_size: u32,
         deadline: Instant,
@@ -264,9 +267,9 @@ impl Shared {
             rank,
             world_size,
             server: server.to_owned(),
+            is_lasting,
             state: Mutex::new(state),
             socket,
-            open_worlds: AtomicU32::new(0),
             made_worlds: AtomicU32::new(0),
         };
         let join = RankMessage::Join { protocol: PROTOCOL_VERSION, rank, world_size };
@@ -385,11 +388,10 @@ impl State {
     fn learned(&mut self, event: ClientEvent) {
         match event {
             ClientEvent::Gathered { key, blobs } => {
-                self.gathered.insert(key, Ok(blobs));
+                self.gathered.insert(key, blobs);
             }
-            ClientEvent::GatherFailed { key, lost, cause } => {
-                self.gathered.insert(key, Err(BootstrapError::RankLost { rank: lost, cause }));
-            }
+            // The event that came with it has ended the world, unless one before had, which then is the cause.
+            ClientEvent::GatherFailed { .. } => {}
             ClientEvent::Replied { token, body } => {
                 self.replies.insert(token, body);
             }

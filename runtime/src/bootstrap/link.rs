@@ -4,7 +4,7 @@
 //! out as the socket takes it; what arrived is taken in whole messages.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use efarun_wire::frame::{self, FrameError, FrameReader};
 use efarun_wire::secure::{Authenticated, SecureChannel, SecureError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, getsockname, recv, send};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -125,6 +125,13 @@ impl Link {
                 Err(errno) => return Err(ended_or(errno)),
             }
         }
+    }
+
+    /// The address of this end, of a link over TCP.
+    pub(super) fn local_address(&self) -> Option<IpAddr> {
+        let address = getsockname::<SockaddrStorage>(self.socket.as_raw_fd()).ok()?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
     }
 
     /// What the link waits for, for poll(2).

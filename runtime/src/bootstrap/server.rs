@@ -9,12 +9,11 @@
 //! others. When ranks are missing at the deadline, the others are told which.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use efarun_wire::message::{EventKind, RankMessage, RankReply};
@@ -30,6 +29,7 @@ use super::link::{Link, LinkError, wait_for};
 /// A running server. Dropping it gives the ranks a moment to hear the last messages.
 #[derive(Debug)]
 pub(super) struct Server {
+    seen_at: Arc<Mutex<Option<IpAddr>>>,
     stop: Arc<AtomicBool>,
     ended: mpsc::Receiver<()>,
 }
@@ -50,6 +50,7 @@ impl Server {
         }
         let inside =
             doors.inside.into_iter().map(|(rank, stream)| Ok(Peer::new(rank, Link::plain(stream, LIMIT)?)));
+        let seen_at = Arc::new(Mutex::new(None));
         let serving = Serving {
             hub: RootHub::for_server(world_size),
             world_size,
@@ -60,6 +61,7 @@ impl Server {
             half_open: Vec::new(),
             peers: inside.collect::<io::Result<_>>()?,
             joined: vec![false; world_size as usize],
+            seen_at: Arc::clone(&seen_at),
             gone: 0,
             deadline: Some(Instant::now() + timeout),
             timeout,
@@ -75,7 +77,12 @@ impl Server {
         });
         before.thread_set_mask()?;
         spawned?;
-        Ok(Server { stop, ended })
+        Ok(Server { seen_at, stop, ended })
+    }
+
+    /// The address of this machine by which ranks came; one that is not loopback, if any came by such.
+    pub(super) fn seen_at(&self) -> Option<IpAddr> {
+        *self.seen_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,6 +105,7 @@ struct Serving {
     half_open: Vec<HalfOpen>,
     peers: Vec<Peer>,
     joined: Vec<bool>,
+    seen_at: Arc<Mutex<Option<IpAddr>>>,
     /// How many ranks have joined and gone.
     gone: u32,
     /// Until when all must have joined; none once they have, or were told otherwise.
@@ -200,12 +208,21 @@ impl Serving {
                 Ok(None) if now < half.deadline => self.half_open.push(half),
                 Ok(Some(authenticated)) => {
                     let rank = Rank(authenticated.member);
+                    self.note_address(&half.stream);
                     if let Ok(link) = Link::sealed(half.stream, authenticated, LIMIT) {
                         self.peers.push(Peer::new(rank, link));
                     }
                 }
                 Ok(None) | Err(()) => {}
             }
+        }
+    }
+
+    fn note_address(&self, stream: &TcpStream) {
+        let Ok(address) = stream.local_addr() else { return };
+        let mut seen_at = self.seen_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen_at.is_none_or(|seen| seen.is_loopback()) {
+            *seen_at = Some(address.ip());
         }
     }
 

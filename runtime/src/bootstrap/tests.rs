@@ -289,6 +289,9 @@ fn worlds_of_one_process_share_the_agents_socket() {
     first.leave();
     second.barrier("after the other left", LIMIT).expect("still linked");
     second.leave();
+    drop((first, second));
+    let mut third = connect(&identity, LIMIT).expect("joined").expect("a connection");
+    third.barrier("after all others", LIMIT).expect("still linked");
     drop(agent);
 }
 

@@ -10,6 +10,8 @@ pub const EFARUN_LOCAL_RANK: &str = "EFARUN_LOCAL_RANK";
 pub const EFARUN_LOCAL_WORLD_SIZE: &str = "EFARUN_LOCAL_WORLD_SIZE";
 /// The node's number, by efarun.
 pub const EFARUN_NODE_RANK: &str = "EFARUN_NODE_RANK";
+/// The node's address that the other nodes reach, where efarun knows it.
+pub const EFARUN_NODE_ADDRESS: &str = "EFARUN_NODE_ADDRESS";
 /// Number of nodes, by efarun.
 pub const EFARUN_NODE_COUNT: &str = "EFARUN_NODE_COUNT";
 /// The job's id, in hexadecimal.
@@ -24,7 +26,7 @@ pub const EFARUN_BOOTSTRAP_TIMEOUT: &str = "EFARUN_BOOTSTRAP_TIMEOUT";
 pub const EFARUN_KEY_FILE: &str = "EFARUN_KEY_FILE";
 /// `1` allows a bootstrap without a key beyond loopback.
 pub const EFARUN_INSECURE: &str = "EFARUN_INSECURE";
-/// The libfabric provider to use between nodes, where the user wants another than the runtime would choose.
+/// `auto`, `efa` or `tcp`: which network libfabric uses between nodes.
 pub const EFARUN_PROVIDER: &str = "EFARUN_PROVIDER";
 /// `auto`, `shm` or `fabric`: which transport serves ranks of one node.
 pub const EFARUN_LOCAL_TRANSPORT: &str = "EFARUN_LOCAL_TRANSPORT";
