@@ -18,8 +18,9 @@ pub mod topology;
 pub mod transport;
 pub mod world;
 
+pub use coll::select::{Algorithm, Choice};
 pub use element::{Element, ElementType, ReduceOp};
 pub use error::Error;
-pub use world::World;
+pub use world::{Options, World};
 
 pub use efarun_wire::Rank;

@@ -106,6 +106,10 @@ impl Transport for ShmTransport {
         self.arena.geometry().slot_bytes as usize
     }
 
+    fn credits(&self) -> usize {
+        self.arena.geometry().slots as usize
+    }
+
     fn open(&mut self, receives_from: &[Rank], sends_to: &[Rank]) -> Result<(), TransportError> {
         self.check_open()?;
         for &peer in receives_from {

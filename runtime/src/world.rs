@@ -1,4 +1,0 @@
-//! To be written.
-/// Placeholder.
-#[derive(Debug)]
-pub struct World;

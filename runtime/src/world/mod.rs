@@ -1,0 +1,332 @@
+//! The World: all ranks of a job, as one of them sees it.
+//!
+//! [`World::init`] finds the other ranks, learns which of them share this node, and opens shared memory to those and
+//! libfabric to the rest; neither is opened where nobody is reached by it. Collectives are methods; every rank calls
+//! the same ones in the same order. They block, they borrow their buffers for the call only, and they end: with the
+//! result, or within the deadline with an error that names the rank it is about.
+//!
+//! There are no globals: a process can have several Worlds, as the tests do with a thread per rank
+//! ([`Builder::thread_worlds`]). Under efarun they share the process's one socket to its agent, and must be made in
+//! the same order on all ranks; standing alone, Worlds that exist at the same time need a meeting point each.
+
+mod barrier;
+mod builder;
+mod network;
+mod report;
+mod run;
+mod setup;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use efarun_wire::Rank;
+
+use crate::bootstrap::OobConnection;
+use crate::coll::buffers::Buffers;
+use crate::coll::executor::Executor;
+use crate::coll::select::Choice;
+use crate::config::Config;
+use crate::element::{Element, ReduceOp};
+use crate::error::Error;
+use crate::topology::Topology;
+use crate::transport::Transport;
+
+use self::setup::{Limits, Setup};
+
+pub use self::builder::Builder;
+pub use self::report::TransportLine;
+
+/// All ranks of a job, as this one sees it.
+///
+/// ```no_run
+/// use efarun_rt::{ReduceOp, World};
+///
+/// let mut world = World::init()?;
+/// let mut gradient = vec![f32::from(world.rank().0 as u8); 1 << 20];
+/// world.all_reduce(&mut gradient, ReduceOp::Sum)?;
+/// world.close()?;
+/// # Ok::<(), efarun_rt::Error>(())
+/// ```
+///
+/// Dropping a World closes it as [`World::close`] does, but logs what goes wrong, and waits 10 s at most: where a rank
+/// returns early because of an error of its own, the others are to learn of it soon. Programs whose ranks end further
+/// apart call `close`.
+pub struct World {
+    rank: Rank,
+    topology: Topology,
+    config: Config,
+    /// None in a world of one rank.
+    peers: Option<Peers>,
+    report: Vec<TransportLine>,
+    /// None in a world of one rank that no efarun started. After `peers`, so that it is dropped later: the end
+    /// of the link is what tells the others that this rank is gone.
+    oob: Option<OobConnection>,
+    /// The next operation's number.
+    sequence: u32,
+    /// The error that broke it, as text.
+    broken: Option<String>,
+    is_closed: bool,
+}
+
+impl World {
+    /// Makes this rank's World as the environment says. Blocks until every rank has called it.
+    ///
+    /// Under efarun nothing needs to be set. Without, rank and world size come from `RANK` and `WORLD_SIZE`, or Open
+    /// MPI's, PMI's or Slurm's variables, and the ranks meet at `EFARUN_BOOTSTRAP`; see [`crate::config::SETTINGS`].
+    /// Where nothing is set the world has one rank.
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::init`].
+    pub fn init() -> Result<World, Error> {
+        World::builder().init()
+    }
+
+    /// Starts a World with other settings than the environment's.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Makes a world whose ranks are threads of this process, for tests: one World per rank, in order of rank.
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::thread_worlds`].
+    pub fn thread_worlds(world_size: u32) -> Result<Vec<World>, Error> {
+        World::builder().thread_worlds(world_size)
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> Rank {
+        self.rank
+    }
+
+    /// World size.
+    pub fn world_size(&self) -> u32 {
+        self.topology.world_size()
+    }
+
+    /// This rank's number among the ranks of its node.
+    pub fn local_rank(&self) -> u32 {
+        self.topology.local_rank(self.rank)
+    }
+
+    /// How many nodes the ranks are on.
+    pub fn node_count(&self) -> u32 {
+        self.topology.node_count()
+    }
+
+    /// Who is where.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// The settings that hold for this World.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Which transports reach the other ranks; none in a world of one.
+    pub fn transport_report(&self) -> &[TransportLine] {
+        &self.report
+    }
+
+    /// Reduces the ranks' buffers element by element, into each of them. Blocks until this rank has its result.
+    ///
+    /// With p ranks and S bytes, the ring takes 2(p-1) steps, in which each rank sends and receives 2(p-1)/p S bytes;
+    /// the tree takes twice its depth, log2 p, in which a rank sends S bytes at most once up and once to each child.
+    /// The order of the reduction is fixed by ranks, count and algorithm, so that the same call gives the same bits
+    /// again, and on every rank.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] when a rank is lost, calls something else, or does not get on before the deadline. The buffer's
+    /// content is then undefined, and the World is broken.
+    pub fn all_reduce<T: Element>(&mut self, data: &mut [T], op: ReduceOp) -> Result<(), Error> {
+        self.all_reduce_with(data, op, &Options::default())
+    }
+
+    /// As [`World::all_reduce`], from one buffer into another, which have the same length. The input is left alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`World::all_reduce`]; [`Error::Lengths`] breaks nothing, as no other rank has learned of the call.
+    pub fn all_reduce_into<T: Element>(
+        &mut self,
+        input: &[T],
+        output: &mut [T],
+        op: ReduceOp,
+    ) -> Result<(), Error> {
+        self.all_reduce_into_with(input, output, op, &Options::default())
+    }
+
+    /// As [`World::all_reduce`], with options.
+    ///
+    /// # Errors
+    ///
+    /// As [`World::all_reduce`].
+    pub fn all_reduce_with<T: Element>(
+        &mut self,
+        data: &mut [T],
+        op: ReduceOp,
+        options: &Options,
+    ) -> Result<(), Error> {
+        self.run_all_reduce(Buffers::in_place(data), op, options)
+    }
+
+    /// As [`World::all_reduce_into`], with options.
+    ///
+    /// # Errors
+    ///
+    /// As [`World::all_reduce_into`].
+    pub fn all_reduce_into_with<T: Element>(
+        &mut self,
+        input: &[T],
+        output: &mut [T],
+        op: ReduceOp,
+        options: &Options,
+    ) -> Result<(), Error> {
+        let (input_len, output_len) = (input.len(), output.len());
+        if input_len != output_len {
+            return Err(Error::Lengths { operation: "all_reduce", input_len, output_len });
+        }
+        run::copy_alone(self, input, output);
+        let buffers = Buffers::out_of_place(input, output).map_err(|_| Error::Lengths {
+            operation: "all_reduce",
+            input_len,
+            output_len,
+        })?;
+        self.run_all_reduce(buffers, op, options)
+    }
+
+    /// Returns once every rank has called it.
+    ///
+    /// It is an all_reduce of one byte by the tree: it takes the path that data takes, so that it also says that every
+    /// rank can be reached by it.
+    ///
+    /// # Errors
+    ///
+    /// As [`World::all_reduce`].
+    pub fn barrier(&mut self) -> Result<(), Error> {
+        self.run_barrier()
+    }
+
+    /// Gives up for all ranks: their operations end in [`Error::Aborted`] with this reason, and efarun ends the job
+    /// with `code`. Does not end this process; return from `main` next.
+    pub fn abort(mut self, code: i32, reason: &str) {
+        if let Some(oob) = &mut self.oob {
+            oob.abort(code, reason);
+        }
+        self.broken.get_or_insert_with(|| format!("this rank aborted: {reason}"));
+    }
+
+    /// Waits until every rank is done with the world, then lets go of it. What this rank sent last may still be on
+    /// its way when a collective returns, so that endpoints must not be closed before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Broken`] after an earlier error, or [`Error::Bootstrap`] when a rank does not come to close.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.close_within(self.config.deadline)
+    }
+
+    fn close_within(&mut self, patience: Duration) -> Result<(), Error> {
+        if std::mem::replace(&mut self.is_closed, true) {
+            return Ok(());
+        }
+        let result = match (&self.broken, &mut self.oob) {
+            (Some(first), _) => Err(Error::Broken { first: first.clone() }),
+            (None, Some(oob)) => oob.barrier("close", patience).map_err(Error::from),
+            (None, None) => Ok(()),
+        };
+        if let Some(peers) = &mut self.peers {
+            peers.transport.close();
+        }
+        // Without goodbye the others learn that this rank is gone, which is what they should after an error.
+        if let (Ok(()), Some(oob)) = (&result, &mut self.oob) {
+            oob.leave();
+        }
+        result
+    }
+
+    /// A world of one rank that nobody else knows of.
+    fn alone(topology: Topology, config: Config) -> World {
+        World::new(Rank(0), topology, config)
+    }
+
+    /// A world of one rank under efarun.
+    fn with_agent(oob: OobConnection, topology: Topology, config: Config) -> World {
+        let mut world = World::new(Rank(0), topology, config);
+        world.oob = Some(oob);
+        world
+    }
+
+    fn connected(oob: OobConnection, setup: Setup, config: Config) -> World {
+        let mut world = World::new(oob.rank(), setup.topology, config);
+        let local_count = world.topology.local_ranks(world.rank).len();
+        let uses_fabric = setup.report.iter().any(|line| line.is_fabric);
+        let executor = Executor::new(run::spin_for(local_count, uses_fabric));
+        world.peers = Some(Peers { transport: setup.transport, limits: setup.limits, executor });
+        world.report = setup.report;
+        world.oob = Some(oob);
+        world
+    }
+
+    fn new(rank: Rank, topology: Topology, config: Config) -> World {
+        World {
+            rank,
+            topology,
+            config,
+            peers: None,
+            report: Vec::new(),
+            oob: None,
+            sequence: 0,
+            broken: None,
+            is_closed: false,
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The others are not to wait for this rank, nor it for them.
+            self.broken.get_or_insert_with(|| "this rank panicked".to_owned());
+        }
+        if let Err(error) = self.close_within(self.config.deadline.min(DROP_PATIENCE)) {
+            log::warn!("rank {} ends its World without the others: {error}", self.rank);
+        }
+    }
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World")
+            .field("rank", &self.rank)
+            .field("world_size", &self.world_size())
+            .field("transports", &self.report)
+            .field("sequence", &self.sequence)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What reaches the other ranks.
+struct Peers {
+    transport: Box<dyn Transport>,
+    limits: Limits,
+    executor: Executor,
+}
+
+/// What one call of a collective has different from its World. The algorithm must be the same on all ranks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The algorithm; none is the World's.
+    pub algorithm: Option<Choice>,
+    /// After how long without progress it is an error; none is the World's.
+    pub deadline: Option<Duration>,
+}
+
+/// How long a dropped World waits for the others.
+const DROP_PATIENCE: Duration = Duration::from_secs(10);

@@ -1,0 +1,111 @@
+//! Which network lies between the nodes, and by which address this node is on it.
+//!
+//! All ranks must take the same network, so each says whether its node has an EFA device, and EFA is taken where
+//! all do. For TCP each rank must name an address of its node that all others reach. The one by which it met
+//! them is such an address, unless it met rank 0 over loopback: then it is on rank 0's node, and the address by
+//! which others met rank 0 leads to both.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::time::Instant;
+
+use crate::bootstrap::OobConnection;
+use crate::config::{Config, Provider};
+use crate::error::Error;
+use crate::transport::fabric::{FabricConfig, Network};
+use crate::world::setup::{Contribution, exchange};
+
+/// Agrees with all ranks on the network.
+pub(super) fn agree(
+    oob: &mut OobConnection,
+    config: &Config,
+    deadline: Instant,
+) -> Result<FabricConfig, Error> {
+    let address = config.node_address.or_else(|| oob.local_address()).or_else(route_to_master);
+    let has_efa = has_efa_device(Path::new("/sys/class/infiniband"));
+    let text = |address: Option<IpAddr>| address.map_or_else(String::new, |address| address.to_string());
+    let mine = format!("{} {}", u8::from(has_efa), text(address));
+    let all = exchange(oob, "network", Contribution::Good(mine.into_bytes()), deadline)?;
+    let said: Vec<(bool, Option<IpAddr>)> = all.iter().map(|blob| parse(blob)).collect();
+    let network = match config.provider {
+        Provider::Efa => Network::Efa,
+        Provider::Tcp => Network::Tcp,
+        Provider::Auto if said.iter().all(|(has_efa, _)| *has_efa) => Network::Efa,
+        Provider::Auto => Network::Tcp,
+    };
+    let of_rank_0 = said.first().and_then(|(_, address)| *address);
+    let local_address = reachable(address, of_rank_0);
+    Ok(FabricConfig { local_address, ..FabricConfig::new(oob.world_size(), network) })
+}
+
+fn parse(blob: &[u8]) -> (bool, Option<IpAddr>) {
+    let text = std::str::from_utf8(blob).unwrap_or_default();
+    let (has_efa, address) = text.split_once(' ').unwrap_or_default();
+    (has_efa == "1", address.parse().ok())
+}
+
+/// The address to be reached by, of a rank that met the others by `mine`.
+fn reachable(mine: Option<IpAddr>, of_rank_0: Option<IpAddr>) -> Option<IpAddr> {
+    match mine {
+        Some(address) if !address.is_loopback() => Some(address),
+        _ => of_rank_0.or(mine),
+    }
+}
+
+/// The address of this node from which MASTER_ADDR is reached. efarun sets it to rank 0's node, and the links of
+/// ranks to their agents show no address.
+fn route_to_master() -> Option<IpAddr> {
+    let master: IpAddr = std::env::var("MASTER_ADDR").ok()?.parse().ok()?;
+    let any = if master.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    // Connecting a datagram socket sends nothing; it asks the kernel for the route. The port does not matter.
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(SocketAddr::new(master, 9)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+/// Whether one of the machine's RDMA devices is EFA's.
+fn has_efa_device(devices: &Path) -> bool {
+    let driver = |device: std::fs::DirEntry| std::fs::canonicalize(device.path().join("device/driver")).ok();
+    let Ok(entries) = std::fs::read_dir(devices) else { return false };
+    entries.flatten().filter_map(driver).any(|driver| driver.file_name().is_some_and(|name| name == "efa"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rank_that_met_rank_0_over_loopback_is_reached_by_rank_0s_address() {
+        let [loopback, ten, eleven] = ["127.0.1.1", "10.0.0.1", "10.0.0.2"].map(|text| text.parse().ok());
+        assert_eq!(reachable(loopback, ten), ten);
+        assert_eq!(reachable(eleven, ten), eleven);
+        assert_eq!(reachable(eleven, loopback), eleven);
+        assert_eq!(reachable(loopback, loopback), loopback);
+        assert_eq!(reachable(None, ten), ten);
+        assert_eq!(reachable(None, None), None);
+    }
+
+    #[test]
+    fn efa_devices_are_told_from_others_by_their_driver() {
+        let root = tempfile::tempdir().expect("a folder");
+        let add = |device: &str, driver: &str| {
+            let (device, driver) =
+                (root.path().join("class").join(device), root.path().join("drivers").join(driver));
+            std::fs::create_dir_all(&driver).expect("made");
+            std::fs::create_dir_all(device.join("device")).expect("made");
+            std::os::unix::fs::symlink(driver, device.join("device/driver")).expect("made");
+        };
+        assert!(!has_efa_device(&root.path().join("class")));
+        add("mlx5_0", "mlx5_core");
+        assert!(!has_efa_device(&root.path().join("class")));
+        add("rdmap0s6", "efa");
+        assert!(has_efa_device(&root.path().join("class")));
+    }
+
+    #[test]
+    fn what_ranks_say_survives_its_bytes() {
+        assert_eq!(parse(b"1 10.0.0.1"), (true, "10.0.0.1".parse().ok()));
+        assert_eq!(parse(b"0 "), (false, None));
+        assert_eq!(parse(b"\xff"), (false, None));
+    }
+}

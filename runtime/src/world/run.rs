@@ -1,0 +1,175 @@
+//! One operation on a World: number it, choose its schedule, run it, and say what went wrong.
+
+use std::time::{Duration, Instant};
+
+use super::barrier::BarrierSchedule;
+use super::setup::Limits;
+use super::{Options, Peers, World};
+use crate::bootstrap::{BootstrapError, OobConnection};
+use crate::coll::buffers::Buffers;
+use crate::coll::executor::{Call, ExecError, Interrupt};
+use crate::coll::schedule::Schedule;
+use crate::coll::select;
+use crate::element::{Element, ReduceOp};
+use crate::error::{Error, Place};
+use crate::transport::TransportError;
+
+impl World {
+    /// Runs an all_reduce on buffers of this rank.
+    pub(super) fn run_all_reduce(
+        &mut self,
+        buffers: Buffers<'_>,
+        op: ReduceOp,
+        options: &Options,
+    ) -> Result<(), Error> {
+        let choice = options.algorithm.unwrap_or(self.config.algorithm);
+        let patience = options.deadline.unwrap_or(self.config.deadline);
+        let (count, element_bytes, world_size) =
+            (buffers.count(), buffers.element().size_bytes(), self.world_size());
+        self.run("all_reduce", buffers, op, patience, |limits| {
+            let algorithm = select::select(choice, world_size, count * element_bytes);
+            let Limits { slot_bytes, credits } = limits;
+            let segment_len =
+                select::segment_len(algorithm, world_size, count, element_bytes, slot_bytes as usize);
+            select::build(algorithm, world_size, count, segment_len, credits as usize)
+        })
+    }
+
+    /// Runs a barrier.
+    pub(super) fn run_barrier(&mut self) -> Result<(), Error> {
+        let world_size = self.world_size();
+        let patience = self.config.deadline;
+        let mut byte = [0u8];
+        self.run("barrier", Buffers::in_place(&mut byte), ReduceOp::Max, patience, |limits| {
+            Box::new(BarrierSchedule::new(world_size, limits.credits as usize))
+        })
+    }
+
+    /// Runs this rank's part of a schedule. In a world of one rank there is nothing to run, and out of place the
+    /// caller has copied.
+    fn run(
+        &mut self,
+        operation: &'static str,
+        buffers: Buffers<'_>,
+        op: ReduceOp,
+        patience: Duration,
+        schedule: impl FnOnce(Limits) -> Box<dyn Schedule>,
+    ) -> Result<(), Error> {
+        if let Some(first) = &self.broken {
+            return Err(Error::Broken { first: first.clone() });
+        }
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
+        let (Some(peers), Some(oob)) = (&mut self.peers, &mut self.oob) else { return Ok(()) };
+        let Peers { transport, limits, executor } = peers;
+        let schedule = schedule(*limits);
+        let call = Call { rank: self.rank, sequence, op, buffers, patience };
+        let mut told = None;
+        let mut interrupt = || {
+            let error = oob.check_events().err()?;
+            let interrupt = interrupt_of(&error);
+            told = Some(error);
+            Some(interrupt)
+        };
+        let Err(error) = executor.run(schedule.as_ref(), call, transport.as_mut(), &mut interrupt) else {
+            return Ok(());
+        };
+        let place = |step| Place { operation, sequence, rank: self.rank, step };
+        let error = match (told, error) {
+            (Some(told), error) => explain_told(place(step_of(&error)), told),
+            (None, error) => explain(error, &place, oob),
+        };
+        self.broken = Some(error.to_string());
+        Err(error)
+    }
+}
+
+/// Copies where there is nobody to reduce with.
+pub(super) fn copy_alone<T: Element>(world: &World, input: &[T], output: &mut [T]) {
+    if world.world_size() == 1 {
+        output.copy_from_slice(input);
+    }
+}
+
+/// What the executor said, in terms of the World.
+fn explain(error: ExecError, place: &dyn Fn(Option<usize>) -> Place, oob: &mut OobConnection) -> Error {
+    let place = place(step_of(&error));
+    match error {
+        ExecError::Mismatch { peer, sequence, peer_sequence, .. } => {
+            let difference = if sequence == peer_sequence {
+                format!(
+                    "another operation as number {sequence}, or another type, count, reduction or algorithm"
+                )
+            } else {
+                format!("it is in operation {peer_sequence} of its World")
+            };
+            Error::Mismatch { place, peer, difference }
+        }
+        ExecError::MessageLen { peer, expected_bytes, found_bytes, .. } => {
+            let difference = format!("it sent {found_bytes} bytes where {expected_bytes} belong");
+            Error::Mismatch { place, peer, difference }
+        }
+        ExecError::Timeout { wait, waited, .. } => Error::Timeout { place, peer: wait.peer(), wait, waited },
+        ExecError::Transport { source: TransportError::PeerLost { peer, cause }, .. } => {
+            // A peer that gave up says why in the bootstrap, and that may be on its way yet.
+            match await_reason(oob) {
+                Some(told) => explain_told(place, told),
+                None => Error::PeerLost { place, peer, cause },
+            }
+        }
+        ExecError::Transport { source, .. } => Error::Transport { place, cause: source },
+        error => Error::Internal { place, cause: error },
+    }
+}
+
+/// What the bootstrap said while the operation waited.
+fn explain_told(place: Place, told: BootstrapError) -> Error {
+    match told {
+        BootstrapError::RankLost { rank, cause } => Error::PeerLost { place, peer: rank, cause },
+        BootstrapError::Aborted { rank, reason } => Error::Aborted { place, rank, reason },
+        told => Error::BootstrapLost { place, cause: told },
+    }
+}
+
+/// Waits a moment for what the bootstrap has to say about a peer that is gone.
+fn await_reason(oob: &mut OobConnection) -> Option<BootstrapError> {
+    let deadline = Instant::now() + REASON_PATIENCE;
+    loop {
+        if let Err(told) = oob.check_events() {
+            return Some(told);
+        }
+        let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        oob.sleep(left);
+    }
+}
+
+fn interrupt_of(told: &BootstrapError) -> Interrupt {
+    match told {
+        BootstrapError::RankLost { rank, cause } => Interrupt::RankLost { rank: *rank, cause: cause.clone() },
+        BootstrapError::Aborted { rank, reason } => {
+            Interrupt::Aborted { rank: *rank, reason: reason.clone() }
+        }
+        told => Interrupt::LinkLost { cause: told.to_string() },
+    }
+}
+
+fn step_of(error: &ExecError) -> Option<usize> {
+    match error {
+        ExecError::Mismatch { step, .. }
+        | ExecError::MessageLen { step, .. }
+        | ExecError::Timeout { step, .. }
+        | ExecError::Interrupted { step, .. }
+        | ExecError::Transport { step, .. } => Some(*step),
+        _ => None,
+    }
+}
+
+/// How long to spin before sleeping, with so many ranks on this node: not at all where a rank that spins keeps the
+/// one it waits for from running, or the kernel from moving TCP's bytes.
+pub(super) fn spin_for(local_ranks: usize, uses_fabric: bool) -> Duration {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    if uses_fabric || local_ranks > cores { Duration::ZERO } else { Duration::from_micros(20) }
+}
+
+/// Long enough for a peer that fails to say so, short beside what a user waits for.
+const REASON_PATIENCE: Duration = Duration::from_secs(1);

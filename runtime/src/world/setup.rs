@@ -1,0 +1,294 @@
+//! Making a World: meet, learn who is where, open the transports.
+//!
+//! Allgathers, in this order on every rank: `places` tells which ranks share a node and that their settings agree;
+//! `network`, where some ranks share none, which network lies between them; `addresses` carries what each transport needs to reach a rank; `ready` tells everybody whether everybody
+//! could connect, and what their transports can do. A rank that fails says so in the next one instead of staying away, so that the others learn its
+//! reason and not a timeout.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use efarun_wire::Rank;
+use efarun_wire::message::Participants;
+
+use crate::bootstrap::OobConnection;
+use crate::config::{Config, LocalTransport};
+use crate::error::Error;
+use crate::topology::{Place, Topology};
+use crate::transport::Transport;
+use crate::transport::fabric::{FabricConfig, FabricTransport};
+use crate::transport::mux::Mux;
+use crate::transport::shm::{Arena, Geometry, Offer, ShmTransport};
+use crate::world::network;
+use crate::world::report::TransportLine;
+
+/// What a World of more than one rank stands on.
+pub(super) struct Setup {
+    pub(super) topology: Topology,
+    pub(super) transport: Box<dyn Transport>,
+    pub(super) report: Vec<TransportLine>,
+    pub(super) limits: Limits,
+}
+
+/// What every rank's transports can do, at least. Schedules are made from it, so it must be the same on all ranks,
+/// and their transports need not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// The largest payload of a message.
+    pub(super) slot_bytes: u32,
+    /// How many messages a pair of ranks can have in flight.
+    pub(super) credits: u32,
+}
+
+impl Limits {
+    fn of(transport: &dyn Transport) -> Self {
+        let capped = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        Limits { slot_bytes: capped(transport.slot_bytes()), credits: capped(transport.credits()) }
+    }
+
+    fn to_bytes(self) -> Vec<u8> {
+        [self.slot_bytes.to_le_bytes(), self.credits.to_le_bytes()].concat()
+    }
+
+    /// The least of all ranks' limits; those of a rank that cannot be understood are left out.
+    fn least(all: &[Vec<u8>]) -> Option<Self> {
+        let parse = |blob: &Vec<u8>| {
+            let (slot_bytes, rest) = blob.split_first_chunk()?;
+            let credits = rest.first_chunk()?;
+            Some(Limits {
+                slot_bytes: u32::from_le_bytes(*slot_bytes),
+                credits: u32::from_le_bytes(*credits),
+            })
+        };
+        let least = |a: Limits, b: Limits| Limits {
+            slot_bytes: a.slot_bytes.min(b.slot_bytes),
+            credits: a.credits.min(b.credits),
+        };
+        all.iter().filter_map(parse).reduce(least)
+    }
+}
+
+/// Sets up this rank's part of the world.
+pub(super) fn set_up(oob: &mut OobConnection, place: &Place, config: &Config) -> Result<Setup, Error> {
+    let deadline = Instant::now() + config.bootstrap_timeout + SERVERS_HEAD_START;
+    let topology = exchange_places(oob, place, config, deadline)?;
+    let me = oob.rank();
+    let use_shm = config.local_transport != LocalTransport::Fabric;
+    let local_ranks = if use_shm { topology.local_ranks(me).to_vec() } else { vec![me] };
+
+    let needs_fabric = local_ranks.len() < topology.world_size() as usize;
+    let network = needs_fabric.then(|| network::agree(oob, config, deadline)).transpose()?;
+    let parts = Parts::make(me, &local_ranks, network);
+    let (offered, parts) = match parts {
+        Ok(parts) => (Contribution::Good(parts.blob()), Ok(parts)),
+        Err(error) => (Contribution::Failed(error.to_string()), Err(error)),
+    };
+    let blobs = exchange(oob, "addresses", offered, deadline);
+    // This rank's own error is the one to show.
+    let parts = parts?;
+    let connected = parts.connect(me, local_ranks, &topology, blobs?);
+    let readiness = match &connected {
+        Ok((transport, _)) => Contribution::Good(Limits::of(transport.as_ref()).to_bytes()),
+        Err(error) => Contribution::Failed(error.to_string()),
+    };
+    let ready = exchange(oob, "ready", readiness, deadline);
+    let (transport, report) = connected?;
+    let limits = Limits::least(&ready?).unwrap_or_else(|| Limits::of(transport.as_ref()));
+    Ok(Setup { topology, transport, report, limits })
+}
+
+fn exchange_places(
+    oob: &mut OobConnection,
+    place: &Place,
+    config: &Config,
+    deadline: Instant,
+) -> Result<Topology, Error> {
+    let settings = settings_that_agree(config);
+    let mut blob = place.to_bytes();
+    for (name, value) in &settings {
+        blob.extend_from_slice(format!("\n{name}={value}").as_bytes());
+    }
+    let blobs = exchange(oob, "places", Contribution::Good(blob), deadline)?;
+    let mut places = Vec::with_capacity(blobs.len());
+    for (rank, blob) in (0..).map(Rank).zip(&blobs) {
+        let text = String::from_utf8_lossy(blob);
+        let mut lines = text.lines();
+        let place = [lines.next(), lines.next()].map(Option::unwrap_or_default).join("\n");
+        places.push(Place::from_bytes(place.as_bytes()).unwrap_or_else(|| place_of_nobody(rank)));
+        for ((name, value), line) in settings.iter().zip(lines) {
+            let (_, other_value) = line.split_once('=').unwrap_or(("", line));
+            if other_value != value {
+                return Err(Error::Settings {
+                    rank: oob.rank(),
+                    setting: (*name).to_owned(),
+                    value: value.clone(),
+                    other: rank,
+                    other_value: other_value.to_owned(),
+                });
+            }
+        }
+    }
+    let topology = Topology::from_places(&places);
+    let me = oob.rank();
+    if config.local_transport == LocalTransport::Shm
+        && let Some(other) = topology.estranged(me).next()
+    {
+        let hostname = topology.hostname(me).to_owned();
+        let reason = difference(&places[me.index()].key, &places[other.index()].key);
+        return Err(Error::NotLocal { rank: me, other, hostname, reason });
+    }
+    Ok(topology)
+}
+
+/// Settings by which ranks decide alone what all must decide alike.
+fn settings_that_agree(config: &Config) -> Vec<(&'static str, String)> {
+    vec![
+        ("the runtime's version", env!("CARGO_PKG_VERSION").to_owned()),
+        (efarun_wire::env::EFARUN_LOCAL_TRANSPORT, config.local_transport.to_string()),
+        (efarun_wire::env::EFARUN_ALGORITHM, config.algorithm.to_string()),
+        (efarun_wire::env::EFARUN_PROVIDER, config.provider.to_string()),
+    ]
+}
+
+/// A rank whose description cannot be read shares a node with nobody.
+fn place_of_nobody(rank: Rank) -> Place {
+    Place { hostname: "unknown".to_owned(), key: format!("unreadable, rank {rank}") }
+}
+
+fn difference(mine: &str, theirs: &str) -> String {
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let (mine, theirs) = (words(mine), words(theirs));
+    let pairs = mine.chunks(2).zip(theirs.chunks(2)).filter(|(mine, theirs)| mine != theirs);
+    let names: Vec<_> = pairs.filter_map(|(mine, _)| mine.first().cloned()).collect();
+    format!("different {}", names.join(", "))
+}
+
+/// What a rank opened before it knows how to reach the others.
+struct Parts {
+    /// On the lowest rank of a node with others.
+    arena: Option<Arena>,
+    fabric: Option<(FabricTransport, Vec<u8>)>,
+}
+
+impl Parts {
+    fn make(me: Rank, local_ranks: &[Rank], network: Option<FabricConfig>) -> Result<Self, Error> {
+        let makes_arena = local_ranks.len() > 1 && local_ranks.first() == Some(&me);
+        let arena = makes_arena.then(|| Arena::create(geometry_for(local_ranks))).transpose();
+        let fabric = network.map(|config| FabricTransport::new(&config)).transpose();
+        Ok(Parts {
+            arena: arena.map_err(|error| failed(me, SHARED_MEMORY, &error))?,
+            fabric: fabric.map_err(|error| failed(me, LIBFABRIC, &error))?,
+        })
+    }
+
+    /// What the other ranks need: the arena's offer behind its length, then the fabric's address.
+    fn blob(&self) -> Vec<u8> {
+        let offer = self.arena.as_ref().map_or_else(Vec::new, |arena| arena.offer().to_bytes());
+        let address = self.fabric.as_ref().map_or(&[][..], |(_, address)| address);
+        [&[u8::try_from(offer.len()).expect("an offer is small")][..], &offer, address].concat()
+    }
+
+    fn connect(
+        self,
+        me: Rank,
+        local_ranks: Vec<Rank>,
+        topology: &Topology,
+        blobs: Vec<Vec<u8>>,
+    ) -> Result<(Box<dyn Transport>, Vec<TransportLine>), Error> {
+        let split = |blob: &Vec<u8>| {
+            let (&len, rest) = blob.split_first()?;
+            rest.split_at_checked(usize::from(len)).map(|(offer, address)| (offer.to_vec(), address.to_vec()))
+        };
+        let (offers, addresses): (Vec<_>, Vec<_>) =
+            blobs.iter().map(|blob| split(blob).unwrap_or_default()).unzip();
+        let addresses = (0..).map(Rank).zip(addresses).filter(|(rank, _)| !local_ranks.contains(rank));
+        let addresses: Vec<(Rank, Vec<u8>)> = addresses.collect();
+        let mut report = Vec::new();
+        let shm = if local_ranks.len() > 1 {
+            let lowest = local_ranks[0];
+            let arena = match self.arena {
+                Some(arena) => Ok(arena),
+                None => open_arena(&offers[lowest.index()], &local_ranks),
+            };
+            let arena = arena.map_err(|cause| failed(me, SHARED_MEMORY, &cause))?;
+            report.push(TransportLine::shm(local_ranks.len() - 1, arena.geometry()));
+            Some(ShmTransport::new(Arc::new(arena), me, local_ranks.clone()))
+        } else {
+            None
+        };
+        let fabric = match self.fabric {
+            Some((mut fabric, _)) => {
+                fabric.connect(me, &addresses).map_err(|error| failed(me, LIBFABRIC, &error))?;
+                let peers = topology.world_size() as usize - local_ranks.len();
+                report.push(TransportLine::fabric(peers, fabric.description()));
+                Some(fabric)
+            }
+            None => None,
+        };
+        let transport: Box<dyn Transport> = match (shm, fabric) {
+            (Some(shm), Some(fabric)) => {
+                let route = |rank| match local_ranks.contains(&rank) {
+                    _ if rank == me => None,
+                    true => Some(0),
+                    false => Some(1),
+                };
+                let routes = (0..topology.world_size()).map(Rank).map(route).collect();
+                Box::new(Mux::new(vec![Box::new(shm), Box::new(fabric)], routes))
+            }
+            (Some(shm), None) => Box::new(shm),
+            (None, Some(fabric)) => Box::new(fabric),
+            (None, None) => unreachable!("a world of more than one rank has local or remote peers"),
+        };
+        Ok((transport, report))
+    }
+}
+
+fn open_arena(offer: &[u8], local_ranks: &[Rank]) -> Result<Arena, String> {
+    let offer = Offer::from_bytes(offer).ok_or_else(|| format!("rank {} offered none", local_ranks[0]))?;
+    Arena::open(&offer, geometry_for(local_ranks)).map_err(|error| error.to_string())
+}
+
+fn geometry_for(local_ranks: &[Rank]) -> Geometry {
+    Geometry::new(u32::try_from(local_ranks.len()).expect("a node has fewer ranks than the world"))
+}
+
+fn failed(rank: Rank, transport: &'static str, cause: &dyn Display) -> Error {
+    Error::Setup { rank, transport, cause: cause.to_string() }
+}
+
+/// What a rank gives to an allgather of the set-up.
+pub(super) enum Contribution {
+    Good(Vec<u8>),
+    Failed(String),
+}
+
+/// Gathers contributions in order of rank, or says which rank failed.
+pub(super) fn exchange(
+    oob: &mut OobConnection,
+    id: &str,
+    mine: Contribution,
+    deadline: Instant,
+) -> Result<Vec<Vec<u8>>, Error> {
+    let blob = match mine {
+        Contribution::Good(bytes) => [&[GOOD][..], &bytes].concat(),
+        Contribution::Failed(reason) => [&[FAILED][..], reason.as_bytes()].concat(),
+    };
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let all = oob.allgather(id, Participants::World, blob, left)?;
+    let sort = |(rank, blob): (Rank, Vec<u8>)| match blob.split_first() {
+        Some((&GOOD, bytes)) => Ok(bytes.to_vec()),
+        Some((_, reason)) => {
+            Err(Error::PeerSetup { rank, cause: String::from_utf8_lossy(reason).into_owned() })
+        }
+        None => Err(Error::PeerSetup { rank, cause: "it said nothing".to_owned() }),
+    };
+    all.into_iter().map(sort).collect()
+}
+
+/// Who serves a meeting point knows which ranks are missing, and is to say so before ranks give up by themselves.
+const SERVERS_HEAD_START: Duration = Duration::from_secs(1);
+const GOOD: u8 = 0;
+const FAILED: u8 = 1;
+const SHARED_MEMORY: &str = "shared memory";
+const LIBFABRIC: &str = "libfabric";
