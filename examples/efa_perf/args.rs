@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use efarun_rt::coll::select::Choice;
 use efarun_rt::{ElementType, ReduceOp};
 
 use crate::sweep::{ByteSize, Growth, Sweep};
@@ -63,8 +64,8 @@ pub(crate) struct Args {
     #[arg(short = 't', long = "nthreads", value_name = "1", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1))]
     pub(crate) threads: u32,
     /// The algorithm; auto leaves the choice to the runtime
-    #[arg(long = "algo", value_enum, default_value_t = Algo::Auto)]
-    pub(crate) algo: Algo,
+    #[arg(long = "algo", value_name = "ring|tree|auto", default_value_t = Choice::Auto)]
+    pub(crate) algo: Choice,
     /// Write the results as JSON to this file; `-` prints them in place of the table
     #[arg(long = "json", value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -91,28 +92,6 @@ impl Collective {
         let n = f64::from(world_size);
         match self {
             Collective::AllReduce => 2.0 * (n - 1.0) / n,
-        }
-    }
-}
-
-/// `--algo`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Algo {
-    /// The runtime chooses by size and world
-    Auto,
-    /// Segmented ring
-    Ring,
-    /// Tree up and down
-    Tree,
-}
-
-impl Algo {
-    /// Its name on the command line and in the report.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Algo::Auto => "auto",
-            Algo::Ring => "ring",
-            Algo::Tree => "tree",
         }
     }
 }

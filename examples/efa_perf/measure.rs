@@ -86,8 +86,11 @@ impl<'a, W: Collectives, T: Sample> Measurement<'a, W, T> {
     ///
     /// # Errors
     ///
-    /// The first call that fails ends it.
-    pub(crate) fn run(&mut self, mut on_row: impl FnMut(Row)) -> Result<(), W::Error> {
+    /// The first call that fails ends it, and so does a row that `on_row` does not take.
+    pub(crate) fn run<E: From<W::Error>>(
+        &mut self,
+        mut on_row: impl FnMut(Row) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.fill_inputs();
         for size_bytes in self.effort.sweep.warmup_sizes_bytes() {
             for iter in 0..self.effort.warmup_iters {
@@ -106,7 +109,7 @@ impl<'a, W: Collectives, T: Sample> Measurement<'a, W, T> {
                 root: NO_ROOT,
                 out_of_place,
                 in_place,
-            });
+            })?;
         }
         Ok(())
     }
@@ -262,7 +265,11 @@ mod tests {
         let mut world = Alone { fault, fault_len: 16, calls: 0 };
         let mut rows = Vec::new();
         let mut measurement = Measurement::<_, f32>::new(&mut world, effort, ReduceOp::Sum);
-        assert_eq!(measurement.run(|row| rows.push(row)), Ok(()));
+        let done: Result<(), ()> = measurement.run(|row| {
+            rows.push(row);
+            Ok(())
+        });
+        assert_eq!(done, Ok(()));
         (rows, world.calls)
     }
 

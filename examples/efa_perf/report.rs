@@ -25,15 +25,13 @@ pub(crate) struct Config {
     /// The collective.
     pub(crate) collective: &'static str,
     /// `--algo`.
-    pub(crate) algo: &'static str,
+    pub(crate) algo: String,
     /// Nodes of the world.
     pub(crate) nodes: u32,
     /// World size.
     pub(crate) ranks: u32,
-    /// Which transports carry which pairs of ranks, a line each.
+    /// What rank 0 reaches the others by, a line per transport.
     pub(crate) transports: Vec<String>,
-    /// The libfabric that was loaded, where one was.
-    pub(crate) libfabric: Option<String>,
     /// `-b`.
     pub(crate) min_bytes: u64,
     /// `-e`.
@@ -120,11 +118,10 @@ pub(crate) mod tests {
         let config = Config {
             version: "0.1.0",
             collective: "all_reduce",
-            algo: "ring",
+            algo: "ring".to_owned(),
             nodes: 2,
             ranks: 4,
-            transports: vec!["shm within a node".to_owned(), "tcp between nodes".to_owned()],
-            libfabric: Some("1.17.0".to_owned()),
+            transports: vec!["shm to 1 peer".to_owned(), "tcp (libfabric 1.17) to 2 peers".to_owned()],
             min_bytes: 8,
             max_bytes: 1 << 20,
             step_bytes: None,

@@ -25,8 +25,7 @@ pub(crate) fn header(config: &Config) -> String {
         "#".to_owned(),
         format!("# {} on {}", counted(config.ranks, "rank"), counted(config.nodes, "node")),
     ];
-    lines.extend(config.transports.iter().map(|line| format!("#  {line}")));
-    lines.push(format!("#  libfabric {}", config.libfabric.as_deref().unwrap_or("not loaded")));
+    lines.extend(config.transports.iter().map(|line| format!("#  rank 0: {line}")));
     lines.push("#".to_owned());
     lines.push(format!(
         "# {:10}  {:12}  {:8}  {:6}  {:6}{:>23}{:>31}",
@@ -113,9 +112,8 @@ mod tests {
 # minBytes 8 maxBytes 1048576 step: 2(factor) warmup iters: 1 iters: 20 validation: 1 algo: ring
 #
 # 4 ranks on 2 nodes
-#  shm within a node
-#  tcp between nodes
-#  libfabric 1.17.0
+#  rank 0: shm to 1 peer
+#  rank 0: tcp (libfabric 1.17) to 2 peers
 #
 #                                                              out-of-place                       in-place
 #       size         count      type   redop    root     time   algbw   busbw  #wrong     time   algbw   busbw  #wrong
