@@ -73,7 +73,7 @@ fn run(args: &Args) -> Result<Report, PerfError> {
     let mut rows = Vec::new();
     for element in &args.types.0 {
         for op in &args.ops.0 {
-            measure(&mut world, effort, *element, *op, &mut |row| {
+            measure_type(&mut world, effort, *element, *op, &mut |row| {
                 output.row(&row)?;
                 rows.push(row);
                 Ok(())
@@ -111,7 +111,7 @@ fn config(args: &Args, sweep: Sweep, world: &World) -> Config {
 type OnRow<'a> = &'a mut dyn FnMut(Row) -> Result<(), PerfError>;
 
 /// From the element type as data to the type.
-fn measure(
+fn measure_type(
     world: &mut World,
     effort: Effort,
     element: ElementType,
