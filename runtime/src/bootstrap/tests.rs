@@ -206,6 +206,30 @@ fn strangers_at_the_port_disturb_nobody() {
 }
 
 #[test]
+fn connections_that_say_nothing_are_few_and_dropped_after_a_while() {
+    let address = free_address();
+    let _rank_0 = connect(&meeting(0, 2, &address, &Admission::Loopback), LIMIT).expect("joined");
+    let excess = 8;
+    let mut idle: Vec<_> =
+        (0..MAX_HALF_OPEN + excess).map(|_| TcpStream::connect(&address).expect("connected")).collect();
+    let ends_within = |stream: &mut TcpStream, limit: Duration| {
+        stream.set_read_timeout(Some(limit)).expect("a timeout");
+        // A reset is an end too; only a timeout is none.
+        !matches!(stream.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    let newest = idle.split_off(MAX_HALF_OPEN);
+    for mut stream in newest {
+        assert!(
+            ends_within(&mut stream, Duration::from_secs(1)),
+            "beyond the limit they are dropped at once"
+        );
+    }
+    for mut stream in idle {
+        assert!(ends_within(&mut stream, Duration::from_secs(10)), "within it they have two seconds");
+    }
+}
+
+#[test]
 fn a_second_process_with_the_same_rank_is_refused() {
     let address = free_address();
     let _first = connect(&meeting(0, 3, &address, &Admission::Loopback), LIMIT).expect("joined");
