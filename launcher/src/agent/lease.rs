@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use efarun_wire::heartbeat::Heartbeat;
 use efarun_wire::message::AgentOrder;
 
-/// Runs from the head's first ping on: before that the head may be busy with other nodes, and the end of the channel
-/// is all that ends an agent.
+/// Runs from the launch, or the head's first ping, on: before that the head may be busy with other nodes, and the end
+/// of the channel is all that ends an agent. Ranks never run without a lease.
 #[derive(Debug)]
 pub(super) struct Lease {
     start: Instant,

@@ -6,7 +6,7 @@
 //!
 //! Promised:
 //! - The end of the channel, of the TCP link, or of the lease ends the ranks: TERM, one second,
-//!   KILL. The lease runs from the head's first ping on.
+//!   KILL. The lease runs from the launch on.
 //! - When the keeper dies its descendants become the agent's, which ends them all and says so.
 //! - What ranks write is read only as fast as the head grants credit; what they say is untrusted, and a rank that
 //!   does not follow the protocol loses its socket, with a note to the user, and nothing else happens.

@@ -189,7 +189,7 @@ impl Agent {
         let ordered = match message {
             HeadMessage::Ping { number } => {
                 self.head.send(&AgentMessage::Pong { number });
-                self.lease.get_or_insert_with(|| Lease::new(&self.order, Instant::now()));
+                self.start_lease();
                 Ok(())
             }
             HeadMessage::Dial { addresses, timeout_ms } => {
@@ -253,6 +253,7 @@ impl Agent {
             return Some(Leaving::HeadLost("the head ordered a second launch".to_owned()));
         }
         self.is_unreaped = true;
+        self.start_lease();
         let events = self.rank_events.0.clone();
         match Ranks::launch(&self.order, plan, &self.head, events, &self.keeper).await {
             Ok((ranks, streams_ended)) => {
@@ -262,6 +263,10 @@ impl Agent {
             }
             Err(_) => Some(Leaving::KeeperDied),
         }
+    }
+
+    fn start_lease(&mut self) {
+        self.lease.get_or_insert_with(|| Lease::new(&self.order, Instant::now()));
     }
 
     pub(super) fn handle_keeper(&mut self, report: KeeperReport) {
