@@ -86,7 +86,7 @@ impl Tree {
         let (own, into) = (Span::input(start, len), Span::output(start, len));
         let Some(child) = node.children().nth(part / 3) else {
             let to = node.parent.expect("a root has no step after those of its children");
-            let span = if node.children().next().is_some() { into } else { own };
+            let span = if node.left.is_some() { into } else { own };
             return Step::Send { to, span };
         };
         match part % 3 {
@@ -94,10 +94,8 @@ impl Tree {
             1 if node.left == Some(child) => {
                 Step::Reduce { into, left: Operand::Slot(child), right: Operand::Span(own) }
             }
-            1 => {
-                let so_far = if node.left.is_some() { into } else { own };
-                Step::Reduce { into, left: Operand::Span(so_far), right: Operand::Slot(child) }
-            }
+            // Who has a right child has a left one.
+            1 => Step::Reduce { into, left: Operand::Span(into), right: Operand::Slot(child) },
             _ => Step::Release { from: child },
         }
     }
@@ -330,7 +328,7 @@ mod tests {
             for (index, node) in nodes.iter().enumerate() {
                 let rank = Rank(index as u32);
                 assert!(node.left.is_none_or(|left| left < rank));
-                assert!(node.right.is_none_or(|right| right > rank));
+                assert!(node.right.is_none_or(|right| right > rank && node.left.is_some()));
                 for child in node.children() {
                     assert_eq!(nodes[child.index()].parent, Some(rank), "world size {world_size}");
                     assert_eq!(nodes[child.index()].depth, node.depth + 1, "rank {child} of {world_size}");

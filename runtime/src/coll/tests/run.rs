@@ -120,6 +120,27 @@ fn floats_have_the_same_bits_on_all_ranks_and_in_every_run() {
     }
 }
 
+#[test]
+fn operands_keep_their_sides() {
+    // The smaller of two zeros is the right one, so the sign that is left is that of the last operand.
+    let zero = |rank: usize, index: usize| if (rank + index).is_multiple_of(3) { -0.0f32 } else { 0.0 };
+    let inputs: Vec<Vec<f32>> = (0..3).map(|rank| (0..3).map(|index| zero(rank, index)).collect()).collect();
+    // A ring begins chunk c at rank c; a tree keeps the order of ranks.
+    let last: [fn(usize) -> usize; 2] = [|index| (index + 2) % 3, |_| 2];
+    for (algorithm, last) in Algorithm::ALL.into_iter().zip(last) {
+        let expected: Vec<u32> = (0..3).map(|index| inputs[last(index)][index].to_bits()).collect();
+        let schedule = build(algorithm, 3, 3, 1, 2);
+        for is_in_place in [false, true] {
+            for result in
+                run(&*schedule, &inputs, Setting { op: ReduceOp::Min, is_in_place, ..Setting::default() })
+            {
+                let bits: Vec<u32> = result.unwrap().into_iter().map(f32::to_bits).collect();
+                assert_eq!(bits, expected, "{algorithm}, in place: {is_in_place}");
+            }
+        }
+    }
+}
+
 /// Two ranks that call different things; gives both errors.
 fn calls_that_differ(sequences: [u32; 2], ops: [ReduceOp; 2]) -> Vec<ExecError> {
     let schedule = build(Algorithm::Ring, 2, 10, 4, 2);
