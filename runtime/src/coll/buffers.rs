@@ -1,8 +1,8 @@
 //! The memory that a call works on.
 //!
 //! [`Buffers`] borrows the caller's slices and forgets their type, which it keeps as data. It hands out spans as
-//! raw memory to the executor and to nothing else. Today all memory is the host's; [`Memory`] is where a device's
-//! comes in.
+//! raw memory to the executor and to nothing else. Today all memory is the host's; `Memory` is where a device's comes
+//! in.
 //!
 //! # Safety
 //!

@@ -11,7 +11,7 @@
 //! The transport reads the caller's memory after `try_send` returned. That is sound because
 //! - the memory is borrowed by the call's [`Buffers`] until `run` returns, and `run` returns in one of two ways only:
 //!   with every send complete (the ledger refuses an end with open sends, and a `WaitSends` is over when the tokens
-//!   are out), or with the transport closed, which [`CloseUnlessDone`] does on errors and panics alike;
+//!   are out), or with the transport closed, which `CloseUnlessDone` does on errors and panics alike;
 //! - nothing writes to what is being sent: the ledger refuses a step that writes to a span of an open send, taking
 //!   input and output for the same memory.
 //!

@@ -1,14 +1,17 @@
 //! The executor gives exact results, and says what is wrong.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use efarun_wire::Rank;
 use proptest::prelude::*;
 
+use super::scripted::Scripted;
 use super::world::{Setting, run};
 use crate::coll::buffers::Buffers;
 use crate::coll::executor::{Call, ExecError, Executor, Interrupt};
 use crate::coll::fault::Wait;
+use crate::coll::schedule::{Operand, Span, Step};
 use crate::coll::select::{Algorithm, build};
 use crate::element::{Element, ReduceOp};
 use crate::transport::double::{Manners, doubles};
@@ -141,6 +144,34 @@ fn operands_keep_their_sides() {
     }
 }
 
+#[test]
+fn operands_may_be_two_messages_or_two_spans() {
+    let whole = (Span::input(0, 3), Span::output(0, 3));
+    let recv = |from| Step::Recv { from, len: 3 };
+    let (a, b, c) = (Rank(0), Rank(1), Rank(2));
+    let reduce = |into, left, right| Step::Reduce { into, left, right };
+    let gather = vec![
+        recv(b),
+        recv(c),
+        reduce(whole.1, Operand::Slot(b), Operand::Slot(c)),
+        Step::Release { from: c },
+        Step::Release { from: b },
+    ];
+    let send = [Step::Send { to: a, span: whole.0 }, Step::WaitSends { count: 1 }];
+    let copy = [Step::Copy { into: whole.1, source: Operand::Span(whole.0) }];
+    let first = Span::output(0, 1);
+    let (mid, last) = (Operand::Span(Span::input(1, 1)), Operand::Span(Span::input(2, 1)));
+    let locally = [
+        reduce(first, mid, last),
+        reduce(first, Operand::Span(first), mid),
+        reduce(first, last, Operand::Span(first)),
+    ];
+    let steps = vec![gather, [&send[..], &copy, &locally].concat(), [&send[..], &copy].concat()];
+    let inputs = [vec![1, 2, 3], vec![10, 20, 30], vec![100, 200, 300]];
+    let results = run(&Scripted::new(steps, 3), &inputs, Setting::default());
+    assert_eq!(results, [Ok(vec![110, 220, 330]), Ok(vec![100, 20, 30]), Ok(vec![100, 200, 300])]);
+}
+
 /// Two ranks that call different things; gives both errors.
 fn calls_that_differ(sequences: [u32; 2], ops: [ReduceOp; 2]) -> Vec<ExecError> {
     let schedule = build(Algorithm::Ring, 2, 10, 4, 2);
@@ -226,6 +257,23 @@ fn an_interrupt_ends_a_wait() {
         (asked == 3).then(|| lost.clone())
     });
     assert_eq!(error.to_string(), "step 2: rank 1 is lost: exited with status 1");
+}
+
+#[test]
+fn a_panic_closes_the_transport_before_the_memory_is_gone() {
+    let schedule = build(Algorithm::Ring, 2, 10, 4, 2);
+    let mut transports = doubles(2, Manners::default());
+    transports[1].open(&[Rank(0)], &[]).unwrap();
+    let transport = &mut transports[0];
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let mut data = [1i32; 10];
+        let buffers = Buffers::in_place(&mut data);
+        let patience = Duration::from_secs(20);
+        let call = Call { rank: Rank(0), sequence: 0, op: ReduceOp::Sum, buffers, patience };
+        Executor::new(Duration::ZERO).run(&*schedule, call, transport, &mut || panic!("of a callback"))
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(transport.poll(&mut Vec::new()), Err(TransportError::Closed));
 }
 
 #[test]
