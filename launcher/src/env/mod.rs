@@ -50,8 +50,10 @@ pub struct Inputs<'a> {
     pub placement: &'a Placement,
     /// The job's id.
     pub job: JobId,
-    /// Where rank 0's node can be reached: an address, and a port that is free there.
-    pub master: (Option<IpAddr>, Option<u16>),
+    /// Where each node can be reached by the others, as far as it is known; in the order of the placement.
+    pub addresses: &'a [Option<IpAddr>],
+    /// A port that is free on rank 0's node.
+    pub master_port: Option<u16>,
     /// The only node is the machine that efarun was typed on. Then ranks get the whole environment, as any child
     /// would, and as under mpirun.
     pub only_this_machine: bool,
@@ -92,6 +94,8 @@ pub struct JobEnv {
     node_own: Vec<Vec<Variable>>,
     /// Where each rank is, and how many ranks its node has.
     places: Vec<(RankPlace, u32)>,
+    /// Where each node can be reached.
+    addresses: Vec<Option<IpAddr>>,
 }
 
 impl JobEnv {
@@ -105,9 +109,10 @@ impl JobEnv {
 
     /// Returns what a rank has beyond [`JobEnv::node_env`]: who it is. Empty for a rank that is not in the job.
     pub fn per_rank(&self, rank: Rank) -> Vec<NameValue> {
+        let address = |place: &RankPlace| self.addresses.get(place.node.index()).copied().flatten();
         self.places
             .get(rank.index())
-            .map_or_else(Vec::new, |(place, local_size)| rank::own(*place, *local_size))
+            .map_or_else(Vec::new, |(place, local_size)| rank::own(*place, *local_size, address(place)))
     }
 }
 
@@ -177,6 +182,7 @@ pub fn job_env(inputs: &Inputs<'_>) -> Result<JobEnv, EnvError> {
         notes,
         node_own: inputs.facts.iter().map(forward::node_own).collect(),
         places: inputs.placement.ranks.iter().map(|place| (*place, local_size(place))).collect(),
+        addresses: inputs.addresses.to_vec(),
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! PMI_* and PMIX_* are not among them: a library that finds them connects to a server, and none answers.
 
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 
 use efarun_wire::env as wire;
@@ -10,7 +11,7 @@ use super::{Inputs, NameValue, Origin, Variables};
 use crate::mapping::RankPlace;
 
 /// Returns what one rank has of its own.
-pub(super) fn own(place: RankPlace, local_size: u32) -> Vec<NameValue> {
+pub(super) fn own(place: RankPlace, local_size: u32, address: Option<IpAddr>) -> Vec<NameValue> {
     let (rank, local, node) = (place.rank.0, place.local_rank, place.node.0);
     // Open MPI's "node rank" counts a node's processes over all its jobs, so it is the local rank, not the node.
     let variables = [
@@ -28,7 +29,9 @@ pub(super) fn own(place: RankPlace, local_size: u32) -> Vec<NameValue> {
         (wire::EFARUN_LOCAL_WORLD_SIZE, local_size),
         (wire::EFARUN_NODE_RANK, node),
     ];
-    variables.map(|(name, value)| (name.as_bytes().to_vec(), value.to_string().into_bytes())).to_vec()
+    let numbers = variables.map(|(name, value)| (name, value.to_string()));
+    let address = address.map(|address| (wire::EFARUN_NODE_ADDRESS, address.to_string()));
+    numbers.into_iter().chain(address).map(|(name, value)| (name.into(), value.into_bytes())).collect()
 }
 
 /// Adds what all ranks know alike about the job.
@@ -62,10 +65,10 @@ pub(super) fn add_shared(inputs: &Inputs<'_>, variables: &mut Variables) {
     }
     add_command(inputs, variables);
     variables.set_by_default("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1", TORCHRUN);
-    if let Some(address) = inputs.master.0 {
+    if let Some(Some(address)) = inputs.addresses.first() {
         variables.set_by_default("MASTER_ADDR", &address.to_string(), "torchrun's name for rank 0's node");
     }
-    if let Some(port) = inputs.master.1 {
+    if let Some(port) = inputs.master_port {
         variables.set_by_default(
             "MASTER_PORT",
             &port.to_string(),
@@ -115,6 +118,7 @@ const IDENTITY: &[&str] = &[
     "TORCHELASTIC_MAX_RESTARTS",
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_USE_AGENT_STORE",
+    wire::EFARUN_NODE_ADDRESS,
     wire::EFARUN_RANK,
     wire::EFARUN_WORLD_SIZE,
     wire::EFARUN_LOCAL_RANK,

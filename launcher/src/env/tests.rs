@@ -1,5 +1,5 @@
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use efarun_wire::BuildId;
 
@@ -266,7 +266,8 @@ impl Job {
             facts: &self.facts,
             placement: &self.placement,
             job: JobId([0xab; 8]),
-            master: (Some(Ipv4Addr::new(10, 0, 0, 1).into()), Some(29501)),
+            addresses: &ADDRESSES,
+            master_port: Some(29501),
             only_this_machine: self.only_this_machine,
         })
     }
@@ -334,3 +335,7 @@ fn names(env: &JobEnv) -> Vec<String> {
     let all = env.node_env(NodeId(0)).into_iter().chain(env.per_rank(Rank(0)));
     all.map(|(name, _)| String::from_utf8(name).unwrap()).collect()
 }
+
+/// Where the two nodes of these tests are reached.
+const ADDRESSES: [Option<IpAddr>; 2] =
+    [Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))), Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)))];

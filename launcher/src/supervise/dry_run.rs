@@ -56,7 +56,8 @@ pub fn offline(spec: &JobSpec, hosts: &[Host], writer: &Writer) -> Result<ExitCa
         facts: &[],
         placement: &placement,
         job: JobId([0; 8]),
-        master: (None, None),
+        addresses: &[],
+        master_port: None,
         only_this_machine: false,
     })?;
     let json =

@@ -238,7 +238,8 @@ fn prepare(
         facts: &facts,
         placement: &placement,
         job: identity.job,
-        master: (Some(master_address(&connected)), facts.first().and_then(|facts| facts.free_port)),
+        addresses: &addresses(&connected),
+        master_port: facts.first().and_then(|facts| facts.free_port),
         only_this_machine: facts.len() == 1 && connected[0].is_here,
     })?;
     for note in &env.notes {
@@ -252,13 +253,17 @@ fn head_env() -> Vec<env::NameValue> {
     std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect()
 }
 
-/// The address of rank 0's node that the others can be told: the one its agent dialled from, or, where it is on this
-/// machine, the one that another host reached this machine by.
-fn master_address(connected: &[Connected]) -> IpAddr {
-    let first = connected.first();
-    let dialled = first.and_then(|first| first.agent.peer).map(|peer| peer.ip());
-    let proved = || connected.iter().find_map(|connected| connected.head_address);
-    dialled.or_else(proved).unwrap_or(IpAddr::from([127, 0, 0, 1]))
+/// Where each node can be reached by the others: the address that its agent dialled from; for this machine the one
+/// that another host reached it by, or loopback where there is no other.
+fn addresses(connected: &[Connected]) -> Vec<Option<IpAddr>> {
+    let proved = connected.iter().find_map(|connected| connected.head_address);
+    let loopback = (connected.len() == 1).then_some(IpAddr::from([127, 0, 0, 1]));
+    let address = |node: &Connected| match node.agent.peer {
+        Some(peer) => Some(peer.ip()),
+        None if node.is_here => proved.or(loopback),
+        None => None,
+    };
+    connected.iter().map(address).collect()
 }
 
 /// Launches, watches and reports.
