@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
-use efarun_wire::message::{HeadMessage, RankStatus};
+use efarun_wire::message::{AgentOrder, HeadMessage, RankStatus};
 use nix::sys::signal::Signal;
 
-use crate::head::{ALL_GONE_WITHIN, Head, signal};
+use crate::head::{ALL_GONE_WITHIN, Head, order, signal};
 
 /// A shell that waits for a child, beside a daemon with a session of its own whose parent has gone.
 const WITH_DAEMON: &str = "sleep 1000 & (setsid sleep 1000 &) ; wait";
@@ -143,10 +143,10 @@ async fn ranks_end_with_their_keeper_also_while_the_agent_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_head_that_falls_silent_is_lost() {
-    let mut head = running(1, STUBBORN, 2).await;
-    head.link.send(&HeadMessage::Ping { number: 1 });
-    // The lease is 600 ms; what comes behind it is the end of the ranks.
+async fn a_head_that_says_nothing_after_the_launch_is_lost_when_its_lease_is_over() {
+    let mut head = Head::start_by(AgentOrder { lease_ms: 600, ..order() }).await;
+    head.launch(1, STUBBORN);
+    // What comes behind the lease is the end of the ranks.
     head.until_closed().await;
     assert!(head.seen.failed[0].contains("no sign of life"), "{:?}", head.seen.failed);
     head.expect_all_gone(Instant::now()).await;

@@ -59,7 +59,7 @@ pub(crate) struct Seen {
     pub(crate) dialed: Option<Result<std::net::SocketAddr, efarun_wire::message::DialFailure>>,
 }
 
-/// An order for an agent of this build.
+/// An order for an agent of this build. The head of these tests never pings, so its lease is long.
 pub(crate) fn order() -> AgentOrder {
     AgentOrder {
         protocol: PROTOCOL_VERSION,
@@ -68,7 +68,7 @@ pub(crate) fn order() -> AgentOrder {
         build: launcher_build(),
         key: LinkKey::generate().unwrap(),
         heartbeat_ms: 200,
-        lease_ms: 600,
+        lease_ms: 60_000,
         host: "here".to_owned(),
     }
 }
@@ -116,7 +116,11 @@ async fn wait_for(child: &mut Child) -> ExitStatus {
 impl Head {
     /// Starts an agent and hears its facts.
     pub(crate) async fn start() -> Head {
-        let order = order();
+        Head::start_by(order()).await
+    }
+
+    /// The same with an order of the test's own.
+    pub(crate) async fn start_by(order: AgentOrder) -> Head {
         let (child, stream) = start_agent(&order);
         let (source, sink) = stream.into_split();
         let (link, mut receiver) =
