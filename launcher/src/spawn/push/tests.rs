@@ -56,12 +56,17 @@ impl Machine {
     }
 }
 
-/// A script that is an agent; long enough that it does not fit one pipe.
+/// A script that is an agent; long enough that it does not fit one pipe. No two tests have the same one: builds are
+/// known by their content, and the last cache, in /tmp, is shared by all tests of this machine.
 fn executable(folder: &tempfile::TempDir, agent: &str) -> Launcher {
     let path = folder.path().join("executable");
     std::fs::write(
         &path,
-        format!("#!/bin/sh\n[ \"$1\" = __agent ] || exit 9\n{agent}\nexit\n{}", "#".repeat(300_000)),
+        format!(
+            "#!/bin/sh\n[ \"$1\" = __agent ] || exit 9\n{agent}\nexit\n# {}{}",
+            path.display(),
+            "#".repeat(300_000)
+        ),
     )
     .unwrap();
     Launcher::from_file(&path).unwrap()
