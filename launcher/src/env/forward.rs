@@ -105,6 +105,7 @@ const ANOTHERS_NAMES: &[&str] = &[
     "ROLE_WORLD_SIZE",
     "MASTER_ADDR",
     "MASTER_PORT",
+    wire::EFARUN_NODE_ADDRESS,
     wire::EFARUN_RANK,
     wire::EFARUN_WORLD_SIZE,
     wire::EFARUN_LOCAL_RANK,
