@@ -1,0 +1,146 @@
+"""The command line of `scripts/bench`, and the order of what it does."""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+from . import collectives, machine, peers, report
+from .collectives import Measuring, Programs, Result, bands_of
+from .contenders import Contender, all_contenders
+from .testbed import ROOT, Testbed
+
+
+def main(words: list[str]) -> int:
+    """Runs one benchmark, and answers the exit code."""
+    args = parser().parse_args(words)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    out = args.out or ROOT / ".cache" / "bench" / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        run_collectives(args, out)
+    except KeyboardInterrupt:
+        say("interrupted; the hosts are gone")
+        return 130
+    say(f"results are in {out}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    made = argparse.ArgumentParser(prog="scripts/bench", description="Measures efarun beside MPICH and Open MPI.")
+    made.add_argument("what", choices=["collectives"], help="what to measure")
+    made.add_argument("--quick", action="store_true", help="sizes by factors of 4 and 3 rounds, unless said otherwise")
+    made.add_argument("--rounds", type=int, help="how often each is run (5)")
+    made.add_argument("--sizes", type=sizes_of, help="sizes instead of 8 B to 16 MiB by factors of 2: 8,64K,1M")
+    made.add_argument("--collectives", type=lambda text: text.split(","), help="which, by efa-perf's names")
+    made.add_argument("--peers", type=lambda text: text.split(","), help="which: mpich, openmpi5, openmpi4")
+    made.add_argument("--settings", choices=["usual", "all"], default="usual", help="which settings of the peers")
+    made.add_argument("--no-peers", action="store_true", help="efarun alone")
+    made.add_argument("--out", type=Path, help="folder for the results (.cache/bench/DATE)")
+    made.add_argument("--bin", type=Path, help="folder with efarun and efa-perf; built unless given")
+    return made
+
+
+def run_collectives(args: argparse.Namespace, out: Path) -> None:
+    """Measures collectives and writes the results."""
+    programs = programs_of(args.bin)
+    contenders, absent = available(args)
+    wanted = args.collectives or list(collectives.DEFAULT_COLLECTIVES)
+    ours = operations_of(programs.efa_perf)
+    sizes = args.sizes or (QUICK_SIZES_BYTES if args.quick else SIZES_BYTES)
+    rounds = args.rounds or (3 if args.quick else 5)
+    for name in wanted:
+        if name not in ours:
+            absent[f"efarun's {name}"] = "this efa-perf does not have it"
+    facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}", **absent}
+    result = Result(sizes, rounds, bands_of(sizes), {}, {c.key: c for c in contenders})
+    with Testbed(2) as testbed:
+        measuring = Measuring(testbed, programs, say)
+        able = {name: [c for c in contenders if fits(c, name, ours)] for name in wanted}
+        result.series = {name: {c.key: collectives.Series() for c in able[name]} for name in wanted}
+        for number in range(rounds):
+            for name in wanted:
+                say(f"round {number + 1} of {rounds}: {name}")
+                for band in result.bands:
+                    measuring.round(able[name], name, band, result.series[name])
+            write(out, result, facts)
+
+
+def write(out: Path, result: Result, facts: dict[str, str]) -> None:
+    """Writes what there is so far."""
+    (out / "collectives.json").write_text(json.dumps(report.collectives_json(result, facts), indent=1) + "\n")
+    (out / "collectives.md").write_text(report.collectives_markdown(result, facts))
+
+
+def available(args: argparse.Namespace) -> tuple[list[Contender], dict[str, str]]:
+    """Who can be measured here, and why the others cannot."""
+    absent: dict[str, str] = {}
+    for release in peers.RELEASES:
+        if args.no_peers or (args.peers and release.family not in args.peers):
+            absent[release.title] = "not asked for"
+            continue
+        try:
+            say(f"preparing {release.title}")
+            peers.prepare(release)
+        except peers.PeerMissing as missing:
+            absent[release.title] = f"missing: {missing}"
+            say(f"{release.title} is missing: {missing}")
+    found = [c for c in all_contenders() if c.title not in absent and (args.settings == "all" or c.setting.usual)]
+    return found, absent
+
+
+def fits(contender: Contender, collective: str, ours: set[str]) -> bool:
+    """Whether a contender has a collective, and its setting is meant for it."""
+    if contender.release is None:
+        return collective in ours
+    return not contender.setting.only or collective in contender.setting.only
+
+
+def programs_of(folder: Path | None) -> Programs:
+    """Our binaries: those of a folder, or built."""
+    if folder is None:
+        say("building efarun and efa-perf")
+        cargo = shutil.which("cargo") or str(Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "bin" / "cargo")
+        subprocess.run([cargo, "build", "--release", "--quiet", "-p", "efarun", "-p", "efarun-examples"], cwd=ROOT, check=True)
+        folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+    found = Programs(str(folder / "efarun"), str(folder / "efa-perf"))
+    for program in (found.efarun, found.efa_perf):
+        if not os.access(program, os.X_OK):
+            raise SystemExit(f"bench: there is no {program}")
+    return found
+
+
+def operations_of(efa_perf: str) -> set[str]:
+    """The collectives that this efa-perf has."""
+    words = subprocess.run([efa_perf, "--help"], capture_output=True, text=True, check=True).stdout
+    return {name for name in collectives.COLLECTIVES if name in words}
+
+
+def sizes_of(text: str) -> list[int]:
+    """`8,64K,1M` as bytes, ascending."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    try:
+        return sorted({int(word.rstrip("KMG")) * units.get(word[-1], 1) for word in text.upper().split(",")})
+    except (ValueError, IndexError):
+        raise argparse.ArgumentTypeError(f"`{text}` is not a list of sizes like 8,64K,1M") from None
+
+
+def say(line: str) -> None:
+    """One line of progress."""
+    print(f"bench: {line}", file=sys.stderr, flush=True)
+
+
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
+SIZES_BYTES = [8 << power for power in range(22)]
+# By factors of 4, which 16 MiB is not reached by.
+QUICK_SIZES_BYTES = [*SIZES_BYTES[::2], SIZES_BYTES[-1]]
