@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str) -> Result<Entry, Misread> {
 pub(super) fn parse_slots(text: &str) -> Result<u32, Problem> {
     decimal(text)
         .filter(|slots| (1..=MAX_SLOTS).contains(slots))
-        .ok_or_else(|| Problem::Slots { found: text.to_owned() })
+        .ok_or_else(|| Problem::Slots { found: text.escape_default().to_string() })
 }
 
 /// Parses a TCP port.
@@ -47,7 +47,7 @@ pub(super) fn parse_port(text: &str) -> Result<u16, Problem> {
     decimal(text)
         .and_then(|port| u16::try_from(port).ok())
         .filter(|port| *port != 0)
-        .ok_or_else(|| Problem::Port { found: text.to_owned() })
+        .ok_or_else(|| Problem::Port { found: text.escape_default().to_string() })
 }
 
 /// Says whether a user's name may be handed to SSH.

@@ -53,13 +53,13 @@ pub enum Problem {
     /// The number of slots is not one.
     #[error("slots must be a number from 1 to {MAX_SLOTS}, found `{found}`")]
     Slots {
-        /// The value.
+        /// The value, control characters escaped.
         found: String,
     },
     /// The port is not one.
     #[error("port must be a number from 1 to 65535, found `{found}`")]
     Port {
-        /// The value.
+        /// The value, control characters escaped.
         found: String,
     },
     /// A key that does not exist.

@@ -124,6 +124,15 @@ fn host_list_faults_name_the_item() {
     );
 }
 
+/// Found by fuzzing: what a script passes on may hold anything, and an error is printed to a terminal.
+#[test]
+fn errors_about_the_host_list_are_one_line_without_control_characters() {
+    for item in ["a:\u{1b}[31m", "a:4\n", "a\u{7}", "u\0@a", "[\r", "[::1]\u{9b}"] {
+        let text = list(&[item]).unwrap_err().to_string();
+        assert!(!text.contains(char::is_control), "{text:?}");
+    }
+}
+
 #[test]
 fn host_list_selects_from_the_hostfile_and_may_restate_slots() {
     let file = b"a slots=8\nroot@b slots=8\nc\n";
