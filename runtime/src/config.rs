@@ -18,7 +18,7 @@ use crate::coll::select::Choice;
 pub struct Config {
     /// Which transport serves ranks of one node.
     pub local_transport: LocalTransport,
-    /// Which network libfabric uses between nodes.
+    /// Which network carries messages between nodes.
     pub provider: Provider,
     /// This node's address that the other nodes reach, where it is not for the runtime to find.
     pub node_address: Option<IpAddr>,
@@ -42,9 +42,9 @@ impl Config {
             None => defaults.local_transport,
             Some("auto") => LocalTransport::Auto,
             Some("shm") => LocalTransport::Shm,
-            Some("fabric") => LocalTransport::Fabric,
+            Some("network") => LocalTransport::Network,
             Some(value) => {
-                return Err(ConfigError::new(env::EFARUN_LOCAL_TRANSPORT, value, "auto, shm or fabric"));
+                return Err(ConfigError::new(env::EFARUN_LOCAL_TRANSPORT, value, "auto, shm or network"));
             }
         };
         let algorithm = match environment.text(env::EFARUN_ALGORITHM)? {
@@ -91,26 +91,29 @@ fn provider(environment: &Environment) -> Result<Provider, ConfigError> {
         Some("auto") => Ok(Provider::Auto),
         Some("efa") => Ok(Provider::Efa),
         Some("tcp") => Ok(Provider::Tcp),
-        Some(value) => Err(ConfigError::new(env::EFARUN_PROVIDER, value, "auto, efa or tcp")),
-        // libfabric hides all providers that its own variable does not name.
+        Some("fabric-tcp") => Ok(Provider::FabricTcp),
+        Some(value) => Err(ConfigError::new(env::EFARUN_PROVIDER, value, "auto, efa, tcp or fabric-tcp")),
+        // Who sets libfabric's own variable means libfabric, which hides all providers that it does not name.
         None => Ok(match environment.text("FI_PROVIDER")? {
             None => Provider::Auto,
             Some(names) if names.starts_with('^') => Provider::Auto,
             Some(names) if names.split([',', ';']).any(|name| name.trim() == "efa") => Provider::Efa,
-            Some(_) => Provider::Tcp,
+            Some(_) => Provider::FabricTcp,
         }),
     }
 }
 
-/// Which network libfabric uses between nodes.
+/// Which network carries messages between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Provider {
     /// EFA where every rank's node has a device, TCP otherwise.
     Auto,
-    /// EFA's reliable datagrams.
+    /// EFA's reliable datagrams, by libfabric.
     Efa,
-    /// TCP.
+    /// TCP, by sockets of the runtime's own.
     Tcp,
+    /// TCP, by libfabric.
+    FabricTcp,
 }
 
 /// Which transport serves ranks of one node.
@@ -120,8 +123,8 @@ pub enum LocalTransport {
     Auto,
     /// Shared memory; a world in which two ranks of one host cannot share memory is refused.
     Shm,
-    /// libfabric, as between nodes.
-    Fabric,
+    /// The same as between nodes.
+    Network,
 }
 
 /// Shown as the variables take them.
@@ -136,8 +139,8 @@ macro_rules! display_as_words {
 }
 
 display_as_words! {
-    LocalTransport { Auto => "auto", Shm => "shm", Fabric => "fabric" }
-    Provider { Auto => "auto", Efa => "efa", Tcp => "tcp" }
+    LocalTransport { Auto => "auto", Shm => "shm", Network => "network" }
+    Provider { Auto => "auto", Efa => "efa", Tcp => "tcp", FabricTcp => "fabric-tcp" }
 }
 
 /// One setting, for help texts and the manual.
@@ -199,14 +202,15 @@ pub const SETTINGS: [Setting; 14] = [
     Setting {
         name: env::EFARUN_LOCAL_TRANSPORT,
         default: "auto",
-        about: "Which transport serves ranks of one node: auto and shm use shared memory, fabric uses libfabric as \
-                between nodes. shm refuses a world in which ranks of one host cannot share memory.",
+        about: "Which transport serves ranks of one node: auto and shm use shared memory, network what EFARUN_PROVIDER \
+                says, as between nodes. shm refuses a world in which ranks of one host cannot share memory.",
     },
     Setting {
         name: env::EFARUN_PROVIDER,
         default: "what FI_PROVIDER says, else auto",
-        about: "auto, efa or tcp: which network libfabric uses between nodes. auto takes EFA where every node has a \
-                device, and TCP otherwise. The same on every rank.",
+        about: "What carries messages between nodes. efa: EFA devices, by libfabric. tcp: TCP by the runtime's own \
+                sockets, which needs no library. fabric-tcp: TCP by libfabric, which is slower; FI_PROVIDER=tcp means \
+                this too. auto takes efa where every node has a device, and tcp otherwise. The same on every rank.",
     },
     Setting {
         name: env::EFARUN_NODE_ADDRESS,
@@ -334,8 +338,8 @@ mod tests {
     #[test]
     fn values_are_taken() {
         assert_eq!(parse(env::EFARUN_DEADLINE, "1.5").expect("good").deadline, Duration::from_millis(1500));
-        let local = parse(env::EFARUN_LOCAL_TRANSPORT, "fabric").expect("good").local_transport;
-        assert_eq!(local, LocalTransport::Fabric);
+        let local = parse(env::EFARUN_LOCAL_TRANSPORT, "network").expect("good").local_transport;
+        assert_eq!(local, LocalTransport::Network);
         let address = parse(env::EFARUN_NODE_ADDRESS, "10.0.0.7").expect("good").node_address;
         assert_eq!(address, Some(IpAddr::from([10, 0, 0, 7])));
     }
@@ -345,10 +349,12 @@ mod tests {
         for (name, value, provider) in [
             (env::EFARUN_PROVIDER, "tcp", Provider::Tcp),
             (env::EFARUN_PROVIDER, "efa", Provider::Efa),
+            (env::EFARUN_PROVIDER, "fabric-tcp", Provider::FabricTcp),
+            ("FI_PROVIDER", "tcp", Provider::FabricTcp),
             ("FI_PROVIDER", "efa", Provider::Efa),
             ("FI_PROVIDER", "shm,efa", Provider::Efa),
             ("FI_PROVIDER", "^efa", Provider::Auto),
-            ("FI_PROVIDER", "tcp;ofi_rxm", Provider::Tcp),
+            ("FI_PROVIDER", "tcp;ofi_rxm", Provider::FabricTcp),
         ] {
             assert_eq!(parse(name, value).expect("good").provider, provider, "{name}={value}");
         }

@@ -60,7 +60,7 @@ pub enum Error {
     Setup {
         /// This rank.
         rank: Rank,
-        /// `shared memory`, `libfabric`.
+        /// `shared memory`, `libfabric`, `TCP`.
         transport: &'static str,
         /// Why, and what to try.
         cause: String,

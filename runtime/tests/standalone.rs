@@ -164,22 +164,31 @@ fn processes_reduce_over_libfabric_where_shared_memory_is_not_wanted() {
         println!("SKIPPED: {missing}");
         return;
     }
-    for (succeeded, text) in Launch::new("reduce", 3).set("EFARUN_LOCAL_TRANSPORT", "fabric").run() {
-        assert!(succeeded && text.contains("libfabric") && !text.contains("shm"), "{text}");
+    for (name, value) in [("EFARUN_PROVIDER", "fabric-tcp"), ("FI_PROVIDER", "tcp,net")] {
+        let launch = Launch::new("reduce", 3).set("EFARUN_LOCAL_TRANSPORT", "network").set(name, value);
+        for (succeeded, text) in launch.run() {
+            assert!(succeeded && text.contains("libfabric") && !text.contains("shm"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn processes_reduce_over_sockets_where_shared_memory_is_not_wanted() {
+    let launch =
+        Launch::new("reduce", 3).set("EFARUN_LOCAL_TRANSPORT", "network").set("EFARUN_PROVIDER", "tcp");
+    for (succeeded, text) in launch.run() {
+        assert!(succeeded && text.contains("tcp (sockets at 127.0.0.1; asked for)"), "{text}");
+        assert!(!text.contains("libfabric") && !text.contains("shm"), "{text}");
     }
 }
 
 #[test]
 fn processes_of_different_nodes_reduce_over_both_transports() {
-    if let Err(missing) = efarun_rt::fabric::Library::open() {
-        println!("SKIPPED: {missing}");
-        return;
-    }
     let place = |rank: u32, command: &mut Command| {
         command.env("EFARUN_NODE_RANK", (rank / 2).to_string());
     };
     for (succeeded, text) in Launch::new("reduce", 4).run_each(place) {
-        assert!(succeeded && text.contains("libfabric") && text.contains("shm"), "{text}");
+        assert!(succeeded && text.contains("sockets at 127.0.0.1") && text.contains("shm"), "{text}");
     }
 }
 
@@ -233,7 +242,7 @@ fn processes_with_different_keys_do_not_meet() {
 #[test]
 fn settings_that_differ_are_named() {
     let ends = Launch::new("reduce", 2).run_each(|rank, command| {
-        command.env("EFARUN_LOCAL_TRANSPORT", ["auto", "fabric"][rank as usize]);
+        command.env("EFARUN_LOCAL_TRANSPORT", ["auto", "network"][rank as usize]);
     });
     for (succeeded, text) in ends {
         assert!(!succeeded && text.contains("EFARUN_LOCAL_TRANSPORT=\""), "{text}");

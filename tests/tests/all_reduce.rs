@@ -1,4 +1,5 @@
-//! A checked all_reduce by `efa-perf` under the launcher: over SSH hosts with either libfabric, and on this machine.
+//! A checked all_reduce by `efa-perf` under the launcher: over SSH hosts with sockets and with
+//! either libfabric, and on this machine.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,54 +15,81 @@ fn sweep() -> &'static [&'static str] {
     if is_full_matrix() { &FULL_SWEEP } else { &SWEEP }
 }
 
-fn assert_all_right(outcome: &Outcome, libfabric: &str) {
+fn assert_all_right(outcome: &Outcome, transport: &str) {
     outcome.assert_code(0);
     let stdout = outcome.stdout();
     assert!(stdout.contains("# Out of bounds values : 0 OK"), "{}", outcome.shown());
-    assert!(stdout.contains(&format!("libfabric {libfabric}")), "{}", outcome.shown());
+    assert!(stdout.contains(transport), "{}", outcome.shown());
     let rows = stdout.lines().filter(|line| line.starts_with(' ')).count();
     assert!(rows >= 22, "{rows} rows\n{}", outcome.shown());
 }
 
-/// Eight ranks on four hosts.
-fn over_hosts(algo: &str, library_path: Option<&Path>, libfabric: &str) {
+/// Eight ranks on four hosts; `options` chooses how they are joined, and `transport` is how they say so.
+fn over_hosts(algo: &str, options: &[String], transport: &str) {
     require!(Need::Testbed);
     let testbed = Testbed::up(4);
-    let mut job = Job::on(&testbed, program!("efarun-under-test"))
+    let job = Job::on(&testbed, program!("efarun-under-test"))
         .options(["-n", "8", "-N", "2", "--hostfile"])
         .options([testbed.hostfile(2)])
+        .options(options)
         .deadline(Duration::from_secs(if is_full_matrix() { 900 } else { 100 }));
-    if let Some(folder) = library_path {
-        job = job.options(["-x", &format!("LD_LIBRARY_PATH={}", folder.display())]);
-    }
     let args = [&["all_reduce", "--algo", algo], sweep(), &EFFORT].concat();
     let outcome = job.program(program!("efa-perf-under-test"), args).run();
-    assert_all_right(&outcome, libfabric);
+    assert_all_right(&outcome, transport);
     assert!(outcome.stdout().contains("8 ranks on 4 nodes"), "{}", outcome.shown());
+}
+
+fn with_libfabric(algo: &str, library_path: Option<&Path>, version: &str) {
+    let mut options: Vec<String> = ["-x", "EFARUN_PROVIDER=fabric-tcp"].map(str::to_owned).into();
+    if let Some(folder) = library_path {
+        options.extend(["-x".to_owned(), format!("LD_LIBRARY_PATH={}", folder.display())]);
+    }
+    over_hosts(algo, &options, &format!("(libfabric {version}"));
+}
+
+/// No machine of the testbed has an EFA device, so that nothing needs to be asked for.
+const SOCKETS: &str = "tcp (sockets at 10.88.0.1; no EFA device on h1) to 6 peers";
+
+#[test]
+fn ring_over_four_hosts_with_sockets() {
+    over_hosts("ring", &[], SOCKETS);
+}
+
+#[test]
+fn tree_over_four_hosts_with_sockets() {
+    over_hosts("tree", &[], SOCKETS);
+}
+
+#[test]
+fn sockets_need_no_libfabric() {
+    let nothing = tempfile::tempdir().unwrap();
+    // A folder in front of all others, in which the library is a file that is none.
+    std::fs::write(nothing.path().join("libfabric.so.1"), b"not a library").unwrap();
+    over_hosts("ring", &["-x".to_owned(), format!("LD_LIBRARY_PATH={}", nothing.path().display())], SOCKETS);
 }
 
 #[test]
 fn ring_over_four_hosts_with_the_systems_libfabric() {
     require!(Need::Libfabric1);
-    over_hosts("ring", None, "1.");
+    with_libfabric("ring", None, "1.");
 }
 
 #[test]
 fn tree_over_four_hosts_with_the_systems_libfabric() {
     require!(Need::Libfabric1);
-    over_hosts("tree", None, "1.");
+    with_libfabric("tree", None, "1.");
 }
 
 #[test]
 fn ring_over_four_hosts_with_libfabric_2() {
     require!(Need::Libfabric2);
-    over_hosts("ring", libfabric_2_folder().ok().as_deref(), "2.");
+    with_libfabric("ring", libfabric_2_folder().ok().as_deref(), "2.");
 }
 
 #[test]
 fn tree_over_four_hosts_with_libfabric_2() {
     require!(Need::Libfabric2);
-    over_hosts("tree", libfabric_2_folder().ok().as_deref(), "2.");
+    with_libfabric("tree", libfabric_2_folder().ok().as_deref(), "2.");
 }
 
 fn here(ranks: &str, args: &[&str]) -> Outcome {

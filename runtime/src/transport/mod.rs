@@ -13,7 +13,9 @@ pub(crate) mod double;
 pub mod fabric;
 pub mod mux;
 pub mod shm;
+pub mod tcp;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use efarun_wire::Rank;
@@ -53,6 +55,16 @@ pub enum TransportError {
         /// The peer.
         peer: Rank,
         /// What the transport saw, as a lowercase fragment.
+        cause: String,
+    },
+    /// No connection to this peer could be made.
+    #[error("rank {peer} cannot be reached at {address}: {cause}")]
+    Unreachable {
+        /// The peer.
+        peer: Rank,
+        /// Where it listens.
+        address: SocketAddr,
+        /// What the transport saw, and what to do about it.
         cause: String,
     },
     /// A call of the network library failed.

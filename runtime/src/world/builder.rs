@@ -43,7 +43,7 @@ impl Builder {
         self
     }
 
-    /// Chooses the network that libfabric uses between nodes.
+    /// Chooses the network between nodes.
     pub fn provider(mut self, provider: Provider) -> Self {
         self.provider = Some(provider);
         self

@@ -1,7 +1,7 @@
 //! The World: all ranks of a job, as one of them sees it.
 //!
 //! [`World::init`] finds the other ranks, learns which of them share this node, and opens shared memory to those and
-//! libfabric to the rest; neither is opened where nobody is reached by it. Collectives are methods; every rank calls
+//! libfabric or TCP to the rest; neither is opened where nobody is reached by it. Collectives are methods; every rank calls
 //! the same ones in the same order. They block, they borrow their buffers for the call only, and they end: with the
 //! result, or within the deadline with an error that names the rank it is about.
 //!
@@ -35,7 +35,7 @@ use crate::transport::Transport;
 use self::setup::{Limits, Setup};
 
 pub use self::builder::Builder;
-pub use self::report::TransportLine;
+pub use self::report::{Carrier, TransportLine};
 
 /// All ranks of a job, as this one sees it.
 ///
@@ -265,7 +265,7 @@ impl World {
     fn connected(oob: OobConnection, setup: Setup, config: Config) -> World {
         let mut world = World::new(oob.rank(), setup.topology, config);
         let local_count = world.topology.local_ranks(world.rank).len();
-        let uses_fabric = setup.report.iter().any(|line| line.is_fabric);
+        let uses_fabric = setup.report.iter().any(|line| line.carrier == Carrier::Fabric);
         let executor = Executor::new(run::spin_for(local_count, uses_fabric));
         world.peers = Some(Peers { transport: setup.transport, limits: setup.limits, executor });
         world.report = setup.report;

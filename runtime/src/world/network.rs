@@ -9,33 +9,51 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Instant;
 
+use efarun_wire::Rank;
+
 use crate::bootstrap::OobConnection;
 use crate::config::{Config, Provider};
 use crate::error::Error;
-use crate::transport::fabric::{FabricConfig, Network};
+use crate::topology::Topology;
 use crate::world::setup::{Contribution, exchange};
+
+/// What all ranks have agreed on, and this rank's place in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Agreement {
+    /// The network, never [`Provider::Auto`].
+    pub(super) provider: Provider,
+    /// The address of this node that the other nodes reach, for TCP.
+    pub(super) local_address: Option<IpAddr>,
+    /// Why it is this network, for people.
+    pub(super) reason: String,
+}
 
 /// Agrees with all ranks on the network.
 pub(super) fn agree(
     oob: &mut OobConnection,
     config: &Config,
+    topology: &Topology,
     deadline: Instant,
-) -> Result<FabricConfig, Error> {
+) -> Result<Agreement, Error> {
     let address = config.node_address.or_else(|| oob.local_address()).or_else(route_to_master);
     let has_efa = has_efa_device(Path::new("/sys/class/infiniband"));
     let text = |address: Option<IpAddr>| address.map_or_else(String::new, |address| address.to_string());
     let mine = format!("{} {}", u8::from(has_efa), text(address));
     let all = exchange(oob, "network", Contribution::Good(mine.into_bytes()), deadline)?;
     let said: Vec<(bool, Option<IpAddr>)> = all.iter().map(|blob| parse(blob)).collect();
-    let network = match config.provider {
-        Provider::Efa => Network::Efa,
-        Provider::Tcp => Network::Tcp,
-        Provider::Auto if said.iter().all(|(has_efa, _)| *has_efa) => Network::Efa,
-        Provider::Auto => Network::Tcp,
-    };
+    let without_efa = said.iter().position(|(has_efa, _)| !has_efa).map(|rank| Rank(rank as u32));
+    let (provider, reason) = choose(config.provider, without_efa.map(|rank| topology.hostname(rank)));
     let of_rank_0 = said.first().and_then(|(_, address)| *address);
-    let local_address = reachable(address, of_rank_0);
-    Ok(FabricConfig { local_address, ..FabricConfig::new(oob.world_size(), network) })
+    Ok(Agreement { provider, local_address: reachable(address, of_rank_0), reason })
+}
+
+/// The network and the reason, given what was asked for and a host without an EFA device, if there is one.
+fn choose(asked: Provider, without_efa: Option<&str>) -> (Provider, String) {
+    match (asked, without_efa) {
+        (Provider::Auto, None) => (Provider::Efa, "every node has an EFA device".to_owned()),
+        (Provider::Auto, Some(hostname)) => (Provider::Tcp, format!("no EFA device on {hostname}")),
+        (asked, _) => (asked, "asked for".to_owned()),
+    }
 }
 
 fn parse(blob: &[u8]) -> (bool, Option<IpAddr>) {
@@ -73,6 +91,16 @@ fn has_efa_device(devices: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn efa_is_taken_where_all_have_it_and_sockets_otherwise() {
+        let word = |(provider, reason): (Provider, String)| format!("{provider}: {reason}");
+        assert_eq!(word(choose(Provider::Auto, None)), "efa: every node has an EFA device");
+        assert_eq!(word(choose(Provider::Auto, Some("h2"))), "tcp: no EFA device on h2");
+        for asked in [Provider::Efa, Provider::Tcp, Provider::FabricTcp] {
+            assert_eq!(choose(asked, Some("h2")), (asked, "asked for".to_owned()));
+        }
+    }
 
     #[test]
     fn a_rank_that_met_rank_0_over_loopback_is_reached_by_rank_0s_address() {

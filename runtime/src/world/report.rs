@@ -4,25 +4,40 @@ use std::fmt;
 
 use crate::transport::shm::Geometry;
 
+/// What a transport stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Carrier {
+    /// Memory that the ranks of a node share.
+    SharedMemory,
+    /// libfabric.
+    Fabric,
+    /// The runtime's own sockets.
+    Sockets,
+}
+
 /// One transport and how many peers it reaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransportLine {
     /// How many other ranks this rank reaches by it.
     pub peers: usize,
-    /// Whether it is libfabric.
-    pub is_fabric: bool,
-    /// What it is: `shm (8 slots of 64 KiB per pair)`, `tcp (libfabric 1.17, 10.88.0.1)`.
+    /// What it stands on.
+    pub carrier: Carrier,
+    /// What it is, and why it is this one: `shm (8 slots of 64 KiB per pair)`, `tcp (sockets at 10.88.0.1; no EFA
+    /// device on h2)`.
     pub what: String,
 }
 
 impl TransportLine {
     pub(super) fn shm(peers: usize, geometry: Geometry) -> Self {
         let what = format!("shm ({} slots of {} KiB per pair)", geometry.slots, geometry.slot_bytes >> 10);
-        TransportLine { peers, is_fabric: false, what }
+        TransportLine { peers, carrier: Carrier::SharedMemory, what }
     }
 
-    pub(super) fn fabric(peers: usize, what: String) -> Self {
-        TransportLine { peers, is_fabric: true, what }
+    /// `description` ends in a parenthesis, which takes in the reason.
+    pub(super) fn network(peers: usize, carrier: Carrier, description: &str, reason: &str) -> Self {
+        let what = format!("{}; {reason})", description.trim_end_matches(')'));
+        TransportLine { peers, carrier, what }
     }
 }
 

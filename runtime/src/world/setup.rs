@@ -13,15 +13,16 @@ use efarun_wire::Rank;
 use efarun_wire::message::Participants;
 
 use crate::bootstrap::OobConnection;
-use crate::config::{Config, LocalTransport};
+use crate::config::{Config, LocalTransport, Provider};
 use crate::error::Error;
 use crate::topology::{Place, Topology};
-use crate::transport::Transport;
-use crate::transport::fabric::{FabricConfig, FabricTransport};
+use crate::transport::fabric::{FabricConfig, FabricTransport, Network};
 use crate::transport::mux::Mux;
 use crate::transport::shm::{Arena, Geometry, Offer, ShmTransport};
-use crate::world::network;
-use crate::world::report::TransportLine;
+use crate::transport::tcp::{TcpConfig, TcpTransport};
+use crate::transport::{Transport, TransportError};
+use crate::world::network::{self, Agreement};
+use crate::world::report::{Carrier, TransportLine};
 
 /// What a World of more than one rank stands on.
 pub(super) struct Setup {
@@ -74,12 +75,12 @@ pub(super) fn set_up(oob: &mut OobConnection, place: &Place, config: &Config) ->
     let deadline = Instant::now() + config.bootstrap_timeout + SERVERS_HEAD_START;
     let topology = exchange_places(oob, place, config, deadline)?;
     let me = oob.rank();
-    let use_shm = config.local_transport != LocalTransport::Fabric;
+    let use_shm = config.local_transport != LocalTransport::Network;
     let local_ranks = if use_shm { topology.local_ranks(me).to_vec() } else { vec![me] };
 
-    let needs_fabric = local_ranks.len() < topology.world_size() as usize;
-    let network = needs_fabric.then(|| network::agree(oob, config, deadline)).transpose()?;
-    let parts = Parts::make(me, &local_ranks, network);
+    let needs_network = local_ranks.len() < topology.world_size() as usize;
+    let agreement = needs_network.then(|| network::agree(oob, config, &topology, deadline)).transpose()?;
+    let parts = Parts::make(me, oob.world_size(), &local_ranks, agreement);
     let (offered, parts) = match parts {
         Ok(parts) => (Contribution::Good(parts.blob()), Ok(parts)),
         Err(error) => (Contribution::Failed(error.to_string()), Err(error)),
@@ -87,7 +88,7 @@ pub(super) fn set_up(oob: &mut OobConnection, place: &Place, config: &Config) ->
     let blobs = exchange(oob, "addresses", offered, deadline);
     // This rank's own error is the one to show.
     let parts = parts?;
-    let connected = parts.connect(me, local_ranks, &topology, blobs?);
+    let connected = parts.connect(me, local_ranks, &topology, blobs?, deadline);
     let readiness = match &connected {
         Ok((transport, _)) => Contribution::Good(Limits::of(transport.as_ref()).to_bytes()),
         Err(error) => Contribution::Failed(error.to_string()),
@@ -168,24 +169,88 @@ fn difference(mine: &str, theirs: &str) -> String {
 struct Parts {
     /// On the lowest rank of a node with others.
     arena: Option<Arena>,
-    fabric: Option<(FabricTransport, Vec<u8>)>,
+    remote: Option<Remote>,
+}
+
+/// What leads to other nodes, before it is connected.
+struct Remote {
+    network: RemoteTransport,
+    /// What the other ranks need to reach it.
+    address: Vec<u8>,
+    reason: String,
+}
+
+enum RemoteTransport {
+    Fabric(FabricTransport),
+    Sockets(TcpTransport),
+}
+
+impl Remote {
+    fn make(me: Rank, world_size: u32, agreement: Agreement) -> Result<Self, Error> {
+        let Agreement { provider, local_address, reason } = agreement;
+        let network = match provider {
+            Provider::Efa => Some(Network::Efa),
+            Provider::FabricTcp => Some(Network::Tcp),
+            Provider::Tcp | Provider::Auto => None,
+        };
+        let (network, address) = match network {
+            Some(network) => {
+                let config = FabricConfig { local_address, ..FabricConfig::new(world_size, network) };
+                let made = FabricTransport::new(&config).map_err(|error| failed(me, LIBFABRIC, &error))?;
+                (RemoteTransport::Fabric(made.0), made.1)
+            }
+            None => {
+                let made = TcpTransport::new(&TcpConfig::new(local_address))
+                    .map_err(|error| failed(me, TCP, &error))?;
+                (RemoteTransport::Sockets(made.0), made.1)
+            }
+        };
+        Ok(Remote { network, address, reason })
+    }
+
+    fn connect(
+        self,
+        me: Rank,
+        addresses: &[(Rank, Vec<u8>)],
+        deadline: Instant,
+    ) -> Result<(Box<dyn Transport>, TransportLine), Error> {
+        let peers = addresses.len();
+        let line =
+            |carrier, description: String| TransportLine::network(peers, carrier, &description, &self.reason);
+        let fail = |name| move |error: TransportError| failed(me, name, &error);
+        match self.network {
+            RemoteTransport::Fabric(mut fabric) => {
+                fabric.connect(me, addresses).map_err(fail(LIBFABRIC))?;
+                let line = line(Carrier::Fabric, fabric.description());
+                Ok((Box::new(fabric), line))
+            }
+            RemoteTransport::Sockets(mut tcp) => {
+                tcp.connect(me, addresses, deadline).map_err(fail(TCP))?;
+                let line = line(Carrier::Sockets, tcp.description());
+                Ok((Box::new(tcp), line))
+            }
+        }
+    }
 }
 
 impl Parts {
-    fn make(me: Rank, local_ranks: &[Rank], network: Option<FabricConfig>) -> Result<Self, Error> {
+    fn make(
+        me: Rank,
+        world_size: u32,
+        local_ranks: &[Rank],
+        agreement: Option<Agreement>,
+    ) -> Result<Self, Error> {
         let makes_arena = local_ranks.len() > 1 && local_ranks.first() == Some(&me);
         let arena = makes_arena.then(|| Arena::create(geometry_for(local_ranks))).transpose();
-        let fabric = network.map(|config| FabricTransport::new(&config)).transpose();
-        Ok(Parts {
-            arena: arena.map_err(|error| failed(me, SHARED_MEMORY, &error))?,
-            fabric: fabric.map_err(|error| failed(me, LIBFABRIC, &error))?,
-        })
+        let arena = arena.map_err(|error| failed(me, SHARED_MEMORY, &error))?;
+        let remote = agreement.map(|agreement| Remote::make(me, world_size, agreement)).transpose()?;
+        Ok(Parts { arena, remote })
     }
 
-    /// What the other ranks need: the arena's offer behind its length, then the fabric's address.
+    /// What the other ranks need: the arena's offer behind its length, then the network's address.
     fn blob(&self) -> Vec<u8> {
         let offer = self.arena.as_ref().map_or_else(Vec::new, |arena| arena.offer().to_bytes());
-        let address = self.fabric.as_ref().map_or(&[][..], |(_, address)| address);
+        let address = self.remote.as_ref().map_or(&[][..], |remote| &remote.address);
         [&[u8::try_from(offer.len()).expect("an offer is small")][..], &offer, address].concat()
     }
 
@@ -195,6 +260,7 @@ impl Parts {
         local_ranks: Vec<Rank>,
         topology: &Topology,
         blobs: Vec<Vec<u8>>,
+        deadline: Instant,
     ) -> Result<(Box<dyn Transport>, Vec<TransportLine>), Error> {
         let split = |blob: &Vec<u8>| {
             let (&len, rest) = blob.split_first()?;
@@ -217,27 +283,23 @@ impl Parts {
         } else {
             None
         };
-        let fabric = match self.fabric {
-            Some((mut fabric, _)) => {
-                fabric.connect(me, &addresses).map_err(|error| failed(me, LIBFABRIC, &error))?;
-                let peers = topology.world_size() as usize - local_ranks.len();
-                report.push(TransportLine::fabric(peers, fabric.description()));
-                Some(fabric)
-            }
-            None => None,
-        };
-        let transport: Box<dyn Transport> = match (shm, fabric) {
-            (Some(shm), Some(fabric)) => {
+        let remote = self.remote.map(|remote| remote.connect(me, &addresses, deadline)).transpose()?;
+        let remote = remote.map(|(transport, line)| {
+            report.push(line);
+            transport
+        });
+        let transport: Box<dyn Transport> = match (shm, remote) {
+            (Some(shm), Some(remote)) => {
                 let route = |rank| match local_ranks.contains(&rank) {
                     _ if rank == me => None,
                     true => Some(0),
                     false => Some(1),
                 };
                 let routes = (0..topology.world_size()).map(Rank).map(route).collect();
-                Box::new(Mux::new(vec![Box::new(shm), Box::new(fabric)], routes))
+                Box::new(Mux::new(vec![Box::new(shm), remote], routes))
             }
             (Some(shm), None) => Box::new(shm),
-            (None, Some(fabric)) => Box::new(fabric),
+            (None, Some(remote)) => remote,
             (None, None) => unreachable!("a world of more than one rank has local or remote peers"),
         };
         Ok((transport, report))
@@ -292,3 +354,4 @@ const GOOD: u8 = 0;
 const FAILED: u8 = 1;
 const SHARED_MEMORY: &str = "shared memory";
 const LIBFABRIC: &str = "libfabric";
+const TCP: &str = "TCP";

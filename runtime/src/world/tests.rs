@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::*;
 use crate::bootstrap::identity::Identity;
 use crate::coll::select::Algorithm;
-use crate::config::LocalTransport;
+use crate::config::{LocalTransport, Provider};
 use crate::element::ElementType;
 
 /// Runs every rank of a world in a thread of its own.
@@ -127,12 +127,21 @@ fn buffers_of_many_segments_are_reduced() {
 }
 
 #[test]
+fn nodes_are_joined_by_sockets_and_share_memory_within() {
+    nodes_are_joined_and_share_memory_within(Provider::Tcp);
+}
+
+#[test]
 fn nodes_are_joined_by_the_fabric_and_share_memory_within() {
     if let Err(missing) = crate::fabric::Library::open() {
         println!("SKIPPED: {missing}");
         return;
     }
-    let worlds = World::builder().ranks_per_node(2).thread_worlds(5).expect("a world");
+    nodes_are_joined_and_share_memory_within(Provider::FabricTcp);
+}
+
+fn nodes_are_joined_and_share_memory_within(provider: Provider) {
+    let worlds = World::builder().provider(provider).ranks_per_node(2).thread_worlds(5).expect("a world");
     on_all(worlds, |mut world| {
         assert_eq!((world.node_count(), world.local_rank()), (3, world.rank().0 % 2));
         let expected = if world.rank() == Rank(4) { vec![4] } else { vec![1, 3] };

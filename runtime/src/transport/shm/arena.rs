@@ -305,7 +305,8 @@ impl Offer {
 }
 
 fn failed(call: &'static str, errno: Errno, what: impl std::fmt::Display) -> TransportError {
-    let cause = format!("{what}: {}; EFARUN_LOCAL_TRANSPORT=fabric does without shared memory", errno.desc());
+    let cause =
+        format!("{what}: {}; EFARUN_LOCAL_TRANSPORT=network does without shared memory", errno.desc());
     TransportError::Call { call, code: errno as i32, cause }
 }
 

@@ -171,7 +171,7 @@ fn an_offer_of_something_else_is_refused() {
     bytes[4..8].copy_from_slice(&std::os::fd::AsRawFd::as_raw_fd(&file).to_le_bytes());
     let error = Arena::open(&Offer::from_bytes(&bytes).expect("long enough"), geometry).expect_err("refused");
     assert!(error.to_string().contains("not sealed"), "{error}");
-    assert!(error.to_string().contains("EFARUN_LOCAL_TRANSPORT=fabric"), "{error}");
+    assert!(error.to_string().contains("EFARUN_LOCAL_TRANSPORT=network"), "{error}");
     assert_eq!(Offer::from_bytes(&bytes[1..]), None);
 }
 

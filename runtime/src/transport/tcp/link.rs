@@ -1,0 +1,321 @@
+//! The connection to one peer: frames out, frames in, never waiting.
+//!
+//! A frame leaves in one system call, head and payload together; what the socket does not take is queued and leaves
+//! with [`Link::flush`]. Arriving bytes are read into a small stage, from which short messages are copied; what a long
+//! message has beyond the stage is read straight into its slot. Whoever reads says how far: up to the next message, so
+//! that it is used while it is in the cache, or all there is.
+//!
+//! A link does not know ranks. Its errors are fragments that are put behind a peer's name.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::libc;
+use socket2::Socket;
+
+use super::credit::{Inflow, Outflow};
+use super::frame::{Announced, Frame, HEAD_BYTES};
+use super::payload::Payload;
+use super::slots::{Slot, Slots};
+use crate::transport::{Header, SendToken};
+
+/// A connection that was authenticated.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: Socket,
+    queue: VecDeque<Outgoing>,
+    stage: Stage,
+    /// The message whose payload is arriving.
+    arriving: Option<Arriving>,
+}
+
+/// A frame that was not taken whole.
+#[derive(Debug)]
+struct Outgoing {
+    head: [u8; HEAD_BYTES],
+    payload: Option<(Payload, SendToken)>,
+    /// Bytes that the socket took, of head and payload.
+    taken: usize,
+}
+
+#[derive(Debug)]
+struct Arriving {
+    header: Header,
+    slot: Slot,
+    filled: usize,
+}
+
+/// A message that is here.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    /// What the sender wrote in front.
+    pub(super) header: Header,
+    /// Where its payload is.
+    pub(super) slot: Slot,
+}
+
+/// What a link changes as it reads: both flows of its peer, and what arrived.
+#[derive(Debug, Default)]
+pub(super) struct Flows {
+    /// Towards the peer.
+    pub(super) out: Outflow,
+    /// From the peer.
+    pub(super) inward: Inflow,
+    /// Messages that are here, the oldest first.
+    pub(super) arrived: VecDeque<Arrived>,
+}
+
+/// How far to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Until a message is here.
+    OneMessage,
+    /// Until the socket has no more.
+    All,
+}
+
+impl Link {
+    /// Takes over a connection on which nothing but frames travels from here on.
+    pub(super) fn new(socket: Socket) -> Self {
+        Link { socket, queue: VecDeque::new(), stage: Stage::default(), arriving: None }
+    }
+
+    /// Sends a message, or queues what the socket does not take. Gives the token back when all of it was taken.
+    pub(super) fn send_message(
+        &mut self,
+        frame: Frame,
+        payload: Payload,
+        token: SendToken,
+    ) -> Result<Option<SendToken>, String> {
+        let head = frame.to_bytes();
+        let mut outgoing = Outgoing { head, payload: Some((payload, token)), taken: 0 };
+        if self.queue.is_empty() {
+            outgoing.send_on(&self.socket).map_err(|error| lost(&error))?;
+        }
+        if outgoing.left() == 0 {
+            return Ok(Some(token));
+        }
+        self.queue.push_back(outgoing);
+        Ok(None)
+    }
+
+    /// Sends a grant alone, or queues it.
+    pub(super) fn send_credit(&mut self, granted: u64) -> Result<(), String> {
+        let mut outgoing = Outgoing { head: Frame::credit(granted).to_bytes(), payload: None, taken: 0 };
+        if self.queue.is_empty() {
+            outgoing.send_on(&self.socket).map_err(|error| lost(&error))?;
+        }
+        if outgoing.left() > 0 {
+            self.queue.push_back(outgoing);
+        }
+        Ok(())
+    }
+
+    /// Sends what is queued, as far as the socket takes it, and appends the tokens of what is through.
+    pub(super) fn flush(&mut self, completed: &mut Vec<SendToken>) -> Result<(), String> {
+        while let Some(outgoing) = self.queue.front_mut() {
+            outgoing.send_on(&self.socket).map_err(|error| lost(&error))?;
+            if outgoing.left() > 0 {
+                break;
+            }
+            completed.extend(self.queue.pop_front().and_then(|sent| sent.payload).map(|(_, token)| token));
+        }
+        Ok(())
+    }
+
+    /// Whether something is queued.
+    pub(super) fn is_sending(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Whether a payload is queued whose token is still owed.
+    pub(super) fn owes_tokens(&self) -> bool {
+        self.queue.iter().any(|outgoing| outgoing.payload.is_some())
+    }
+
+    /// Reads what has arrived, as far as `extent` says.
+    pub(super) fn receive(
+        &mut self,
+        extent: Extent,
+        flows: &mut Flows,
+        slots: &mut Slots,
+    ) -> Result<(), String> {
+        loop {
+            self.unstage(flows, slots)?;
+            if extent == Extent::OneMessage && !flows.arrived.is_empty() {
+                return Ok(());
+            }
+            // The stage holds less than a head now, or nothing when a payload is arriving.
+            let (read, room) = match &mut self.arriving {
+                Some(Arriving { header, slot, filled }) => {
+                    let rest = &mut slot_bytes(slot)[*filled..header.len_bytes as usize];
+                    let read = read_some(&self.socket, rest)?;
+                    *filled += read.unwrap_or(0);
+                    (read, rest.len())
+                }
+                None => self.stage.fill(&self.socket)?,
+            };
+            match read {
+                None => return Ok(()),
+                // Less than there was room for: that was all. The next call would say so; this saves it.
+                Some(len) if len < room => {
+                    self.unstage(flows, slots)?;
+                    return Ok(());
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Takes frames out of the stage, until less than a head is left or a payload is incomplete.
+    fn unstage(&mut self, flows: &mut Flows, slots: &mut Slots) -> Result<(), String> {
+        loop {
+            if let Some(arriving) = &mut self.arriving {
+                let len_bytes = arriving.header.len_bytes as usize;
+                arriving.filled +=
+                    self.stage.take(&mut slot_bytes(&mut arriving.slot)[arriving.filled..len_bytes]);
+                if arriving.filled < len_bytes {
+                    return Ok(());
+                }
+                if let Some(Arriving { header, slot, .. }) = self.arriving.take() {
+                    flows.arrived.push_back(Arrived { header, slot });
+                }
+            }
+            let Some(head) = self.stage.take_head() else { return Ok(()) };
+            let frame = Frame::from_bytes(&head).map_err(|error| error.to_string())?;
+            flows.out.grant(frame.granted).map_err(|error| error.to_string())?;
+            if let Some(announced) = &frame.message {
+                flows.inward.receive(announced).map_err(|error| error.to_string())?;
+                let Announced { header, .. } = *announced;
+                self.arriving = Some(Arriving { header, slot: slots.take(), filled: 0 });
+            }
+        }
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Outgoing {
+    fn payload_bytes(&self) -> &[u8] {
+        self.payload.as_ref().map_or(&[], |(payload, _)| payload.bytes())
+    }
+
+    fn left(&self) -> usize {
+        HEAD_BYTES + self.payload_bytes().len() - self.taken
+    }
+
+    /// Hands to the socket what it takes.
+    fn send_on(&mut self, socket: &Socket) -> io::Result<()> {
+        let taken = {
+            let payload = self.payload_bytes();
+            let head = self.head.get(self.taken..).unwrap_or_default();
+            let rest = &payload[self.taken.saturating_sub(HEAD_BYTES)..];
+            if payload.len() <= COPIED_BYTES {
+                let mut bytes = [0; HEAD_BYTES + COPIED_BYTES];
+                bytes[..head.len()].copy_from_slice(head);
+                bytes[head.len()..][..rest.len()].copy_from_slice(rest);
+                retry(|| socket.send_with_flags(&bytes[..head.len() + rest.len()], FLAGS))
+            } else if head.is_empty() {
+                retry(|| socket.send_with_flags(rest, FLAGS))
+            } else {
+                let parts = [IoSlice::new(head), IoSlice::new(rest)];
+                retry(|| socket.send_vectored_with_flags(&parts, FLAGS))
+            }
+        };
+        match taken {
+            Ok(taken) => self.taken += taken,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that have been read and not understood yet.
+#[derive(Debug)]
+struct Stage {
+    bytes: Box<[u8; STAGE_BYTES]>,
+    start: usize,
+    end: usize,
+}
+
+impl Stage {
+    /// Reads more. Says how much, none where there is nothing, and for how much there was room.
+    fn fill(&mut self, socket: &Socket) -> Result<(Option<usize>, usize), String> {
+        self.bytes.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let room = &mut self.bytes[self.end..];
+        let read = read_some(socket, room)?;
+        let room = room.len();
+        self.end += read.unwrap_or(0);
+        Ok((read, room))
+    }
+
+    /// Moves bytes out, as many as there are and fit.
+    fn take(&mut self, into: &mut [u8]) -> usize {
+        let len = into.len().min(self.end - self.start);
+        into[..len].copy_from_slice(&self.bytes[self.start..self.start + len]);
+        self.start += len;
+        len
+    }
+
+    fn take_head(&mut self) -> Option<[u8; HEAD_BYTES]> {
+        let head = *self.bytes[self.start..self.end].first_chunk()?;
+        self.start += HEAD_BYTES;
+        Some(head)
+    }
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Stage { bytes: Box::new([0; STAGE_BYTES]), start: 0, end: 0 }
+    }
+}
+
+/// The payload's memory in a slot.
+pub(super) fn slot_bytes(slot: &mut Slot) -> &mut [u8] {
+    bytemuck::cast_slice_mut(slot)
+}
+
+/// Reads without waiting; none where there is nothing to read. Nothing is asked for only where nothing is missing.
+fn read_some(socket: &Socket, room: &mut [u8]) -> Result<Option<usize>, String> {
+    match retry(|| (&mut &*socket).read(room)) {
+        Ok(0) if !room.is_empty() => Err("it closed the connection".to_owned()),
+        Ok(len) => Ok(Some(len)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(lost(&error)),
+    }
+}
+
+fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// What a failed call says about the peer.
+fn lost(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => "it closed the connection".to_owned(),
+        ErrorKind::TimedOut => {
+            "it has not answered for so long that the kernel gave the connection up".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// A program that was not written in Rust need not ignore SIGPIPE.
+const FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+/// Up to this length a payload is copied behind its head, which costs less than a call with two parts.
+const COPIED_BYTES: usize = 512;
+/// How much is read ahead of knowing what it is.
+const STAGE_BYTES: usize = 8 << 10;
