@@ -167,7 +167,7 @@ impl Args {
 
 fn parse_types(text: &str) -> Result<Types, String> {
     if text == "all" {
-        return Ok(Types(ElementType::ALL.to_vec()));
+        return Ok(Types(TYPES.to_vec()));
     }
     let name = match text {
         "int" => "int32",
@@ -175,29 +175,29 @@ fn parse_types(text: &str) -> Result<Types, String> {
         "float64" => "double",
         other => other,
     };
-    let found = ElementType::ALL.into_iter().find(|element| element.to_string() == name);
+    let found = TYPES.into_iter().find(|element| element.to_string() == name);
     found.map(|element| Types(vec![element])).ok_or_else(|| {
         let hint = if OTHER_NCCL_TYPES.contains(&text) {
             "nccl-tests has it, efa-perf does not"
         } else {
             "unknown type"
         };
-        format!("{hint}; there are {} and all", names(&ElementType::ALL))
+        format!("{hint}; there are {} and all", names(&TYPES))
     })
 }
 
 fn parse_ops(text: &str) -> Result<Ops, String> {
     if text == "all" {
-        return Ok(Ops(ReduceOp::ALL.to_vec()));
+        return Ok(Ops(OPS.to_vec()));
     }
-    let found = ReduceOp::ALL.into_iter().find(|op| op.to_string() == text);
+    let found = OPS.into_iter().find(|op| op.to_string() == text);
     found.map(|op| Ops(vec![op])).ok_or_else(|| {
         let hint = if OTHER_NCCL_OPS.contains(&text) {
             "nccl-tests has it, efa-perf does not"
         } else {
             "unknown reduction"
         };
-        format!("{hint}; there are {} and all", names(&ReduceOp::ALL))
+        format!("{hint}; there are {} and all", names(&OPS))
     })
 }
 
@@ -214,6 +214,13 @@ fn parse_average(text: &str) -> Result<Average, String> {
 fn names<T: ToString>(all: &[T]) -> String {
     all.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
+
+/// The types that inputs are made of.
+const TYPES: [ElementType; 5] =
+    [ElementType::U8, ElementType::I32, ElementType::I64, ElementType::F32, ElementType::F64];
+
+/// The reductions that inputs are made for.
+pub(crate) const OPS: [ReduceOp; 4] = [ReduceOp::Sum, ReduceOp::Prod, ReduceOp::Min, ReduceOp::Max];
 
 /// What nccl-tests' `-d` knows beyond ours.
 const OTHER_NCCL_TYPES: [&str; 7] = ["int8", "uint32", "uint64", "half", "bfloat16", "fp8_e4m3", "fp8_e5m2"];
@@ -258,8 +265,8 @@ mod tests {
     #[test]
     fn all_names_every_type_and_every_reduction() {
         let args = parse("all_reduce -d all -o all").unwrap();
-        assert_eq!(args.types.0, ElementType::ALL);
-        assert_eq!(args.ops.0, ReduceOp::ALL);
+        assert_eq!(args.types.0, TYPES);
+        assert_eq!(args.ops.0, OPS);
     }
 
     #[test]

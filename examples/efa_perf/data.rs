@@ -209,6 +209,7 @@ const FACTORS_MAX: u32 = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::OPS;
 
     const WORLDS: [u32; 6] = [1, 2, 3, 8, 17, 130];
 
@@ -225,7 +226,7 @@ mod tests {
     }
 
     fn is_exact_in_any_order<T: Sample>() {
-        for op in ReduceOp::ALL {
+        for op in OPS {
             for world_size in WORLDS {
                 let expected = Pattern::<T>::expected(op, world_size, 7).values;
                 let backwards = reduced_in::<T>((0..world_size).rev(), op, world_size, 7);
@@ -256,7 +257,7 @@ mod tests {
 
     #[test]
     fn float_results_are_finite_and_not_lost_to_rounding() {
-        for op in ReduceOp::ALL {
+        for op in OPS {
             for world_size in [2, 8, 130, 100_000] {
                 let ranks = 0..world_size.min(130);
                 let narrow = reduced_in::<f32>(ranks.clone(), op, world_size, 3);

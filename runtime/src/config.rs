@@ -49,9 +49,9 @@ impl Config {
         };
         let algorithm = match environment.text(env::EFARUN_ALGORITHM)? {
             None => defaults.algorithm,
-            Some(value) => value
-                .parse()
-                .map_err(|_| ConfigError::new(env::EFARUN_ALGORITHM, value, "ring, tree or auto"))?,
+            Some(value) => {
+                value.parse().map_err(|_| ConfigError::new(env::EFARUN_ALGORITHM, value, ALGORITHMS))?
+            }
         };
         Ok(Config {
             local_transport,
@@ -221,7 +221,9 @@ pub const SETTINGS: [Setting; 14] = [
     Setting {
         name: env::EFARUN_ALGORITHM,
         default: "auto",
-        about: "ring, tree, or auto: by size and number of ranks. The same on every rank.",
+        about: "How collectives are done: auto chooses by size and number of ranks; a name such as ring or tree holds \
+                for the collectives that have it, the others are auto; pairs such as \
+                all_reduce=ring,broadcast=chain hold for those named. The same on every rank.",
     },
     Setting {
         name: env::EFARUN_DEADLINE,
@@ -314,6 +316,10 @@ impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment 
     }
 }
 
+/// What [`Choice`] takes.
+const ALGORITHMS: &str = "auto, an algorithm (ring, tree, doubling, chain, binomial, bruck, halving, direct or \
+                          dissemination), or pairs such as all_reduce=ring,broadcast=chain of a collective and an \
+                          algorithm that it has";
 const YEAR_S: f64 = 365.0 * 86_400.0;
 
 #[cfg(test)]
@@ -371,6 +377,7 @@ mod tests {
             (env::EFARUN_BOOTSTRAP_TIMEOUT, "soon"),
             (env::EFARUN_LOCAL_TRANSPORT, "SHM"),
             (env::EFARUN_ALGORITHM, "rings"),
+            (env::EFARUN_ALGORITHM, "broadcast=ring"),
             (env::EFARUN_PROVIDER, "verbs"),
             (env::EFARUN_NODE_ADDRESS, "myhost"),
         ] {

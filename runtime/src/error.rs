@@ -8,6 +8,7 @@ use efarun_wire::Rank;
 use crate::bootstrap::BootstrapError;
 use crate::coll::executor::ExecError;
 use crate::coll::fault::Wait;
+use crate::coll::select::NoSuchAlgorithm;
 use crate::config::ConfigError;
 use crate::transport::TransportError;
 
@@ -73,8 +74,8 @@ pub enum Error {
         /// What it said.
         cause: String,
     },
-    /// The buffers of a call do not fit together.
-    #[error("{operation}: the input has {input_len} elements and the output {output_len}")]
+    /// The buffers of a call do not fit together. No other rank has learned of the call, and the World is not broken.
+    #[error("{operation}: the input has {input_len} elements and the output {output_len}; {rule}")]
     Lengths {
         /// The operation.
         operation: &'static str,
@@ -82,7 +83,33 @@ pub enum Error {
         input_len: usize,
         /// Elements of the output.
         output_len: usize,
+        /// What the lengths must be to each other.
+        rule: String,
     },
+    /// A buffer cannot be cut into a block per rank. No other rank has learned of the call, and the World is not broken.
+    #[error("{operation}: {len} elements cannot be cut into {world_size} equal blocks, one per rank")]
+    Blocks {
+        /// The operation.
+        operation: &'static str,
+        /// Elements of the buffer.
+        len: usize,
+        /// World size.
+        world_size: u32,
+    },
+    /// The root of a call is no rank. No other rank has learned of the call, and the World is not broken.
+    #[error("{operation}: root {root} is not in this world of {world_size} ranks")]
+    Root {
+        /// The operation.
+        operation: &'static str,
+        /// The root.
+        root: Rank,
+        /// World size.
+        world_size: u32,
+    },
+    /// The algorithm of a call is none of its collective's. No other rank has learned of the call, and the World is not
+    /// broken.
+    #[error(transparent)]
+    Algorithm(#[from] NoSuchAlgorithm),
     /// An operation did not get on for as long as its deadline allows.
     #[error("{place}: waited {:.1} s for {wait}", waited.as_secs_f64())]
     Timeout {
@@ -96,7 +123,7 @@ pub enum Error {
         waited: Duration,
     },
     /// Two ranks called different operations, or the same in another order or with another type, count or reduction.
-    #[error("{place}: rank {peer} called something else: {difference}")]
+    #[error("{place}: rank {peer} called something else: it {difference}")]
     Mismatch {
         /// Where.
         place: Place,

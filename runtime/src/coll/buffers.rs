@@ -2,7 +2,7 @@
 //!
 //! [`Buffers`] borrows the caller's slices and forgets their type, which it keeps as data. It hands out spans as
 //! raw memory to the executor and to nothing else. Today all memory is the host's; `Memory` is where a device's comes
-//! in.
+//! in. [`Scratch`] is memory of the executor's own, which it keeps from call to call.
 //!
 //! # Safety
 //!
@@ -11,71 +11,106 @@
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
-use super::schedule::{Buffer, Span};
+use super::schedule::{Buffer, Placement, Span};
 use crate::element::{Element, ElementType};
 
-/// Input and output of one call: the same memory, or two of one length.
+/// Input and output of one call. They are apart, or lie in one piece of memory.
 #[derive(Debug)]
 pub struct Buffers<'a> {
     input: Memory,
     output: Memory,
-    is_in_place: bool,
+    /// How many elements the input begins behind the output, where they lie in one piece of memory.
+    shift: Option<isize>,
     element: ElementType,
-    count: usize,
     borrow: PhantomData<&'a mut [u8]>,
 }
 
-/// Where a buffer is.
+/// Where a buffer is, and its length in elements.
 #[derive(Debug, Clone, Copy)]
 enum Memory {
     /// Ordinary memory, from this address on.
-    Host(*mut u8),
+    Host(*mut u8, usize),
 }
 
-/// Input and output of a call differ in length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the input has {input_len} elements, the output {output_len}")]
-pub struct LengthsDiffer {
-    /// Elements of the input.
-    pub input_len: usize,
-    /// Elements of the output.
-    pub output_len: usize,
+impl Memory {
+    fn len(self) -> usize {
+        let Memory::Host(_, len) = self;
+        len
+    }
 }
 
 impl<'a> Buffers<'a> {
     /// Takes one slice as input and output.
     pub fn in_place<T: Element>(data: &'a mut [T]) -> Self {
-        let memory = Memory::Host(data.as_mut_ptr().cast());
+        let all = 0..data.len();
+        Buffers::within(data, all.clone(), all)
+    }
+
+    /// Takes a slice as output, a part of which is the input.
+    ///
+    /// # Panics
+    ///
+    /// When the part is not within the slice.
+    pub fn input_within<T: Element>(data: &'a mut [T], input: Range<usize>) -> Self {
+        let all = 0..data.len();
+        Buffers::within(data, input, all)
+    }
+
+    /// Takes a slice as input, a part of which is the output.
+    ///
+    /// # Panics
+    ///
+    /// When the part is not within the slice.
+    pub fn output_within<T: Element>(data: &'a mut [T], output: Range<usize>) -> Self {
+        let all = 0..data.len();
+        Buffers::within(data, all, output)
+    }
+
+    /// Takes an input, which is not written, and an output.
+    pub fn out_of_place<T: Element>(input: &'a [T], output: &'a mut [T]) -> Self {
         Buffers {
-            input: memory,
-            output: memory,
-            is_in_place: true,
+            // Nothing writes through it: spans that are written are not of the input.
+            input: Memory::Host(input.as_ptr().cast_mut().cast(), input.len()),
+            output: Memory::Host(output.as_mut_ptr().cast(), output.len()),
+            shift: None,
             element: T::TYPE,
-            count: data.len(),
             borrow: PhantomData,
         }
     }
 
-    /// Takes an input, which is not written, and an output.
-    ///
-    /// # Errors
-    ///
-    /// [`LengthsDiffer`] when they do.
-    pub fn out_of_place<T: Element>(input: &'a [T], output: &'a mut [T]) -> Result<Self, LengthsDiffer> {
-        let (input_len, output_len) = (input.len(), output.len());
-        if input_len != output_len {
-            return Err(LengthsDiffer { input_len, output_len });
-        }
-        Ok(Buffers {
-            // Nothing writes through it: spans that are written are of the output.
-            input: Memory::Host(input.as_ptr().cast_mut().cast()),
-            output: Memory::Host(output.as_mut_ptr().cast()),
-            is_in_place: false,
+    /// Takes an input of a rank that gets nothing.
+    pub fn input_only<T: Element>(input: &'a [T]) -> Self {
+        Buffers::out_of_place(input, &mut [])
+    }
+
+    /// Takes an output of a rank that gives nothing.
+    pub fn output_only<T: Element>(output: &'a mut [T]) -> Self {
+        Buffers::out_of_place(&[], output)
+    }
+
+    /// For a call that moves no elements.
+    pub fn none() -> Self {
+        Buffers::out_of_place::<u8>(&[], &mut [])
+    }
+
+    fn within<T: Element>(data: &'a mut [T], input: Range<usize>, output: Range<usize>) -> Self {
+        let shift = input.start as isize - output.start as isize;
+        // One borrow for both, so that each may be read and written through.
+        let (len, base) = (data.len(), data.as_mut_ptr());
+        let memory = |range: Range<usize>| {
+            assert!(range.start <= range.end && range.end <= len, "a part is within its slice");
+            // SAFETY: the range was checked to be within the slice that `base` begins.
+            Memory::Host(unsafe { base.add(range.start) }.cast(), range.len())
+        };
+        Buffers {
+            input: memory(input),
+            output: memory(output),
+            shift: Some(shift),
             element: T::TYPE,
-            count: output_len,
             borrow: PhantomData,
-        })
+        }
     }
 
     /// The elements' type.
@@ -83,66 +118,92 @@ impl<'a> Buffers<'a> {
         self.element
     }
 
-    /// Elements in each buffer.
-    pub fn count(&self) -> usize {
-        self.count
+    /// Elements of the input and of the output.
+    pub fn lens(&self) -> (usize, usize) {
+        (self.input.len(), self.output.len())
     }
 
-    /// Whether two spans begin at the same address.
-    pub(super) fn is_same(&self, one: Span, other: Span) -> bool {
-        one.start == other.start && (self.is_in_place || one.buffer == other.buffer)
+    /// Copies the input to the output, where they are apart. That is a collective in a world of one rank.
+    ///
+    /// # Panics
+    ///
+    /// When both are there and differ in length.
+    pub(crate) fn copy_through(&mut self) {
+        let (input_len, output_len) = self.lens();
+        if self.shift.is_some() || input_len == 0 || output_len == 0 {
+            return;
+        }
+        let (input, output) = (self.raw(Span::input(0, input_len)), self.raw(Span::output(0, output_len)));
+        // SAFETY: two slices apart, of which the output is borrowed mutably; nothing else has a reference to them.
+        unsafe { (*output).copy_from_slice(&*input) };
     }
 
-    /// A span as raw memory.
+    /// Whether lengths are those of the placement, and input and output, where they share memory, share it as the
+    /// placement says.
+    pub(super) fn fit(&self, placement: &Placement) -> bool {
+        let shift = placement.input_at as isize - placement.output_at as isize;
+        self.lens() == (placement.input_len, placement.output_len)
+            && self.shift.is_none_or(|own| own == shift)
+    }
+
+    /// A span of input or output as raw memory.
     ///
     /// # Panics
     ///
     /// When the span is not within the buffer.
-    pub(super) fn payload(&self, span: Span) -> *const [u8] {
-        self.raw(span)
+    pub(super) fn raw(&self, span: Span) -> *mut [u8] {
+        let memory = match span.buffer {
+            Buffer::Input => self.input,
+            Buffer::Output => self.output,
+            Buffer::Scratch | Buffer::Accumulator => unreachable!("{span} is not the caller's memory"),
+        };
+        let Memory::Host(base, len) = memory;
+        raw(base, len, self.element.size_bytes(), span)
+    }
+}
+
+/// Memory for `Scratch` and `Accumulator`, kept from call to call.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// In words of the alignment that any element has.
+    scratch: Vec<u128>,
+    accumulator: Vec<u128>,
+}
+
+impl Scratch {
+    /// Makes room. What is there is not cleared.
+    pub(super) fn reserve(&mut self, placement: &Placement, element: ElementType) {
+        let words = |len: usize, size: usize| len.saturating_mul(size).div_ceil(size_of::<u128>());
+        let scratch = words(placement.scratch_len, element.size_bytes());
+        let accumulator = words(placement.accumulator_len, element.accumulator().size_bytes());
+        for (memory, needed) in [(&mut self.scratch, scratch), (&mut self.accumulator, accumulator)] {
+            if memory.len() < needed {
+                memory.resize(needed, 0);
+            }
+        }
     }
 
-    /// A span as bytes.
-    ///
-    /// # Safety
-    ///
-    /// Nothing writes to the span while the slice lives, which ends before `'a` does.
-    pub(super) unsafe fn bytes<'b>(&self, span: Span) -> &'b [u8]
-    where
-        'a: 'b,
-    {
-        // SAFETY: `raw` gives memory within a slice that is borrowed for 'a; the caller keeps writers away.
-        unsafe { &*self.raw(span) }
-    }
-
-    /// A span of the output as bytes.
-    ///
-    /// # Safety
-    ///
-    /// Nothing else reads or writes the span while the slice lives, which ends before `'a` does.
+    /// A span of scratch or accumulator as raw memory.
     ///
     /// # Panics
     ///
-    /// When the span is not of the output.
-    pub(super) unsafe fn bytes_mut<'b>(&mut self, span: Span) -> &'b mut [u8]
-    where
-        'a: 'b,
-    {
-        assert_eq!(span.buffer, Buffer::Output, "only the output is written");
-        // SAFETY: `raw` gives memory within a slice that is borrowed mutably for 'a; the caller keeps others away.
-        unsafe { &mut *self.raw(span) }
-    }
-
-    fn raw(&self, span: Span) -> *mut [u8] {
-        let end = span.start.checked_add(span.len).expect("a span's end is a number");
-        assert!(end <= self.count, "{span} is not within {} elements", self.count);
-        let Memory::Host(base) = match span.buffer {
-            Buffer::Input => self.input,
-            Buffer::Output => self.output,
+    /// When the span is not within the buffer.
+    pub(super) fn raw(&mut self, element: ElementType, span: Span) -> *mut [u8] {
+        let (memory, element) = match span.buffer {
+            Buffer::Scratch => (&mut self.scratch, element),
+            Buffer::Accumulator => (&mut self.accumulator, element.accumulator()),
+            Buffer::Input | Buffer::Output => unreachable!("{span} is the caller's memory"),
         };
-        let size = self.element.size_bytes();
-        // SAFETY: the span was checked to end within the slice that `base` begins, so neither offset nor end leaves it.
-        let start = unsafe { base.add(span.start * size) };
-        std::ptr::slice_from_raw_parts_mut(start, span.len * size)
+        let size = element.size_bytes();
+        raw(memory.as_mut_ptr().cast(), memory.len() * size_of::<u128>() / size, size, span)
     }
+}
+
+/// A span of the `len` elements from `base` on.
+fn raw(base: *mut u8, len: usize, size: usize, span: Span) -> *mut [u8] {
+    let end = span.start.checked_add(span.len).expect("a span's end is a number");
+    assert!(end <= len, "{span} is not within {len} elements");
+    // SAFETY: the span was checked to end within the memory that `base` begins, so neither offset nor end leaves it.
+    let start = unsafe { base.add(span.start * size) };
+    std::ptr::slice_from_raw_parts_mut(start, span.len * size)
 }

@@ -5,7 +5,7 @@
 
 use efarun_wire::Rank;
 
-use super::schedule::Span;
+use super::schedule::{Buffer, Span};
 
 /// A schedule is wrong at this place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,12 +28,18 @@ pub enum Problem {
     Bounds {
         /// The span.
         span: Span,
-        /// Elements in a buffer.
+        /// Elements in the buffer.
         count: usize,
     },
     /// A step writes to `Input`.
     #[error("writes to {span}")]
     WritesInput {
+        /// The span.
+        span: Span,
+    },
+    /// What may be wider than an element is sent.
+    #[error("sends {span}, which never leaves the rank")]
+    SendsAccumulator {
         /// The span.
         span: Span,
     },
@@ -43,8 +49,8 @@ pub enum Problem {
         /// The peer.
         peer: Rank,
     },
-    /// A message is empty or longer than a segment.
-    #[error("a message of {len} elements, where a segment has 1 to {segment_len}")]
+    /// A message is longer than a segment, or empty where messages are not.
+    #[error("a message of {len} elements, where a segment has at most {segment_len}")]
     SegmentLen {
         /// Its length.
         len: usize,
@@ -151,8 +157,8 @@ pub enum Problem {
         /// What this rank waits for.
         wait: Wait,
     },
-    /// All ranks together reduced less than what an all_reduce needs.
-    #[error("all ranks together reduced {reduced} elements, an all_reduce needs {needed}")]
+    /// All ranks together reduced less than what the collective needs.
+    #[error("all ranks together reduced {reduced} elements where {needed} are the least")]
     TooLittleReduced {
         /// What they reduced.
         reduced: u128,
@@ -160,9 +166,11 @@ pub enum Problem {
         needed: u128,
     },
     /// An element is read that was never written.
-    #[error("reads element {element} of the output, which was not written")]
+    #[error("reads element {element} of the {buffer}, which was not written")]
     ReadsUnwritten {
-        /// The element's index.
+        /// The buffer.
+        buffer: Buffer,
+        /// The element's index in it.
         element: usize,
     },
     /// Elements of different positions are reduced, or one lands at another position.
@@ -188,6 +196,32 @@ pub enum Problem {
         element: usize,
         /// Whose input.
         contributor: Rank,
+    },
+    /// A rank's input is in an element that it has no part in.
+    #[error("the input of rank {contributor} is in element {element}, where it does not belong")]
+    Foreign {
+        /// The element's index.
+        element: usize,
+        /// Whose input.
+        contributor: Rank,
+    },
+    /// A reduction is said to be an element's last and is not, or is and is not said to be.
+    #[error(
+        "a reduction of element {element} has the inputs of {contributors} ranks, and completes: {completes}"
+    )]
+    Completion {
+        /// The element's index.
+        element: usize,
+        /// How many ranks' inputs are in the result.
+        contributors: u32,
+        /// What the step says.
+        completes: bool,
+    },
+    /// A rank ends a barrier that another may not have begun.
+    #[error("ends without having heard of rank {other}")]
+    Unheard {
+        /// The other rank.
+        other: Rank,
     },
     /// Two ranks reduced an element in different orders, so that their results may differ.
     #[error("element {element} is reduced in another order than on rank {other}")]

@@ -5,19 +5,20 @@
 //! schedule that breaks a rule is caught by all three. The executor's unsafe code stands on these rules: schedules
 //! are a safe trait, and anyone can write a wrong one.
 //!
-//! `Input` and `Output` are taken for the same memory throughout: a schedule must be right that way too.
+//! `Input` and `Output` are taken for one memory throughout, each at its place in the vector: a schedule must be right
+//! that way too.
 
 use std::collections::VecDeque;
 
 use efarun_wire::Rank;
 
 use super::fault::Problem;
-use super::schedule::{Buffer, Operand, Schedule, Span, Step};
+use super::schedule::{Buffer, Operand, Placement, Schedule, Span, Step};
 
 /// What one rank has posted, holds and has written.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    count: usize,
+    placement: Placement,
     segment_len: usize,
     max_open_sends: usize,
     receives_from: Vec<Rank>,
@@ -41,7 +42,7 @@ struct Held {
 impl Ledger {
     /// Starts over with this rank of this schedule; keeps the memory it has.
     pub(crate) fn start(&mut self, schedule: &dyn Schedule, rank: Rank) {
-        self.count = schedule.count();
+        self.placement = Placement::of(schedule, rank);
         self.segment_len = schedule.segment_len();
         self.max_open_sends = schedule.max_open_sends(rank);
         self.receives_from = schedule.receives_from(rank);
@@ -51,6 +52,11 @@ impl Ledger {
         self.held.clear();
         self.held.reserve_exact(self.receives_from.len());
         (self.posted, self.written, self.reduced, self.max_held) = (0, 0, 0, 0);
+    }
+
+    /// Where the rank's buffers lie.
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// The peers that the schedule declares for receiving.
@@ -96,14 +102,14 @@ impl Ledger {
             Step::Send { to, span } => self.enter_send(to, span),
             Step::WaitSends { count } => self.enter_wait(count),
             Step::Recv { from, len } => self.enter_recv(from, len),
-            Step::Reduce { into, left, right } => {
-                self.enter_write(into)?;
+            Step::Reduce { into, left, right, .. } => {
+                self.enter_write(into, None)?;
                 self.enter_operands(into, &[left, right])?;
                 self.reduced += into.len;
                 Ok(())
             }
             Step::Copy { into, source } => {
-                self.enter_write(into)?;
+                self.enter_write(into, Some(source))?;
                 self.enter_operands(into, &[source])
             }
             Step::Release { from } => self.enter_release(from),
@@ -118,8 +124,9 @@ impl Ledger {
         if !self.open.is_empty() {
             return Err(Problem::LeftOpen { sends: self.open.len() });
         }
-        if self.written < self.count {
-            return Err(Problem::OutputIncomplete { written: self.written, count: self.count });
+        let count = self.placement.output_len;
+        if self.written < count {
+            return Err(Problem::OutputIncomplete { written: self.written, count });
         }
         Ok(())
     }
@@ -128,8 +135,11 @@ impl Ledger {
         if !self.sends_to.contains(&to) {
             return Err(Problem::NotAPeer { peer: to });
         }
-        self.check_bounds(span)?;
+        if span.buffer == Buffer::Accumulator {
+            return Err(Problem::SendsAccumulator { span });
+        }
         self.check_segment(span.len)?;
+        self.check_bounds(span)?;
         if self.open.len() >= self.max_open_sends {
             return Err(Problem::TooManyOpenSends { limit: self.max_open_sends });
         }
@@ -155,7 +165,8 @@ impl Ledger {
         if self.held.iter().any(|held| held.from == from) {
             return Err(Problem::AlreadyHeld { from });
         }
-        self.held.push(Held { from, len, is_used: false });
+        // There is nothing in an empty message to use.
+        self.held.push(Held { from, len, is_used: len == 0 });
         self.max_held = self.max_held.max(self.held.len());
         Ok(())
     }
@@ -172,8 +183,9 @@ impl Ledger {
                 }
                 Operand::Span(span) => {
                     self.check_bounds(span)?;
-                    in_place += usize::from(span.start == into.start);
-                    if in_place > 1 || (span.start != into.start && overlap(span, into)) {
+                    let is_same = self.placement.is_same(span, into);
+                    in_place += usize::from(is_same);
+                    if in_place > 1 || (!is_same && self.placement.overlap(span, into)) {
                         return Err(Problem::Overlap { span: into, operand: span });
                     }
                     span.len
@@ -186,15 +198,22 @@ impl Ledger {
         Ok(())
     }
 
-    fn enter_write(&mut self, into: Span) -> Result<(), Problem> {
+    fn enter_write(&mut self, into: Span, source: Option<Operand>) -> Result<(), Problem> {
         self.check_bounds(into)?;
-        if into.buffer != Buffer::Output {
+        if into.buffer == Buffer::Input {
             return Err(Problem::WritesInput { span: into });
         }
-        if let Some(&sent) = self.open.iter().find(|&&sent| overlap(sent, into)) {
+        let copied_from = match source {
+            Some(Operand::Span(from)) => Some(from),
+            _ => None,
+        };
+        let disturbed = self.open.iter().find(|&&sent| self.placement.disturbs(sent, into, copied_from));
+        if let Some(&sent) = disturbed {
             return Err(Problem::OverwritesOpenSend { span: into, sent });
         }
-        self.written = self.written.saturating_add(into.len);
+        if into.buffer == Buffer::Output {
+            self.written = self.written.saturating_add(into.len);
+        }
         Ok(())
     }
 
@@ -207,22 +226,19 @@ impl Ledger {
     }
 
     fn check_bounds(&self, span: Span) -> Result<(), Problem> {
+        let count = self.placement.len(span.buffer);
         let end = span.start.checked_add(span.len);
-        if span.len == 0 || end.is_none_or(|end| end > self.count) {
-            return Err(Problem::Bounds { span, count: self.count });
+        let is_empty = span.len == 0 && self.segment_len > 0;
+        if is_empty || end.is_none_or(|end| end > count) {
+            return Err(Problem::Bounds { span, count });
         }
         Ok(())
     }
 
     fn check_segment(&self, len: usize) -> Result<(), Problem> {
-        if len == 0 || len > self.segment_len {
+        if (len == 0) != (self.segment_len == 0) || len > self.segment_len {
             return Err(Problem::SegmentLen { len, segment_len: self.segment_len });
         }
         Ok(())
     }
-}
-
-/// Whether two spans that are within bounds share elements, in-place.
-fn overlap(one: Span, other: Span) -> bool {
-    one.start < other.start + other.len && other.start < one.start + one.len
 }

@@ -5,75 +5,142 @@
 //! compiler vectorises each.
 //!
 //! Integers wrap. `Min` and `Max` of floats are NaN if an operand is, and the right operand where the two are equal,
-//! so that the sign of a zero depends on the order of the operands and on nothing else.
+//! so that the sign of a zero depends on the order of the operands and on nothing else. An average is a sum, and with
+//! a divisor a sum divided by it.
+//!
+//! Halves are widened to `f32`, a block at a time, reduced there, and rounded to nearest even when they are written as
+//! elements. An accumulator holds them unrounded ([`Source::Wide`], [`Target::Wide`]); of all other types it holds
+//! elements.
+
+mod halves;
+
+use half::{bf16, f16};
 
 use crate::element::{ElementType, ReduceOp};
 
-/// The operands of a reduction. The destination takes the place of the one that is not given.
+/// What a step reads.
 #[derive(Debug, Clone, Copy)]
-pub enum Operands<'a> {
-    /// `out = left op right`.
-    Both(&'a [u8], &'a [u8]),
-    /// `out = left op out`.
-    Left(&'a [u8]),
-    /// `out = out op right`.
-    Right(&'a [u8]),
+pub enum Source<'a> {
+    /// Elements.
+    Elements(&'a [u8]),
+    /// What an accumulator holds of as many elements.
+    Wide(&'a [u8]),
+    /// What the destination holds.
+    Destination,
 }
 
-/// Reduces elements of type `element` into `out`.
+/// What a step writes.
+#[derive(Debug)]
+pub enum Target<'a> {
+    /// Elements.
+    Elements(&'a mut [u8]),
+    /// What an accumulator holds of as many elements.
+    Wide(&'a mut [u8]),
+}
+
+/// Reduces elements of type `element` into `out`; the divisor is that of an average which becomes complete.
 ///
 /// # Panics
 ///
-/// When the slices differ in length, or one of them is not whole, aligned elements.
-pub fn reduce_into(element: ElementType, op: ReduceOp, out: &mut [u8], operands: Operands<'_>) {
+/// When operands and destination differ in length, or one of them is not whole, aligned elements.
+pub fn reduce_into(
+    element: ElementType,
+    op: ReduceOp,
+    divisor: Option<u32>,
+    out: Target<'_>,
+    left: Source<'_>,
+    right: Source<'_>,
+) {
+    let operation = Operation { op, divisor };
     match element {
-        ElementType::U8 => reduce_typed::<u8>(op, out, operands),
-        ElementType::I32 => reduce_typed::<i32>(op, out, operands),
-        ElementType::I64 => reduce_typed::<i64>(op, out, operands),
-        ElementType::F32 => reduce_typed::<f32>(op, out, operands),
-        ElementType::F64 => reduce_typed::<f64>(op, out, operands),
+        ElementType::I8 => reduce_typed::<i8>(operation, out, left, right),
+        ElementType::U8 => reduce_typed::<u8>(operation, out, left, right),
+        ElementType::I16 => reduce_typed::<i16>(operation, out, left, right),
+        ElementType::U16 => reduce_typed::<u16>(operation, out, left, right),
+        ElementType::I32 => reduce_typed::<i32>(operation, out, left, right),
+        ElementType::U32 => reduce_typed::<u32>(operation, out, left, right),
+        ElementType::I64 => reduce_typed::<i64>(operation, out, left, right),
+        ElementType::U64 => reduce_typed::<u64>(operation, out, left, right),
+        ElementType::F16 => halves::reduce::<f16>(operation, out, left, right),
+        ElementType::Bf16 => halves::reduce::<bf16>(operation, out, left, right),
+        ElementType::F32 => reduce_typed::<f32>(operation, out, left, right),
+        ElementType::F64 => reduce_typed::<f64>(operation, out, left, right),
     }
 }
 
-fn reduce_typed<T: Arithmetic>(op: ReduceOp, out: &mut [u8], operands: Operands<'_>) {
+/// Copies elements of type `element`, widened or rounded where source and destination ask for it.
+///
+/// # Panics
+///
+/// As [`reduce_into`].
+pub fn copy_into(element: ElementType, out: Target<'_>, source: Source<'_>) {
+    match (element, out, source) {
+        (_, _, Source::Destination) => {}
+        (_, Target::Elements(out), Source::Elements(source))
+        | (_, Target::Wide(out), Source::Wide(source)) => {
+            out.copy_from_slice(source);
+        }
+        (ElementType::F16, out, source) => halves::convert::<f16>(out, source),
+        (ElementType::Bf16, out, source) => halves::convert::<bf16>(out, source),
+        (_, Target::Elements(out) | Target::Wide(out), Source::Elements(source) | Source::Wide(source)) => {
+            out.copy_from_slice(source);
+        }
+    }
+}
+
+/// What is done to two elements.
+#[derive(Debug, Clone, Copy)]
+struct Operation {
+    op: ReduceOp,
+    divisor: Option<u32>,
+}
+
+fn reduce_typed<T: Arithmetic>(operation: Operation, out: Target<'_>, left: Source<'_>, right: Source<'_>) {
+    let (Target::Elements(out) | Target::Wide(out)) = out;
     let out = bytemuck::cast_slice_mut::<u8, T>(out);
-    match op {
-        ReduceOp::Sum => apply(out, operands, T::sum),
-        ReduceOp::Prod => apply(out, operands, T::prod),
-        ReduceOp::Min => apply(out, operands, T::min),
-        ReduceOp::Max => apply(out, operands, T::max),
+    let (left, right) = (operand::<T>(left, out.len()), operand::<T>(right, out.len()));
+    match (operation.op, operation.divisor) {
+        (ReduceOp::Prod, _) => apply(out, left, right, T::prod),
+        (ReduceOp::Min, _) => apply(out, left, right, T::min),
+        (ReduceOp::Max, _) => apply(out, left, right, T::max),
+        (ReduceOp::Avg, Some(divisor)) => apply(out, left, right, |a, b| T::sum(a, b).over(divisor)),
+        (ReduceOp::Sum | ReduceOp::Avg, _) => apply(out, left, right, T::sum),
     }
 }
 
 // Inlined, so that each operation has a loop of its own.
 #[inline(always)]
-fn apply<T: Arithmetic>(out: &mut [T], operands: Operands<'_>, op: impl Fn(T, T) -> T) {
-    match operands {
-        Operands::Both(left, right) => {
-            let (left, right) = (operand::<T>(left, out.len()), operand::<T>(right, out.len()));
+fn apply<T: Copy>(out: &mut [T], left: Option<&[T]>, right: Option<&[T]>, op: impl Fn(T, T) -> T) {
+    match (left, right) {
+        (Some(left), Some(right)) => {
             for ((out, &left), &right) in out.iter_mut().zip(left).zip(right) {
                 *out = op(left, right);
             }
         }
-        Operands::Left(left) => {
-            let left = operand::<T>(left, out.len());
+        (Some(left), None) => {
             for (out, &left) in out.iter_mut().zip(left) {
                 *out = op(left, *out);
             }
         }
-        Operands::Right(right) => {
-            let right = operand::<T>(right, out.len());
+        (None, Some(right)) => {
             for (out, &right) in out.iter_mut().zip(right) {
                 *out = op(*out, right);
+            }
+        }
+        (None, None) => {
+            for out in out {
+                *out = op(*out, *out);
             }
         }
     }
 }
 
-fn operand<T: Arithmetic>(bytes: &[u8], len: usize) -> &[T] {
+/// An operand as elements; none is the destination.
+fn operand<T: bytemuck::Pod>(source: Source<'_>, len: usize) -> Option<&[T]> {
+    let (Source::Elements(bytes) | Source::Wide(bytes)) = source else { return None };
     let elements = bytemuck::cast_slice(bytes);
     assert_eq!(elements.len(), len, "an operand has as many elements as the destination");
-    elements
+    Some(elements)
 }
 
 /// The operations on one type.
@@ -82,10 +149,11 @@ trait Arithmetic: bytemuck::Pod {
     fn prod(self, other: Self) -> Self;
     fn min(self, other: Self) -> Self;
     fn max(self, other: Self) -> Self;
+    fn over(self, divisor: u32) -> Self;
 }
 
 macro_rules! integer {
-    ($($type:ty),*) => {$(
+    ($($type:ty as $wide:ty),*) => {$(
         impl Arithmetic for $type {
             fn sum(self, other: Self) -> Self {
                 self.wrapping_add(other)
@@ -98,6 +166,10 @@ macro_rules! integer {
             }
             fn max(self, other: Self) -> Self {
                 Ord::max(self, other)
+            }
+            fn over(self, divisor: u32) -> Self {
+                // The quotient is no further from zero than the dividend, so it fits.
+                (<$wide>::from(self) / <$wide>::from(divisor)) as $type
             }
         }
     )*};
@@ -112,86 +184,18 @@ macro_rules! float {
             fn prod(self, other: Self) -> Self {
                 self * other
             }
-            // Not std's, which drop a NaN.
             fn min(self, other: Self) -> Self {
                 if self < other || self.is_nan() { self } else { other }
             }
             fn max(self, other: Self) -> Self {
                 if self > other || self.is_nan() { self } else { other }
             }
+            fn over(self, divisor: u32) -> Self {
+                self / divisor as $type
+            }
         }
     )*};
 }
 
-integer!(u8, i32, i64);
+integer!(i8 as i64, u8 as u32, i16 as i64, u16 as u32, i32 as i64, u32 as u32, i64 as i64, u64 as u64);
 float!(f32, f64);
-
-#[cfg(test)]
-mod tests {
-    use std::fmt::Debug;
-
-    use super::*;
-    use crate::element::Element;
-
-    /// Reduces in all three ways, which must agree, and gives the result.
-    fn reduce<T: Element + bytemuck::Pod>(op: ReduceOp, left: &[T], right: &[T]) -> Vec<T> {
-        let (l, r) = (bytemuck::cast_slice(left), bytemuck::cast_slice(right));
-        let mut both = vec![T::zeroed(); left.len()];
-        reduce_into(T::TYPE, op, bytemuck::cast_slice_mut(&mut both), Operands::Both(l, r));
-        let mut into_left = left.to_vec();
-        reduce_into(T::TYPE, op, bytemuck::cast_slice_mut(&mut into_left), Operands::Right(r));
-        let mut into_right = right.to_vec();
-        reduce_into(T::TYPE, op, bytemuck::cast_slice_mut(&mut into_right), Operands::Left(l));
-        let bits = |elements: &[T]| bytemuck::cast_slice::<T, u8>(elements).to_vec();
-        assert_eq!(bits(&both), bits(&into_left));
-        assert_eq!(bits(&both), bits(&into_right));
-        both
-    }
-
-    fn all_ops<T: Element + bytemuck::Pod + Debug>(left: &[T], right: &[T], expected: [&[T]; 4]) {
-        for (op, expected) in ReduceOp::ALL.into_iter().zip(expected) {
-            assert_eq!(reduce(op, left, right), expected, "{op} of {}", T::TYPE);
-        }
-    }
-
-    #[test]
-    fn integers_wrap() {
-        all_ops::<u8>(&[200, 3], &[100, 5], [&[44, 8], &[32, 15], &[100, 3], &[200, 5]]);
-        let (big, small) = (i32::MAX, i32::MIN);
-        all_ops(&[big, -2], &[1, 7], [&[small, 5], &[big, -14], &[1, -2], &[big, 7]]);
-        let (big, small) = (i64::MAX, i64::MIN);
-        all_ops(&[big, -2], &[1, 7], [&[small, 5], &[big, -14], &[1, -2], &[big, 7]]);
-    }
-
-    #[test]
-    fn floats_add_multiply_and_compare() {
-        all_ops::<f32>(&[1.5, -2.0], &[0.5, 4.0], [&[2.0, 2.0], &[0.75, -8.0], &[0.5, -2.0], &[1.5, 4.0]]);
-        all_ops::<f64>(&[1.5, -2.0], &[0.5, 4.0], [&[2.0, 2.0], &[0.75, -8.0], &[0.5, -2.0], &[1.5, 4.0]]);
-    }
-
-    #[test]
-    fn nan_is_kept_from_either_side() {
-        for op in ReduceOp::ALL {
-            let result = reduce(op, &[f32::NAN, 1.0, f32::NAN], &[1.0, f32::NAN, f32::NAN]);
-            assert!(result.iter().all(|element| element.is_nan()), "{op}");
-            let result = reduce(op, &[f64::NAN, 1.0], &[1.0, f64::NAN]);
-            assert!(result.iter().all(|element| element.is_nan()), "{op}");
-        }
-    }
-
-    #[test]
-    fn every_length_is_reduced_to_its_end() {
-        for len in 0..70 {
-            let left: Vec<f64> = (0..len).map(f64::from).collect();
-            let right = vec![0.5; left.len()];
-            let expected: Vec<f64> = left.iter().map(|element| element + 0.5).collect();
-            assert_eq!(reduce(ReduceOp::Sum, &left, &right), expected);
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "as many elements")]
-    fn operands_of_another_length_panic() {
-        reduce_into(ElementType::U8, ReduceOp::Sum, &mut [0; 3], Operands::Right(&[0; 2]));
-    }
-}

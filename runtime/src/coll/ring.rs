@@ -23,7 +23,9 @@
 
 use efarun_wire::Rank;
 
-use super::schedule::{Operand, Schedule, Span, Step};
+use super::collective::Collective;
+use super::schedule::{Operand, Schedule, Span, Step, Steps};
+use super::shape::Shape;
 
 /// All-reduce by a segmented ring. The module's page has its steps and bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,16 +37,14 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Makes the schedule for `count` elements. `credits` is how many messages a pair of ranks can have in flight;
-    /// the schedule is free of deadlock with that many and more.
+    /// Makes the schedule.
     ///
     /// # Panics
     ///
-    /// When `world_size`, `segment_len` or `credits` is 0.
-    pub fn new(world_size: u32, count: usize, segment_len: usize, credits: usize) -> Self {
-        assert!(world_size > 0, "a world has at least one rank");
-        assert!(segment_len > 0, "a segment has at least one element");
-        assert!(credits > 0, "nothing can be sent without credit");
+    /// When world size, segment length or credits are 0.
+    pub fn new(shape: Shape) -> Self {
+        shape.check();
+        let Shape { world_size, count, segment_len, credits, .. } = shape;
         Ring { chunks: Chunks::new(world_size as usize, count, segment_len), count, segment_len, credits }
     }
 
@@ -107,6 +107,7 @@ impl Ring {
                 into,
                 left: Operand::Slot(from),
                 right: Operand::Span(Span::input(message.start, message.len)),
+                completes: message.phase + 2 == self.rank_count(),
             },
             Part::Use => Step::Copy { into, source: Operand::Slot(from) },
             Part::Release => Step::Release { from },
@@ -117,6 +118,10 @@ impl Ring {
 impl Schedule for Ring {
     fn name(&self) -> &'static str {
         "ring"
+    }
+
+    fn collective(&self) -> Collective {
+        Collective::AllReduce
     }
 
     fn world_size(&self) -> u32 {
@@ -131,6 +136,24 @@ impl Schedule for Ring {
         self.segment_len
     }
 
+    fn steps(&self, rank: Rank) -> Steps<'_> {
+        Box::new((0..self.step_count(rank)).map(move |index| self.step(rank, index)))
+    }
+
+    fn max_open_sends(&self, rank: Rank) -> usize {
+        if self.has_messages() { self.layout(rank).open } else { 0 }
+    }
+
+    fn receives_from(&self, rank: Rank) -> Vec<Rank> {
+        if self.has_messages() { vec![self.previous(rank)] } else { Vec::new() }
+    }
+
+    fn sends_to(&self, rank: Rank) -> Vec<Rank> {
+        if self.has_messages() { vec![self.next(rank)] } else { Vec::new() }
+    }
+}
+
+impl Ring {
     fn step_count(&self, rank: Rank) -> usize {
         if self.count == 0 {
             return 0;
@@ -180,18 +203,6 @@ impl Schedule for Ring {
             0 => Step::WaitSends { count: layout.sends },
             part => self.round(rank, round, PARTS[part - 1]),
         }
-    }
-
-    fn max_open_sends(&self, rank: Rank) -> usize {
-        if self.has_messages() { self.layout(rank).open } else { 0 }
-    }
-
-    fn receives_from(&self, rank: Rank) -> Vec<Rank> {
-        if self.has_messages() { vec![self.previous(rank)] } else { Vec::new() }
-    }
-
-    fn sends_to(&self, rank: Rank) -> Vec<Rank> {
-        if self.has_messages() { vec![self.next(rank)] } else { Vec::new() }
     }
 }
 
@@ -341,6 +352,11 @@ impl Chunks {
 mod tests {
     use super::*;
 
+    fn ring(world_size: u32, count: usize, segment_len: usize, credits: usize) -> Ring {
+        let collective = Collective::AllReduce;
+        Ring::new(Shape { collective, world_size, count, segment_len, credits })
+    }
+
     fn steps(ring: &Ring, rank: u32) -> Vec<Step> {
         (0..ring.step_count(Rank(rank))).map(|index| ring.step(Rank(rank), index)).collect()
     }
@@ -352,7 +368,7 @@ mod tests {
 
     #[test]
     fn two_ranks_exchange_halves() {
-        let ring = Ring::new(2, 5, 8, 2);
+        let ring = ring(2, 5, 8, 2);
         let (peer, own, other) = (Rank(1), (0, 3), (3, 2));
         let expected = [
             Step::Send { to: peer, span: Span::input(own.0, own.1) },
@@ -361,6 +377,7 @@ mod tests {
                 into: Span::output(other.0, other.1),
                 left: Operand::Slot(peer),
                 right: Operand::Span(Span::input(other.0, other.1)),
+                completes: true,
             },
             Step::Release { from: peer },
             Step::Send { to: peer, span: Span::output(other.0, other.1) },
@@ -378,7 +395,7 @@ mod tests {
         for world_size in 2..=17u32 {
             for chunk_len in [1, 7, 64] {
                 let count = chunk_len * world_size as usize;
-                let ring = Ring::new(world_size, count, 3, 2);
+                let ring = ring(world_size, count, 3, 2);
                 for rank in 0..world_size {
                     assert_eq!(sent_elements(&ring, rank), 2 * (world_size as usize - 1) * chunk_len);
                 }
@@ -388,16 +405,16 @@ mod tests {
 
     #[test]
     fn no_elements_make_no_steps_and_one_rank_copies() {
-        assert_eq!(Ring::new(5, 0, 4, 2).step_count(Rank(3)), 0);
-        assert!(Ring::new(5, 0, 4, 2).receives_from(Rank(3)).is_empty());
-        let alone = Ring::new(1, 9, 4, 2);
+        assert_eq!(ring(5, 0, 4, 2).step_count(Rank(3)), 0);
+        assert!(ring(5, 0, 4, 2).receives_from(Rank(3)).is_empty());
+        let alone = ring(1, 9, 4, 2);
         let source = Operand::Span(Span::input(0, 9));
         assert_eq!(steps(&alone, 0), [Step::Copy { into: Span::output(0, 9), source }]);
     }
 
     #[test]
     fn a_window_of_segments_leaves_before_the_first_is_awaited() {
-        let ring = Ring::new(4, 400, 10, 4);
+        let ring = ring(4, 400, 10, 4);
         let leading = steps(&ring, 2).iter().take_while(|step| matches!(step, Step::Send { .. })).count();
         assert_eq!(leading, 4);
         assert_eq!(ring.max_open_sends(Rank(2)), 8);
@@ -406,7 +423,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "rank 1 has no step")]
     fn a_step_past_the_end_panics() {
-        let ring = Ring::new(2, 4, 4, 2);
+        let ring = ring(2, 4, 4, 2);
         ring.step(Rank(1), ring.step_count(Rank(1)));
     }
 }

@@ -3,7 +3,7 @@
 //! [`simulate`] takes every rank through its steps without data: it keeps a step number, a clock and a few short
 //! queues per rank, whose memory it counts. It says how long the collective takes on the [`Model`] and what is sent.
 //! It keeps every rank to the rules of the `ledger`, finds a deadlock, a message that nobody takes or that has
-//! another length than expected, and an all_reduce in which too little is reduced or written. What it cannot tell is
+//! another length than expected, and a collective in which too little is reduced or written. What it cannot tell is
 //! whether the right things are reduced; [`super::check`] can.
 //!
 //! # The model
@@ -22,7 +22,7 @@ use efarun_wire::Rank;
 
 use super::fault::{Fault, Problem, Wait};
 use super::ledger::Ledger;
-use super::schedule::{Schedule, Step};
+use super::schedule::{Schedule, Span, Step, Steps};
 
 /// What things cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,7 +65,7 @@ pub struct RankReport {
     pub bytes: u64,
 }
 
-/// Simulates an all_reduce of elements of this size, with so many credits per ordered pair of ranks.
+/// Simulates a collective on elements of this size, with so many credits per ordered pair of ranks.
 ///
 /// # Errors
 ///
@@ -83,17 +83,19 @@ struct Simulation<'s> {
     schedule: &'s dyn Schedule,
     element_bytes: usize,
     model: &'s Model,
-    ranks: Vec<RankState>,
+    ranks: Vec<RankState<'s>>,
     /// Ranks that can go on.
     ready: Vec<Rank>,
     finished: usize,
 }
 
 /// One rank.
-struct RankState {
+struct RankState<'s> {
     ledger: Ledger,
+    steps: Steps<'s>,
+    /// The step to be done, and its number.
+    next: Option<Step>,
     step: usize,
-    step_count: usize,
     clock_s: f64,
     /// When the port out is free.
     out_free_s: f64,
@@ -145,15 +147,16 @@ impl<'s> Simulation<'s> {
 
     /// Takes a rank as far as it can go.
     fn advance(&mut self, rank: Rank) -> Result<(), Problem> {
-        while self.state(rank).step < self.state(rank).step_count {
-            let step = self.schedule.step(rank, self.state(rank).step);
+        while let Some(step) = self.state(rank).next {
             self.state(rank).waiting = self.waits_for(rank, &step)?;
             if self.state(rank).waiting.is_some() {
                 return Ok(());
             }
             self.state(rank).ledger.enter(&step)?;
             self.perform(rank, &step)?;
-            self.state(rank).step += 1;
+            let state = self.state(rank);
+            state.step += 1;
+            state.next = state.steps.next();
         }
         self.finished += 1;
         self.state(rank).ledger.finish()
@@ -240,7 +243,8 @@ impl<'s> Simulation<'s> {
             }
         }
         let reduced = self.ranks.iter().map(|state| state.ledger.reduced() as u128).sum();
-        let needed = self.schedule.count() as u128 * (self.ranks.len() as u128 - 1);
+        let needed =
+            self.schedule.collective().least_reduced(self.schedule.world_size(), self.schedule.count());
         if reduced < needed {
             return Err(self.fault(Rank(0), Problem::TooLittleReduced { reduced, needed }));
         }
@@ -272,7 +276,7 @@ impl<'s> Simulation<'s> {
             + self.ranks.iter().map(RankState::heap_bytes).sum::<usize>()
     }
 
-    fn state(&mut self, rank: Rank) -> &mut RankState {
+    fn state(&mut self, rank: Rank) -> &mut RankState<'s> {
         &mut self.ranks[rank.index()]
     }
 
@@ -288,8 +292,8 @@ impl<'s> Simulation<'s> {
     }
 }
 
-impl RankState {
-    fn new(schedule: &dyn Schedule, rank: Rank, credits: usize) -> Self {
+impl<'s> RankState<'s> {
+    fn new(schedule: &'s dyn Schedule, rank: Rank, credits: usize) -> Self {
         let mut ledger = Ledger::default();
         ledger.start(schedule, rank);
         let channel = |&from: &Rank| Channel {
@@ -297,11 +301,13 @@ impl RankState {
             messages: VecDeque::with_capacity(credits),
             credits: VecDeque::from(vec![0.0; credits]),
         };
+        let mut steps = schedule.steps(rank);
         RankState {
             channels: ledger.receives_from().iter().map(channel).collect(),
             completions: VecDeque::with_capacity(ledger.max_open_sends()),
             step: 0,
-            step_count: schedule.step_count(rank),
+            next: steps.next(),
+            steps,
             ledger,
             clock_s: 0.0,
             out_free_s: 0.0,
@@ -320,5 +326,8 @@ impl RankState {
             + self.completions.capacity() * size_of::<f64>()
             + self.channels.capacity() * size_of::<Channel>()
             + self.channels.iter().map(channel_bytes).sum::<usize>()
+            // What the steps are made from, and the spans that a generator may keep of open sends.
+            + size_of_val(&*self.steps)
+            + self.ledger.max_open_sends() * size_of::<Span>()
     }
 }

@@ -23,7 +23,9 @@
 
 use efarun_wire::Rank;
 
-use super::schedule::{Operand, Schedule, Span, Step};
+use super::collective::Collective;
+use super::schedule::{Operand, Schedule, Span, Step, Steps};
+use super::shape::Shape;
 
 /// All-reduce by one pipelined binary tree. The module's page has its steps and bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,16 +37,14 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Makes the schedule for `count` elements. `credits` is how many messages a pair of ranks can have in flight;
-    /// the schedule is free of deadlock with any number.
+    /// Makes the schedule.
     ///
     /// # Panics
     ///
-    /// When `world_size`, `segment_len` or `credits` is 0.
-    pub fn new(world_size: u32, count: usize, segment_len: usize, credits: usize) -> Self {
-        assert!(world_size > 0, "a world has at least one rank");
-        assert!(segment_len > 0, "a segment has at least one element");
-        assert!(credits > 0, "nothing can be sent without credit");
+    /// When world size, segment length or credits are 0.
+    pub fn new(shape: Shape) -> Self {
+        shape.check();
+        let Shape { world_size, count, segment_len, credits, .. } = shape;
         Tree { world_size, count, segment_len, credits }
     }
 
@@ -84,6 +84,7 @@ impl Tree {
     fn up(&self, node: &Node, number: usize, part: usize) -> Step {
         let (start, len) = self.segment(number);
         let (own, into) = (Span::input(start, len), Span::output(start, len));
+        let (partial, is_root) = (Span::accumulator(0, len), node.parent.is_none());
         let Some(child) = node.children().nth(part / 3) else {
             let to = node.parent.expect("a root has no step after those of its children");
             let span = if node.left.is_some() { into } else { own };
@@ -92,10 +93,18 @@ impl Tree {
         match part % 3 {
             0 => Step::Recv { from: child, len },
             1 if node.left == Some(child) => {
-                Step::Reduce { into, left: Operand::Slot(child), right: Operand::Span(own) }
+                // With a right child to come the rank goes on with this itself.
+                let into = if node.right.is_some() { partial } else { into };
+                let completes = is_root && node.right.is_none();
+                Step::Reduce { into, left: Operand::Slot(child), right: Operand::Span(own), completes }
             }
             // Who has a right child has a left one.
-            1 => Step::Reduce { into, left: Operand::Span(into), right: Operand::Slot(child) },
+            1 => Step::Reduce {
+                into,
+                left: Operand::Span(partial),
+                right: Operand::Slot(child),
+                completes: is_root,
+            },
             _ => Step::Release { from: child },
         }
     }
@@ -124,6 +133,10 @@ impl Schedule for Tree {
         "tree"
     }
 
+    fn collective(&self) -> Collective {
+        Collective::AllReduce
+    }
+
     fn world_size(&self) -> u32 {
         self.world_size
     }
@@ -136,6 +149,41 @@ impl Schedule for Tree {
         self.segment_len
     }
 
+    fn steps(&self, rank: Rank) -> Steps<'_> {
+        Box::new((0..self.step_count(rank)).map(move |index| self.step(rank, index)))
+    }
+
+    fn accumulator_len(&self, rank: Rank) -> usize {
+        let node = Node::of(rank, self.world_size);
+        if node.children().count() > 1 { self.segment_len.min(self.count) } else { 0 }
+    }
+
+    fn max_open_sends(&self, rank: Rank) -> usize {
+        if !self.has_messages() {
+            return 0;
+        }
+        let layout = self.layout(rank);
+        let at_once = match layout.node.parent {
+            Some(_) => (layout.lag + 1) * (layout.children + 1),
+            None => layout.unwaited * layout.children,
+        };
+        at_once.min(layout.sends())
+    }
+
+    fn receives_from(&self, rank: Rank) -> Vec<Rank> {
+        if !self.has_messages() {
+            return Vec::new();
+        }
+        let node = Node::of(rank, self.world_size);
+        node.children().chain(node.parent).collect()
+    }
+
+    fn sends_to(&self, rank: Rank) -> Vec<Rank> {
+        self.receives_from(rank)
+    }
+}
+
+impl Tree {
     fn step_count(&self, rank: Rank) -> usize {
         if self.count == 0 {
             return 0;
@@ -182,30 +230,6 @@ impl Schedule for Tree {
             return self.down(&layout, round, index % layout.down_steps);
         }
         Step::WaitSends { count: layout.sends() }
-    }
-
-    fn max_open_sends(&self, rank: Rank) -> usize {
-        if !self.has_messages() {
-            return 0;
-        }
-        let layout = self.layout(rank);
-        let at_once = match layout.node.parent {
-            Some(_) => (layout.lag + 1) * (layout.children + 1),
-            None => layout.unwaited * layout.children,
-        };
-        at_once.min(layout.sends())
-    }
-
-    fn receives_from(&self, rank: Rank) -> Vec<Rank> {
-        if !self.has_messages() {
-            return Vec::new();
-        }
-        let node = Node::of(rank, self.world_size);
-        node.children().chain(node.parent).collect()
-    }
-
-    fn sends_to(&self, rank: Rank) -> Vec<Rank> {
-        self.receives_from(rank)
     }
 }
 
@@ -263,15 +287,15 @@ impl Layout {
 
 /// A rank's place in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Node {
-    parent: Option<Rank>,
-    left: Option<Rank>,
-    right: Option<Rank>,
-    depth: u32,
+pub(super) struct Node {
+    pub(super) parent: Option<Rank>,
+    pub(super) left: Option<Rank>,
+    pub(super) right: Option<Rank>,
+    pub(super) depth: u32,
 }
 
 impl Node {
-    fn of(rank: Rank, world_size: u32) -> Self {
+    pub(super) fn of(rank: Rank, world_size: u32) -> Self {
         // In 64 bits, so that the perfect parent of the last node cannot overflow.
         let (node, last) = (u64::from(rank.0) + 1, u64::from(world_size));
         let height = node & node.wrapping_neg();
@@ -314,6 +338,11 @@ fn depth(node: u64, last: u64) -> u32 {
 mod tests {
     use super::*;
 
+    fn tree(world_size: u32, count: usize, segment_len: usize, credits: usize) -> Tree {
+        let collective = Collective::AllReduce;
+        Tree::new(Shape { collective, world_size, count, segment_len, credits })
+    }
+
     fn nodes(world_size: u32) -> Vec<Node> {
         (0..world_size).map(|rank| Node::of(Rank(rank), world_size)).collect()
     }
@@ -354,22 +383,24 @@ mod tests {
 
     #[test]
     fn operands_stay_in_order_of_ranks() {
-        let tree = Tree::new(3, 4, 4, 2);
+        let tree = tree(3, 4, 4, 2);
         let span = Operand::Span(Span::input(0, 4));
-        let partial = Operand::Span(Span::output(0, 4));
+        let partial = Span::accumulator(0, 4);
         let into = Span::output(0, 4);
         let reduces: Vec<_> = (0..tree.step_count(Rank(1)))
             .map(|index| tree.step(Rank(1), index))
             .filter(|step| matches!(step, Step::Reduce { .. }))
             .collect();
-        let left = Step::Reduce { into, left: Operand::Slot(Rank(0)), right: span };
-        let right = Step::Reduce { into, left: partial, right: Operand::Slot(Rank(2)) };
+        let own = (Operand::Slot(Rank(0)), span);
+        let left = Step::Reduce { into: partial, left: own.0, right: own.1, completes: false };
+        let last = (Operand::Span(partial), Operand::Slot(Rank(2)));
+        let right = Step::Reduce { into, left: last.0, right: last.1, completes: true };
         assert_eq!(reduces, [left, right]);
     }
 
     #[test]
     fn a_leaf_is_a_round_trip_ahead() {
-        let tree = Tree::new(7, 100, 1, 2);
+        let tree = tree(7, 100, 1, 2);
         let leading =
             (0..).take_while(|&index| matches!(tree.step(Rank(0), index), Step::Send { .. })).count();
         assert_eq!(leading, 2 * 2 + 1);

@@ -9,9 +9,10 @@
 //! ([`Builder::thread_worlds`]). Under efarun they share the process's one socket to its agent, and must be made in
 //! the same order on all ranks; standing alone, Worlds that exist at the same time need a meeting point each.
 
-mod barrier;
 mod builder;
 mod network;
+mod operations;
+mod plans;
 mod report;
 mod run;
 mod setup;
@@ -23,15 +24,14 @@ use std::time::Duration;
 use efarun_wire::Rank;
 
 use crate::bootstrap::OobConnection;
-use crate::coll::buffers::Buffers;
 use crate::coll::executor::Executor;
 use crate::coll::select::Choice;
 use crate::config::Config;
-use crate::element::{Element, ReduceOp};
 use crate::error::Error;
 use crate::topology::Topology;
 use crate::transport::Transport;
 
+use self::plans::Plans;
 use self::setup::{Limits, Setup};
 
 pub use self::builder::Builder;
@@ -132,86 +132,6 @@ impl World {
         &self.report
     }
 
-    /// Reduces the ranks' buffers element by element, into each of them. Blocks until this rank has its result.
-    ///
-    /// With p ranks and S bytes, the ring takes 2(p-1) steps, in which each rank sends and receives 2(p-1)/p S bytes;
-    /// the tree takes twice its depth, log2 p, in which a rank sends S bytes at most once up and once to each child.
-    /// The order of the reduction is fixed by ranks, count and algorithm, so that the same call gives the same bits
-    /// again, and on every rank.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`] when a rank is lost, calls something else, or does not get on before the deadline. The buffer's
-    /// content is then undefined, and the World is broken.
-    pub fn all_reduce<T: Element>(&mut self, data: &mut [T], op: ReduceOp) -> Result<(), Error> {
-        self.all_reduce_with(data, op, &Options::default())
-    }
-
-    /// As [`World::all_reduce`], from one buffer into another, which have the same length. The input is left alone.
-    ///
-    /// # Errors
-    ///
-    /// As [`World::all_reduce`]; [`Error::Lengths`] breaks nothing, as no other rank has learned of the call.
-    pub fn all_reduce_into<T: Element>(
-        &mut self,
-        input: &[T],
-        output: &mut [T],
-        op: ReduceOp,
-    ) -> Result<(), Error> {
-        self.all_reduce_into_with(input, output, op, &Options::default())
-    }
-
-    /// As [`World::all_reduce`], with options.
-    ///
-    /// # Errors
-    ///
-    /// As [`World::all_reduce`].
-    pub fn all_reduce_with<T: Element>(
-        &mut self,
-        data: &mut [T],
-        op: ReduceOp,
-        options: &Options,
-    ) -> Result<(), Error> {
-        self.run_all_reduce(Buffers::in_place(data), op, options)
-    }
-
-    /// As [`World::all_reduce_into`], with options.
-    ///
-    /// # Errors
-    ///
-    /// As [`World::all_reduce_into`].
-    pub fn all_reduce_into_with<T: Element>(
-        &mut self,
-        input: &[T],
-        output: &mut [T],
-        op: ReduceOp,
-        options: &Options,
-    ) -> Result<(), Error> {
-        let (input_len, output_len) = (input.len(), output.len());
-        if input_len != output_len {
-            return Err(Error::Lengths { operation: "all_reduce", input_len, output_len });
-        }
-        run::copy_alone(self, input, output);
-        let buffers = Buffers::out_of_place(input, output).map_err(|_| Error::Lengths {
-            operation: "all_reduce",
-            input_len,
-            output_len,
-        })?;
-        self.run_all_reduce(buffers, op, options)
-    }
-
-    /// Returns once every rank has called it.
-    ///
-    /// It is an all_reduce of one byte by the tree: it takes the path that data takes, so that it also says that every
-    /// rank can be reached by it.
-    ///
-    /// # Errors
-    ///
-    /// As [`World::all_reduce`].
-    pub fn barrier(&mut self) -> Result<(), Error> {
-        self.run_barrier()
-    }
-
     /// Gives up for all ranks: their operations end in [`Error::Aborted`] with this reason, and efarun ends the job
     /// with `code`. Does not end this process; return from `main` next.
     pub fn abort(mut self, code: i32, reason: &str) {
@@ -267,7 +187,8 @@ impl World {
         let local_count = world.topology.local_ranks(world.rank).len();
         let uses_fabric = setup.report.iter().any(|line| line.carrier == Carrier::Fabric);
         let executor = Executor::new(run::spin_for(local_count, uses_fabric));
-        world.peers = Some(Peers { transport: setup.transport, limits: setup.limits, executor });
+        let plans = Plans::default();
+        world.peers = Some(Peers { transport: setup.transport, limits: setup.limits, executor, plans });
         world.report = setup.report;
         world.oob = Some(oob);
         world
@@ -317,12 +238,13 @@ struct Peers {
     transport: Box<dyn Transport>,
     limits: Limits,
     executor: Executor,
+    plans: Plans,
 }
 
 /// What one call of a collective has different from its World. The algorithm must be the same on all ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// The algorithm; none is the World's.
+    /// The algorithm, which must be one of the collective's; none is the World's, as far as the collective has it.
     pub algorithm: Option<Choice>,
     /// After how long without progress it is an error; none is the World's.
     pub deadline: Option<Duration>,

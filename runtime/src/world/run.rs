@@ -2,68 +2,46 @@
 
 use std::time::{Duration, Instant};
 
-use super::barrier::BarrierSchedule;
-use super::setup::Limits;
+use super::plans::Key;
 use super::{Options, Peers, World};
 use crate::bootstrap::{BootstrapError, OobConnection};
 use crate::coll::buffers::Buffers;
+use crate::coll::collective::Collective;
+use crate::coll::executor::error::difference;
 use crate::coll::executor::{Call, ExecError, Interrupt};
-use crate::coll::schedule::Schedule;
 use crate::coll::select;
-use crate::element::{Element, ReduceOp};
+use crate::element::ReduceOp;
 use crate::error::{Error, Place};
 use crate::transport::TransportError;
 
 impl World {
-    /// Runs an all_reduce on buffers of this rank.
-    pub(super) fn run_all_reduce(
+    /// Runs this rank's part of a collective. In a world of one rank that is a copy, where the buffers are apart.
+    pub(super) fn run(
         &mut self,
-        buffers: Buffers<'_>,
+        collective: Collective,
+        count: usize,
+        mut buffers: Buffers<'_>,
         op: ReduceOp,
         options: &Options,
-    ) -> Result<(), Error> {
-        let choice = options.algorithm.unwrap_or(self.config.algorithm);
-        let patience = options.deadline.unwrap_or(self.config.deadline);
-        let (count, element_bytes, world_size) =
-            (buffers.count(), buffers.element().size_bytes(), self.world_size());
-        self.run("all_reduce", buffers, op, patience, |limits| {
-            let algorithm = select::select(choice, world_size, count * element_bytes);
-            let Limits { slot_bytes, credits } = limits;
-            let segment_len =
-                select::segment_len(algorithm, world_size, count, element_bytes, slot_bytes as usize);
-            select::build(algorithm, world_size, count, segment_len, credits as usize)
-        })
-    }
-
-    /// Runs a barrier.
-    pub(super) fn run_barrier(&mut self) -> Result<(), Error> {
-        let world_size = self.world_size();
-        let patience = self.config.deadline;
-        let mut byte = [0u8];
-        self.run("barrier", Buffers::in_place(&mut byte), ReduceOp::Max, patience, |limits| {
-            Box::new(BarrierSchedule::new(world_size, limits.credits as usize))
-        })
-    }
-
-    /// Runs this rank's part of a schedule. In a world of one rank there is nothing to run, and out of place the
-    /// caller has copied.
-    fn run(
-        &mut self,
-        operation: &'static str,
-        buffers: Buffers<'_>,
-        op: ReduceOp,
-        patience: Duration,
-        schedule: impl FnOnce(Limits) -> Box<dyn Schedule>,
     ) -> Result<(), Error> {
         if let Some(first) = &self.broken {
             return Err(Error::Broken { first: first.clone() });
         }
+        let choice = options.algorithm.unwrap_or_else(|| self.config.algorithm.where_it_exists(collective));
+        let patience = options.deadline.unwrap_or(self.config.deadline);
+        let world_size = self.world_size();
+        let element_bytes = buffers.element().size_bytes();
+        let len_bytes = collective.vector_len(world_size, count).saturating_mul(element_bytes);
+        let algorithm = select::select(choice, collective, world_size, len_bytes)?;
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
-        let (Some(peers), Some(oob)) = (&mut self.peers, &mut self.oob) else { return Ok(()) };
-        let Peers { transport, limits, executor } = peers;
-        let schedule = schedule(*limits);
-        let call = Call { rank: self.rank, sequence, op, buffers, patience };
+        let (Some(peers), Some(oob)) = (&mut self.peers, &mut self.oob) else {
+            buffers.copy_through();
+            return Ok(());
+        };
+        let Peers { transport, limits, executor, plans } = peers;
+        let key = Key { collective, algorithm, count, element_bytes };
+        let call = Call { sequence, op, buffers, patience };
         let mut told = None;
         let mut interrupt = || {
             let error = oob.check_events().err()?;
@@ -71,10 +49,10 @@ impl World {
             told = Some(error);
             Some(interrupt)
         };
-        let Err(error) = executor.run(schedule.as_ref(), call, transport.as_mut(), &mut interrupt) else {
-            return Ok(());
-        };
-        let place = |step| Place { operation, sequence, rank: self.rank, step };
+        let plan = plans.plan(key, self.rank, world_size, *limits).map_err(ExecError::from);
+        let result = plan.and_then(|plan| executor.run(plan, call, transport.as_mut(), &mut interrupt));
+        let Err(error) = result else { return Ok(()) };
+        let place = |step| Place { operation: collective.name(), sequence, rank: self.rank, step };
         let error = match (told, error) {
             (Some(told), error) => explain_told(place(step_of(&error)), told),
             (None, error) => explain(error, &place, oob),
@@ -84,29 +62,16 @@ impl World {
     }
 }
 
-/// Copies where there is nobody to reduce with.
-pub(super) fn copy_alone<T: Element>(world: &World, input: &[T], output: &mut [T]) {
-    if world.world_size() == 1 {
-        output.copy_from_slice(input);
-    }
-}
-
 /// What the executor said, in terms of the World.
 fn explain(error: ExecError, place: &dyn Fn(Option<usize>) -> Place, oob: &mut OobConnection) -> Error {
     let place = place(step_of(&error));
     match error {
-        ExecError::Mismatch { peer, sequence, peer_sequence, .. } => {
-            let difference = if sequence == peer_sequence {
-                format!(
-                    "another operation as number {sequence}, or another type, count, reduction or algorithm"
-                )
-            } else {
-                format!("it is in operation {peer_sequence} of its World")
-            };
+        ExecError::Mismatch { peer, sequence, peer_sequence, signature, peer_signature, .. } => {
+            let difference = difference((sequence, signature), (peer_sequence, peer_signature));
             Error::Mismatch { place, peer, difference }
         }
         ExecError::MessageLen { peer, expected_bytes, found_bytes, .. } => {
-            let difference = format!("it sent {found_bytes} bytes where {expected_bytes} belong");
+            let difference = format!("sent {found_bytes} bytes where {expected_bytes} belong");
             Error::Mismatch { place, peer, difference }
         }
         ExecError::Timeout { wait, waited, .. } => Error::Timeout { place, peer: wait.peer(), wait, waited },

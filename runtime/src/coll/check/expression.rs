@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use efarun_wire::Rank;
 
+use crate::coll::collective::Contributors;
 use crate::coll::fault::Problem;
 
 /// An expression, as its number.
@@ -28,6 +29,12 @@ struct Node {
     element: usize,
     /// One bit per rank whose input is in it.
     contributors: Vec<u64>,
+}
+
+impl Node {
+    fn has(&self, rank: Rank) -> bool {
+        self.contributors[rank.index() / 64] >> (rank.index() % 64) & 1 == 1
+    }
 }
 
 impl Expressions {
@@ -70,17 +77,39 @@ impl Expressions {
         Ok(made)
     }
 
-    /// Says what an expression lacks of being everybody's input at this position.
-    pub(super) fn check_complete(&self, value: Expression, element: usize) -> Result<(), Problem> {
+    /// Says what an expression lacks of being these ranks' inputs at this position, or has beyond.
+    pub(super) fn check_contributors(
+        &self,
+        value: Expression,
+        element: usize,
+        expected: Contributors,
+    ) -> Result<(), Problem> {
         let node = self.node(value);
         if node.element != element {
             return Err(Problem::WrongElement { element, found: node.element });
         }
-        let is_missing = |rank: &u32| node.contributors[*rank as usize / 64] >> (rank % 64) & 1 == 0;
-        match (0..self.world_size).find(is_missing) {
-            Some(rank) => Err(Problem::Missing { element, contributor: Rank(rank) }),
-            None => Ok(()),
+        let belongs = |rank| match expected {
+            Contributors::All => true,
+            Contributors::Only(one) => rank == one,
+        };
+        for contributor in (0..self.world_size).map(Rank) {
+            match (node.has(contributor), belongs(contributor)) {
+                (false, true) => return Err(Problem::Missing { element, contributor }),
+                (true, false) => return Err(Problem::Foreign { element, contributor }),
+                _ => {}
+            }
         }
+        Ok(())
+    }
+
+    /// Says whether a reduced expression has every rank in it, if that is not what is said of it.
+    pub(super) fn check_completion(&self, value: Expression, completes: bool) -> Result<(), Problem> {
+        let node = self.node(value);
+        let contributors = node.contributors.iter().map(|word| word.count_ones()).sum();
+        if (contributors == self.world_size) == completes {
+            return Ok(());
+        }
+        Err(Problem::Completion { element: node.element, contributors, completes })
     }
 
     fn node(&self, expression: Expression) -> &Node {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use efarun_wire::Rank;
 
+use super::signature::Signature;
 use crate::coll::fault::{Fault, Wait};
 use crate::transport::TransportError;
 
@@ -12,7 +13,7 @@ use crate::transport::TransportError;
 #[non_exhaustive]
 pub enum ExecError {
     /// The peer is in another call than this rank, or in the same with other arguments.
-    #[error("step {step}: {}", difference(*.peer, *.sequence, *.peer_sequence))]
+    #[error("step {step}: rank {peer} {}", difference((*.sequence, *.signature), (*.peer_sequence, *.peer_signature)))]
     Mismatch {
         /// The step.
         step: usize,
@@ -22,6 +23,10 @@ pub enum ExecError {
         sequence: u32,
         /// The number of the peer's.
         peer_sequence: u32,
+        /// What this rank's call is.
+        signature: Signature,
+        /// What the peer's is.
+        peer_signature: Signature,
     },
     /// A message has another length than its step says, though the calls are the same.
     #[error("step {step}: rank {peer} sent {found_bytes} bytes where {expected_bytes} belong")]
@@ -65,13 +70,15 @@ pub enum ExecError {
         /// What it said.
         source: TransportError,
     },
-    /// The buffers do not have what the schedule was made for.
-    #[error("the buffers have {count} elements, the schedule is for {expected}")]
-    Count {
-        /// Elements of the buffers.
-        count: usize,
-        /// Elements of the schedule.
-        expected: usize,
+    /// The buffers are not those that the schedule was made for.
+    #[error(
+        "input and output of {found:?} elements, where the schedule has {expected:?}, or in other places"
+    )]
+    Buffers {
+        /// Elements of the input and the output.
+        found: (usize, usize),
+        /// Those of the schedule.
+        expected: (usize, usize),
     },
     /// A segment of the schedule does not fit into a message.
     #[error("a segment takes {segment_bytes} bytes, a message carries {slot_bytes}")]
@@ -120,13 +127,15 @@ pub enum Interrupt {
     },
 }
 
-fn difference(peer: Rank, sequence: u32, peer_sequence: u32) -> String {
-    if sequence == peer_sequence {
-        format!(
-            "rank {peer} calls another operation as number {sequence}, or the same with another type, reduction, \
-             count or algorithm"
-        )
+/// What a peer does, and what this rank does, from the number and the signature of each one's call.
+pub(crate) fn difference(mine: (u32, Signature), theirs: (u32, Signature)) -> String {
+    let ((number, signature), (peer_number, peer_signature)) = (mine, theirs);
+    let (call, peer_call) = (signature.to_string(), peer_signature.to_string());
+    if number != peer_number {
+        format!("is in call number {peer_number}, {peer_call}, this rank in number {number}, {call}")
+    } else if call != peer_call {
+        format!("calls {peer_call} as number {number}, this rank {call}")
     } else {
-        format!("rank {peer} is in call number {peer_sequence}, this rank in number {sequence}")
+        format!("calls {call} as number {number} like this rank, but with another count, root or algorithm")
     }
 }

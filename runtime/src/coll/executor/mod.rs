@@ -1,24 +1,27 @@
 //! Runs schedules.
 //!
-//! [`Executor::run`] takes this rank's steps of a schedule in order and does them on the caller's memory and a
-//! transport. It is the only code that does. It blocks, it waits no longer for one thing than it was told to, and it
+//! [`Executor::run`] takes the steps of a [`Plan`] in order and does them on the caller's memory and a transport. It is
+//! the only code that does. It blocks, it waits no longer for one thing than it was told to, and it
 //! ends with the result or with an error that names step and peer.
 //!
 //! What it cannot do: see that a rank died, unless the transport or the interrupt says so.
 //!
 //! # Safety
 //!
-//! The transport reads the caller's memory after `try_send` returned. That is sound because
-//! - the memory is borrowed by the call's [`Buffers`] until `run` returns, and `run` returns in one of two ways only:
-//!   with every send complete (the ledger refuses an end with open sends, and a `WaitSends` is over when the tokens
-//!   are out), or with the transport closed, which `CloseUnlessDone` does on errors and panics alike;
+//! The transport reads the caller's memory and the executor's scratch after `try_send` returned. That is sound because
+//! - the memory is borrowed by the call's [`Buffers`] until `run` returns, or is the executor's and resized before the
+//!   first step only; and `run` returns in one of two ways only: with every send complete (the ledger refuses an end
+//!   with open sends, and a `WaitSends` is over when the tokens are out), or with the transport closed, which
+//!   `CloseUnlessDone` does on errors and panics alike;
 //! - nothing writes to what is being sent: the ledger refuses a step that writes to a span of an open send, taking
-//!   input and output for the same memory.
+//!   input and output for one memory. A copy between the same places of the two it lets pass: where they are one
+//!   memory, nothing is written.
 //!
-//! So it does not matter whether a schedule is right: a wrong one is an error.
+//! The ledger sees every step before it is done: now, or when the plan was made, which then keeps the very steps. So it
+//! does not matter whether a schedule is right: a wrong one is an error.
 #![allow(unsafe_code)]
 
-mod error;
+pub(crate) mod error;
 mod sends;
 mod signature;
 
@@ -27,16 +30,17 @@ use std::time::{Duration, Instant};
 use efarun_wire::Rank;
 
 use self::sends::Sends;
-use self::signature::signature;
-use super::buffers::Buffers;
+use super::buffers::{Buffers, Scratch};
 use super::fault::{Fault, Problem, Wait};
 use super::ledger::Ledger;
-use super::reduce::{Operands, reduce_into};
-use super::schedule::{Operand, Schedule, Span, Step};
+use super::plan::Plan;
+use super::reduce::{Source, Target, copy_into, reduce_into};
+use super::schedule::{Buffer, Operand, Span, Step};
 use crate::element::ReduceOp;
 use crate::transport::{Header, SendToken, Transport};
 
 pub use self::error::{ExecError, Interrupt};
+pub use self::signature::Signature;
 
 /// Runs schedules, one after the other, and keeps the memory for it.
 #[derive(Debug)]
@@ -45,16 +49,15 @@ pub struct Executor {
     ledger: Ledger,
     sends: Sends,
     completed: Vec<SendToken>,
+    scratch: Scratch,
 }
 
 /// One call of a collective on one rank.
 #[derive(Debug)]
 pub struct Call<'a> {
-    /// This rank.
-    pub rank: Rank,
     /// The call's number in its World, the same on all ranks.
     pub sequence: u32,
-    /// The reduction.
+    /// The reduction; without meaning where nothing is reduced.
     pub op: ReduceOp,
     /// What is reduced, and where the result goes.
     pub buffers: Buffers<'a>,
@@ -66,10 +69,16 @@ impl Executor {
     /// Makes an executor that spins for `spin` before it sleeps. A few microseconds are right where each rank has a
     /// core, and none where it has not: then a spinning rank keeps the one that it waits for from running.
     pub fn new(spin: Duration) -> Self {
-        Executor { spin, ledger: Ledger::default(), sends: Sends::default(), completed: Vec::new() }
+        Executor {
+            spin,
+            ledger: Ledger::default(),
+            sends: Sends::default(),
+            completed: Vec::new(),
+            scratch: Scratch::default(),
+        }
     }
 
-    /// Runs this rank's part of the schedule, and blocks until that is done: the output is written, and the transport
+    /// Runs a plan, and blocks until that is done: the output is written, and the transport
     /// reads nothing of the buffers any more. Other ranks may still be at it.
     ///
     /// `interrupt` is asked about once a millisecond while this rank waits.
@@ -80,20 +89,20 @@ impl Executor {
     /// undefined.
     pub fn run(
         &mut self,
-        schedule: &dyn Schedule,
+        plan: &Plan<'_>,
         call: Call<'_>,
         transport: &mut dyn Transport,
         interrupt: &mut dyn FnMut() -> Option<Interrupt>,
     ) -> Result<(), ExecError> {
         let mut guard = CloseUnlessDone { transport, is_done: false };
-        let signature = signature(schedule, call.buffers.element(), call.op, call.sequence);
+        let signature = Signature::of(plan.schedule(), call.buffers.element(), call.op, call.sequence);
         let mut run = Run {
             executor: self,
-            step_count: 0,
+            step_count: plan.step_count(),
             step: 0,
             signature,
             call,
-            schedule,
+            plan,
             transport: &mut *guard.transport,
             interrupt,
         };
@@ -120,9 +129,9 @@ impl Drop for CloseUnlessDone<'_> {
 /// A call under way.
 struct Run<'r, 'a> {
     executor: &'r mut Executor,
-    schedule: &'r dyn Schedule,
+    plan: &'r Plan<'r>,
     call: Call<'a>,
-    signature: u64,
+    signature: Signature,
     step_count: usize,
     step: usize,
     transport: &'r mut dyn Transport,
@@ -131,56 +140,76 @@ struct Run<'r, 'a> {
 
 impl Run<'_, '_> {
     fn start(&mut self) -> Result<(), ExecError> {
-        let (schedule, rank, buffers) = (self.schedule, self.call.rank, &self.call.buffers);
-        if buffers.count() != schedule.count() {
-            return Err(ExecError::Count { count: buffers.count(), expected: schedule.count() });
+        let (plan, buffers) = (self.plan, &self.call.buffers);
+        let placement = plan.placement();
+        if !buffers.fit(placement) {
+            let (found, expected) = (buffers.lens(), (placement.input_len, placement.output_len));
+            return Err(ExecError::Buffers { found, expected });
         }
-        if rank.0 >= schedule.world_size() {
-            return Err(self.fault(Problem::NotAPeer { peer: rank }));
-        }
-        self.step_count = schedule.step_count(rank);
-        self.executor.ledger.start(schedule, rank);
-        self.executor.sends.start(self.executor.ledger.max_open_sends());
-        let (receives_from, sends_to) =
-            (self.executor.ledger.receives_from(), self.executor.ledger.sends_to());
-        if receives_from.is_empty() && sends_to.is_empty() {
+        self.executor.sends.start(plan.max_open_sends());
+        if plan.receives_from().is_empty() && plan.sends_to().is_empty() {
+            self.executor.scratch.reserve(placement, buffers.element());
             return Ok(());
         }
-        let longest = schedule.segment_len().min(schedule.count());
+        let schedule = plan.schedule();
+        let longest = schedule.segment_len().min(placement.input_len.max(placement.output_len));
         let segment_bytes = longest.saturating_mul(buffers.element().size_bytes());
         let slot_bytes = self.transport.slot_bytes().min(u32::MAX as usize);
         if segment_bytes > slot_bytes {
             return Err(ExecError::SegmentTooLong { segment_bytes, slot_bytes });
         }
+        self.executor.scratch.reserve(placement, buffers.element());
         self.transport
-            .open(receives_from, sends_to)
+            .open(plan.receives_from(), plan.sends_to())
             .map_err(|source| ExecError::Transport { step: self.step, source })
     }
 
     fn all_steps(&mut self) -> Result<(), ExecError> {
-        for index in 0..self.step_count {
-            self.step = index;
-            let step = self.schedule.step(self.call.rank, index);
-            self.executor.ledger.enter(&step).map_err(|problem| self.fault(problem))?;
-            match step {
-                Step::Send { to, span } => self.send(to, span)?,
-                Step::WaitSends { count } => self.wait_sends(count)?,
-                Step::Recv { from, len } => self.receive(from, len)?,
-                Step::Reduce { into, left, right } => self.reduce(into, left, right)?,
-                Step::Copy { into, source } => self.copy(into, source)?,
-                Step::Release { from } => {
-                    self.transport.release(from).map_err(|source| self.transport_error(source))?;
-                }
+        let plan = self.plan;
+        if let Some(steps) = plan.kept() {
+            for (index, step) in steps.iter().enumerate() {
+                self.step = index;
+                self.perform(*step)?;
             }
+            return Ok(());
+        }
+        self.executor.ledger.start(plan.schedule(), plan.rank());
+        for (index, step) in plan.schedule().steps(plan.rank()).enumerate() {
+            self.step = index;
+            self.executor.ledger.enter(&step).map_err(|problem| self.fault(problem))?;
+            self.perform(step)?;
         }
         self.step = self.step_count;
         self.executor.ledger.finish().map_err(|problem| self.fault(problem))
     }
 
+    fn perform(&mut self, step: Step) -> Result<(), ExecError> {
+        match step {
+            Step::Send { to, span } => self.send(to, span),
+            Step::WaitSends { count } => self.wait_sends(count),
+            Step::Recv { from, len } => self.receive(from, len),
+            Step::Reduce { into, left, right, completes } => self.reduce(into, left, right, completes),
+            Step::Copy { into, source } => self.copy(into, source),
+            Step::Release { from } => {
+                self.transport.release(from).map_err(|source| self.transport_error(source))
+            }
+        }
+    }
+
+    /// A span as raw memory.
+    fn raw(&mut self, span: Span) -> *mut [u8] {
+        match span.buffer {
+            Buffer::Input | Buffer::Output => self.call.buffers.raw(span),
+            Buffer::Scratch | Buffer::Accumulator => {
+                self.executor.scratch.raw(self.call.buffers.element(), span)
+            }
+        }
+    }
+
     fn send(&mut self, to: Rank, span: Span) -> Result<(), ExecError> {
-        let payload = self.call.buffers.payload(span);
+        let payload = self.raw(span).cast_const();
         let len_bytes = u32::try_from(payload.len()).expect("a segment's bytes were checked at the start");
-        let header = Header { signature: self.signature, sequence: self.call.sequence, len_bytes };
+        let header = Header { signature: self.signature.0, sequence: self.call.sequence, len_bytes };
         let token = self.executor.sends.next_token();
         let mut since = None;
         // SAFETY: the payload stays allocated and unchanged until the token is out or the transport is closed; the
@@ -210,12 +239,14 @@ impl Run<'_, '_> {
             let arrived = arrived.map_err(|source| ExecError::Transport { step: self.step, source })?;
             if let Some(message) = arrived {
                 let header = message.header;
-                if header.signature != self.signature {
+                if header.signature != self.signature.0 {
                     return Err(ExecError::Mismatch {
                         step: self.step,
                         peer: from,
                         sequence: self.call.sequence,
                         peer_sequence: header.sequence,
+                        signature: self.signature,
+                        peer_signature: Signature(header.signature),
                     });
                 }
                 let found_bytes = message.payload.len();
@@ -233,54 +264,71 @@ impl Run<'_, '_> {
         }
     }
 
-    fn reduce(&mut self, into: Span, left: Operand, right: Operand) -> Result<(), ExecError> {
+    fn reduce(
+        &mut self,
+        into: Span,
+        left: Operand,
+        right: Operand,
+        completes: bool,
+    ) -> Result<(), ExecError> {
         if let (Operand::Slot(_), Operand::Slot(_)) = (left, right) {
             // The transport shows one message at a time.
             self.copy(into, left)?;
-            return self.reduce(into, Operand::Span(into), right);
+            return self.reduce(into, Operand::Span(into), right, completes);
         }
         let (element, op) = (self.call.buffers.element(), self.call.op);
-        // SAFETY: the ledger has found no open send of this span, so the transport does not read it; operands are
-        // either this span itself, which `source` does not make a slice of, or apart from it.
-        let out = unsafe { self.call.buffers.bytes_mut(into) };
-        let step = self.step;
-        let buffers = &self.call.buffers;
-        let transport = &mut *self.transport;
-        let operands = match (left, right) {
-            (Operand::Slot(from), Operand::Span(right)) => {
-                let left = held(transport, from, step)?;
-                source(buffers, into, right).map_or(Operands::Left(left), |right| Operands::Both(left, right))
-            }
-            (Operand::Span(left), Operand::Slot(from)) => {
-                let right = held(transport, from, step)?;
-                source(buffers, into, left).map_or(Operands::Right(right), |left| Operands::Both(left, right))
-            }
-            (Operand::Span(left), Operand::Span(right)) => {
-                match (source(buffers, into, left), source(buffers, into, right)) {
-                    (Some(left), Some(right)) => Operands::Both(left, right),
-                    (Some(left), None) => Operands::Left(left),
-                    (None, Some(right)) => Operands::Right(right),
-                    (None, None) => unreachable!("the ledger refuses a destination that is both operands"),
-                }
-            }
-            (Operand::Slot(_), Operand::Slot(_)) => unreachable!("two messages were taken apart above"),
+        let divisor = (completes && op == ReduceOp::Avg).then(|| self.plan.schedule().world_size());
+        let out = self.raw(into);
+        let (left_span, right_span) = (self.span_source(out, left), self.span_source(out, right));
+        let (left, right) = match (left, right) {
+            (Operand::Slot(from), _) => (self.held(from)?, right_span),
+            (_, Operand::Slot(from)) => (left_span, self.held(from)?),
+            _ => (left_span, right_span),
         };
-        reduce_into(element, op, out, operands);
+        // SAFETY: the ledger has found no open send of this span, so the transport does not read it; operands are
+        // either this span itself, of which no slice is made, or apart from it.
+        let out = unsafe { &mut *out };
+        reduce_into(element, op, divisor, target(into, out), left, right);
         Ok(())
     }
 
     fn copy(&mut self, into: Span, from: Operand) -> Result<(), ExecError> {
-        // SAFETY: as in `reduce`.
-        let out = unsafe { self.call.buffers.bytes_mut(into) };
-        match from {
-            Operand::Slot(from) => out.copy_from_slice(held(&mut *self.transport, from, self.step)?),
-            Operand::Span(span) => {
-                if let Some(bytes) = source(&self.call.buffers, into, span) {
-                    out.copy_from_slice(bytes);
-                }
-            }
+        let element = self.call.buffers.element();
+        let out = self.raw(into);
+        let source = match from {
+            Operand::Slot(from) => self.held(from)?,
+            span => self.span_source(out, span),
+        };
+        if let Source::Destination = source {
+            return Ok(());
         }
+        // SAFETY: as in `reduce`. Where the ledger lets a send of the same memory be open, the source is the destination,
+        // and this is not reached.
+        copy_into(element, target(into, unsafe { &mut *out }), source);
         Ok(())
+    }
+
+    /// A span as a source of what is written to `out`. A slot is none yet.
+    fn span_source<'b>(&mut self, out: *mut [u8], operand: Operand) -> Source<'b> {
+        let Operand::Span(span) = operand else { return Source::Destination };
+        let memory = self.raw(span);
+        if std::ptr::addr_eq(memory, out) {
+            return Source::Destination;
+        }
+        // SAFETY: the only span that this rank writes meanwhile is the destination; the ledger has checked that it is
+        // this one or apart from it. The transport writes to no buffer. The memory outlives the step.
+        let bytes = unsafe { &*memory };
+        if span.buffer == Buffer::Accumulator { Source::Wide(bytes) } else { Source::Elements(bytes) }
+    }
+
+    /// The payload of the message that is held from a peer.
+    fn held<'b>(&mut self, from: Rank) -> Result<Source<'b>, ExecError> {
+        let message = self.transport.arrived(from);
+        let message = message.map_err(|source| ExecError::Transport { step: self.step, source })?;
+        let payload: *const [u8] =
+            message.expect("a transport shows a held message until it is released").payload;
+        // SAFETY: the slot is this rank's until `release`, which is another step.
+        Ok(Source::Elements(unsafe { &*payload }))
     }
 
     /// Lets time pass in a wait that began at `since`: the first call makes progress and sets it, later ones spin or
@@ -321,21 +369,13 @@ impl Run<'_, '_> {
     }
 
     fn fault(&self, problem: Problem) -> ExecError {
-        ExecError::Fault(Fault { rank: self.call.rank, step: self.step, problem })
+        ExecError::Fault(Fault { rank: self.plan.rank(), step: self.step, problem })
     }
 }
 
-/// The payload of the message that is held from a peer.
-fn held(transport: &mut dyn Transport, from: Rank, step: usize) -> Result<&[u8], ExecError> {
-    let message = transport.arrived(from).map_err(|source| ExecError::Transport { step, source })?;
-    Ok(message.expect("a transport shows a held message until it is released").payload)
-}
-
-/// A span as a source of `into`; none if it is the same memory.
-fn source<'b>(buffers: &Buffers<'b>, into: Span, span: Span) -> Option<&'b [u8]> {
-    // SAFETY: the only span that this rank writes meanwhile is `into`; the ledger has checked that it is this one or
-    // apart from it. The transport writes to no buffer.
-    (!buffers.is_same(span, into)).then(|| unsafe { buffers.bytes(span) })
+/// A span as what is written to.
+fn target(into: Span, bytes: &mut [u8]) -> Target<'_> {
+    if into.buffer == Buffer::Accumulator { Target::Wide(bytes) } else { Target::Elements(bytes) }
 }
 
 /// The longest sleep between two looks at the interrupt and the time.

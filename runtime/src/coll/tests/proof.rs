@@ -4,23 +4,36 @@ use efarun_wire::Rank;
 use proptest::prelude::*;
 
 use super::scripted::Scripted;
+use super::world::{all_algorithms, built};
 use crate::coll::check::check;
+use crate::coll::collective::Collective;
 use crate::coll::fault::{Fault, Problem, Wait};
-use crate::coll::ring::Ring;
-use crate::coll::schedule::{Operand, Span, Step};
-use crate::coll::select::{Algorithm, build};
+use crate::coll::schedule::{Buffer, Operand, Span, Step};
+use crate::coll::select::Algorithm;
 
 #[test]
 fn all_small_worlds_are_proved_at_odd_counts_and_all_segment_lengths() {
-    for algorithm in Algorithm::ALL {
-        for world_size in 1..=17 {
-            for count in [0, 1, 2, 3, 7, 16, 17, 18, 37] {
-                for segment_len in [1, 2, 3, 5, 8, 40] {
+    for world_size in 1..=17 {
+        for algorithm in all_algorithms(world_size) {
+            for count in [0, 1, 2, 7, 18, 37] {
+                for segment_len in [1, 3, 8, 40] {
                     for credits in [1, 2, 4] {
-                        let schedule = build(algorithm, world_size, count, segment_len, credits);
+                        let schedule = built(algorithm, world_size, count, segment_len, credits);
                         assert_eq!(check(&*schedule, credits), Ok(()), "{schedule:?}");
                     }
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn larger_worlds_are_proved() {
+    for world_size in [31, 32, 33, 48, 63, 64, 65, 100] {
+        for algorithm in all_algorithms(world_size) {
+            for (count, segment_len) in [(1, 1), (5, 2)] {
+                let schedule = built(algorithm, world_size, count, segment_len, 2);
+                assert_eq!(check(&*schedule, 2), Ok(()), "{schedule:?}");
             }
         }
     }
@@ -31,32 +44,72 @@ proptest! {
 
     #[test]
     fn any_schedule_is_proved_with_its_credits_and_more(
-        is_ring: bool,
+        choice: prop::sample::Index,
         world_size in 1..=40u32,
-        count in 0..150usize,
+        root in 0..40u32,
+        count in 0..60usize,
         segment_len in 1..=60usize,
         credits in 1..=6usize,
         more in 0..3usize,
     ) {
-        let algorithm = if is_ring { Algorithm::Ring } else { Algorithm::Tree };
-        let schedule = build(algorithm, world_size, count, segment_len, credits);
+        let all: Vec<_> = all_algorithms(world_size).collect();
+        let (collective, algorithm) = all[choice.index(all.len())];
+        let root = Rank(root % world_size);
+        let collective = match collective {
+            Collective::Broadcast { .. } => Collective::Broadcast { root },
+            Collective::Reduce { .. } => Collective::Reduce { root },
+            other => other,
+        };
+        let schedule = built((collective, algorithm), world_size, count, segment_len, credits);
         prop_assert_eq!(check(&*schedule, credits + more), Ok(()));
     }
 }
 
 #[test]
+fn between_two_ranks_everything_but_a_ring_or_tree_is_one_message_each_way_at_most() {
+    for (collective, algorithm) in all_algorithms(2) {
+        let schedule = built((collective, algorithm), 2, 8, 8, 2);
+        for rank in [A, B] {
+            let steps: Vec<Step> = schedule.steps(rank).collect();
+            let count = |kind: fn(&Step) -> bool| steps.iter().filter(|step| kind(step)).count();
+            let sends = count(|step| matches!(step, Step::Send { .. }));
+            let receives = count(|step| matches!(step, Step::Recv { .. }));
+            let most = match (collective, algorithm) {
+                (Collective::AllReduce, Algorithm::Ring) => 2,
+                _ => 1,
+            };
+            assert!(sends <= most && receives <= most, "{schedule:?}");
+        }
+    }
+}
+
+#[test]
+fn an_exchange_between_two_ranks_waits_for_its_own_sends_after_the_receive_only() {
+    let schedule = built((Collective::AllReduce, Algorithm::Doubling), 2, 80, 8, 4);
+    let steps: Vec<Step> = schedule.steps(A).collect();
+    for (index, step) in steps.iter().enumerate() {
+        if let Step::WaitSends { count } = step {
+            let received = steps[..index].iter().filter(|step| matches!(step, Step::Recv { .. })).count();
+            assert_eq!(*count, received);
+        }
+    }
+    assert!(steps[..4].iter().all(|step| matches!(step, Step::Send { .. })));
+    assert!(matches!(steps[4], Step::Recv { .. }));
+}
+
+#[test]
 fn a_tree_needs_one_credit_whatever_it_was_made_for() {
     for world_size in 1..=17 {
-        let schedule = build(Algorithm::Tree, world_size, 61, 2, 4);
+        let schedule = built((Collective::AllReduce, Algorithm::Tree), world_size, 61, 2, 4);
         assert_eq!(check(&*schedule, 1), Ok(()), "world size {world_size}");
     }
 }
 
 #[test]
 fn a_ring_with_fewer_credits_than_it_was_made_for_is_a_deadlock() {
-    let ring = Ring::new(4, 64, 4, 3);
-    assert_eq!(check(&ring, 3), Ok(()));
-    let problem = check(&ring, 2).unwrap_err().problem;
+    let ring = built((Collective::AllReduce, Algorithm::Ring), 4, 64, 4, 3);
+    assert_eq!(check(&*ring, 3), Ok(()));
+    let problem = check(&*ring, 2).unwrap_err().problem;
     assert_eq!(problem, Problem::Deadlock { wait: Wait::Credit { to: Rank(1) } });
 }
 
@@ -65,7 +118,7 @@ fn there_and_back(edit: impl FnOnce(&mut [Vec<Step>])) -> Result<(), Fault> {
     let (input, output) = (Span::input(0, 4), Span::output(0, 4));
     let first = vec![
         Step::Recv { from: B, len: 4 },
-        Step::Reduce { into: output, left: Operand::Span(input), right: Operand::Slot(B) },
+        reduce(output, Operand::Span(input), Operand::Slot(B)),
         Step::Release { from: B },
         Step::Send { to: B, span: output },
         Step::WaitSends { count: 1 },
@@ -80,6 +133,11 @@ fn there_and_back(edit: impl FnOnce(&mut [Vec<Step>])) -> Result<(), Fault> {
     let mut steps = vec![first, second];
     edit(&mut steps);
     check(&Scripted::new(steps, 4), 1)
+}
+
+/// A reduction of the last two inputs.
+fn reduce(into: Span, left: Operand, right: Operand) -> Step {
+    Step::Reduce { into, left, right, completes: true }
 }
 
 fn problem(edit: impl FnOnce(&mut [Vec<Step>])) -> Problem {
@@ -103,7 +161,7 @@ fn order_of_operands_must_agree() {
     let (input, into) = (Span::input(0, 4), Span::output(0, 4));
     let reduce_on_both = |steps: &mut [Vec<Step>]| {
         steps[0][3] = Step::Send { to: B, span: input };
-        steps[1][3] = Step::Reduce { into, left: Operand::Span(input), right: Operand::Slot(A) };
+        steps[1][3] = reduce(into, Operand::Span(input), Operand::Slot(A));
     };
     assert_eq!(problem(reduce_on_both), Problem::Order { element: 0, other: A });
 }
@@ -131,11 +189,7 @@ fn a_wait_that_only_the_waiting_rank_could_end_is_a_deadlock() {
             Step::Send { to: peer, span: Span::input(0, 4) },
             Step::WaitSends { count: 1 },
             Step::Recv { from: peer, len: 4 },
-            if peer == B {
-                Step::Reduce { into: output, left, right }
-            } else {
-                Step::Reduce { into: output, left: right, right: left }
-            },
+            if peer == B { reduce(output, left, right) } else { reduce(output, right, left) },
             Step::Release { from: peer },
         ]
     };
@@ -175,7 +229,7 @@ fn every_message_is_received() {
 #[test]
 fn nothing_may_be_read_that_was_not_written() {
     let send_output = |steps: &mut [Vec<Step>]| steps[1][0] = Step::Send { to: A, span: Span::output(0, 4) };
-    assert_eq!(problem(send_output), Problem::ReadsUnwritten { element: 0 });
+    assert_eq!(problem(send_output), Problem::ReadsUnwritten { buffer: Buffer::Output, element: 0 });
 }
 
 #[test]
@@ -193,7 +247,7 @@ fn spans_stay_within_their_buffers() {
 #[test]
 fn a_destination_has_one_meaning_in_place_too() {
     let (into, input) = (Span::output(0, 2), Operand::Span(Span::input(0, 2)));
-    let both = |steps: &mut [Vec<Step>]| steps[0].push(Step::Reduce { into, left: input, right: input });
+    let both = |steps: &mut [Vec<Step>]| steps[0].push(reduce(into, input, input));
     assert!(matches!(problem(both), Problem::Overlap { .. }));
     let shifted = Operand::Span(Span::input(1, 2));
     let partly = |steps: &mut [Vec<Step>]| steps[0].push(Step::Copy { into, source: shifted });
@@ -210,8 +264,7 @@ fn peers_are_ranks_that_exist() {
 #[test]
 fn an_input_counts_once_and_not_less() {
     let (into, own) = (Span::output(0, 4), Operand::Span(Span::input(0, 4)));
-    let again =
-        |steps: &mut [Vec<Step>]| steps[1][3] = Step::Reduce { into, left: own, right: Operand::Slot(A) };
+    let again = |steps: &mut [Vec<Step>]| steps[1][3] = reduce(into, own, Operand::Slot(A));
     assert_eq!(problem(again), Problem::Twice { element: 0, contributor: B });
     let copy = |steps: &mut [Vec<Step>]| steps[0][1] = Step::Copy { into, source: Operand::Slot(B) };
     assert_eq!(problem(copy), Problem::Missing { element: 0, contributor: A });
@@ -223,7 +276,81 @@ fn elements_stay_at_their_positions() {
         let into = Span::output(0, 2);
         steps[1][0] = Step::Send { to: A, span: Span::input(2, 2) };
         steps[0][0] = Step::Recv { from: B, len: 2 };
-        steps[0][1] = Step::Reduce { into, left: Operand::Span(Span::input(0, 2)), right: Operand::Slot(B) };
+        steps[0][1] = reduce(into, Operand::Span(Span::input(0, 2)), Operand::Slot(B));
     };
     assert_eq!(problem(send_half), Problem::WrongElement { element: 0, found: 2 });
+}
+
+#[test]
+fn a_reduction_says_whether_it_is_the_last() {
+    let not_said = |steps: &mut [Vec<Step>]| {
+        let (left, right) = (Operand::Span(Span::input(0, 4)), Operand::Slot(B));
+        steps[0][1] = Step::Reduce { into: Span::output(0, 4), left, right, completes: false };
+    };
+    let expected = Problem::Completion { element: 0, contributors: 2, completes: false };
+    assert_eq!(problem(not_said), expected);
+}
+
+#[test]
+fn what_is_kept_unrounded_is_not_sent() {
+    let span = Span::accumulator(0, 4);
+    let send = |steps: &mut [Vec<Step>]| steps[1][0] = Step::Send { to: A, span };
+    assert_eq!(problem(send), Problem::SendsAccumulator { span });
+}
+
+/// One step each for two ranks.
+fn pair(collective: Collective, steps: [Vec<Step>; 2], count: usize) -> Result<(), Fault> {
+    check(&Scripted::of(collective, steps.to_vec(), count), 1)
+}
+
+#[test]
+fn nothing_but_the_root_s_input_is_broadcast() {
+    let collective = Collective::Broadcast { root: B };
+    let (into, from_b) = (Span::output(0, 2), Operand::Slot(B));
+    let take =
+        |source| vec![Step::Recv { from: B, len: 2 }, Step::Copy { into, source }, Step::Release { from: B }];
+    let give = vec![Step::Send { to: A, span: Span::input(0, 2) }, Step::WaitSends { count: 1 }];
+    assert_eq!(pair(collective, [take(from_b), give.clone()], 2), Ok(()));
+    // A rank that gives nothing has no input to read.
+    let fault = pair(collective, [take(Operand::Span(Span::input(0, 2))), give], 2).unwrap_err();
+    assert_eq!(fault.problem, Problem::Bounds { span: Span::input(0, 2), count: 0 });
+}
+
+#[test]
+fn blocks_are_gathered_where_they_belong() {
+    let steps = |me: Rank, peer: Rank, at: usize| {
+        vec![
+            Step::Send { to: peer, span: Span::input(0, 2) },
+            Step::Copy { into: Span::output(me.index() * 2, 2), source: Operand::Span(Span::input(0, 2)) },
+            Step::Recv { from: peer, len: 2 },
+            Step::Copy { into: Span::output(at, 2), source: Operand::Slot(peer) },
+            Step::Release { from: peer },
+            Step::WaitSends { count: 1 },
+        ]
+    };
+    assert_eq!(pair(Collective::AllGather, [steps(A, B, 2), steps(B, A, 0)], 2), Ok(()));
+    let fault = pair(Collective::AllGather, [steps(A, B, 0), steps(B, A, 0)], 2).unwrap_err();
+    assert_eq!(fault.rank, A);
+}
+
+#[test]
+fn a_barrier_that_somebody_leaves_early_is_found() {
+    let (send, wait) = (|to| Step::Send { to, span: Span::input(0, 0) }, Step::WaitSends { count: 1 });
+    let recv = |from| [Step::Recv { from, len: 0 }, Step::Release { from }];
+    let both = |peer| [&[send(peer)][..], &recv(peer), &[wait]].concat();
+    assert_eq!(pair(Collective::Barrier, [both(B), both(A)], 0), Ok(()));
+    let one_way = [vec![send(B), wait], recv(A).to_vec()];
+    let fault = pair(Collective::Barrier, one_way, 0).unwrap_err();
+    assert_eq!(fault, Fault { rank: A, step: 2, problem: Problem::Unheard { other: B } });
+}
+
+#[test]
+fn a_copy_to_its_own_place_disturbs_no_send_of_the_input() {
+    // But one of the output it does.
+    let whole = Operand::Span(Span::input(0, 4));
+    let copy_again = |steps: &mut [Vec<Step>]| {
+        steps[0].insert(4, Step::Copy { into: Span::output(0, 4), source: whole });
+    };
+    let expected = Problem::OverwritesOpenSend { span: Span::output(0, 4), sent: Span::output(0, 4) };
+    assert_eq!(problem(copy_again), expected);
 }

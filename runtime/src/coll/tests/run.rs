@@ -4,70 +4,74 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use efarun_wire::Rank;
+use half::bf16;
 use proptest::prelude::*;
 
 use super::scripted::Scripted;
-use super::world::{Setting, run};
+use super::world::{Setting, all_algorithms, built, expected, inputs, plan, run};
 use crate::coll::buffers::Buffers;
+use crate::coll::collective::Collective;
 use crate::coll::executor::{Call, ExecError, Executor, Interrupt};
 use crate::coll::fault::Wait;
-use crate::coll::schedule::{Operand, Span, Step};
-use crate::coll::select::{Algorithm, build};
+use crate::coll::plan::Plan;
+use crate::coll::schedule::{Operand, Schedule, Span, Step};
+use crate::coll::select::Algorithm;
 use crate::element::{Element, ReduceOp};
 use crate::transport::double::{Manners, doubles};
 use crate::transport::{Transport, TransportError};
 
 /// Inputs whose sums and products are exact in every type and in any order: small, mostly ones and twos.
-fn inputs<T: Element + From<u8>>(world_size: u32, count: usize) -> Vec<Vec<T>> {
-    let element = |rank: u32, index: usize| {
+fn small_inputs<T: Element + From<u8>>(schedule: &dyn Schedule) -> Vec<Vec<T>> {
+    inputs(schedule, |rank, index| {
         T::from(match (rank as usize * 7 + index * 3) % 11 {
             0 => 2,
             1 => 3,
             _ => 1,
         })
-    };
-    (0..world_size).map(|rank| (0..count).map(|index| element(rank, index)).collect()).collect()
+    })
 }
 
-fn reference<T: Element>(inputs: &[Vec<T>], op: impl Fn(T, T) -> T) -> Vec<T> {
-    let count = inputs[0].len();
-    (0..count).map(|index| inputs.iter().map(|input| input[index]).reduce(&op).unwrap()).collect()
-}
-
-fn expect_exact<T: Element + From<u8>>(
-    algorithm: Algorithm,
-    (world_size, count, segment_len): (u32, usize, usize),
+fn expect_exact<T: Element + From<u8> + Default>(
+    schedule: &dyn Schedule,
     setting: Setting,
     op: impl Fn(T, T) -> T,
 ) {
-    let schedule = build(algorithm, world_size, count, segment_len, setting.manners.credits);
-    let inputs = inputs::<T>(world_size, count);
-    let expected = reference(&inputs, op);
-    for (rank, result) in run(&*schedule, &inputs, setting).into_iter().enumerate() {
-        assert_eq!(result.as_ref(), Ok(&expected), "rank {rank} of {schedule:?} with {setting:?}");
+    let inputs = small_inputs::<T>(schedule);
+    let expected = expected(schedule, &inputs, op);
+    let results = run(schedule, &inputs, setting);
+    for (rank, (result, expected)) in results.into_iter().zip(&expected).enumerate() {
+        assert_eq!(result.as_ref(), Ok(expected), "rank {rank} of {schedule:?} with {setting:?}");
     }
 }
 
+/// Each way to run a schedule that makes a difference to the executor.
+fn settings() -> impl Iterator<Item = Setting> {
+    [(false, true), (true, true), (true, false)].into_iter().map(|(is_in_place, keeps_steps)| Setting {
+        is_in_place,
+        keeps_steps,
+        ..Setting::default()
+    })
+}
+
 macro_rules! all_ops {
-    ($algorithm:expr, $shape:expr, $setting:expr, $($type:ty: $sum:expr, $prod:expr;)*) => {$(
-        expect_exact::<$type>($algorithm, $shape, Setting { op: ReduceOp::Sum, ..$setting }, $sum);
-        expect_exact::<$type>($algorithm, $shape, Setting { op: ReduceOp::Prod, ..$setting }, $prod);
-        expect_exact::<$type>($algorithm, $shape, Setting { op: ReduceOp::Min, ..$setting }, |a, b| if a < b { a } else { b });
-        expect_exact::<$type>($algorithm, $shape, Setting { op: ReduceOp::Max, ..$setting }, |a, b| if a > b { a } else { b });
+    ($schedule:expr, $setting:expr, $($type:ty: $sum:expr, $prod:expr;)*) => {$(
+        expect_exact::<$type>($schedule, Setting { op: ReduceOp::Sum, ..$setting }, $sum);
+        expect_exact::<$type>($schedule, Setting { op: ReduceOp::Prod, ..$setting }, $prod);
+        expect_exact::<$type>($schedule, Setting { op: ReduceOp::Min, ..$setting }, |a, b| if a < b { a } else { b });
+        expect_exact::<$type>($schedule, Setting { op: ReduceOp::Max, ..$setting }, |a, b| if a > b { a } else { b });
     )*};
 }
 
 #[test]
-fn all_types_and_operations_are_exact() {
-    for algorithm in Algorithm::ALL {
-        for is_in_place in [false, true] {
-            let setting = Setting { is_in_place, ..Setting::default() };
-            all_ops!(algorithm, (5, 23, 3), setting,
+fn all_types_and_operations_are_exact_by_every_algorithm() {
+    for algorithm in all_algorithms(5) {
+        let schedule = built(algorithm, 5, 23, 3, 4);
+        for setting in settings() {
+            all_ops!(&*schedule, setting,
                 u8: u8::wrapping_add, u8::wrapping_mul;
                 i32: i32::wrapping_add, i32::wrapping_mul;
-                i64: i64::wrapping_add, i64::wrapping_mul;
                 f32: |a, b| a + b, |a, b| a * b;
-                f64: |a, b| a + b, |a, b| a * b;
+                bf16: |a, b| a + b, |a, b| a * b;
             );
         }
     }
@@ -75,11 +79,13 @@ fn all_types_and_operations_are_exact() {
 
 #[test]
 fn every_world_size_is_exact_at_odd_counts() {
-    for algorithm in Algorithm::ALL {
-        for world_size in 1..=17 {
-            for count in [0, 1, 2, world_size as usize - 1, world_size as usize + 1, 61] {
-                let shape = (world_size, count, 4);
-                expect_exact::<i32>(algorithm, shape, Setting::default(), i32::wrapping_add);
+    for world_size in 1..=17 {
+        for algorithm in all_algorithms(world_size) {
+            for count in [0, 1, world_size as usize + 1, 61] {
+                let schedule = built(algorithm, world_size, count, 4, 4);
+                for setting in settings().take(2) {
+                    expect_exact::<i32>(&*schedule, setting, i32::wrapping_add);
+                }
             }
         }
     }
@@ -90,26 +96,77 @@ proptest! {
 
     #[test]
     fn any_shape_is_exact_however_the_network_behaves(
-        is_ring: bool,
+        choice: prop::sample::Index,
         world_size in 1..=17u32,
         count in 0..80usize,
         segment_len in 1..=20usize,
         credits in 1..=4usize,
         is_in_place: bool,
+        keeps_steps: bool,
         is_late: bool,
         seed: u64,
     ) {
-        let algorithm = if is_ring { Algorithm::Ring } else { Algorithm::Tree };
+        let all: Vec<_> = all_algorithms(world_size).collect();
         let manners = Manners { credits, is_late, seed, ..Manners::default() };
-        let setting = Setting { is_in_place, manners, ..Setting::default() };
-        expect_exact::<i64>(algorithm, (world_size, count, segment_len), setting, i64::wrapping_add);
+        let setting = Setting { is_in_place, keeps_steps, manners, ..Setting::default() };
+        let schedule = built(all[choice.index(all.len())], world_size, count, segment_len, credits);
+        expect_exact::<i64>(&*schedule, setting, i64::wrapping_add);
+    }
+}
+
+/// Averages of one element per rank, by every algorithm that has one.
+fn averages<T: Element + Default>(inputs: &[T]) -> Vec<(String, Vec<T>)> {
+    let world_size = inputs.len() as u32;
+    let mut averages = Vec::new();
+    for (collective, algorithm) in all_algorithms(world_size) {
+        if !collective.reduces() {
+            continue;
+        }
+        let schedule = built((collective, algorithm), world_size, 1, 1, 2);
+        let inputs = inputs_of(&*schedule, inputs);
+        let results = run(&*schedule, &inputs, Setting { op: ReduceOp::Avg, ..Setting::default() });
+        let results = results.into_iter().flat_map(Result::unwrap).collect();
+        averages.push((format!("{collective} by {algorithm}"), results));
+    }
+    averages
+}
+
+/// The same element all over each rank's input.
+fn inputs_of<T: Element>(schedule: &dyn Schedule, values: &[T]) -> Vec<Vec<T>> {
+    inputs(schedule, |rank, _| values[rank as usize])
+}
+
+#[test]
+fn averages_divide_the_whole_sum_once() {
+    for (name, results) in averages::<i32>(&[-5, 1, 0, 1, -8]) {
+        assert!(results.iter().all(|&result| result == -2), "{name}: -11 / 5 gave {results:?}");
+    }
+    for (name, results) in averages::<u8>(&[200, 50, 20]) {
+        assert!(results.iter().all(|&result| result == 4), "{name}: (270 - 256) / 3 gave {results:?}");
+    }
+    // Divided first, each of them would lose its last bit.
+    let third = f32::from_bits(0x3eaa_aaab);
+    for (name, results) in averages(&[third; 5]) {
+        assert!(results.iter().all(|&result| result == third), "{name}: {results:?}");
+    }
+}
+
+#[test]
+fn halves_reduced_in_a_row_are_rounded_once() {
+    // In bf16 256 + 1 is 256 again, so rounding after each addition would lose all the ones.
+    let mut values = vec![bf16::from_f32(1.0); 5];
+    values[4] = bf16::from_f32(256.0);
+    let schedule = built((Collective::ReduceScatter, Algorithm::Direct), 5, 1, 1, 2);
+    let results = run(&*schedule, &inputs_of(&*schedule, &values), Setting::default());
+    for result in results {
+        assert_eq!(result.unwrap(), [bf16::from_f32(260.0)]);
     }
 }
 
 #[test]
 fn floats_have_the_same_bits_on_all_ranks_and_in_every_run() {
-    for algorithm in Algorithm::ALL {
-        let schedule = build(algorithm, 7, 40, 3, 2);
+    for &algorithm in Algorithm::of(Collective::AllReduce) {
+        let schedule = built((Collective::AllReduce, algorithm), 7, 40, 3, 2);
         let value = |rank: usize, index: usize| 1.0 / (1.0 + (rank * 41 + index) as f32);
         let inputs: Vec<Vec<f32>> =
             (0..7).map(|rank| (0..40).map(|index| value(rank, index)).collect()).collect();
@@ -128,11 +185,11 @@ fn operands_keep_their_sides() {
     // The smaller of two zeros is the right one, so the sign that is left is that of the last operand.
     let zero = |rank: usize, index: usize| if (rank + index).is_multiple_of(3) { -0.0f32 } else { 0.0 };
     let inputs: Vec<Vec<f32>> = (0..3).map(|rank| (0..3).map(|index| zero(rank, index)).collect()).collect();
-    // A ring begins chunk c at rank c; a tree keeps the order of ranks.
-    let last: [fn(usize) -> usize; 2] = [|index| (index + 2) % 3, |_| 2];
-    for (algorithm, last) in Algorithm::ALL.into_iter().zip(last) {
+    // A ring begins chunk c at rank c; the others keep the order of ranks.
+    let last: [fn(usize) -> usize; 3] = [|index| (index + 2) % 3, |_| 2, |_| 2];
+    for (&algorithm, last) in Algorithm::of(Collective::AllReduce).iter().zip(last) {
         let expected: Vec<u32> = (0..3).map(|index| inputs[last(index)][index].to_bits()).collect();
-        let schedule = build(algorithm, 3, 3, 1, 2);
+        let schedule = built((Collective::AllReduce, algorithm), 3, 3, 1, 2);
         for is_in_place in [false, true] {
             for result in
                 run(&*schedule, &inputs, Setting { op: ReduceOp::Min, is_in_place, ..Setting::default() })
@@ -149,7 +206,7 @@ fn operands_may_be_two_messages_or_two_spans() {
     let whole = (Span::input(0, 3), Span::output(0, 3));
     let recv = |from| Step::Recv { from, len: 3 };
     let (a, b, c) = (Rank(0), Rank(1), Rank(2));
-    let reduce = |into, left, right| Step::Reduce { into, left, right };
+    let reduce = |into, left, right| Step::Reduce { into, left, right, completes: false };
     let gather = vec![
         recv(b),
         recv(c),
@@ -172,9 +229,13 @@ fn operands_may_be_two_messages_or_two_spans() {
     assert_eq!(results, [Ok(vec![110, 220, 330]), Ok(vec![100, 20, 30]), Ok(vec![100, 200, 300])]);
 }
 
+fn ring_of_two() -> Box<dyn Schedule> {
+    built((Collective::AllReduce, Algorithm::Ring), 2, 10, 4, 2)
+}
+
 /// Two ranks that call different things; gives both errors.
 fn calls_that_differ(sequences: [u32; 2], ops: [ReduceOp; 2]) -> Vec<ExecError> {
-    let schedule = build(Algorithm::Ring, 2, 10, 4, 2);
+    let schedule = ring_of_two();
     let transports = doubles(2, Manners::default());
     std::thread::scope(|scope| {
         let threads: Vec<_> = transports
@@ -184,16 +245,14 @@ fn calls_that_differ(sequences: [u32; 2], ops: [ReduceOp; 2]) -> Vec<ExecError> 
                 let schedule = &*schedule;
                 scope.spawn(move || {
                     let mut data = [1i32; 10];
+                    let plan = plan(schedule, Rank(rank as u32), true).unwrap();
                     let call = Call {
-                        rank: Rank(rank as u32),
                         sequence: sequences[rank],
                         op: ops[rank],
                         buffers: Buffers::in_place(&mut data),
                         patience: Duration::from_secs(20),
                     };
-                    Executor::new(Duration::ZERO)
-                        .run(schedule, call, &mut transport, &mut || None)
-                        .unwrap_err()
+                    Executor::new(Duration::ZERO).run(&plan, call, &mut transport, &mut || None).unwrap_err()
                 })
             })
             .collect();
@@ -218,22 +277,22 @@ fn another_order_of_calls_says_both_numbers() {
     let errors = calls_that_differ([8, 9], [ReduceOp::Sum, ReduceOp::Sum]);
     let text: Vec<String> = errors.iter().map(ToString::to_string).collect();
     let expected = [
-        "rank 1 is in call number 9, this rank in number 8",
-        "rank 0 is in call number 8, this rank in number 9",
+        "rank 1 is in call number 9, all_reduce of int32 by sum, this rank in number 8, all_reduce of int32 by sum",
+        "rank 0 is in call number 8, all_reduce of int32 by sum, this rank in number 9, all_reduce of int32 by sum",
     ];
     assert!(text.iter().any(|text| expected.iter().any(|expected| text.contains(expected))), "{text:?}");
 }
 
 /// Rank 0 of two alone, with a peer that never does anything.
 fn alone(patience: Duration, interrupt: &mut dyn FnMut() -> Option<Interrupt>) -> ExecError {
-    let schedule = build(Algorithm::Ring, 2, 10, 4, 2);
+    let schedule = ring_of_two();
     let mut transports = doubles(2, Manners::default());
     transports[1].open(&[Rank(0)], &[]).unwrap();
     let mut data = [1i32; 10];
     let buffers = Buffers::in_place(&mut data);
-    let call = Call { rank: Rank(0), sequence: 0, op: ReduceOp::Sum, buffers, patience };
-    let error =
-        Executor::new(Duration::ZERO).run(&*schedule, call, &mut transports[0], interrupt).unwrap_err();
+    let call = Call { sequence: 0, op: ReduceOp::Sum, buffers, patience };
+    let plan = Plan::new(schedule, Rank(0)).unwrap();
+    let error = Executor::new(Duration::ZERO).run(&plan, call, &mut transports[0], interrupt).unwrap_err();
     assert_eq!(transports[0].poll(&mut Vec::new()), Err(TransportError::Closed));
     error
 }
@@ -261,16 +320,17 @@ fn an_interrupt_ends_a_wait() {
 
 #[test]
 fn a_panic_closes_the_transport_before_the_memory_is_gone() {
-    let schedule = build(Algorithm::Ring, 2, 10, 4, 2);
+    let schedule = ring_of_two();
     let mut transports = doubles(2, Manners::default());
     transports[1].open(&[Rank(0)], &[]).unwrap();
     let transport = &mut transports[0];
+    let plan = Plan::new(schedule, Rank(0)).unwrap();
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         let mut data = [1i32; 10];
         let buffers = Buffers::in_place(&mut data);
         let patience = Duration::from_secs(20);
-        let call = Call { rank: Rank(0), sequence: 0, op: ReduceOp::Sum, buffers, patience };
-        Executor::new(Duration::ZERO).run(&*schedule, call, transport, &mut || panic!("of a callback"))
+        let call = Call { sequence: 0, op: ReduceOp::Sum, buffers, patience };
+        Executor::new(Duration::ZERO).run(&plan, call, transport, &mut || panic!("of a callback"))
     }));
     assert!(panicked.is_err());
     assert_eq!(transport.poll(&mut Vec::new()), Err(TransportError::Closed));
@@ -279,14 +339,15 @@ fn a_panic_closes_the_transport_before_the_memory_is_gone() {
 #[test]
 fn buffers_and_slots_that_do_not_fit_are_refused() {
     let run = |count, segment_len, slot_bytes| {
-        let schedule = build(Algorithm::Tree, 2, 10, segment_len, 2);
+        let schedule = built((Collective::AllReduce, Algorithm::Tree), 2, 10, segment_len, 2);
+        let plan = Plan::new(schedule, Rank(0)).unwrap();
         let mut transport = doubles(2, Manners { slot_bytes, ..Manners::default() }).remove(0);
         let mut data = vec![1i64; count];
         let buffers = Buffers::in_place(&mut data);
-        let call = Call { rank: Rank(0), sequence: 0, op: ReduceOp::Sum, buffers, patience: Duration::ZERO };
-        Executor::new(Duration::ZERO).run(&*schedule, call, &mut transport, &mut || None).unwrap_err()
+        let call = Call { sequence: 0, op: ReduceOp::Sum, buffers, patience: Duration::ZERO };
+        Executor::new(Duration::ZERO).run(&plan, call, &mut transport, &mut || None).unwrap_err()
     };
-    assert_eq!(run(9, 4, 64), ExecError::Count { count: 9, expected: 10 });
+    assert_eq!(run(9, 4, 64), ExecError::Buffers { found: (9, 9), expected: (10, 10) });
     assert_eq!(run(10, 9, 64), ExecError::SegmentTooLong { segment_bytes: 72, slot_bytes: 64 });
     assert!(matches!(run(10, 8, 64), ExecError::Timeout { .. }));
 }

@@ -7,10 +7,9 @@ use std::time::Duration;
 use efarun_wire::Rank;
 
 use super::scripted::Without;
-use super::world::{Setting, run};
+use super::world::{Setting, all_algorithms, built, expected, inputs, run};
 use crate::coll::check::check;
 use crate::coll::schedule::{Schedule, Step};
-use crate::coll::select::{Algorithm, build};
 use crate::coll::sim::{Model, simulate};
 use crate::transport::double::Manners;
 
@@ -22,18 +21,14 @@ const SHAPES: [(u32, usize, usize); 9] =
     [(1, 3, 2), (2, 1, 1), (2, 9, 2), (3, 7, 2), (4, 2, 1), (5, 23, 2), (6, 60, 3), (8, 8, 8), (3, 60, 1)];
 
 fn schedules() -> impl Iterator<Item = Box<dyn Schedule>> {
-    let all = |algorithm| {
-        SHAPES.into_iter().map(move |(world_size, count, segment_len)| {
-            build(algorithm, world_size, count, segment_len, CREDITS)
-        })
-    };
-    Algorithm::ALL.into_iter().flat_map(all)
+    SHAPES.into_iter().flat_map(|(world_size, count, segment_len)| {
+        all_algorithms(world_size)
+            .map(move |algorithm| built(algorithm, world_size, count, segment_len, CREDITS))
+    })
 }
 
 fn steps(schedule: &dyn Schedule) -> impl Iterator<Item = (Rank, usize, Step)> {
-    let of_rank = move |rank| {
-        (0..schedule.step_count(rank)).map(move |index| (rank, index, schedule.step(rank, index)))
-    };
+    let of_rank = move |rank| schedule.steps(rank).enumerate().map(move |(index, step)| (rank, index, step));
     (0..schedule.world_size()).map(Rank).flat_map(of_rank)
 }
 
@@ -71,19 +66,16 @@ fn the_executor_misses_a_step_of_every_kind() {
     for schedule in schedules() {
         let schedule = &*schedule;
         let value = |rank: u32, index: usize| i64::from(rank + 1) * 1000 + index as i64;
-        let inputs: Vec<Vec<i64>> = (0..schedule.world_size())
-            .map(|rank| (0..schedule.count()).map(|index| value(rank, index)).collect())
-            .collect();
-        let sum = |index: usize| inputs.iter().map(|input| input[index]).sum();
-        let expected: Vec<i64> = (0..schedule.count()).map(sum).collect();
+        let inputs = inputs(schedule, value);
+        let expected = expected(schedule, &inputs, |left, right| left + right);
         let is_right = |schedule: &dyn Schedule, patience: Duration| {
             let manners = Manners { credits: CREDITS, is_late: true, ..Manners::default() };
             let results = run(schedule, &inputs, Setting { manners, patience, ..Setting::default() });
-            results.iter().all(|result| result.as_ref() == Ok(&expected))
+            results.iter().zip(&expected).all(|(result, expected)| result.as_ref() == Ok(expected))
         };
         assert!(is_right(schedule, Duration::from_secs(20)));
         for (rank, index) in sample(schedule) {
-            let step = schedule.step(rank, index);
+            let step = schedule.steps(rank).nth(index);
             let is_missed = !is_right(&Without { inner: schedule, rank, index }, Duration::from_millis(100));
             assert!(is_missed, "{step:?}, step {index} of rank {rank} of {schedule:?}");
         }

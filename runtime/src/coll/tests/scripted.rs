@@ -2,24 +2,35 @@
 
 use efarun_wire::Rank;
 
-use crate::coll::schedule::{Schedule, Step};
+use crate::coll::collective::Collective;
+use crate::coll::schedule::{Schedule, Step, Steps};
 
 /// A schedule that is a list of steps per rank. Every rank may talk to every other.
 #[derive(Debug)]
 pub(super) struct Scripted {
+    collective: Collective,
     steps: Vec<Vec<Step>>,
     count: usize,
 }
 
 impl Scripted {
+    /// An all_reduce.
     pub(super) fn new(steps: Vec<Vec<Step>>, count: usize) -> Self {
-        Scripted { steps, count }
+        Scripted::of(Collective::AllReduce, steps, count)
+    }
+
+    pub(super) fn of(collective: Collective, steps: Vec<Vec<Step>>, count: usize) -> Self {
+        Scripted { collective, steps, count }
     }
 }
 
 impl Schedule for Scripted {
     fn name(&self) -> &'static str {
         "scripted"
+    }
+
+    fn collective(&self) -> Collective {
+        self.collective
     }
 
     fn world_size(&self) -> u32 {
@@ -34,16 +45,20 @@ impl Schedule for Scripted {
         self.count
     }
 
-    fn step_count(&self, rank: Rank) -> usize {
-        self.steps[rank.index()].len()
+    fn scratch_len(&self, _rank: Rank) -> usize {
+        self.count
     }
 
-    fn step(&self, rank: Rank, index: usize) -> Step {
-        self.steps[rank.index()][index]
+    fn accumulator_len(&self, _rank: Rank) -> usize {
+        self.count
+    }
+
+    fn steps(&self, rank: Rank) -> Steps<'_> {
+        Box::new(self.steps[rank.index()].iter().copied())
     }
 
     fn max_open_sends(&self, rank: Rank) -> usize {
-        self.step_count(rank)
+        self.steps[rank.index()].len()
     }
 
     fn receives_from(&self, rank: Rank) -> Vec<Rank> {
@@ -64,8 +79,18 @@ pub(super) struct Without<'s> {
 }
 
 impl Schedule for Without<'_> {
+    fn steps(&self, rank: Rank) -> Steps<'_> {
+        let missing = (rank == self.rank).then_some(self.index);
+        let steps = self.inner.steps(rank).enumerate();
+        Box::new(steps.filter(move |(index, _)| Some(*index) != missing).map(|(_, step)| step))
+    }
+
     fn name(&self) -> &'static str {
         self.inner.name()
+    }
+
+    fn collective(&self) -> Collective {
+        self.inner.collective()
     }
 
     fn world_size(&self) -> u32 {
@@ -80,13 +105,12 @@ impl Schedule for Without<'_> {
         self.inner.segment_len()
     }
 
-    fn step_count(&self, rank: Rank) -> usize {
-        self.inner.step_count(rank) - usize::from(rank == self.rank)
+    fn scratch_len(&self, rank: Rank) -> usize {
+        self.inner.scratch_len(rank)
     }
 
-    fn step(&self, rank: Rank, index: usize) -> Step {
-        let is_after = rank == self.rank && index >= self.index;
-        self.inner.step(rank, index + usize::from(is_after))
+    fn accumulator_len(&self, rank: Rank) -> usize {
+        self.inner.accumulator_len(rank)
     }
 
     fn max_open_sends(&self, rank: Rank) -> usize {
