@@ -4,7 +4,7 @@
 use efarun_wire::env as wire;
 use efarun_wire::facts::NodeFacts;
 
-use super::{Origin, Variable};
+use super::{Origin, Variable, rank};
 
 /// Says whether a variable of the head's is passed to ranks.
 ///
@@ -45,7 +45,8 @@ pub(super) fn node_own(facts: &NodeFacts) -> Vec<Variable> {
 fn is_about_another_process(name: &[u8]) -> bool {
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
     let users_own_parameter = name.starts_with(b"OMPI_MCA_") && !starts(OPEN_MPI_LAUNCHER_PARAMETERS);
-    ANOTHERS_NAMES.iter().any(|listed| listed.as_bytes() == name)
+    rank::is_identity(name)
+        || ANOTHERS_NAMES.iter().any(|listed| listed.as_bytes() == name)
         || (starts(ANOTHERS_PREFIXES) && !users_own_parameter)
 }
 
@@ -83,6 +84,7 @@ const OPEN_MPI_LAUNCHER_PARAMETERS: &[&str] = &[
     "OMPI_MCA_shmem_RUNTIME_QUERY_hint",
 ];
 
+/// Beside what [`rank::is_identity`] knows: who a rank is, by the names that efarun itself gives.
 const ANOTHERS_NAMES: &[&str] = &[
     "MPI_LOCALRANKID",
     "MPI_LOCALNRANKS",
@@ -94,26 +96,8 @@ const ANOTHERS_NAMES: &[&str] = &[
     "SLURM_TASK_PID",
     "SLURM_NTASKS",
     "SLURM_NPROCS",
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_RANK",
-    "GROUP_WORLD_SIZE",
-    "ROLE_NAME",
-    "ROLE_RANK",
-    "ROLE_WORLD_SIZE",
     "MASTER_ADDR",
     "MASTER_PORT",
-    wire::EFARUN_NODE_ADDRESS,
-    wire::EFARUN_RANK,
-    wire::EFARUN_WORLD_SIZE,
-    wire::EFARUN_LOCAL_RANK,
-    wire::EFARUN_LOCAL_WORLD_SIZE,
-    wire::EFARUN_NODE_RANK,
-    wire::EFARUN_NODE_COUNT,
-    wire::EFARUN_JOB_ID,
-    wire::EFARUN_AGENT_FD,
     wire::EFARUN_BOOTSTRAP,
     wire::EFARUN_KEY_FILE,
     wire::EFARUN_INSECURE,

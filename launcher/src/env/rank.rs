@@ -77,7 +77,7 @@ pub(super) fn add_shared(inputs: &Inputs<'_>, variables: &mut Variables) {
     }
 }
 
-/// Says whether a variable tells a rank who it is, so that `-x` must not set it.
+/// Says whether a variable tells a rank who it is, so that `-x` must not set it, and an outer job's is not passed on.
 pub(super) fn is_identity(name: &[u8]) -> bool {
     IDENTITY.iter().any(|listed| listed.as_bytes() == name) || name.starts_with(b"OMPI_COMM_WORLD_")
 }

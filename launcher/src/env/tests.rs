@@ -1,7 +1,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 
-use efarun_wire::BuildId;
+use efarun_wire::{BuildId, env as wire};
 
 use super::*;
 use crate::job::Host;
@@ -163,6 +163,31 @@ fn identity_of_a_rank_cannot_be_exported_but_the_meeting_point_can() {
     assert_eq!(job_value(&env, "MASTER_ADDR").unwrap(), "192.0.2.7");
     assert_eq!(job_value(&env, "MASTER_PORT").unwrap(), "29501");
     assert_eq!(env.notes, ["-x RANK: efarun sets RANK itself, for each rank; yours is not used"]);
+}
+
+#[test]
+fn what_an_outer_job_told_this_process_about_itself_is_not_passed_on() {
+    let mut job = Job::on(&["localhost"]);
+    job.only_this_machine = true;
+    let inner = job.make().unwrap();
+    let by_efarun = inner.shared.iter().filter(|variable| matches!(variable.origin, Origin::Efarun(_)));
+    let shared = by_efarun.map(|variable| variable.name.clone());
+    // PROGRAM may have a setting of its own for these, which an outer efarun only sets by default.
+    let identity: Vec<Vec<u8>> = shared
+        .filter(|name| !name.starts_with(b"TORCH_NCCL_") && !name.starts_with(b"FI_"))
+        .chain(inner.per_rank(Rank(0)).into_iter().map(|(name, _)| name))
+        .chain([wire::EFARUN_AGENT_FD, wire::EFARUN_BOOTSTRAP].map(Into::into))
+        .collect();
+    assert!(identity.contains(&wire::EFARUN_NODE_ADDRESS.into()) && identity.len() > 25, "{identity:?}");
+    job.inputs_env = identity.into_iter().map(|name| (name, b"of the outer job".to_vec())).collect();
+    let env = job.make().unwrap();
+    let passed: Vec<String> = env
+        .shared
+        .iter()
+        .filter(|variable| variable.value == b"of the outer job")
+        .map(|variable| String::from_utf8_lossy(&variable.name).into_owned())
+        .collect();
+    assert_eq!(passed, [""; 0], "the outer job's variables reach the inner one's ranks");
 }
 
 #[test]
