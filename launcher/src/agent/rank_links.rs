@@ -4,7 +4,7 @@
 //! gets one note about it. The rank itself is not ended: its runtime will fail by itself, and a program that plays
 //! with descriptor 3 and never uses the runtime goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -25,6 +25,8 @@ pub(super) struct RankLinks {
     world_size: u32,
     hub: RelayHub,
     links: BTreeMap<Rank, LinkSender<RankReply>>,
+    /// Those that have joined and not left since.
+    within_world: BTreeSet<Rank>,
     head: LinkSender<AgentMessage>,
     events: mpsc::Sender<RankEvent>,
 }
@@ -43,6 +45,7 @@ impl RankLinks {
             world_size: plan.world_size,
             hub: Hub::for_agent(order.node, ranks, plan.world_size),
             links: BTreeMap::new(),
+            within_world: BTreeSet::new(),
             head,
             events,
         }
@@ -67,7 +70,8 @@ impl RankLinks {
                 self.join(rank, protocol, claimed, world_size);
             }
             Ok(RankMessage::Oob(up)) => self.said(rank, up),
-            Ok(RankMessage::Leave) => self.close(rank, "left"),
+            // The socket stays open: the process may make another World.
+            Ok(RankMessage::Leave) => drop(self.within_world.remove(&rank)),
             Err(LinkEnd::Malformed(error)) => {
                 self.note(rank, &format!("sent {error}"));
                 self.close(rank, "broke its connection to the agent");
@@ -92,6 +96,11 @@ impl RankLinks {
         self.links.contains_key(&rank)
     }
 
+    /// Whether a rank is in a World that it has not closed, or was when it ended.
+    pub(super) fn is_within_world(&self, rank: Rank) -> bool {
+        self.within_world.contains(&rank)
+    }
+
     fn join(&mut self, rank: Rank, protocol: u16, claimed: Rank, world_size: u32) {
         let refusal = if protocol != PROTOCOL_VERSION {
             Some(format!("the runtime library has protocol {protocol}, the launcher has {PROTOCOL_VERSION}"))
@@ -108,6 +117,7 @@ impl RankLinks {
         };
         match joined {
             Ok(actions) => {
+                self.within_world.insert(rank);
                 let (protocol, job, world_size) = (PROTOCOL_VERSION, self.job, self.world_size);
                 self.reply(rank, &RankReply::Welcome { protocol, job, world_size });
                 self.act(actions);
@@ -122,7 +132,10 @@ impl RankLinks {
 
     fn said(&mut self, rank: Rank, up: OobUp) {
         match self.hub.receive_up(Member::Rank(rank), up) {
-            Ok(actions) => self.act(actions),
+            Ok(actions) => {
+                self.within_world.insert(rank);
+                self.act(actions);
+            }
             Err(error) => {
                 self.note(rank, &format!("does not follow the protocol: {error}"));
                 self.close(rank, "was refused by the agent");

@@ -142,7 +142,8 @@ impl Ranks {
                 self.head.send(&AgentMessage::SpawnFailed { rank, call, subject, errno });
             }
             KeeperReport::Exited { rank, status, ran_ms, ended_by_launcher } => {
-                self.exited(RankExit { rank, status, ran_ms, ended_by_launcher });
+                // Whether it was in a World is known once its socket has been read to its end.
+                self.exited(RankExit { rank, status, ran_ms, ended_by_launcher, within_world: false });
             }
             // About all of them.
             KeeperReport::Reaped { .. } | KeeperReport::Stuck { .. } => {}
@@ -156,14 +157,14 @@ impl Ranks {
         if !self.links.is_open(rank)
             && let Some(exit) = self.exits.remove(&rank)
         {
-            self.head.send(&AgentMessage::Exited(exit));
+            self.report(exit);
         }
     }
 
     /// Says that no process of the job is left: streams end now, also where a stranger holds them.
     pub(super) fn all_reaped(&mut self) {
         for (_, exit) in std::mem::take(&mut self.exits) {
-            self.head.send(&AgentMessage::Exited(exit));
+            self.report(exit);
         }
         self.reaped.send_replace(true);
     }
@@ -173,8 +174,7 @@ impl Ranks {
     fn exited(&mut self, exit: RankExit) {
         let rank = exit.rank;
         if !self.links.is_open(rank) {
-            self.head.send(&AgentMessage::Exited(exit));
-            return;
+            return self.report(exit);
         }
         self.exits.insert(rank, exit);
         let events = self.events.clone();
@@ -183,6 +183,11 @@ impl Ranks {
             // The receiver lives as long as the agent.
             let _ = events.send((rank, Err(LinkEnd::Closed))).await;
         });
+    }
+
+    fn report(&self, exit: RankExit) {
+        let within_world = self.links.is_within_world(exit.rank);
+        self.head.send(&AgentMessage::Exited(RankExit { within_world, ..exit }));
     }
 
     fn note_other_wdir(&mut self, other: &[u8]) {

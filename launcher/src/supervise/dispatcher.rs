@@ -9,6 +9,7 @@
 //! every agent has acknowledged that nothing is left; then *done*. Each phase has a deadline but running, whose
 //! deadline is the user's `--timeout`.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use efarun_wire::message::{
@@ -33,6 +34,10 @@ const REAP_PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long the agents' processes may take to go once all is reaped.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long others have to end too after a rank that ended with code 0 within its World. Ranks that leave together end
+/// within this time of each other; one that waits for the deserter is told well before its own patience ends.
+const DESERTION_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A node that takes part in the job.
 #[derive(Debug)]
@@ -120,6 +125,7 @@ pub async fn run(nodes: Vec<Node>, hub: RootHub, writer: &Writer, inputs: Inputs
         phase: Phase::Starting,
         deadline: None,
         interrupts: 0,
+        deserters: VecDeque::new(),
         stdin_credit: STDIN_CREDIT_BYTES as usize,
         started: Instant::now(),
         limits,
@@ -142,6 +148,8 @@ struct Job<'a> {
     deadline: Option<Instant>,
     /// Signals so far that asked for the end.
     interrupts: u32,
+    /// Ranks that ended with code 0 within their World, and when the others are told.
+    deserters: VecDeque<(Instant, Rank)>,
     stdin_credit: usize,
     started: Instant,
     limits: Limits,
@@ -163,6 +171,7 @@ impl Job<'_> {
     async fn dispatch(&mut self, mut inputs: Inputs) {
         while self.phase != Phase::Done {
             let phase_deadline = self.deadline;
+            let desertion = self.deserters.front().map(|(at, _)| *at).filter(|_| self.is_before_the_end());
             let job_deadline = self.limits.job.map(|(at, _)| at).filter(|_| self.is_before_the_end());
             let stdin_open = inputs.stdin.is_some() && self.stdin_credit > 0 && self.is_before_the_end();
             tokio::select! {
@@ -172,6 +181,7 @@ impl Job<'_> {
                 Some(written) = inputs.written.recv() => self.written(written),
                 chunk = next_chunk(&mut inputs.stdin), if stdin_open => self.stdin(chunk, &mut inputs.stdin),
                 () = until(phase_deadline), if phase_deadline.is_some() => self.phase_deadline_passed(),
+                () = until(desertion), if desertion.is_some() => self.tell_of_deserter(),
                 () = until(job_deadline), if job_deadline.is_some() => self.job_deadline_passed(),
             }
         }
@@ -237,9 +247,21 @@ impl Job<'_> {
             let actions = self.hub.publish(EventKind::RankLost { rank: exit.rank, cause });
             self.act(actions);
         }
+        if exit.status == RankStatus::Code(0) && exit.within_world && !exit.ended_by_launcher {
+            self.deserters.push_back((Instant::now() + DESERTION_PATIENCE, exit.rank));
+        }
         if ends_the_job || (self.verdict.all_ended() && self.is_before_the_end()) {
             self.end(GRACE);
         }
+    }
+
+    /// Tells the ranks that still run who is missing: whoever waits for it in a collective gets an error now.
+    fn tell_of_deserter(&mut self) {
+        let Some((_, rank)) = self.deserters.pop_front() else { return };
+        self.verdict.deserted(rank);
+        let cause = "ended with code 0 without closing its World".to_owned();
+        let actions = self.hub.publish(EventKind::RankLost { rank, cause });
+        self.act(actions);
     }
 
     fn failed(&mut self, failure: Failure) {

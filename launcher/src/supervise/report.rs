@@ -49,6 +49,12 @@ pub fn failure_lines(error: &LaunchError, ended: &Ended, writer: &Writer) -> Vec
         first += &format!("; {others} other {plural} ended");
     }
     let mut lines = vec![first];
+    if let Some(rank) = ended.verdict.deserter() {
+        lines.push(format!(
+            "  before it, rank {rank} ended with code 0 without closing its World, while others were in it: a rank stays \
+             until World::close returns"
+        ));
+    }
     if let LaunchError::RankFailed { rank, .. } | LaunchError::RankAborted { rank, .. } = error {
         lines.extend(writer.last_stderr(*rank).into_iter().map(|line| format!("  last stderr: {line}")));
     }
@@ -97,6 +103,7 @@ pub fn to_json(ended: &Ended, placement: &Placement, error: Option<&LaunchError>
         "exit": { "cause": cause.name(), "code": cause.code() },
         "error": error.map(ToString::to_string),
         "echoes": ended.verdict.echoes(),
+        "deserter": ended.verdict.deserter().map(|rank| rank.0),
         "took_ms": ended.took.as_millis() as u64,
         "reaped": ended.reaped,
         "strays": ended.strays,

@@ -67,12 +67,19 @@ pub struct Verdict {
     never_started: u32,
     first: Option<Failure>,
     echoes: u32,
+    deserter: Option<Rank>,
 }
 
 impl Verdict {
     /// A verdict on a world of this size, none of whose ranks has ended.
     pub fn new(world_size: u32) -> Self {
-        Verdict { exits: vec![None; world_size as usize], never_started: 0, first: None, echoes: 0 }
+        Verdict {
+            exits: vec![None; world_size as usize],
+            never_started: 0,
+            first: None,
+            echoes: 0,
+            deserter: None,
+        }
     }
 
     /// Records the end of a rank. Says whether this is the failure that ends the job.
@@ -82,6 +89,19 @@ impl Verdict {
             return false;
         }
         self.failed(Failure::Rank(exit))
+    }
+
+    /// Records that a rank which ended with code 0 was missed by others. That is no failure: those that cannot go on
+    /// without it fail by themselves, and it is why.
+    pub fn deserted(&mut self, rank: Rank) {
+        if self.first.is_none() {
+            self.deserter.get_or_insert(rank);
+        }
+    }
+
+    /// The first rank that left others behind in its World, where that was before the first failure.
+    pub fn deserter(&self) -> Option<Rank> {
+        self.deserter
     }
 
     /// Records any other failure. Says whether this is the one that ends the job.
@@ -129,7 +149,7 @@ mod tests {
     use super::*;
 
     fn exit(rank: u32, status: RankStatus) -> RankExit {
-        RankExit { rank: Rank(rank), status, ran_ms: 10, ended_by_launcher: false }
+        RankExit { rank: Rank(rank), status, ran_ms: 10, ended_by_launcher: false, within_world: false }
     }
 
     #[test]
@@ -150,6 +170,20 @@ mod tests {
             RankExit { ended_by_launcher: true, ..exit(0, RankStatus::Signal { number: 9, core: false }) };
         assert!(!verdict.rank_ended(killed));
         assert_eq!(verdict.first_failure(), None);
+    }
+
+    #[test]
+    fn a_rank_that_left_others_behind_is_no_failure_and_is_named_only_before_one() {
+        let mut verdict = Verdict::new(3);
+        verdict.deserted(Rank(2));
+        assert_eq!((verdict.first_failure(), verdict.deserter()), (None, Some(Rank(2))));
+        verdict.rank_ended(exit(0, RankStatus::Code(1)));
+        verdict.deserted(Rank(1));
+        assert_eq!(verdict.deserter(), Some(Rank(2)));
+        let mut verdict = Verdict::new(3);
+        verdict.rank_ended(exit(0, RankStatus::Code(1)));
+        verdict.deserted(Rank(1));
+        assert_eq!(verdict.deserter(), None, "it left because of the failure");
     }
 
     #[test]

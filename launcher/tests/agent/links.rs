@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use efarun::link_io::{self, LinkReceiver, LinkSender};
 use efarun_wire::frame::{self, FrameReader};
 use efarun_wire::message::{
-    AgentMessage, DialFailure, HeadMessage, OobUp, RankMessage, RankReply, RankStatus,
+    AgentMessage, DialFailure, GatherKey, HeadMessage, OobUp, Participants, RankMessage, RankReply,
+    RankStatus,
 };
 use efarun_wire::secure::{Responder, Standing};
 use efarun_wire::{PROTOCOL_VERSION, Rank};
@@ -119,6 +120,28 @@ async fn a_rank_that_joins_is_welcomed_and_its_abort_comes_before_its_end() {
     assert_eq!(head.seen.oob, [abort], "the abort came first");
     head.until("its output", |seen| seen.streams_ended == 2).await;
     assert_eq!(replies(&head), [welcome]);
+    head.end(Duration::ZERO).await;
+    head.goodbye().await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_rank_says_whether_it_was_within_a_world() {
+    let mut head = Head::start().await;
+    let joins = |rank| say(&join(rank, 4));
+    let leaves = say(&RankMessage::Leave);
+    let key = GatherKey { id: "world-1/places".to_owned(), epoch: 0, participants: Participants::World };
+    let gather = OobUp::Gather { key, blobs: vec![(Rank(2), Vec::new())] };
+    let again = say(&RankMessage::Oob(gather));
+    let script = format!(
+        "case $EFARUN_RANK in 0) {} ;; 1) {} {leaves} ;; 2) {} {leaves} {again} ;; esac",
+        joins(0),
+        joins(1),
+        joins(2),
+    );
+    head.launch(4, &script);
+    head.until("four ends", |seen| seen.exits.len() == 4).await;
+    let within: Vec<bool> = (0..4).map(|rank| head.seen.exits[&Rank(rank)].within_world).collect();
+    assert_eq!(within, [true, false, true, false], "joined; left; left and made another; never joined");
     head.end(Duration::ZERO).await;
     head.goodbye().await;
 }

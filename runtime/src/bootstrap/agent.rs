@@ -40,7 +40,7 @@ pub(super) fn connect(
     let stream = take(fd)?;
     let system = |cause| BootstrapError::System { call: "fcntl", cause };
     let link = Link::plain(stream, MAX_BODY_BYTES).map_err(system)?;
-    let shared = Shared::join(link, "the agent of this node", true, rank, world_size, deadline)?;
+    let shared = Shared::join(link, "the agent of this node", rank, world_size, deadline)?;
     connections.insert(fd, Arc::clone(&shared));
     Ok(shared)
 }

@@ -36,6 +36,7 @@ pub struct OobConnection {
 impl OobConnection {
     pub(super) fn new(shared: Arc<Shared>, server: Option<Server>) -> Self {
         let world_number = shared.made_worlds.fetch_add(1, Ordering::Relaxed);
+        shared.open_worlds.fetch_add(1, Ordering::Relaxed);
         OobConnection { shared, world_number, has_left: false, server }
     }
 
@@ -141,10 +142,12 @@ impl OobConnection {
 
     /// Says goodbye: the end of this rank's link is no failure from now on. Returns when it was said or cannot be.
     ///
-    /// Under efarun nothing is said: the agent closes the socket of a rank that leaves, and this process may make
-    /// another World. How the process ends tells efarun the rest.
+    /// Of several Worlds on one connection the last to be closed says it. One that ends without it keeps the connection
+    /// from being left: should the process end then, others may wait for it.
     pub fn leave(&mut self) {
-        if !std::mem::replace(&mut self.has_left, true) && !self.shared.is_lasting {
+        let was_last = !std::mem::replace(&mut self.has_left, true)
+            && self.shared.open_worlds.fetch_sub(1, Ordering::Relaxed) == 1;
+        if was_last {
             self.shared.lock().send_message(&RankMessage::Leave);
             self.flush(ABORT_TIMEOUT);
         }
@@ -219,12 +222,12 @@ pub(super) struct Shared {
     world_size: u32,
     /// Who is at the other end, for messages.
     server: String,
-    /// Whether it outlives the World.
-    is_lasting: bool,
     state: Mutex<State>,
     /// The link's socket again, to be waited for without holding the lock.
     socket: OwnedFd,
     made_worlds: AtomicU32,
+    /// How many of them were not left.
+    open_worlds: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -245,7 +248,6 @@ impl Shared {
     pub(super) fn join(
         link: Link,
         server: &str,
-        is_lasting: bool,
         rank: Rank,
         world_size: u32,
         deadline: Instant,
@@ -267,10 +269,10 @@ impl Shared {
             rank,
             world_size,
             server: server.to_owned(),
-            is_lasting,
             state: Mutex::new(state),
             socket,
             made_worlds: AtomicU32::new(0),
+            open_worlds: AtomicU32::new(0),
         };
         let join = RankMessage::Join { protocol: PROTOCOL_VERSION, rank, world_size };
         shared.lock().send_message(&join);

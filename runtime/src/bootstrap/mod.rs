@@ -56,7 +56,7 @@ pub fn connect(identity: &Identity, timeout: Duration) -> Result<Option<OobConne
                 (None, meeting.dial(*rank, started, deadline)?)
             };
             let name = format!("the meeting point {address}");
-            let shared = Shared::join(link, &name, false, *rank, *world_size, deadline)?;
+            let shared = Shared::join(link, &name, *rank, *world_size, deadline)?;
             Ok(Some(OobConnection::new(shared, server)))
         }
     }
@@ -81,14 +81,8 @@ pub fn connect_threads(world_size: u32, timeout: Duration) -> Result<Vec<OobConn
         .map_err(system("starting a thread"))?;
     let mut server = Some(server);
     let join = |(rank, link)| {
-        let shared = Shared::join(
-            link,
-            "the server of this process",
-            false,
-            rank,
-            world_size,
-            Instant::now() + timeout,
-        )?;
+        let shared =
+            Shared::join(link, "the server of this process", rank, world_size, Instant::now() + timeout)?;
         Ok(OobConnection::new(shared, server.take()))
     };
     links.into_iter().map(join).collect()

@@ -211,6 +211,8 @@ pub struct RankExit {
     pub ran_ms: u64,
     /// Whether the agent had already been told to end the ranks; such an exit is never a first failure.
     pub ended_by_launcher: bool,
+    /// Whether it was in a World that it had not closed: others may wait for it there.
+    pub within_world: bool,
 }
 
 /// A process's last word.
@@ -389,7 +391,8 @@ pub enum RankMessage {
     },
     /// An out-of-band message.
     Oob(OobUp),
-    /// The rank's World is closed in good order; the end of the socket is no failure.
+    /// The rank's World is closed in good order; its end, and the socket's, is no failure. A rank that goes on to make
+    /// another World over the same socket says so by its next message.
     Leave,
 }
 
