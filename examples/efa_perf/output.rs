@@ -1,9 +1,11 @@
-//! Where results go: the table to standard output row by row, JSON to its file at the end. Rank 0 alone writes.
+//! Where results go: tables to standard output row by row, JSON and picture to their files at the end. Rank 0 alone
+//! writes.
 
 use std::fs::File;
 use std::io::{self, Stdout, Write};
 use std::path::{Path, PathBuf};
 
+use crate::plot;
 use crate::report::{Config, Report, Row};
 use crate::table;
 
@@ -11,11 +13,12 @@ use crate::table;
 #[derive(Debug)]
 pub(crate) struct Output {
     table: Option<Stdout>,
-    json: Option<Json>,
+    json: Option<Target>,
+    plot: Option<Target>,
 }
 
 #[derive(Debug)]
-enum Json {
+enum Target {
     Stdout(Stdout),
     File { path: PathBuf, file: File },
 }
@@ -29,42 +32,46 @@ pub(crate) struct OutputError {
 }
 
 impl Output {
-    /// Opens what `--json` names now, so that a path that cannot be written costs no measurement.
-    pub(crate) fn new(json: Option<&Path>, is_rank_zero: bool) -> Result<Self, OutputError> {
+    /// Opens what `--json` and `--plot` name now, so that a path that cannot be written costs no measurement.
+    pub(crate) fn new(
+        json: Option<&Path>,
+        plot: Option<&Path>,
+        is_rank_zero: bool,
+    ) -> Result<Self, OutputError> {
         if !is_rank_zero {
-            return Ok(Output { table: None, json: None });
+            return Ok(Output { table: None, json: None, plot: None });
         }
-        let json = match json {
-            None => None,
-            Some(path) if path == Path::new("-") => Some(Json::Stdout(io::stdout())),
-            Some(path) => {
-                let file = File::create(path).map_err(|cause| failed(path.display(), cause))?;
-                Some(Json::File { path: path.to_owned(), file })
-            }
-        };
-        let takes_stdout = matches!(json, Some(Json::Stdout(_)));
-        Ok(Output { table: (!takes_stdout).then(io::stdout), json })
+        let json = json.map(Target::open).transpose()?;
+        let plot = plot.map(Target::open).transpose()?;
+        let is_stdout = |target: &Option<Target>| matches!(target, Some(Target::Stdout(_)));
+        let table = (!is_stdout(&json) && !is_stdout(&plot)).then(io::stdout);
+        Ok(Output { table, json, plot })
     }
 
-    /// Writes what stands above the rows.
+    /// Writes what stands above a collective's rows.
     pub(crate) fn header(&mut self, config: &Config) -> Result<(), OutputError> {
         self.write(|| table::header(config))
     }
 
     /// Writes one row; it is seen at once.
-    pub(crate) fn row(&mut self, row: &Row) -> Result<(), OutputError> {
-        self.write(|| table::row(row))
+    pub(crate) fn row(&mut self, config: &Config, row: &Row) -> Result<(), OutputError> {
+        self.write(|| table::row(config, row))
     }
 
-    /// Writes what stands below the rows, and the JSON.
+    /// Writes what stands below a collective's rows.
     pub(crate) fn footer(&mut self, report: &Report) -> Result<(), OutputError> {
-        self.write(|| table::footer(report))?;
-        let (target, written) = match &mut self.json {
-            None => return Ok(()),
-            Some(Json::Stdout(stdout)) => (STDOUT.to_owned(), write_json(stdout, report)),
-            Some(Json::File { path, file }) => (path.display().to_string(), write_json(file, report)),
-        };
-        written.map_err(|cause| failed(target, cause))
+        self.write(|| table::footer(report))
+    }
+
+    /// Writes the JSON and the picture of the whole run.
+    pub(crate) fn finish(self, report: &Report) -> Result<(), OutputError> {
+        if let Some(target) = self.json {
+            target.write(&json(report))?;
+        }
+        match self.plot {
+            Some(target) => target.write(&plot::draw(report)),
+            None => Ok(()),
+        }
     }
 
     fn write(&mut self, text: impl FnOnce() -> String) -> Result<(), OutputError> {
@@ -74,10 +81,28 @@ impl Output {
     }
 }
 
-fn write_json(target: &mut impl Write, report: &Report) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *target, report)?;
-    target.write_all(b"\n")?;
-    target.flush()
+impl Target {
+    fn open(path: &Path) -> Result<Self, OutputError> {
+        if path == Path::new("-") {
+            return Ok(Target::Stdout(io::stdout()));
+        }
+        let file = File::create(path).map_err(|cause| failed(path.display(), cause))?;
+        Ok(Target::File { path: path.to_owned(), file })
+    }
+
+    fn write(self, text: &str) -> Result<(), OutputError> {
+        let (name, written) = match self {
+            Target::Stdout(mut stdout) => {
+                (STDOUT.to_owned(), stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+            }
+            Target::File { path, mut file } => (path.display().to_string(), file.write_all(text.as_bytes())),
+        };
+        written.map_err(|cause| failed(name, cause))
+    }
+}
+
+fn json(report: &Report) -> String {
+    serde_json::to_string_pretty(report).expect("numbers and texts are JSON") + "\n"
 }
 
 fn failed(target: impl ToString, cause: io::Error) -> OutputError {
@@ -93,22 +118,28 @@ mod tests {
 
     #[test]
     fn path_that_cannot_be_written_is_named_before_anything_is_measured() {
-        let error = Output::new(Some(Path::new("/no/such/folder/x.json")), true).unwrap_err();
-        assert!(error.to_string().starts_with("/no/such/folder/x.json: "), "{error}");
+        let path = Some(Path::new("/no/such/folder/x"));
+        for (json, plot) in [(path, None), (None, path)] {
+            let error = Output::new(json, plot, true).unwrap_err();
+            assert!(error.to_string().starts_with("/no/such/folder/x: "), "{error}");
+        }
     }
 
     #[test]
     fn ranks_other_than_0_touch_no_file() {
-        let mut output = Output::new(Some(Path::new("/no/such/folder/x.json")), false).unwrap();
+        let path = Some(Path::new("/no/such/folder/x"));
+        let mut output = Output::new(path, path, false).unwrap();
         output.footer(&report()).unwrap();
+        output.finish(&report()).unwrap();
     }
 
     #[test]
-    fn json_file_holds_the_report() {
-        let mut bytes = Vec::new();
-        write_json(&mut bytes, &report()).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(json, serde_json::to_value(report()).unwrap());
-        assert_eq!(bytes.last(), Some(&b'\n'));
+    fn files_hold_the_report_and_the_picture() {
+        let folder = tempfile::tempdir().unwrap();
+        let (json, plot) = (folder.path().join("x.json"), folder.path().join("x.svg"));
+        Output::new(Some(&json), Some(&plot), true).unwrap().finish(&report()).unwrap();
+        let read: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+        assert_eq!(read, serde_json::to_value(report()).unwrap());
+        assert_eq!(std::fs::read_to_string(plot).unwrap(), plot::draw(&report()));
     }
 }

@@ -77,9 +77,9 @@ impl Sweep {
         .take_while(move |size| *size <= self.last_bytes)
     }
 
-    /// Sizes to warm up with: doubling from the first to the last, whatever the growth, as nccl-tests does.
-    pub(crate) fn warmup_sizes_bytes(self) -> impl Iterator<Item = u64> {
-        Sweep { growth: Growth::Multiply(2), ..self }.sizes_bytes()
+    /// The same span to warm up with: doubling, whatever the growth, as nccl-tests does.
+    pub(crate) fn warmup(self) -> Self {
+        Sweep { growth: Growth::Multiply(2), ..self }
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
     fn factor_multiplies_until_the_last_size_would_be_passed() {
         let sweep = Sweep { first_bytes: 8, last_bytes: 100, growth: Growth::Multiply(3) };
         assert_eq!(sweep.sizes_bytes().collect::<Vec<_>>(), [8, 24, 72]);
-        assert_eq!(sweep.warmup_sizes_bytes().collect::<Vec<_>>(), [8, 16, 32, 64]);
+        assert_eq!(sweep.warmup().sizes_bytes().collect::<Vec<_>>(), [8, 16, 32, 64]);
     }
 
     #[test]
