@@ -49,7 +49,7 @@ fn rows(json: &Value) -> &[Value] {
 
 fn json_of(path: &Path) -> Value {
     let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_slice(&text).unwrap()
+    serde_json::from_slice(&text).expect("efa-perf writes JSON")
 }
 
 #[test]
