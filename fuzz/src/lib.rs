@@ -5,6 +5,12 @@
 //! from, `dictionaries/` the words of its language; `scripts/fuzz` builds and runs them. An input that was found to
 //! break something becomes a test beside the code that it broke.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -46,6 +52,43 @@ pub fn parts(bytes: &[u8], seed: u8) -> impl Iterator<Item = &[u8]> {
 /// Splits input at its first byte: a number that chooses, and the rest. Input without bytes chooses 0.
 pub fn choice(input: &[u8]) -> (u8, &[u8]) {
     input.split_first().map_or((0, input), |(choice, rest)| (*choice, rest))
+}
+
+/// A file that is nowhere but in memory, and gone with this value.
+#[derive(Debug)]
+pub struct MemoryFile {
+    /// Held to be closed: the path leads nowhere then.
+    _file: File,
+    path: PathBuf,
+}
+
+impl MemoryFile {
+    /// Makes a file with this content.
+    ///
+    /// # Panics
+    ///
+    /// When the system has no memory or descriptor left.
+    pub fn with(content: &[u8]) -> MemoryFile {
+        let file = File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC).expect("a file in memory"));
+        let made = MemoryFile { path: format!("/proc/self/fd/{}", file.as_raw_fd()).into(), _file: file };
+        made.append(content);
+        made
+    }
+
+    /// Adds to its content.
+    ///
+    /// # Panics
+    ///
+    /// As [`MemoryFile::with`].
+    pub fn append(&self, content: &[u8]) {
+        let file = File::options().append(true).open(&self.path);
+        file.and_then(|mut file| file.write_all(content)).expect("memory for a file");
+    }
+
+    /// Where it can be opened by this process.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ pub mod cli;
 pub mod env;
 pub mod error;
 pub mod exit_code;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hostfile;
 pub mod job;
 pub mod keeper;

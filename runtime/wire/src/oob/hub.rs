@@ -290,6 +290,8 @@ impl<R: Role> Hub<R> {
         token: u64,
         body: Vec<u8>,
     ) -> Result<Vec<Action>, OobError> {
+        // Also where it is answered at once: two answers to one token could not be told apart.
+        self.requests.check_free(asker, token)?;
         match self.hop(to) {
             Ok(hop) => self.ask(asker, to, token, body, hop),
             Err(reason) => Ok(self.answer(asker, token, Err(reason))),

@@ -35,14 +35,18 @@ pub(super) struct Requests {
 impl Requests {
     /// Takes note of a request that goes on by `hop`.
     pub(super) fn open(&mut self, asker: Target, token: u64, to: Target, hop: Hop) -> Result<(), OobError> {
-        if self.open.contains_key(&(asker, token)) {
-            return Err(OobError::TokenInUse { asker, token });
-        }
+        self.check_free(asker, token)?;
         if self.open.range((asker, 0)..=(asker, u64::MAX)).count() >= MAX_OPEN_REQUESTS {
             return Err(OobError::TooManyOpenRequests { asker, limit: MAX_OPEN_REQUESTS });
         }
         self.open.insert((asker, token), Passage { to, hop });
         Ok(())
+    }
+
+    /// Refuses the token of a request that is not answered yet.
+    pub(super) fn check_free(&self, asker: Target, token: u64) -> Result<(), OobError> {
+        let is_open = self.open.contains_key(&(asker, token));
+        if is_open { Err(OobError::TokenInUse { asker, token }) } else { Ok(()) }
     }
 
     /// Closes the request that a reply answers. `false` where there is none, or where it went another way than the

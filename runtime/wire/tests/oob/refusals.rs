@@ -215,6 +215,18 @@ fn a_rank_opens_no_more_requests_than_its_client_would() {
     agent.receive_up(Member::Rank(Rank(2)), request(Target::Rank(Rank(2)), 1)).unwrap();
 }
 
+/// Found by fuzzing.
+#[test]
+fn a_token_in_use_is_refused_also_where_nobody_could_answer() {
+    let mut agent = agent();
+    let asker = Target::Rank(ME);
+    agent.member_gone(Member::Rank(Rank(2)), "left");
+    agent.receive_up(Member::Rank(ME), request(asker, 1)).unwrap();
+    let to_nobody = OobUp::Request { from: asker, to: Target::Rank(Rank(2)), token: 1, body: Vec::new() };
+    let refused = agent.receive_up(Member::Rank(ME), to_nobody);
+    assert_eq!(refused, Err(OobError::TokenInUse { asker, token: 1 }));
+}
+
 #[test]
 fn a_token_is_refused_while_it_is_in_use() {
     let mut agent = agent();
