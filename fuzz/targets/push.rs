@@ -16,7 +16,7 @@ fuzz_target!(|input: &[u8]| {
     let (cut_last, cut_before) = cut.split_last().expect("a conversation ends");
     assert_eq!(before, cut_before);
     match (last, cut_last) {
-        (Heard::Failed(_), Heard::Started(_)) => {}
+        (Heard::Stray, Heard::Started(_)) => {}
         (last, cut_last) => assert_eq!(last, cut_last),
     }
 });

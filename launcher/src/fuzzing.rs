@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use crate::spawn::push::PushError;
 use crate::spawn::push::dialogue::{Dialogue, Reply};
 use crate::spawn::ssh::known_hosts::{KnownHosts, RecordName, Verdict, add};
 
@@ -17,6 +18,8 @@ pub enum Heard {
     Wants,
     /// The agent was started; the rest is its own.
     Started(String),
+    /// Something else printed behind its last word.
+    Stray,
     /// There will be no agent, and why.
     Failed(String),
 }
@@ -36,6 +39,10 @@ pub fn converse<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Vec<Heard> {
                 Ok(Some(Reply::SendExecutable)) => heard.push(Heard::Wants),
                 Ok(Some(started @ Reply::Started { .. })) => {
                     heard.push(Heard::Started(format!("{started:?}")));
+                    return heard;
+                }
+                Err(PushError::Stray(_)) => {
+                    heard.push(Heard::Stray);
                     return heard;
                 }
                 Err(error) => {
