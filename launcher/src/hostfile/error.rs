@@ -7,7 +7,7 @@ use super::MAX_SLOTS;
 #[non_exhaustive]
 pub enum HostError {
     /// A line of the hostfile is wrong.
-    #[error("{file}:{line}:{column}: {problem}")]
+    #[error("{file}:{line}:{column}: {problem}{}", excerpt(.text, *.column))]
     Line {
         /// The file, as the user wrote it.
         file: String,
@@ -17,14 +17,18 @@ pub enum HostError {
         column: u32,
         /// What is wrong there.
         problem: Problem,
+        /// The line as written.
+        text: String,
     },
     /// An item of `-H` is wrong.
-    #[error("-H, item {item} (`{text}`): {problem}")]
+    #[error("-H, item {item} (`{text}`), column {column}: {problem}")]
     Item {
         /// Which item, from 1.
         item: usize,
         /// The item as written, control characters escaped.
         text: String,
+        /// The column in the item of the character at fault, from 1.
+        column: usize,
         /// What is wrong with it.
         problem: Problem,
     },
@@ -152,6 +156,27 @@ pub enum Problem {
         byte: u8,
     },
 }
+
+/// The line, and a caret below the column. Only printable ASCII can come before a fault, so a byte is a column.
+fn excerpt(text: &str, column: u32) -> String {
+    let at = (column as usize).saturating_sub(1);
+    // A window around the fault, of a line that no terminal could show.
+    let start = at.saturating_sub(EXCERPT_COLUMNS / 2);
+    let shown: String = text.chars().skip(start).take(EXCERPT_COLUMNS).map(shown).collect();
+    format!("\n  {}\n  {}^", shown.trim_end(), " ".repeat(at - start))
+}
+
+/// One column wide, whatever the terminal would make of it.
+fn shown(character: char) -> char {
+    match character {
+        '\t' => ' ',
+        control if control.is_control() => '?',
+        other => other,
+    }
+}
+
+/// How much of a line is shown.
+const EXCERPT_COLUMNS: usize = 120;
 
 fn did_you_mean(suggestion: &Option<&'static str>, otherwise: &str) -> String {
     match suggestion {

@@ -15,6 +15,7 @@ pub(super) fn parse(bytes: &[u8], file: &str) -> Result<Vec<Mention>, HostError>
             line,
             column: u32::try_from(at + 1).unwrap_or(u32::MAX),
             problem,
+            text: String::from_utf8_lossy(raw).trim_end_matches('\r').to_owned(),
         };
         let text = significant(raw).map_err(at_fault)?;
         mentions.extend(parse_line(text, line).map_err(at_fault)?);

@@ -22,9 +22,10 @@ pub(super) struct Mention {
 pub(super) fn listed(items: &[String]) -> Result<Vec<Mention>, HostError> {
     let parse = |(index, item): (usize, &String)| {
         let text = item.trim_matches([' ', '\t']);
-        let at_fault = |Misread { problem, .. }| HostError::Item {
+        let at_fault = |Misread { at, problem }| HostError::Item {
             item: index + 1,
             text: item.escape_default().to_string(),
+            column: item.len() - item.trim_start_matches([' ', '\t']).len() + at + 1,
             problem,
         };
         let entry = entry::parse(text).map_err(at_fault)?;

@@ -76,13 +76,25 @@ fn faults_are_named_with_their_place_and_what_would_be_right() {
         "a\u{7f}",
         "b\u{fc}ro slots=4",
         "a \u{1b}[31m",
+        "a\tslots=4\t\tprt=22\r",
+        "\u{feff}a slots=x\r\nb",
     ];
     let mut faults = String::new();
     for file in files {
         let fault = parse("hosts", file.as_bytes()).unwrap_err();
-        faults.push_str(&format!("{:<24} {fault}\n", format!("{file:?}")));
+        faults.push_str(&format!("{file:?}\n{fault}\n\n"));
     }
     insta::assert_snapshot!("faults", faults);
+}
+
+#[test]
+fn a_fault_in_a_long_line_is_shown_with_what_is_around_it() {
+    let file = format!("{} slots=x {}", "a".repeat(200), "b".repeat(200));
+    let shown = parse("hosts", file.as_bytes()).unwrap_err().to_string();
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("hosts:1:208: slots"), "{shown}");
+    assert_eq!(lines[1].chars().nth(lines[2].find('^').unwrap()), Some('x'), "{shown}");
+    assert!(lines[1].len() <= 122, "{shown}");
 }
 
 #[test]
@@ -116,11 +128,14 @@ fn slots_of_hosts_listed_on_the_command_line() {
 #[test]
 fn host_list_faults_name_the_item() {
     let fault = |items: &[&str]| list(items).unwrap_err().to_string();
-    assert_eq!(fault(&["a", "b:x"]), "-H, item 2 (`b:x`): slots must be a number from 1 to 65536, found `x`");
-    assert_eq!(fault(&["a", "", "b"]), "-H, item 2 (``): a host's name is missing here");
+    assert_eq!(
+        fault(&["a", "b:x"]),
+        "-H, item 2 (`b:x`), column 3: slots must be a number from 1 to 65536, found `x`"
+    );
+    assert_eq!(fault(&["a", "", "b"]), "-H, item 2 (``), column 1: a host's name is missing here");
     assert_eq!(
         fault(&["a\nb"]),
-        "-H, item 1 (`a\\nb`): `a\\nb` holds `\\n`: a host's name is letters, digits and . _ -"
+        "-H, item 1 (`a\\nb`), column 1: `a\\nb` holds `\\n`: a host's name is letters, digits and . _ -"
     );
 }
 
