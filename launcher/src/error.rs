@@ -15,7 +15,7 @@ use crate::env::EnvError;
 use crate::exit_code::ExitCause;
 use crate::hostfile::HostError;
 use crate::mapping::MapError;
-use crate::spawn::SpawnError;
+use crate::spawn::{SpawnError, fragment};
 
 /// Why a job failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ pub enum LaunchError {
     #[error(transparent)]
     CommandLine(#[from] CliExit),
     /// Whoever typed the command: the hostfile cannot be read.
-    #[error("the hostfile {} cannot be read: {source}", .path.display())]
+    #[error("the hostfile {} cannot be read: {}{}", .path.display(), fragment(.source), unreadable_hint(.source))]
     HostfileUnreadable {
         /// The file.
         path: PathBuf,
@@ -149,11 +149,7 @@ impl LaunchError {
             LaunchError::HostfileUnreadable { .. } | LaunchError::Hosts(_) => ExitCause::Data,
             LaunchError::Map(_) => ExitCause::Usage,
             LaunchError::Environment(error) => error.exit_cause(),
-            LaunchError::Spawn(
-                SpawnError::NotAuthenticated { .. }
-                | SpawnError::UnknownHostKey { .. }
-                | SpawnError::ChangedHostKey { .. },
-            ) => ExitCause::Authentication,
+            LaunchError::Spawn(error) if error.is_authentication() => ExitCause::Authentication,
             LaunchError::Spawn(SpawnError::OtherArchitecture { .. }) => ExitCause::Data,
             LaunchError::Spawn(_)
             | LaunchError::HostLost { .. }
@@ -198,18 +194,29 @@ fn not_started_cause(call: &str, errno: i32) -> ExitCause {
     }
 }
 
+fn unreadable_hint(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::NotFound => {
+            "\n  hint: its path is relative to the folder that efarun is started in"
+        }
+        std::io::ErrorKind::IsADirectory => "\n  hint: --hostfile takes a file with one host per line",
+        std::io::ErrorKind::PermissionDenied => "\n  hint: `ls -l` shows who may read it",
+        _ => "",
+    }
+}
+
 fn errno_text(errno: i32) -> &'static str {
     Errno::from_raw(errno).desc()
 }
 
 fn start_hint(call: &str, errno: i32) -> &'static str {
     match (call.starts_with("exec"), Errno::from_raw(errno)) {
-        (true, Errno::ENOENT) => {
-            "\n  hint: is the program, and the interpreter or loader that it names, on that host under this path?"
+        (true, Errno::ENOENT | Errno::ENOTDIR) => {
+            "\n  hint: every host needs the program, and what it is run by, under the same path: copy it there, or use a folder that all share"
         }
-        (true, Errno::EACCES) => "\n  hint: is it executable there, and not on a `noexec` mount?",
+        (true, Errno::EACCES) => "\n  hint: `chmod +x` there makes a file executable",
         (true, Errno::ENOEXEC) => {
-            "\n  hint: it is no program for that host's CPU, or a script without a `#!` line"
+            "\n  hint: `file` says what it is: a program must be built for that host's CPU, and a script begins with `#!`"
         }
         (false, Errno::ENOENT) if call == "chdir" => {
             "\n  hint: --wdir names a folder that every host must have"

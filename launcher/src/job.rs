@@ -82,6 +82,11 @@ impl Host {
     /// [`Host::origin`] of this machine, where no host was named.
     pub const BY_DEFAULT: &str = "default (this machine)";
 
+    /// The host as errors about reaching it name it, with the place where it was named: `h9 (hosts:3)`.
+    pub fn mention(&self) -> String {
+        if self.origin == Host::BY_DEFAULT { self.to_string() } else { format!("{self} ({})", self.origin) }
+    }
+
     /// Says whether `-H` named this host. Such a host without a slot count has one slot, as under Open MPI.
     pub fn is_from_host_list(&self) -> bool {
         self.origin == Host::FROM_HOST_LIST

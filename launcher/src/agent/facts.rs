@@ -43,7 +43,8 @@ pub(super) fn gather(build: BuildId, keeper_pid: i32) -> NodeFacts {
         home: home(),
         memlock_bytes: soft_limit(Resource::RLIMIT_MEMLOCK),
         open_files: soft_limit(Resource::RLIMIT_NOFILE).unwrap_or(u64::MAX),
-        ssh_client: ssh_client(),
+        ssh_client: ssh_connection(0),
+        ssh_server: ssh_connection(2),
         free_port: free_port(),
         agent_pid: nix::unistd::getpid().as_raw(),
         keeper_pid,
@@ -150,8 +151,9 @@ fn home() -> String {
     home.unwrap_or_else(|| "/".into()).to_string_lossy().into_owned()
 }
 
-fn ssh_client() -> Option<String> {
-    std::env::var("SSH_CONNECTION").ok()?.split(' ').next().map(str::to_owned)
+/// A word of what sshd says about its connection: the client's address and port, then its own.
+fn ssh_connection(word: usize) -> Option<String> {
+    std::env::var("SSH_CONNECTION").ok()?.split(' ').nth(word).map(str::to_owned)
 }
 
 fn free_port() -> Option<u16> {

@@ -75,14 +75,22 @@ pub struct Introduced {
     /// The channel, once the link has left it. The sender is kept: dropping it would be end of file for the agent.
     channel: Option<(LinkSender<HeadMessage>, LinkReceiver<AgentMessage>)>,
     stderr: mpsc::Receiver<String>,
+    end: AgentEnd,
+}
+
+/// How an agent's end is learned, and whose it is.
+#[derive(Debug)]
+struct AgentEnd {
     ended: oneshot::Receiver<ChannelEnd>,
+    /// The command that carries the channel, where there is one: what ends is it, and the agent behind it.
+    carrier: Option<String>,
 }
 
 /// Why an agent was not heard of after its channel was there.
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}{}", last_words(.stderr))]
 pub struct NotIntroduced {
-    /// What happened, as a fragment that fits "the agent …".
+    /// What happened, as a fragment about the host: `its agent ended with code 1`.
     pub cause: String,
     /// What it said on standard error.
     pub stderr: Vec<String>,
@@ -98,7 +106,8 @@ fn last_words(stderr: &[String]) -> String {
 ///
 /// When the channel ends first, or the agent refuses.
 pub async fn introduce(channel: AgentChannel, order: &AgentOrder) -> Result<Introduced, NotIntroduced> {
-    let AgentChannel { stream, mut stderr, mut ended, route, .. } = channel;
+    let AgentChannel { stream, mut stderr, ended, route, carrier, .. } = channel;
+    let mut agent_end = AgentEnd { ended, carrier };
     let (source, mut sink) = stream.into_split();
     // A channel that is closed already says so when it is read.
     let _ = sink.write_all(&frame::encode(order)).await;
@@ -120,12 +129,12 @@ pub async fn introduce(channel: AgentChannel, order: &AgentOrder) -> Result<Intr
                 receiver,
                 channel: None,
                 stderr,
-                ended,
+                end: agent_end,
             });
         }
-        Ok(AgentMessage::Failed(text)) => format!("refused: {text}"),
-        Ok(_) => "began with something else than its facts".to_owned(),
-        Err(end) => end_of(&end, &mut ended).await,
+        Ok(AgentMessage::Failed(text)) => format!("its agent refused: {text}"),
+        Ok(_) => "its agent began with something else than its facts".to_owned(),
+        Err(end) => agent_end.told(&end).await,
     };
     Err(NotIntroduced { cause, stderr: drain(&mut stderr).await })
 }
@@ -153,7 +162,7 @@ impl Introduced {
                 Ok(AgentMessage::Dialed(outcome)) => break outcome,
                 Ok(_) => {}
                 Err(end) => {
-                    let cause = end_of(&end, &mut self.ended).await;
+                    let cause = self.end.told(&end).await;
                     return Err(NotIntroduced { cause, stderr: drain(&mut self.stderr).await });
                 }
             }
@@ -162,7 +171,8 @@ impl Introduced {
             Ok(_) => match tokio::time::timeout(DIAL_PATIENCE, joined).await {
                 Ok(Ok(joined)) => return Ok((self.over_tcp(joined), None)),
                 _ => {
-                    let cause = "dialled the head, but the connection was not seen here".to_owned();
+                    let cause =
+                        "its agent dialled this machine, but the connection was not seen here".to_owned();
                     return Err(NotIntroduced { cause, stderr: drain(&mut self.stderr).await });
                 }
             },
@@ -170,9 +180,7 @@ impl Introduced {
         };
         listener.give_up(self.node);
         let note = format!(
-            "cannot dial this machine at {address} ({reason}): staying in the connection by {}; to allow the faster way, let TCP ports of {} be reached from there",
-            self.route,
-            address.ip()
+            "cannot dial this machine at {address} ({reason}): staying in the connection that started the agent\n  hint: a security group that takes all TCP from its own members allows the faster way; ranks that talk to each other over the network need that too"
         );
         Ok((self, Some(note)))
     }
@@ -212,14 +220,14 @@ async fn read_until_lost(mut link: Introduced, events: mpsc::UnboundedSender<(No
                 match received {
                     Ok(AgentMessage::Pong { .. }) => {}
                     Ok(message) => tell(NodeEvent::Message(message)),
-                    Err(end) => break end_of(&end, &mut link.ended).await,
+                    Err(end) => break link.end.told(&end).await,
                 }
             }
-            end = end_of_channel(&mut link.channel) => break end_of(&end, &mut link.ended).await,
+            end = end_of_channel(&mut link.channel) => break link.end.told(&end).await,
             Some(line) = link.stderr.recv() => tell(NodeEvent::Stderr(line)),
             () = tokio::time::sleep(due_in) => {
                 if let Some(silence) = heartbeat.is_lost(start.elapsed()) {
-                    break format!("gave no sign of life for {} s", silence.as_secs());
+                    break format!("its agent gave no sign of life for {} s", silence.as_secs());
                 }
                 if heartbeat.ping_due(start.elapsed()) {
                     pings += 1;
@@ -248,13 +256,39 @@ async fn end_of_channel(
     }
 }
 
-/// Says how a link ended, with what became of the agent where that is known a moment later.
-async fn end_of(end: &LinkEnd, ended: &mut oneshot::Receiver<ChannelEnd>) -> String {
-    match tokio::time::timeout(LAST_WORDS_PATIENCE, ended).await {
-        Ok(Ok(ChannelEnd::Code(code))) => format!("ended with code {code}"),
-        Ok(Ok(ChannelEnd::Signal(signal))) => format!("was ended by signal {signal}"),
-        Ok(Ok(ChannelEnd::Lost(cause))) => format!("was lost: {cause}"),
-        Ok(Err(_)) | Err(_) => format!("was lost: its link {end}"),
+impl AgentEnd {
+    /// Says how a link ended, with what became of the agent where that is known a moment later.
+    async fn told(&mut self, link_end: &LinkEnd) -> String {
+        let known =
+            tokio::time::timeout(LAST_WORDS_PATIENCE, &mut self.ended).await.ok().and_then(Result::ok);
+        match known {
+            Some(end) => end_text(&end, self.carrier.as_deref()),
+            None => format!("its agent was lost: its link {link_end}"),
+        }
+    }
+}
+
+/// How an agent ended, as a fragment about its host.
+fn end_text(end: &ChannelEnd, carrier: Option<&str>) -> String {
+    let killed = ", which nothing of efarun sends it: was it the out-of-memory killer? `dmesg` there tells";
+    match (end, carrier) {
+        (ChannelEnd::Lost(cause), _) => format!("the connection to its agent was lost: {cause}"),
+        // ssh's own code for whatever is wrong with a connection, and for a command that a signal ended.
+        (ChannelEnd::Code(255), Some(carrier)) => {
+            format!(
+                "`{carrier}` ended with code 255: its connection broke, or a signal ended the agent there"
+            )
+        }
+        (end, Some(carrier)) => format!("`{carrier}`, which carries its agent, {end}"),
+        (ChannelEnd::Signal(signal), None) if signal == "SIGKILL" => {
+            format!("its agent was ended by {signal}{killed}")
+        }
+        // As a shell between sshd and the agent tells it.
+        (ChannelEnd::Code(137), None) => format!("its agent was ended by SIGKILL{killed}"),
+        (ChannelEnd::Code(255), None) => {
+            "its agent, or the sshd session that carries it, was ended".to_owned()
+        }
+        (end, None) => format!("its agent {end}"),
     }
 }
 
@@ -265,4 +299,23 @@ async fn drain(stderr: &mut mpsc::Receiver<String>) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_an_agent_says_what_ended() {
+        let killed = end_text(&ChannelEnd::Signal("SIGKILL".into()), None);
+        assert!(
+            killed.starts_with("its agent was ended by SIGKILL, ") && killed.contains("dmesg"),
+            "{killed}"
+        );
+        assert_eq!(end_text(&ChannelEnd::Code(1), None), "its agent ended with code 1");
+        let carried = end_text(&ChannelEnd::Code(255), Some("ssh h2"));
+        assert!(carried.starts_with("`ssh h2` ended with code 255: its connection broke"), "{carried}");
+        let lost = end_text(&ChannelEnd::Lost("reset".into()), None);
+        assert_eq!(lost, "the connection to its agent was lost: reset");
+    }
 }

@@ -324,6 +324,7 @@ fn plain(name: &str) -> NodeFacts {
         memlock_bytes: None,
         open_files: 1024,
         ssh_client: None,
+        ssh_server: None,
         agent_pid: 100,
         keeper_pid: 101,
         unix_time_ms: 0,

@@ -21,6 +21,8 @@ pub(super) struct Recipe {
     pub(super) env: CStringArray,
     /// The program as the user gave it.
     pub(super) given_program: Vec<u8>,
+    /// Where a program without a slash was looked for.
+    pub(super) path: Vec<u8>,
 }
 
 impl Recipe {

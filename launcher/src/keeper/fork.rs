@@ -4,12 +4,12 @@
 //! one fails, says which. It says so over a pipe that its program's start closes, so that a start that takes long
 //! (a program on a file server) delays nobody: [`Starting`] is polled beside everything else.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use efarun_wire::Rank;
 
 use super::child::{self, Recipe, Step, Word};
+use super::program_fault;
 use super::protocol::ForkOrder;
 use super::sys::{self, CStringArray};
 
@@ -100,25 +101,42 @@ impl Starting {
     fn explain(&self, step: Step, word: &Word) -> StartError {
         let subject = match step {
             Step::Chdir => self.recipe.wdir(word).to_bytes().to_vec(),
-            Step::Execve if word.errno == Errno::ENOENT as i32 => self.missing(),
-            Step::Execve => self.recipe.program(word).to_bytes().to_vec(),
+            Step::Execve => self.program_at_fault(word),
             Step::OtherWdir | Step::Setpgid | Step::Prctl | Step::Dup => self.recipe.given_program.clone(),
         };
         StartError { call: step.call(), subject, errno: word.errno }
     }
 
-    /// Says what "no such file" is about: the program, or what the program's file asks for.
-    fn missing(&self) -> Vec<u8> {
-        let given = self.recipe.given_program.clone();
-        let Some(wdir) = self.recipe.wdirs.first() else { return given };
-        let wdir = Path::new(OsStr::from_bytes(wdir.to_bytes()));
-        for program in &self.recipe.programs {
-            let path = wdir.join(OsStr::from_bytes(program.to_bytes()));
-            let Ok(file) = File::open(&path) else { continue };
-            let interpreter = interpreter_of(file).unwrap_or_else(|| b"the dynamic loader".to_vec());
-            return [program.to_bytes(), b" needs ", &interpreter].concat();
+    /// The file that could not be started, and what is wrong with it.
+    fn program_at_fault(&self, word: &Word) -> Vec<u8> {
+        let errno = Errno::from_raw(word.errno);
+        let candidates: Vec<PathBuf> = match errno {
+            // It may be that the file is there, and what it asks for is not.
+            Errno::ENOENT => self.recipe.programs.iter().map(|program| self.absolute(program)).collect(),
+            _ => vec![self.absolute(self.recipe.program(word))],
+        };
+        let fault = |path: &PathBuf| program_fault::describe(path, errno).map(|fault| (path.clone(), fault));
+        if let Some((path, fault)) = candidates.iter().find_map(fault) {
+            return [path.as_os_str().as_bytes(), b" (", fault.as_bytes(), b")"].concat();
         }
-        given
+        match &candidates[..] {
+            [path] => path.as_os_str().as_bytes().to_vec(),
+            _ => [&self.recipe.given_program[..], b" (in no folder of PATH: ", &self.recipe.path, b")"]
+                .concat(),
+        }
+    }
+
+    fn absolute(&self, program: &CStr) -> PathBuf {
+        let other = self.said.iter().find(|word| word.step() == Step::OtherWdir);
+        let wdir = other.map_or_else(
+            || self.recipe.wdirs.first().map(CString::as_c_str),
+            |word| Some(self.recipe.wdir(word)),
+        );
+        let wdir = wdir.map_or(&b"/"[..], CStr::to_bytes);
+        let program = program.to_bytes();
+        // What a shell made people used to writing in front means nothing here.
+        let program = program.strip_prefix(b"./").unwrap_or(program);
+        Path::new(OsStr::from_bytes(wdir)).join(OsStr::from_bytes(program))
     }
 }
 
@@ -130,7 +148,8 @@ impl AsFd for Starting {
 
 fn recipe(order: ForkOrder) -> Result<Recipe, StartError> {
     let variable = |name: &[u8]| order.env.iter().find(|(key, _)| key == name).map(|(_, value)| &value[..]);
-    let programs = program_candidates(&order.program, variable(b"PATH").unwrap_or(DEFAULT_PATH));
+    let path = variable(b"PATH").unwrap_or(DEFAULT_PATH).to_vec();
+    let programs = program_candidates(&order.program, &path);
     let mut wdirs = vec![order.wdir.clone()];
     if !order.wdir_required {
         wdirs.extend(variable(b"HOME").map(<[u8]>::to_vec));
@@ -144,6 +163,7 @@ fn recipe(order: ForkOrder) -> Result<Recipe, StartError> {
         args: CStringArray::new(terminated(args)?),
         env: CStringArray::new(terminated(env)?),
         given_program: order.program,
+        path,
     })
 }
 
@@ -169,14 +189,6 @@ fn terminated(strings: Vec<Vec<u8>>) -> Result<Vec<CString>, StartError> {
         })
     };
     strings.into_iter().map(terminate).collect()
-}
-
-/// What a script's first line asks for.
-fn interpreter_of(mut file: File) -> Option<Vec<u8>> {
-    let mut start = [0; 256];
-    let start_bytes = file.read(&mut start).ok()?;
-    let line = start[..start_bytes].strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?;
-    line.trim_ascii().split(u8::is_ascii_whitespace).next().map(<[u8]>::to_vec)
 }
 
 /// Where the C library looks for programs when PATH is not set.

@@ -22,6 +22,7 @@ mod child;
 mod descendants;
 pub(crate) mod ending;
 mod fork;
+mod program_fault;
 pub mod protocol;
 mod run;
 pub(crate) mod sys;

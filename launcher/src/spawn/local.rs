@@ -32,8 +32,9 @@ impl LocalSpawner {
         let mut command = Command::new(&self.executable);
         command.arg(agent::ARGUMENT);
         let started = child::start(command).map_err(|error| SpawnError::AgentNotStarted {
-            host: host.name.clone(),
+            host: host.mention(),
             cause: format!("{}: {error}", self.executable.display()),
+            hint: String::new(),
         })?;
         started.guard.release();
         Ok(AgentChannel {
@@ -42,6 +43,8 @@ impl LocalSpawner {
             ended: started.ended,
             head_address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             route: "this machine".to_owned(),
+            carrier: None,
+            notes: Vec::new(),
         })
     }
 }

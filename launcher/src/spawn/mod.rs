@@ -10,6 +10,7 @@
 
 mod child;
 pub mod command;
+mod error;
 #[cfg(test)]
 mod fixture;
 mod lines;
@@ -17,6 +18,7 @@ pub mod local;
 pub mod push;
 pub mod ssh;
 
+use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -26,6 +28,9 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::job::Host;
+
+pub use error::SpawnError;
+pub(crate) use error::{fragment, key_hint};
 
 /// A running agent, as the head holds it. The agent has been found or pushed, and reads [`efarun_wire::message::AgentOrder`]
 /// from `stream` next.
@@ -42,6 +47,10 @@ pub struct AgentChannel {
     pub head_address: Option<IpAddr>,
     /// How it was reached, for messages: `ssh root@10.0.0.2:22`, `this machine`, `command kubexec`.
     pub route: String,
+    /// The command whose end is the channel's end, where there is one between the agent and us: `ssh h2`.
+    pub carrier: Option<String>,
+    /// What the user should know about the agent's start.
+    pub notes: Vec<String>,
 }
 
 /// How a channel ended.
@@ -55,6 +64,17 @@ pub enum ChannelEnd {
     Lost(String),
 }
 
+/// As a fragment that fits a subject: `ended with code 3`.
+impl fmt::Display for ChannelEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChannelEnd::Code(code) => write!(f, "ended with code {code}"),
+            ChannelEnd::Signal(signal) => write!(f, "was ended by {signal}"),
+            ChannelEnd::Lost(cause) => write!(f, "was lost: {cause}"),
+        }
+    }
+}
+
 /// A way to start agents.
 pub trait Spawner: Send + Sync {
     /// Starts an agent on the host within `timeout`, which covers everything: name, connection, authentication,
@@ -64,131 +84,4 @@ pub trait Spawner: Send + Sync {
         host: &'a Host,
         timeout: Duration,
     ) -> Pin<Box<dyn Future<Output = Result<AgentChannel, SpawnError>> + Send + 'a>>;
-}
-
-/// Why no agent runs on a host: what failed, where, the value at fault, what to try.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SpawnError {
-    /// The name has no address.
-    #[error("host {host}: the name `{name}` has no address: {cause}")]
-    UnknownHost {
-        /// The host as written.
-        host: String,
-        /// The name that was looked up.
-        name: String,
-        /// The resolver's word.
-        cause: String,
-    },
-    /// Nothing listens there.
-    #[error("host {host}: {address} refused the connection: is sshd running there, on this port?")]
-    Refused {
-        /// The host as written.
-        host: String,
-        /// `address:port`.
-        address: String,
-    },
-    /// No answer in time.
-    #[error("host {host}: {what} gave no answer in {waited_s} s: {hint}")]
-    TimedOut {
-        /// The host as written.
-        host: String,
-        /// What was waited for: `10.0.0.2:22`, `the SSH handshake with 10.0.0.2:22`, …
-        what: String,
-        /// How long.
-        waited_s: u64,
-        /// What to look at.
-        hint: String,
-    },
-    /// The connection failed in another way.
-    #[error("host {host}: {what}: {cause}")]
-    Connection {
-        /// The host as written.
-        host: String,
-        /// What was tried.
-        what: String,
-        /// What went wrong.
-        cause: String,
-    },
-    /// The host key is not known.
-    #[error(
-        "host {host}: its {key_type} host key {fingerprint} is not in {files}: run `ssh {destination}` once to accept it, or `ssh-keyscan`"
-    )]
-    UnknownHostKey {
-        /// The host as written.
-        host: String,
-        /// What to type after ssh.
-        destination: String,
-        /// `ssh-ed25519`, …
-        key_type: String,
-        /// `SHA256:…`
-        fingerprint: String,
-        /// The known_hosts files that were read.
-        files: String,
-    },
-    /// The host key is not the one on record.
-    #[error(
-        "host {host}: its {key_type} host key {fingerprint} is not the one on record in {file}: it was reinstalled, or somebody is in between; if you trust it, remove the old one by `ssh-keygen -R {name}`"
-    )]
-    ChangedHostKey {
-        /// The host as written.
-        host: String,
-        /// The name on record.
-        name: String,
-        /// `ssh-ed25519`, …
-        key_type: String,
-        /// `SHA256:…`
-        fingerprint: String,
-        /// The known_hosts file.
-        file: String,
-    },
-    /// No key was accepted.
-    #[error(
-        "host {host}: {user} was not let in; tried {tried}: add one of these keys to {user}'s authorized_keys there, or name another by IdentityFile"
-    )]
-    NotAuthenticated {
-        /// The host as written.
-        host: String,
-        /// The user name there.
-        user: String,
-        /// Which keys and methods were tried, in order.
-        tried: String,
-    },
-    /// The launcher could not be installed or started there.
-    #[error("host {host}: the agent did not start: {cause}")]
-    AgentNotStarted {
-        /// The host as written.
-        host: String,
-        /// What the other side said.
-        cause: String,
-    },
-    /// The host runs on another CPU architecture.
-    #[error(
-        "host {host} is {theirs}, this efarun is built for {ours}: install a build for {theirs} there, or run the head on such a machine"
-    )]
-    OtherArchitecture {
-        /// The host as written.
-        host: String,
-        /// Its `uname -m`.
-        theirs: String,
-        /// Ours.
-        ours: String,
-    },
-}
-
-impl SpawnError {
-    /// The host that this is about.
-    pub fn host(&self) -> &str {
-        match self {
-            SpawnError::UnknownHost { host, .. }
-            | SpawnError::Refused { host, .. }
-            | SpawnError::TimedOut { host, .. }
-            | SpawnError::Connection { host, .. }
-            | SpawnError::UnknownHostKey { host, .. }
-            | SpawnError::ChangedHostKey { host, .. }
-            | SpawnError::NotAuthenticated { host, .. }
-            | SpawnError::AgentNotStarted { host, .. }
-            | SpawnError::OtherArchitecture { host, .. } => host,
-        }
-    }
 }

@@ -45,7 +45,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Spawn(#[from] SpawnError),
     /// The agent was started but did not report.
-    #[error("host {host}: the agent {source}")]
+    #[error("host {host}: {source}")]
     NotIntroduced {
         /// The host as written.
         host: String,
@@ -113,7 +113,7 @@ pub async fn connect(
     timeout: Duration,
     progress: &Progress<'_>,
 ) -> Result<Vec<Connected>, Vec<ConnectError>> {
-    let hosts: Vec<String> = routes.iter().map(|route| route.host.to_string()).collect();
+    let hosts: Vec<String> = routes.iter().map(|route| route.host.mention()).collect();
     let stages = Stages::new(&hosts);
     let mut deadline = Instant::now() + timeout + LAST_WORD_PATIENCE;
     let mut attempts = JoinSet::new();
@@ -188,21 +188,23 @@ struct Attempt {
 impl Attempt {
     async fn run(self) -> Result<Connected, ConnectError> {
         let node = self.order.node;
-        let channel = self.route.spawner.start(&self.route.host, self.timeout).await?;
+        let mut channel = self.route.spawner.start(&self.route.host, self.timeout).await?;
         let head_address = channel.head_address;
+        let mut notes: Vec<String> = self.route.note.into_iter().collect();
+        notes.append(&mut channel.notes);
         self.stages.set(node, "its agent runs, waiting for its facts");
-        let not_introduced =
-            |source| ConnectError::NotIntroduced { host: self.route.host.to_string(), source };
+        let not_introduced = |source| ConnectError::NotIntroduced { host: self.route.host.mention(), source };
         let agent = node_link::introduce(channel, &self.order).await.map_err(not_introduced)?;
         if agent.facts.build != self.order.build {
-            let (host, theirs, ours) = (self.route.host.to_string(), agent.facts.build, self.order.build);
+            let (host, theirs, ours) = (self.route.host.mention(), agent.facts.build, self.order.build);
             return Err(ConnectError::OtherBuild { host, theirs, ours });
         }
-        let proved = head_address.or_else(|| ssh_client_of_ours(&agent));
-        let Some(address) = proved.filter(|_| !self.route.is_here) else {
+        let is_here = self.route.is_here;
+        let proved = head_address.or_else(|| ssh_client_of_ours(&agent)).filter(|_| !is_here);
+        let Some(address) = proved else {
             self.stages.set(node, "connected");
-            let notes = self.route.note.into_iter().collect();
-            return Ok(Connected { agent, notes, head_address: None, is_here: self.route.is_here });
+            notes.extend((!is_here).then(|| no_address(&agent)));
+            return Ok(Connected { agent, notes, head_address: None, is_here });
         };
         let (agent, note) = match self.listener.listen_on(address) {
             Ok(bound) => {
@@ -210,14 +212,26 @@ impl Attempt {
                 let joined = self.listener.expect(node, self.link_key.clone());
                 agent.dial(&self.listener, joined, bound).await.map_err(not_introduced)?
             }
-            Err(error) => {
-                (agent, Some(format!("cannot listen on {address} ({error}): staying in the connection")))
-            }
+            Err(error) => (
+                agent,
+                Some(format!(
+                    "cannot listen on {address} ({error}): staying in the connection that started the agent"
+                )),
+            ),
         };
         self.stages.set(node, "connected");
-        let notes = self.route.note.into_iter().chain(note).collect();
+        notes.extend(note);
         Ok(Connected { agent, notes, head_address: Some(address), is_here: false })
     }
+}
+
+/// Why an agent does not dial the head: nobody knows an address of ours that it could reach.
+fn no_address(agent: &Introduced) -> String {
+    let seen = match &agent.facts.ssh_client {
+        Some(client) => format!("its SSH connection comes from {client}, which is not this machine"),
+        None => "the connection does not tell which address of this machine is seen there".to_owned(),
+    };
+    format!("cannot dial this machine ({seen}): staying in the connection that started the agent")
 }
 
 /// The address that the node saw our SSH connection come from, if it is ours and not that of a gateway between.

@@ -144,14 +144,14 @@ async fn connect_all(
     listener: &Arc<Listener>,
     writer: &Writer,
 ) -> Result<Vec<Connected>, Vec<LaunchError>> {
-    let routes = routes(spec, hosts)?;
+    let routes = routes(spec, hosts, writer)?;
     let progress = Progress::new(writer);
     let connected = connect::connect(routes, identity, listener, spec.start_timeout, &progress).await;
     connected.map_err(|errors| errors.into_iter().map(launch_error).collect())
 }
 
 /// Decides how each host is reached.
-fn routes(spec: &JobSpec, hosts: &[Host]) -> Result<Vec<Route>, LaunchError> {
+fn routes(spec: &JobSpec, hosts: &[Host], writer: &Writer) -> Result<Vec<Route>, LaunchError> {
     let local: Arc<dyn Spawner> = Arc::new(LocalSpawner::new(THIS_EXECUTABLE));
     let some_are_elsewhere = !hosts.iter().all(this_machine::is_meant_by);
     let remote = some_are_elsewhere.then(|| Remote::new(spec)).transpose();
@@ -163,6 +163,12 @@ fn routes(spec: &JobSpec, hosts: &[Host]) -> Result<Vec<Route>, LaunchError> {
         }
         _ => Route { host: host.clone(), spawner: Arc::clone(&local), is_here: true, note: None },
     };
+    if let (true, Some(Remote::Ssh(spawner))) = (spec.verbose, &remote) {
+        let unused: Vec<Vec<String>> = hosts.iter().map(|host| spawner.no_difference(host)).collect();
+        for note in report::notes_by_text(hosts.iter().zip(unused.iter().map(Vec::as_slice))) {
+            writer.note(format!("{note}; not acted on"));
+        }
+    }
     Ok(hosts.iter().map(route).collect())
 }
 
@@ -226,10 +232,10 @@ fn prepare(
     let placement = mapping::place(spec.into(), &slots)?;
     // Hosts that got no rank are let go: dropping the channel ends the agent.
     connected.truncate(placement.nodes.len());
-    for (node, connected) in placement.nodes.iter().zip(&connected) {
-        for note in &connected.notes {
-            writer.note(format!("{}: {note}", node.host));
-        }
+    let noted =
+        placement.nodes.iter().zip(&connected).map(|(node, connected)| (&node.host, &connected.notes[..]));
+    for note in report::notes_by_text(noted) {
+        writer.note(note);
     }
     let facts: Vec<NodeFacts> = connected.iter().map(|connected| (*connected.agent.facts).clone()).collect();
     let env = env::job_env(&env::Inputs {
@@ -253,15 +259,15 @@ fn head_env() -> Vec<env::NameValue> {
     std::env::vars_os().map(|(name, value)| (name.into_vec(), value.into_vec())).collect()
 }
 
-/// Where each node can be reached by the others: the address that its agent dialled from; for this machine the one
-/// that another host reached it by, or loopback where there is no other.
+/// Where each node can be reached by the others: the address that its agent dialled from, or else the one that its sshd
+/// was reached at; for this machine the one that another host reached it by, or loopback where there is no other.
 fn addresses(connected: &[Connected]) -> Vec<Option<IpAddr>> {
     let proved = connected.iter().find_map(|connected| connected.head_address);
     let loopback = (connected.len() == 1).then_some(IpAddr::from([127, 0, 0, 1]));
     let address = |node: &Connected| match node.agent.peer {
         Some(peer) => Some(peer.ip()),
         None if node.is_here => proved.or(loopback),
-        None => None,
+        None => node.agent.facts.ssh_server.as_ref().and_then(|address| address.parse().ok()),
     };
     connected.iter().map(address).collect()
 }

@@ -11,6 +11,7 @@ use super::verdict::Failure;
 use super::writer::Writer;
 use crate::error::{LaunchError, status_text};
 use crate::exit_code::ExitCause;
+use crate::job::Host;
 use crate::mapping::Placement;
 
 /// The failure that ended the job, in the words and with the exit code of every other error.
@@ -39,6 +40,30 @@ pub fn error_of(failure: &Failure, placement: &Placement) -> LaunchError {
         Failure::Interrupted { number } => LaunchError::Stopped { number },
     }
 }
+
+/// Puts what is to be said of several hosts into one note each: `h1, h2: TEXT`, in the order of the hosts.
+pub fn notes_by_text<'a>(notes: impl Iterator<Item = (&'a Host, &'a [String])>) -> Vec<String> {
+    let mut hosts_by_text: Vec<(&str, Vec<String>)> = Vec::new();
+    for (host, text) in notes.flat_map(|(host, texts)| texts.iter().map(move |text| (host, text))) {
+        match hosts_by_text.iter_mut().find(|(known, _)| known == text) {
+            Some((_, hosts)) => hosts.push(host.to_string()),
+            None => hosts_by_text.push((text, vec![host.to_string()])),
+        }
+    }
+    hosts_by_text.into_iter().map(|(text, hosts)| format!("{}: {text}", shortened(&hosts))).collect()
+}
+
+fn shortened(hosts: &[String]) -> String {
+    match hosts.get(..NAMED_HOSTS) {
+        Some(first) if hosts.len() > NAMED_HOSTS => {
+            format!("{} and {} more", first.join(", "), hosts.len() - NAMED_HOSTS)
+        }
+        _ => hosts.join(", "),
+    }
+}
+
+/// How many hosts a note names before it counts them.
+const NAMED_HOSTS: usize = 8;
 
 /// Makes the lines that tell a user how a failed job ended; the first is the error itself.
 pub fn failure_lines(error: &LaunchError, ended: &Ended, writer: &Writer) -> Vec<String> {
@@ -111,4 +136,19 @@ pub fn to_json(ended: &Ended, placement: &Placement, error: Option<&LaunchError>
         "unacknowledged": ended.unacknowledged.iter().map(|(host, pids)| json!({ "host": host, "pids": pids })).collect::<Vec<_>>(),
         "ranks": ranks.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_many_hosts_is_said_once() {
+        let host = |name: String| Host { name, user: None, port: None, slots: None, origin: "-H".to_owned() };
+        let hosts: Vec<Host> = (1..=10).map(|number| host(format!("h{number}"))).collect();
+        let both = ["slow".to_owned(), "through ssh".to_owned()];
+        let texts = |index: usize| if index == 1 { &both[..] } else { &both[..1] };
+        let notes = notes_by_text(hosts.iter().enumerate().map(|(index, host)| (host, texts(index))));
+        assert_eq!(notes, ["h1, h2, h3, h4, h5, h6, h7, h8 and 2 more: slow", "h2: through ssh"]);
+    }
 }

@@ -77,10 +77,9 @@ fn failure(call: &str, subject: &str, errno: i32) -> (String, String, i32) {
 
 #[tokio::test]
 async fn a_program_that_is_nowhere_in_path_is_named() {
-    assert_eq!(
-        failed_start("no-such-program", "/").await,
-        failure("execve", "no-such-program", libc::ENOENT)
-    );
+    let (call, subject, errno) = failed_start("no-such-program", "/").await;
+    assert_eq!((call.as_str(), errno), ("execve", libc::ENOENT));
+    assert!(subject.starts_with("no-such-program (in no folder of PATH: /"), "{subject}");
 }
 
 #[tokio::test]
@@ -93,14 +92,17 @@ async fn a_program_that_cannot_be_run_is_told_with_the_cause() {
         path.to_str().unwrap().to_owned()
     };
     let plain = file("plain", "echo", 0o644);
-    assert_eq!(failed_start(&plain, "/").await, failure("execve", &plain, libc::EACCES));
+    let subject = format!("{plain} (not executable, its mode is 644)");
+    assert_eq!(failed_start(&plain, "/").await, failure("execve", &subject, libc::EACCES));
     let foreign = file("foreign", "\x7fELF\x01\x02\x03", 0o755);
-    assert_eq!(failed_start(&foreign, "/").await, failure("execve", &foreign, libc::ENOEXEC));
+    let described = format!("{foreign} (neither a program of Linux nor a script with a `#!` line)");
+    assert_eq!(failed_start(&foreign, "/").await, failure("execve", &described, libc::ENOEXEC));
+    let subject_of_plain = subject;
     let script = file("script", "#!/no/such/shell -e\n", 0o755);
-    let subject = format!("{script} needs /no/such/shell");
+    let subject = format!("{script} (a script for /no/such/shell, which is not there)");
     assert_eq!(failed_start(&script, "/").await, failure("execve", &subject, libc::ENOENT));
     let relative = failed_start("./plain", folder.path().to_str().unwrap()).await;
-    assert_eq!(relative, failure("execve", "./plain", libc::EACCES));
+    assert_eq!(relative, failure("execve", &subject_of_plain, libc::EACCES));
 }
 
 #[tokio::test]

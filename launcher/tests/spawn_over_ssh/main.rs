@@ -30,6 +30,12 @@ fn spawner(testbed: &Testbed, body: &str) -> SshSpawner {
     SshSpawner::new(agent(testbed, body), testbed.environment())
 }
 
+/// What ssh-keygen says about a key: its length, its fingerprint, …
+fn fingerprint(key: &std::path::Path) -> String {
+    let shown = Command::new("ssh-keygen").arg("-lf").arg(key).output().unwrap();
+    String::from_utf8(shown.stdout).unwrap()
+}
+
 #[test]
 fn agents_are_pushed_once_and_then_found() {
     let Some(testbed) = Testbed::up(2) else { return };
@@ -57,9 +63,7 @@ fn agents_are_pushed_once_and_then_found() {
 fn an_unknown_host_key_is_refused_with_its_fingerprint() {
     let Some(testbed) = Testbed::up(1) else { return };
     std::fs::remove_file(testbed.value("TESTBED_KNOWN_HOSTS")).unwrap();
-    let shown =
-        Command::new("ssh-keygen").arg("-lf").arg(testbed.state("h1/host_ed25519.pub")).output().unwrap();
-    let shown = String::from_utf8(shown.stdout).unwrap();
+    let shown = fingerprint(&testbed.state("h1/host_ed25519.pub"));
     testbed.run(async {
         let error = spawner(&testbed, "exec cat").start(&host(1), IN_TIME).await.unwrap_err();
         let SpawnError::UnknownHostKey { key_type, fingerprint, destination, .. } = &error else {
@@ -89,12 +93,14 @@ fn an_unknown_host_key_is_added_where_the_configuration_says_so() {
 fn a_changed_host_key_is_not_taken_for_an_unknown_one() {
     let Some(testbed) = Testbed::up(2) else { return };
     let other = std::fs::read_to_string(testbed.state("h2/host_ed25519.pub")).unwrap();
+    let recorded_by_ssh_keygen = fingerprint(&testbed.state("h2/host_ed25519.pub"));
     std::fs::write(testbed.value("TESTBED_KNOWN_HOSTS"), format!("10.88.0.1 {other}")).unwrap();
     std::fs::write(testbed.home(".ssh/config"), "StrictHostKeyChecking accept-new\n").unwrap();
     testbed.run(async {
         let error = spawner(&testbed, "exec cat").start(&host(1), IN_TIME).await.unwrap_err();
-        let SpawnError::ChangedHostKey { name, file, .. } = &error else { panic!("{error}") };
+        let SpawnError::ChangedHostKey { name, file, line, recorded, .. } = &error else { panic!("{error}") };
         assert_eq!((name.as_str(), file.as_str()), ("10.88.0.1", testbed.value("TESTBED_KNOWN_HOSTS")));
+        assert_eq!((*line, Some(recorded.as_str())), (1, recorded_by_ssh_keygen.split(' ').nth(1)));
     });
 }
 
@@ -115,7 +121,8 @@ fn a_closed_port_is_refused_at_once() {
         let began = Instant::now();
         let nobody = Host { port: Some(9), ..host(1) };
         let error = spawner(&testbed, "exec cat").start(&nobody, IN_TIME).await.unwrap_err();
-        assert_eq!(error, SpawnError::Refused { host: "10.88.0.1".into(), address: "10.88.0.1:9".into() });
+        let address = "10.88.0.1:9".to_owned();
+        assert_eq!(error, SpawnError::Refused { host: nobody.mention(), address });
         assert!(began.elapsed() < Duration::from_secs(2));
     });
 }
@@ -367,7 +374,8 @@ fn the_systems_ssh_is_a_launch_agent() {
 
         let nobody = Host { port: Some(9), ..host(1) };
         let error = ssh(agent(&testbed, "exec cat")).start(&nobody, IN_TIME).await.unwrap_err();
-        assert_eq!(error, SpawnError::Refused { host: "10.88.0.1".into(), address: "10.88.0.1:9".into() });
+        let address = "10.88.0.1:9".to_owned();
+        assert_eq!(error, SpawnError::Refused { host: nobody.mention(), address });
 
         std::fs::remove_file(testbed.value("TESTBED_KNOWN_HOSTS")).unwrap();
         let error = ssh(agent(&testbed, "exec cat")).start(&host(1), IN_TIME).await.unwrap_err();

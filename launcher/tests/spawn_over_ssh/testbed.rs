@@ -31,7 +31,8 @@ impl Testbed {
         if let Some(missing) = missing {
             let required = std::env::var("EFARUN_TEST_REQUIRE").unwrap_or_default();
             assert!(!required.split(',').any(|word| word == "testbed"), "EFARUN_TEST_REQUIRE: {missing}");
-            println!("SKIPPED: {missing}");
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            println!("SKIPPED: {test}: {missing}");
             return None;
         }
         static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -41,6 +41,8 @@ pub struct NodeFacts {
     pub open_files: u64,
     /// The address that the SSH connection came from, as this node sees it.
     pub ssh_client: Option<String>,
+    /// The address of the node's own that the SSH connection reached.
+    pub ssh_server: Option<String>,
     /// A TCP port that was free on this node when the agent looked: torchrun's MASTER_PORT, should rank 0 be here.
     pub free_port: Option<u16>,
     /// The agent's process id.

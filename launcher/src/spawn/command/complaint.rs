@@ -3,7 +3,10 @@
 //! The texts are those of OpenSSH 6.6 to 10; they are not translated. What is not recognised stays the caller's to
 //! repeat word by word.
 
-use crate::spawn::SpawnError;
+use std::path::Path;
+
+use crate::spawn::ssh::known_hosts::KnownHosts;
+use crate::spawn::{SpawnError, key_hint};
 
 /// Finds a well-known complaint in the lines of a failed ssh.
 pub(crate) fn classify(host: &str, destination: &str, lines: &[String]) -> Option<SpawnError> {
@@ -22,7 +25,10 @@ pub(crate) fn classify(host: &str, destination: &str, lines: &[String]) -> Optio
 
     if let Some(offending) = find("Offending ").filter(|_| find("IDENTIFICATION HAS CHANGED").is_some()) {
         let fingerprint = lines.iter().find_map(|line| line.trim().strip_prefix("SHA256:"));
-        let file = offending.split_once(" key in ").map_or("known_hosts", |(_, place)| place);
+        let place = offending.split_once(" key in ").map_or("known_hosts", |(_, place)| place.trim());
+        let (file, line) = place.rsplit_once(':').unwrap_or((place, ""));
+        let line = line.parse().unwrap_or(0);
+        let recorded = KnownHosts::record_at(Path::new(file), line).map(|record| record.fingerprint);
         return Some(SpawnError::ChangedHostKey {
             name: find("Host key for ")
                 .and_then(|line| between(line, "Host key for ", " has"))
@@ -30,7 +36,9 @@ pub(crate) fn classify(host: &str, destination: &str, lines: &[String]) -> Optio
             host,
             key_type: key_type(between(offending, "Offending ", " key").unwrap_or_default()),
             fingerprint: format!("SHA256:{}", fingerprint.unwrap_or("?").trim_end_matches('.')),
-            file: file.rsplit_once(':').map_or(file, |(path, _line)| path).to_owned(),
+            recorded: recorded.unwrap_or_else(|| "another".to_owned()),
+            file: file.to_owned(),
+            line,
         });
     }
     if let Some(line) = find(" host key is known for ") {
@@ -43,21 +51,19 @@ pub(crate) fn classify(host: &str, destination: &str, lines: &[String]) -> Optio
         });
     }
     if let Some(line) = find("Permission denied (") {
-        let methods = between(line, "Permission denied (", ")").unwrap_or_default();
+        let takes = between(line, "Permission denied (", ")").unwrap_or_default().replace(',', ", ");
         let user = line.split_once('@').map_or("the user", |(user, _)| user).to_owned();
         return Some(SpawnError::NotAuthenticated {
             host,
             user,
-            tried: format!("whatever ssh has (the server would take: {})", methods.replace(',', ", ")),
+            tried: "whatever the system's ssh has".to_owned(),
+            hint: key_hint(&takes, destination),
+            takes,
         });
     }
     if let Some(line) = find("Could not resolve hostname ") {
         let (name, cause) = line.split_once("hostname ")?.1.split_once(": ")?;
-        return Some(SpawnError::UnknownHost {
-            host,
-            name: name.to_owned(),
-            cause: cause.to_ascii_lowercase(),
-        });
+        return Some(SpawnError::unknown_host(host, name, cause.trim()));
     }
     let line = find("ssh: connect to host ")?;
     let (address, cause) = line.split_once("to host ")?.1.split_once(": ")?;
@@ -68,6 +74,7 @@ pub(crate) fn classify(host: &str, destination: &str, lines: &[String]) -> Optio
             host,
             what: format!("connecting to {address}"),
             cause: cause.to_ascii_lowercase(),
+            hint: String::new(),
         },
     })
 }
@@ -84,8 +91,10 @@ mod tests {
     #[test]
     fn a_refused_key_tells_what_the_server_would_take() {
         let error = classified("ann@10.0.0.2: Permission denied (publickey,gssapi-with-mic).").unwrap();
-        let tried = "whatever ssh has (the server would take: publickey, gssapi-with-mic)".to_owned();
-        assert_eq!(error, SpawnError::NotAuthenticated { host: "node".into(), user: "ann".into(), tried });
+        assert_eq!(
+            error.to_string(),
+            "host node: ann was not let in; tried whatever the system's ssh has; the server takes publickey, gssapi-with-mic\n  hint: add one of these keys to authorized_keys there, or name another by IdentityFile in ~/.ssh/config"
+        );
     }
 
     #[test]
@@ -95,27 +104,34 @@ mod tests {
         let Some(SpawnError::UnknownHostKey { key_type, .. }) = classified(unknown) else { panic!() };
         assert_eq!(key_type, "ssh-ed25519");
 
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("known_hosts");
+        let key = "AAAAC3NzaC1lZDI1NTE5AAAAINl+tJTgDWhNSyZ8ISGmgXt+tLGVtoiaX9MR8sNVIYNB";
+        std::fs::write(&file, format!("# mine\n[node]:2222 ssh-ed25519 {key}\n")).unwrap();
         let changed = "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n\
             The fingerprint for the ED25519 key sent by the remote host is\n\
             SHA256:kYlS8mPH1nCbNEgIHYXU3BTEKgb3ACNNRcUvMCPgHEU.\n\
-            Offending ED25519 key in /root/.ssh/known_hosts:7\n\
+            Offending ED25519 key in FILE:2\n\
             Host key for [node]:2222 has changed and you have requested strict checking.\n\
-            Host key verification failed.";
+            Host key verification failed."
+            .replace("FILE", file.to_str().unwrap());
         let expected = SpawnError::ChangedHostKey {
             host: "node".into(),
             name: "[node]:2222".into(),
             key_type: "ssh-ed25519".into(),
             fingerprint: "SHA256:kYlS8mPH1nCbNEgIHYXU3BTEKgb3ACNNRcUvMCPgHEU".into(),
-            file: "/root/.ssh/known_hosts".into(),
+            recorded: KnownHosts::record_at(&file, 2).unwrap().fingerprint,
+            file: file.to_str().unwrap().into(),
+            line: 2,
         };
-        assert_eq!(classified(changed), Some(expected));
+        assert_eq!(classified(&changed), Some(expected));
     }
 
     #[test]
     fn names_and_addresses_that_fail_are_told_with_their_cause() {
         let error = classified("ssh: Could not resolve hostname nod: Name or service not known").unwrap();
-        let cause = "name or service not known".to_owned();
-        assert_eq!(error, SpawnError::UnknownHost { host: "node".into(), name: "nod".into(), cause });
+        let expected = "host node: the name `nod` has no address: name or service not known\n  hint: check";
+        assert!(error.to_string().starts_with(expected), "{error}");
 
         let error = classified("ssh: connect to host 10.0.0.2 port 2222: No route to host").unwrap();
         assert!(error.to_string().contains("10.0.0.2:2222: no route to host"), "{error}");

@@ -12,6 +12,7 @@ mod complaint;
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +23,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::job::Host;
 use crate::spawn::child::{self, Started};
-use crate::spawn::push::{self, Launcher, PushError};
-use crate::spawn::{AgentChannel, ChannelEnd, SpawnError, Spawner};
+use crate::spawn::push::{self, Installed, Launcher, PushError};
+use crate::spawn::ssh::connect::START_TIMEOUT;
+use crate::spawn::{AgentChannel, ChannelEnd, SpawnError, Spawner, fragment};
 
 /// Starts agents by a command with ssh's shape.
 #[derive(Debug, Clone)]
@@ -44,18 +46,40 @@ impl CommandSpawner {
         CommandSpawner { words, launcher, window: Arc::new(Semaphore::new(PARALLEL_STARTS)) }
     }
 
-    /// A spawner that runs the system's `ssh` in a way that cannot ask questions.
+    /// A spawner that runs the system's `ssh`: it cannot ask questions, and forwards nothing. A connection that its
+    /// ControlPath names is used, but none is left open.
     pub fn system_ssh(launcher: Launcher) -> Self {
-        let words = ["ssh", "-T", "-x", "-o", "BatchMode=yes", "-o", "ServerAliveInterval=5"];
-        CommandSpawner::new(words.map(OsString::from).to_vec(), launcher)
+        let options = [
+            "BatchMode=yes",
+            "ServerAliveInterval=5",
+            "ClearAllForwardings=yes",
+            "ControlMaster=no",
+            "EscapeChar=none",
+            "RemoteCommand=none",
+        ];
+        let words =
+            ["ssh", "-T", "-x", "-a"].into_iter().chain(options.iter().flat_map(|option| ["-o", option]));
+        CommandSpawner::new(words.map(OsString::from).collect(), launcher)
+    }
+
+    /// Whether the command is there to be run.
+    pub fn is_installed(&self) -> bool {
+        let command = Path::new(&self.words[0]);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if command.components().count() > 1 {
+            command.exists()
+        } else {
+            std::env::split_paths(&path).any(|folder| folder.join(command).is_file())
+        }
     }
 
     async fn start_by(&self, host: &Host, allowed: Duration) -> Result<AgentChannel, SpawnError> {
         let deadline = Instant::now() + allowed;
         let timed_out = |what: String, hint: String| SpawnError::TimedOut {
-            host: host.name.clone(),
+            host: host.mention(),
             what,
             waited_s: allowed.as_secs(),
+            limit: START_TIMEOUT.to_owned(),
             hint,
         };
         let permit = timeout_at(deadline, self.window.acquire()).await;
@@ -72,13 +96,14 @@ impl CommandSpawner {
         }
         command.arg(destination(host)).arg(self.launcher.remote_command());
         let mut started = child::start(command).map_err(|error| SpawnError::Connection {
-            host: host.name.clone(),
+            host: host.mention(),
             what: format!("the launch agent `{}`", self.name()),
-            cause: error.to_string(),
+            cause: fragment(&error),
+            hint: "--launch-agent takes a command with ssh's shape, by its path or from PATH".to_owned(),
         })?;
 
-        match timeout_at(deadline, push::hand_over(&mut started.stream, &self.launcher)).await {
-            Ok(Ok(_path)) => Ok(self.channel(host, started).await),
+        match timeout_at(deadline, push::hand_over(&mut started.stream, &self.launcher, allowed)).await {
+            Ok(Ok(installed)) => Ok(self.channel(host, started, &installed).await),
             Ok(Err(error)) => Err(self.explain(host, error, started).await),
             // Dropping `started` ends the command.
             Err(_) => Err(timed_out(
@@ -91,7 +116,7 @@ impl CommandSpawner {
         }
     }
 
-    async fn channel(&self, host: &Host, mut started: Started) -> AgentChannel {
+    async fn channel(&self, host: &Host, mut started: Started, installed: &Installed) -> AgentChannel {
         started.guard.release();
         push::skip_greetings(&mut started.stderr).await;
         AgentChannel {
@@ -100,20 +125,25 @@ impl CommandSpawner {
             ended: started.ended,
             head_address: None,
             route: format!("command {} {}", self.name(), destination(host)),
+            carrier: Some(format!("{} {}", self.name(), destination(host))),
+            notes: installed.notes(),
         }
     }
 
     /// Finds the cause of a failed start in the command's end and words.
     async fn explain(&self, host: &Host, error: PushError, started: Started) -> SpawnError {
-        if let PushError::OtherArchitecture { .. } | PushError::NoCache(_) = error {
-            return error.on_host(host);
-        }
         let Started { stream, mut stderr, ended, guard } = started;
-        drop(stream);
+        match error {
+            PushError::OtherArchitecture { .. } | PushError::NoCache(_) => return error.on_host(host),
+            PushError::Silent { .. } => {
+                return push::with_last_words(error.on_host(host), &push::waiting_lines(&mut stderr));
+            }
+            _ => drop(stream),
+        }
         let end = timeout(LAST_WORDS, ended).await;
         drop(guard);
         let lines = push::waiting_lines(&mut stderr);
-        if let Some(known) = complaint::classify(&host.name, &destination(host), &lines) {
+        if let Some(known) = complaint::classify(&host.mention(), &destination(host), &lines) {
             return known;
         }
         let end = match end {
@@ -124,8 +154,9 @@ impl CommandSpawner {
         let said =
             if lines.is_empty() { String::new() } else { format!(", saying: {}", push::last_of(&lines)) };
         SpawnError::AgentNotStarted {
-            host: host.name.clone(),
+            host: host.mention(),
             cause: format!("`{} {}` failed{end}{said} ({error})", self.name(), destination(host)),
+            hint: error.hint().to_owned(),
         }
     }
 
@@ -160,8 +191,6 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -233,14 +262,19 @@ mod tests {
         let wrapper =
             Wrapper::new("echo 'ssh: connect to host 10.0.0.9 port 22: Connection refused' >&2; exit 255");
         let error = wrapper.start(&fixture::host("a"), DEADLINE).await.unwrap_err();
-        assert_eq!(error, SpawnError::Refused { host: "a".into(), address: "10.0.0.9:22".into() });
+        assert_eq!(error, SpawnError::Refused { host: "a (test)".into(), address: "10.0.0.9:22".into() });
     }
 
     #[tokio::test]
     async fn a_command_that_never_answers_is_ended_and_its_last_words_told() {
         let wrapper = Wrapper::new(r#"echo $$ >"${0%/*}/pid"; echo still waiting >&2; exec sleep 1000"#);
         let error = wrapper.start(&fixture::host("a"), Duration::from_millis(500)).await.unwrap_err();
-        assert!(error.to_string().contains("its last words: still waiting"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("said nothing in 0 s (a third of --start-timeout), saying: still waiting"),
+            "{error}"
+        );
         let process = std::fs::read_to_string(wrapper.path("pid")).unwrap();
         let gone = async {
             while Path::new("/proc").join(process.trim()).exists() {

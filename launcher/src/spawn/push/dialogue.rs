@@ -3,8 +3,8 @@
 //! A [`Dialogue`] is fed bytes as they arrive and gives back what the head has to do. Lines without the marker are
 //! noise: a little of it is remembered, for it usually says why no answer comes.
 
-use crate::spawn::push::PushError;
 use crate::spawn::push::script::{ARCHITECTURE, MARKER};
+use crate::spawn::push::{Installed, PushError};
 
 /// What the head has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,10 +12,7 @@ pub(crate) enum Reply {
     /// Send the executable's bytes, and nothing after them.
     SendExecutable,
     /// The agent has the streams.
-    Started {
-        /// Its executable there.
-        path: String,
-    },
+    Started(Installed),
 }
 
 /// The state of one conversation.
@@ -25,6 +22,7 @@ pub(crate) struct Dialogue {
     noise: Vec<u8>,
     noise_bytes: usize,
     skipped: Vec<String>,
+    has_heard_a_word: bool,
 }
 
 impl Dialogue {
@@ -47,6 +45,11 @@ impl Dialogue {
         Ok(())
     }
 
+    /// Whether the shell has come past its start-up files.
+    pub(crate) fn has_heard_a_word(&self) -> bool {
+        self.has_heard_a_word
+    }
+
     /// Gives the next thing to do, if what has arrived asks for one.
     ///
     /// # Errors
@@ -62,6 +65,7 @@ impl Dialogue {
                 continue;
             };
             self.remember(before.as_bytes());
+            self.has_heard_a_word = true;
             let (word, rest) = answer.trim().split_once(' ').unwrap_or((answer.trim(), ""));
             match word {
                 "arch" if rest != ARCHITECTURE => {
@@ -70,13 +74,14 @@ impl Dialogue {
                 "need" => return Ok(Some(Reply::SendExecutable)),
                 "skip" => self.skipped.push(rest.trim_end_matches([':', ' ']).to_owned()),
                 "run" if self.pending.is_empty() => {
-                    return Ok(Some(Reply::Started { path: rest.to_owned() }));
+                    let skipped = std::mem::take(&mut self.skipped);
+                    return Ok(Some(Reply::Started(Installed { path: rest.to_owned(), skipped })));
                 }
                 "run" => {
                     let shown = &self.pending[..self.pending.len().min(SHOWN_STRAY_BYTES)];
                     return Err(PushError::Stray(String::from_utf8_lossy(shown).into_owned()));
                 }
-                "fail" => return Err(PushError::NoCache(self.skipped.join("; "))),
+                "fail" => return Err(PushError::NoCache(std::mem::take(&mut self.skipped))),
                 // `arch` of the right kind, or a word of a later version that this one can do without.
                 _ => {}
             }
@@ -88,10 +93,16 @@ impl Dialogue {
     pub(crate) fn ended(&mut self) -> PushError {
         self.remember_pending();
         if self.skipped.is_empty() {
-            PushError::Ended { heard: self.heard() }
+            PushError::Ended { end: None, heard: self.heard() }
         } else {
-            PushError::NoCache(self.skipped.join("; "))
+            PushError::NoCache(std::mem::take(&mut self.skipped))
         }
+    }
+
+    /// What it means that nothing more came in time.
+    pub(crate) fn silent(&mut self, waited_s: u64) -> PushError {
+        self.remember_pending();
+        PushError::Silent { waited_s, heard: self.heard() }
     }
 
     fn remember_pending(&mut self) {
@@ -147,11 +158,8 @@ mod tests {
             let mut dialogue = Dialogue::new();
             let mut seen = replies(&mut dialogue, &text[..cut]).unwrap();
             seen.extend(replies(&mut dialogue, &text[cut..]).unwrap());
-            assert_eq!(
-                seen,
-                [Reply::SendExecutable, Reply::Started { path: "/a b/efarun".into() }],
-                "cut at {cut}"
-            );
+            let installed = Installed { path: "/a b/efarun".into(), skipped: Vec::new() };
+            assert_eq!(seen, [Reply::SendExecutable, Reply::Started(installed)], "cut at {cut}");
         }
     }
 
@@ -166,7 +174,7 @@ mod tests {
     fn when_no_cache_is_left_each_is_named_with_its_reason() {
         let text = format!("{MARKER} skip /home/a: read-only\n{MARKER} skip /tmp/b: full\n{MARKER} fail\n");
         let error = replies(&mut Dialogue::new(), &text).unwrap_err();
-        assert_eq!(error, PushError::NoCache("/home/a: read-only; /tmp/b: full".into()));
+        assert_eq!(error, PushError::NoCache(vec!["/home/a: read-only".into(), "/tmp/b: full".into()]));
     }
 
     #[test]
@@ -175,7 +183,7 @@ mod tests {
         assert_eq!(replies(&mut dialogue, "one\ntwo\nthree\n\nThis account is disabled.").unwrap(), []);
         assert_eq!(
             dialogue.ended(),
-            PushError::Ended { heard: "two / three / This account is disabled.".into() }
+            PushError::Ended { end: None, heard: "two / three / This account is disabled.".into() }
         );
     }
 

@@ -23,12 +23,13 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use efarun_wire::BuildId;
 
 use crate::build_id;
 use crate::job::Host;
-use crate::spawn::SpawnError;
+use crate::spawn::{ChannelEnd, SpawnError};
 use dialogue::{Dialogue, Reply};
 
 /// The executable that agents are made of.
@@ -69,9 +70,19 @@ impl Launcher {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PushError {
     /// The stream ended before the shell had spoken its last word.
-    #[error("the remote shell ended before the agent was started{}", after(.heard))]
+    #[error("the remote shell {} before the agent was started{}", ended(.end), after(.heard))]
     Ended {
+        /// How, where that is known.
+        end: Option<ChannelEnd>,
         /// The last lines that were no answer: what start-up files printed, or a wrapper's complaint.
+        heard: String,
+    },
+    /// The shell did not come to its first word.
+    #[error("the remote shell said nothing in {waited_s} s (a third of --start-timeout){}", after(.heard))]
+    Silent {
+        /// How long it was waited for.
+        waited_s: u64,
+        /// The last lines that were no answer.
         heard: String,
     },
     /// The host's CPU is of another kind.
@@ -81,8 +92,8 @@ pub(crate) enum PushError {
         theirs: String,
     },
     /// No cache would do; folder and reason of each.
-    #[error("no folder there can hold the launcher: {0}")]
-    NoCache(String),
+    #[error("no folder there can hold the launcher:{}", .0.iter().map(|reason| format!("\n    {reason}")).collect::<String>())]
+    NoCache(Vec<String>),
     /// Something printed so much that an answer is not to be expected.
     #[error("more than {limit_bytes} bytes came from start-up files of the shell there and no answer{}", after(.heard))]
     Noise {
@@ -107,9 +118,64 @@ impl PushError {
             PushError::OtherArchitecture { theirs } => {
                 SpawnError::OtherArchitecture { host, theirs, ours: script::ARCHITECTURE.to_owned() }
             }
-            other => SpawnError::AgentNotStarted { host, cause: other.to_string() },
+            other => {
+                SpawnError::AgentNotStarted { host, cause: other.to_string(), hint: other.hint().to_owned() }
+            }
         }
     }
+
+    /// The same, with how the shell ended, where that is what is wrong.
+    pub(crate) fn with_end(self, channel_end: Option<ChannelEnd>) -> PushError {
+        match self {
+            PushError::Ended { end: None, heard } => PushError::Ended { end: channel_end, heard },
+            other => other,
+        }
+    }
+
+    /// What to look at.
+    pub(crate) fn hint(&self) -> &'static str {
+        match self {
+            PushError::Ended { .. } => {
+                "does a start-up file of the shell there (~/.bashrc, ~/.profile, ~/.cshrc) end it, or is the account closed? `ssh` to it with a command, such as `true`, shows the same"
+            }
+            PushError::Silent { .. } => {
+                "does a start-up file of the shell there (~/.bashrc, ~/.profile, ~/.cshrc) read its input, or start another shell? `ssh` to it with a command, such as `true`, shows the same"
+            }
+            PushError::NoCache(_) => {
+                "make room in one of them, or let a start-up file there set XDG_CACHE_HOME to a folder of your own from which programs may be run"
+            }
+            PushError::Noise { .. } | PushError::Stray(_) => {
+                "start-up files of the shell there may print, but not without end, and nothing that runs on in the background"
+            }
+            PushError::OtherArchitecture { .. } | PushError::Stream(_) => "",
+        }
+    }
+}
+
+/// Where the launcher is on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Installed {
+    /// Its executable.
+    pub(crate) path: String,
+    /// Folders that would have come first, each with the reason why it would not do. Empty when it was there already.
+    pub(crate) skipped: Vec<String>,
+}
+
+impl Installed {
+    /// What the user should know.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let folder = Path::new(&self.path).ancestors().nth(2).unwrap_or(Path::new("")).display();
+        match &self.skipped[..] {
+            [] => Vec::new(),
+            skipped => {
+                vec![format!("the launcher was put into {folder}, not into {}", skipped.join(", nor into "))]
+            }
+        }
+    }
+}
+
+fn ended(end: &Option<ChannelEnd>) -> String {
+    end.as_ref().map_or_else(|| "ended".to_owned(), ToString::to_string)
 }
 
 fn after(heard: &str) -> String {
@@ -136,15 +202,39 @@ pub(crate) fn last_of(lines: &[String]) -> String {
     lines[lines.len().saturating_sub(3)..].join(" / ")
 }
 
-/// Talks to the remote shell until the agent has been started; gives the path of its executable there.
+/// Adds what waits on standard error to an error that has no cause from there.
+pub(crate) fn with_last_words(error: SpawnError, said: &[String]) -> SpawnError {
+    match error {
+        SpawnError::AgentNotStarted { host, cause, hint } if !said.is_empty() => {
+            let cause = format!("{cause}, saying: {}", last_of(said));
+            SpawnError::AgentNotStarted { host, cause, hint }
+        }
+        other => other,
+    }
+}
+
+/// Talks to the remote shell until the agent has been started.
 ///
-/// Nothing of the agent's own output is read. It does not watch the clock: the caller drops it when time is up.
-pub(crate) async fn hand_over(stream: &mut UnixStream, launcher: &Launcher) -> Result<String, PushError> {
+/// Nothing of the agent's own output is read. The shell's first word is waited for as long as a third of `allowed`; the
+/// rest of the clock is the caller's, who drops this when time is up.
+pub(crate) async fn hand_over(
+    stream: &mut UnixStream,
+    launcher: &Launcher,
+    allowed: Duration,
+) -> Result<Installed, PushError> {
     let failed = |error: io::Error| PushError::Stream(error.to_string());
     let mut dialogue = Dialogue::new();
     let mut buffer = [0; 4096];
+    let first_word_until = Instant::now() + allowed / 3;
     loop {
-        let len = match stream.read(&mut buffer).await {
+        let read = match dialogue.has_heard_a_word() {
+            true => stream.read(&mut buffer).await,
+            false => match timeout_at(first_word_until, stream.read(&mut buffer)).await {
+                Ok(read) => read,
+                Err(_) => return Err(dialogue.silent((allowed / 3).as_secs())),
+            },
+        };
+        let len = match read {
             Ok(0) => return Err(dialogue.ended()),
             Ok(len) => len,
             // The command that carried the shell is gone: its own words say more than the error number.
@@ -159,7 +249,7 @@ pub(crate) async fn hand_over(stream: &mut UnixStream, launcher: &Launcher) -> R
                     Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
                     sent => sent.map_err(failed)?,
                 },
-                Reply::Started { path } => return Ok(path),
+                Reply::Started(installed) => return Ok(installed),
             }
         }
     }

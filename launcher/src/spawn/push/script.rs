@@ -17,7 +17,8 @@
 //!
 //! On standard error it writes one line, `agent`, just before the agent: what comes before it is not the agent's.
 //!
-//! A cache is a folder `efarun` in `$XDG_CACHE_HOME`, in `$HOME/.cache`, or `/tmp/efarun-UID`, in this order. It is
+//! A cache is a folder `efarun` in `$XDG_CACHE_HOME`, in `$HOME/.cache`, or in `$XDG_RUNTIME_DIR`, or it is
+//! `/tmp/efarun-UID`, in this order. It is
 //! used only if it is a real folder (no link) of the user's own with mode 0700: nobody else can have put anything
 //! there. Each build has a folder of its own in it, named by its id, which leaves room for what belongs to the
 //! build. The newest builds are kept, older ones are removed by whoever pushes.
@@ -59,6 +60,7 @@ me=$(id -u);
 set --;
 [ -n "${XDG_CACHE_HOME:-}" ] && set -- "$XDG_CACHE_HOME/efarun";
 [ -n "${HOME:-}" ] && set -- "$@" "$HOME/.cache/efarun";
+[ -n "${XDG_RUNTIME_DIR:-}" ] && set -- "$@" "$XDG_RUNTIME_DIR/efarun";
 set -- "$@" "/tmp/efarun-$me";
 
 # Whether a folder is really one, private, and ours. `ls` of a link shows the link.
@@ -70,6 +72,7 @@ private() {
     return 1;
 };
 size() { set -- $(wc -c <"$1" 2>/dev/null); echo "${1:-0}"; };
+left() { set -- $(df -Pk "$1" 2>/dev/null | tail -n 1); echo "$((${4:-0} * 1024))"; };
 run() {
     touch "${1%/*}" 2>/dev/null;
     echo "@MARKER@ agent" >&2;
@@ -98,7 +101,7 @@ for cache; do
                 done;
                 run "$folder/efarun";
             fi;
-            why="$(size "$part") of @LEN@ bytes arrived; $why";
+            why="$(size "$part") of @LEN@ bytes arrived, $(left "$cache") bytes are free there; $why";
         elif [ -e "$part" ]; then
             why="programs may not be run from it (mounted noexec)";
         fi;

@@ -21,11 +21,15 @@ pub(crate) enum Refusal {
     Refused {
         /// What was tried, for the message.
         tried: String,
+        /// The methods that the server would take.
+        takes: String,
     },
     /// The server hung up after this many tries.
     Dropped {
         /// What was tried until then.
         tried: String,
+        /// The methods that the server would take, if it came to say so.
+        takes: String,
         /// Keys that were offered.
         offered: usize,
     },
@@ -51,13 +55,10 @@ impl Authentication<'_> {
         if self.session.authenticated() {
             return Ok(());
         }
+        let takes = methods.as_deref().unwrap_or_default().replace(',', ", ");
         match methods {
             Ok(methods) if methods.split(',').any(|method| method == "publickey") => {}
-            Ok(methods) => {
-                let tried =
-                    format!("nothing (the server takes no keys, only {})", methods.replace(',', ", "));
-                return Err(Refusal::Refused { tried });
-            }
+            Ok(_) => return Err(Refusal::Refused { tried: "nothing".to_owned(), takes }),
             Err(error) => self.failure = Some(error),
         }
         if self.failure.is_none() && (self.try_agent() || self.try_files()) {
@@ -66,13 +67,15 @@ impl Authentication<'_> {
         if self.tried.is_empty() {
             self.tried.push(self.nothing_to_try());
         }
+        if let Some(place) = self.config.gssapi_at.as_ref().filter(|_| takes.contains("gssapi")) {
+            self.tried.push(format!(
+                "not GSSAPIAuthentication at {place}, which only the system's ssh can (--launch-agent ssh)"
+            ));
+        }
         let tried = self.tried.join(", ");
         match self.failure {
-            Some(error) => {
-                let tried = format!("{tried} ({error})");
-                Err(Refusal::Dropped { tried, offered: self.offered })
-            }
-            None => Err(Refusal::Refused { tried }),
+            Some(_) => Err(Refusal::Dropped { tried, takes, offered: self.offered }),
+            None => Err(Refusal::Refused { tried, takes }),
         }
     }
 

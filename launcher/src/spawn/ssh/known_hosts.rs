@@ -13,9 +13,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
+use sha2::{Digest, Sha256};
 
 use crate::spawn::ssh::config::file::matches_list;
 
@@ -28,6 +29,7 @@ pub(crate) struct KnownHosts {
 #[derive(Debug)]
 struct Line {
     file: PathBuf,
+    number: usize,
     marker: Option<String>,
     hosts: Hosts,
     key_type: String,
@@ -47,10 +49,20 @@ pub(crate) enum Verdict {
     Known,
     /// The host, or this type of key of it, is not on record.
     Unknown,
-    /// Another key of this type is on record, in this file.
-    Changed(PathBuf),
-    /// It is on record as revoked, in this file.
-    Revoked(PathBuf),
+    /// Another key of this type is on record, here.
+    Changed(Record),
+    /// It is on record as revoked, here.
+    Revoked(Record),
+}
+
+/// A key on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) file: PathBuf,
+    /// The line in it, from 1.
+    pub(crate) line: usize,
+    /// `SHA256:…`
+    pub(crate) fingerprint: String,
 }
 
 /// The name that a host is on record under.
@@ -80,9 +92,16 @@ impl KnownHosts {
         let mut lines = Vec::new();
         for file in files {
             let text = std::fs::read(file).unwrap_or_default();
-            lines.extend(String::from_utf8_lossy(&text).lines().filter_map(|line| Line::parse(file, line)));
+            let text = String::from_utf8_lossy(&text);
+            let parsed = text.lines().enumerate();
+            lines.extend(parsed.filter_map(|(index, line)| Line::parse(file, index + 1, line)));
         }
         KnownHosts { lines }
+    }
+
+    /// The key on record in one line of a file, which ssh has complained about.
+    pub(crate) fn record_at(file: &Path, number: usize) -> Option<Record> {
+        KnownHosts::read(&[file.to_owned()]).lines.iter().find(|line| line.number == number).map(Line::record)
     }
 
     /// Judges the key that a host presented.
@@ -92,14 +111,14 @@ impl KnownHosts {
         let has_key = |line: &&&Line| line.key == key;
         let all = || lines.iter().chain(&plain_lines);
         if let Some(line) = all().filter(|line| line.is_revoked()).find(has_key) {
-            return Verdict::Revoked(line.file.clone());
+            return Verdict::Revoked(line.record());
         }
         if all().filter(|line| line.marker.is_none()).any(|line| line.key == key) {
             return Verdict::Known;
         }
         let same_type = |line: &&&Line| line.marker.is_none() && line.key_type == key_type(key);
         match lines.iter().find(same_type) {
-            Some(line) => Verdict::Changed(line.file.clone()),
+            Some(line) => Verdict::Changed(line.record()),
             None => Verdict::Unknown,
         }
     }
@@ -122,7 +141,7 @@ impl KnownHosts {
 }
 
 impl Line {
-    fn parse(file: &Path, line: &str) -> Option<Line> {
+    fn parse(file: &Path, number: usize, line: &str) -> Option<Line> {
         let mut words = line.split_ascii_whitespace().peekable();
         let marker = words.next_if(|word| word.starts_with('@')).map(str::to_owned);
         let hosts = words.next().filter(|hosts| !hosts.starts_with('#'))?;
@@ -138,7 +157,11 @@ impl Line {
             }
             None => Hosts::Patterns(hosts.split(',').map(str::to_ascii_lowercase).collect()),
         };
-        Some(Line { file: file.to_owned(), marker, hosts, key_type, key })
+        Some(Line { file: file.to_owned(), number, marker, hosts, key_type, key })
+    }
+
+    fn record(&self) -> Record {
+        Record { file: self.file.clone(), line: self.number, fingerprint: fingerprint(&self.key) }
     }
 
     fn names(&self, name: &str) -> bool {
@@ -151,6 +174,11 @@ impl Line {
     fn is_revoked(&self) -> bool {
         self.marker.as_deref() == Some("@revoked")
     }
+}
+
+/// A key as ssh-keygen shows it: `SHA256:…`.
+pub(crate) fn fingerprint(key: &[u8]) -> String {
+    format!("SHA256:{}", BASE64_STANDARD_NO_PAD.encode(Sha256::digest(key)))
 }
 
 /// The type that a public key's bytes name: `ssh-ed25519`.
@@ -208,10 +236,14 @@ mod tests {
         KnownHosts::read(&[folder.path().join("missing"), file])
     }
 
+    fn at_line(line: usize) -> Record {
+        Record { file: PathBuf::new(), line, fingerprint: String::new() }
+    }
+
     fn judge(known: &KnownHosts, host: &str, port: u16, key: &[u8]) -> Verdict {
         match known.judge(&RecordName::new(host, port, None), key) {
-            Verdict::Changed(_) => Verdict::Changed(PathBuf::new()),
-            Verdict::Revoked(_) => Verdict::Revoked(PathBuf::new()),
+            Verdict::Changed(record) => Verdict::Changed(at_line(record.line)),
+            Verdict::Revoked(record) => Verdict::Revoked(at_line(record.line)),
             other => other,
         }
     }
@@ -225,7 +257,7 @@ mod tests {
         let changed = key("ssh-ed25519", "x");
         assert_eq!(judge(&known, "node", 22, &ed), Verdict::Known);
         assert_eq!(judge(&known, "NODE", 22, &ed), Verdict::Known);
-        assert_eq!(judge(&known, "10.0.0.1", 22, &changed), Verdict::Changed(PathBuf::new()));
+        assert_eq!(judge(&known, "10.0.0.1", 22, &changed), Verdict::Changed(at_line(3)));
         assert_eq!(judge(&known, "other", 22, &ed), Verdict::Unknown);
         assert_eq!(judge(&known, "a.example.org", 22, &ed), Verdict::Known);
         assert_eq!(judge(&known, "bad.example.org", 22, &ed), Verdict::Unknown);
@@ -257,10 +289,7 @@ mod tests {
     #[test]
     fn markers_are_heeded() {
         let known = read("@revoked * EC\n@cert-authority *.org ED\nnode EC\n");
-        assert_eq!(
-            judge(&known, "node", 22, &key("ecdsa-sha2-nistp256", "2")),
-            Verdict::Revoked(PathBuf::new())
-        );
+        assert_eq!(judge(&known, "node", 22, &key("ecdsa-sha2-nistp256", "2")), Verdict::Revoked(at_line(1)));
         assert_eq!(judge(&known, "a.org", 22, &key("ssh-ed25519", "1")), Verdict::Unknown);
         assert!(known.needs_certificate(&RecordName::new("a.org", 22, None)));
         assert!(!known.needs_certificate(&RecordName::new("node", 22, None)));
@@ -274,7 +303,7 @@ mod tests {
             .arg(folder.path().join("key"))
             .status();
         if made.is_err() {
-            println!("SKIPPED: there is no ssh-keygen");
+            println!("SKIPPED: what_is_added_is_known_to_us_and_to_ssh_keygen: there is no ssh-keygen");
             return;
         }
         let public = std::fs::read_to_string(folder.path().join("key.pub")).unwrap();

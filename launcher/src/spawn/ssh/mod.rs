@@ -10,6 +10,7 @@
 //! Nothing is ever asked on the terminal, no agent is forwarded, no terminal is allocated.
 
 pub(crate) mod auth;
+mod banner;
 pub mod config;
 pub(crate) mod connect;
 pub(crate) mod known_hosts;
@@ -30,7 +31,7 @@ use crate::job::Host;
 use crate::spawn::command::CommandSpawner;
 use crate::spawn::lines::LineSink;
 use crate::spawn::push::{self, Launcher};
-use crate::spawn::{AgentChannel, ChannelEnd, SpawnError, Spawner};
+use crate::spawn::{AgentChannel, ChannelEnd, SpawnError, Spawner, fragment};
 use config::{AddressFamily, HostConfig, SshEnvironment};
 use connect::{Connection, Phase, Target};
 use known_hosts::{KnownHosts, RecordName};
@@ -64,20 +65,29 @@ impl SshSpawner {
         }
     }
 
-    /// Says why this host will be reached by the system's `ssh`, if it will: `ProxyJump bastion`.
+    /// Says why this host will be reached by the system's `ssh`, if it will: `ProxyJump bastion (FILE:LINE)`.
     pub fn system_ssh_reason(&self, host: &Host) -> Option<String> {
         reason(&HostConfig::resolve(host, &self.environment))
+    }
+
+    /// What the configuration sets for this host and the built-in SSH need not act on, each with its reason.
+    pub fn no_difference(&self, host: &Host) -> Vec<String> {
+        HostConfig::resolve(host, &self.environment).no_difference
     }
 
     async fn start_by(&self, host: &Host, allowed: Duration) -> Result<AgentChannel, SpawnError> {
         let deadline = Instant::now() + allowed;
         let config = HostConfig::resolve(host, &self.environment);
-        if reason(&config).is_some() {
+        if let Some(reason) = reason(&config) {
+            if !self.system_ssh.is_installed() {
+                return Err(SpawnError::NoSystemSsh { host: host.mention(), reason });
+            }
             return self.system_ssh.start(host, allowed).await;
         }
         let phase = Phase::default();
         let user = config.user.clone();
-        let mut target = Target { config, addresses: Vec::new(), deadline, allowed, phase: phase.clone() };
+        let (addresses, mention) = (Vec::new(), host.mention());
+        let mut target = Target { mention, config, addresses, deadline, allowed, phase: phase.clone() };
         target.phase.enter("its turn".to_owned());
         let destination = target.destination();
         let in_time = async {
@@ -91,8 +101,8 @@ impl SshSpawner {
             let mut opened =
                 on_thread(target, theirs, self.launcher.remote_command().to_owned(), permit).await?;
             phase.enter(format!("the remote shell at {}", opened.peer));
-            match push::hand_over(&mut stream, &self.launcher).await {
-                Ok(_path) => {
+            match push::hand_over(&mut stream, &self.launcher, allowed).await {
+                Ok(installed) => {
                     push::skip_greetings(&mut opened.stderr).await;
                     Ok(AgentChannel {
                         stream,
@@ -100,19 +110,22 @@ impl SshSpawner {
                         ended: opened.ended,
                         head_address: Some(opened.local),
                         route: format!("ssh {user}@{}", opened.peer),
+                        carrier: None,
+                        notes: installed.notes(),
                     })
                 }
                 Err(error) => {
                     drop(stream);
-                    let _ = tokio::time::timeout(LAST_WORDS, opened.ended).await;
-                    Err(with_last_words(error.on_host(host), &push::waiting_lines(&mut opened.stderr)))
+                    let end = tokio::time::timeout(LAST_WORDS, opened.ended).await.ok().and_then(Result::ok);
+                    let error = error.with_end(end).on_host(host);
+                    Err(push::with_last_words(error, &push::waiting_lines(&mut opened.stderr)))
                 }
             }
         };
         // The thread minds the deadline too and has the better words, but it may be stuck in a call that does not.
         match timeout_at((deadline + THREAD_GRACE).into(), in_time).await {
             Ok(result) => result,
-            Err(_) => Err(connect::timed_out(&host.name, &phase, allowed, &destination)),
+            Err(_) => Err(connect::timed_out(&host.mention(), &phase, allowed, &destination)),
         }
     }
 }
@@ -128,25 +141,22 @@ impl Spawner for SshSpawner {
 }
 
 fn reason(config: &HostConfig) -> Option<String> {
-    if let Some(reason) = config.needs_system_ssh() {
-        return Some(reason.to_owned());
-    }
+    let mut reasons: Vec<String> = config.needs_system_ssh().map(str::to_owned).into_iter().collect();
+    reasons.extend(connect::unknown_algorithms(&config.algorithms));
     let name = RecordName::new(&config.host_name, config.port, config.host_key_alias.as_deref());
-    let needs_certificate = KnownHosts::read(&config.known_hosts).needs_certificate(&name);
-    needs_certificate
-        .then(|| format!("its host key is known by a certificate authority alone ({})", name.name))
+    if KnownHosts::read(&config.known_hosts).needs_certificate(&name) {
+        reasons.push(format!("its host key is known by a certificate authority alone ({})", name.name));
+    }
+    (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
 async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, SpawnError> {
     let config = &target.config;
     target.phase.enter(format!("the address of `{}`", config.host_name));
-    let unknown = |cause: String| SpawnError::UnknownHost {
-        host: config.host.clone(),
-        name: config.host_name.clone(),
-        cause,
+    let unknown = |error: std::io::Error| {
+        SpawnError::unknown_host(target.mention.clone(), &config.host_name, &error.to_string())
     };
-    let found = tokio::net::lookup_host((config.host_name.as_str(), config.port)).await;
-    let found = found.map_err(|error| unknown(error.to_string()))?;
+    let found = tokio::net::lookup_host((config.host_name.as_str(), config.port)).await.map_err(unknown)?;
     let wanted = |address: &SocketAddr| match config.address_family {
         AddressFamily::Any => true,
         AddressFamily::V4 => address.is_ipv4(),
@@ -162,7 +172,7 @@ async fn on_thread(
     command: String,
     permit: OwnedSemaphorePermit,
 ) -> Result<Opened, SpawnError> {
-    let host = target.config.host.clone();
+    let (host, mention) = (target.config.host.clone(), target.mention.clone());
     let (opened, outcome) = oneshot::channel();
     let session = move || {
         let started = open_shell(&target, head, &command);
@@ -179,8 +189,12 @@ async fn on_thread(
     };
     let thread =
         std::thread::Builder::new().name(format!("ssh {host}")).stack_size(STACK_BYTES).spawn(session);
-    let failed =
-        |cause: String| SpawnError::Connection { host, what: "its session's thread".to_owned(), cause };
+    let failed = |cause: String| SpawnError::Connection {
+        host: mention,
+        what: "its session's thread".to_owned(),
+        cause,
+        hint: String::new(),
+    };
     match thread {
         Err(error) => Err(failed(error.to_string())),
         Ok(_detached) => outcome.await.unwrap_or_else(|_| Err(failed("it panicked".to_owned()))),
@@ -194,30 +208,27 @@ fn open_shell(target: &Target, head: StdUnixStream, command: &str) -> Result<She
     target.phase.enter(format!("the remote shell at {peer}"));
     let failed = |error: ssh2::Error| target.session_error(&error, peer, "the session");
     let mut channel = session.channel_session().map_err(failed)?;
+    for (name, value) in &target.config.set_env {
+        // A server takes what its AcceptEnv lists, and ssh does not mind either.
+        let _ = channel.setenv(name, value);
+    }
     channel.exec(command).map_err(failed)?;
     let (sink, stderr) = LineSink::new();
     let pump = Pump::new(session, channel, tcp, head, sink).map_err(|error| SpawnError::Connection {
-        host: target.config.host.clone(),
+        host: target.mention.clone(),
         what: "its channel".to_owned(),
-        cause: error.to_string(),
+        cause: fragment(&error),
+        hint: String::new(),
     })?;
     Ok((pump, stderr, peer, local))
 }
 
 fn no_channel(host: &Host, error: &std::io::Error) -> SpawnError {
     SpawnError::Connection {
-        host: host.name.clone(),
+        host: host.mention(),
         what: "making a channel".to_owned(),
-        cause: error.to_string(),
-    }
-}
-
-fn with_last_words(error: SpawnError, said: &[String]) -> SpawnError {
-    match error {
-        SpawnError::AgentNotStarted { host, cause } if !said.is_empty() => {
-            SpawnError::AgentNotStarted { host, cause: format!("{cause}, saying: {}", push::last_of(said)) }
-        }
-        other => other,
+        cause: fragment(error),
+        hint: String::new(),
     }
 }
 

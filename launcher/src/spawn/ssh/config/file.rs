@@ -10,7 +10,10 @@
 //! It runs no command: `Match exec` that would decide is noted as something that only the system's ssh can answer.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use super::keywords;
 
 /// What the criteria of Match blocks are compared with, and where relative paths begin.
 #[derive(Debug)]
@@ -29,18 +32,42 @@ pub(crate) struct Subject<'a> {
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     subject: Subject<'a>,
-    settings: HashMap<String, Vec<String>>,
+    settings: HashMap<String, Setting>,
     identity_files: Vec<String>,
     beyond: Option<String>,
     second_pass: bool,
     wants_second_pass: bool,
 }
 
+/// What a keyword was set to.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    /// The keyword as it is written there.
+    pub(crate) keyword: String,
+    /// Its words.
+    pub(crate) words: Vec<String>,
+    /// `FILE:LINE`.
+    pub(crate) place: String,
+}
+
+impl Setting {
+    /// Its words as one.
+    pub(crate) fn value(&self) -> String {
+        self.words.join(" ")
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.keyword, self.value(), self.place)
+    }
+}
+
 /// What the files say about one host.
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
-    /// Keyword in lower case, and its words.
-    pub(crate) words: HashMap<String, Vec<String>>,
+    /// By keyword in lower case.
+    pub(crate) by_keyword: HashMap<String, Setting>,
     /// Every IdentityFile, in order, each once.
     pub(crate) identity_files: Vec<String>,
     /// Something that only the system's ssh can evaluate, with its place.
@@ -69,7 +96,7 @@ impl<'a> Reader<'a> {
                 break;
             }
         }
-        Settings { words: reader.settings, identity_files: reader.identity_files, beyond: reader.beyond }
+        Settings { by_keyword: reader.settings, identity_files: reader.identity_files, beyond: reader.beyond }
     }
 
     /// `never` says that the file is included from a block that does not apply: none of its blocks does.
@@ -90,20 +117,33 @@ impl<'a> Reader<'a> {
                         self.read_file(&path, folder, &mut active_inside, !*active, depth + 1);
                     }
                 }
-                "include" => {}
-                keyword if *active => self.set(keyword, words),
+                "include" => {
+                    self.beyond =
+                        self.beyond.take().or(Some(format!("Include nested too deep ({})", place())))
+                }
+                lower if *active => self.set(lower, keyword, words, place()),
                 _ => {}
             }
         }
     }
 
-    fn set(&mut self, keyword: &str, words: &[String]) {
-        if keyword == "identityfile" {
+    fn set(&mut self, lower: &str, keyword: &str, words: &[String], place: String) {
+        if words.is_empty() {
+            self.beyond = self.beyond.take().or(Some(format!("{keyword} without a value ({place})")));
+        } else if lower == "identityfile" {
             let new = words.first().filter(|file| !self.identity_files.contains(file));
             self.identity_files.extend(new.cloned());
-        } else if !self.settings.contains_key(keyword) {
-            self.settings.insert(keyword.to_owned(), words.to_vec());
+        } else if !self.settings.contains_key(lower) && !self.is_to_be_ignored(lower) {
+            let (keyword, words) = (keyword.to_owned(), words.to_vec());
+            self.settings.insert(lower.to_owned(), Setting { keyword, words, place });
         }
+    }
+
+    /// IgnoreUnknown speaks about keywords behind it.
+    fn is_to_be_ignored(&self, lower: &str) -> bool {
+        let Some(ignored) = self.settings.get("ignoreunknown") else { return false };
+        let patterns = ignored.words.iter().flat_map(|word| word.split(',')).map(str::to_ascii_lowercase);
+        keywords::find(lower).is_none() && matches_list(&patterns.collect::<Vec<_>>(), lower)
     }
 
     fn included(&self, word: &str, folder: &Path) -> Vec<PathBuf> {
@@ -136,7 +176,8 @@ impl<'a> Reader<'a> {
                 _ => {
                     let Some(argument) = words.next() else { return false };
                     let patterns: Vec<&str> = argument.split(',').collect();
-                    let first = |keyword: &str| self.settings.get(keyword).and_then(|words| words.first());
+                    let first =
+                        |keyword: &str| self.settings.get(keyword).and_then(|setting| setting.words.first());
                     match name.as_str() {
                         "host" => {
                             let name = first("hostname").map(|name| name.replace("%h", self.subject.host));
@@ -151,7 +192,7 @@ impl<'a> Reader<'a> {
                         "tagged" => matches_list(&patterns, first("tag").map_or("", String::as_str)),
                         "sessiontype" => matches_list(&patterns, "exec"),
                         _ => {
-                            unknown = Some(format!("`Match {name}` at {place}"));
+                            unknown = Some(format!("`Match {name}` ({place})"));
                             continue;
                         }
                     }

@@ -3,18 +3,18 @@
 //! [`HostConfig::resolve`] reads the files anew and gives the values that the built-in SSH acts on, defaults filled in.
 //! [`HostConfig::needs_system_ssh`] says when a host asks for something that only the system's `ssh` can do.
 //!
-//! Acted on: HostName, User, Port, IdentityFile, IdentitiesOnly, IdentityAgent, UserKnownHostsFile,
-//! GlobalKnownHostsFile, HostKeyAlias, StrictHostKeyChecking, HashKnownHosts, ConnectTimeout, AddressFamily,
-//! KexAlgorithms, Ciphers, MACs, HostKeyAlgorithms (plain lists), and Host, Match, Include.
+//! `keywords` has the table that says for every keyword which of the two it is, or why it makes no difference.
 
 pub(crate) mod file;
+mod keywords;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::job::Host;
-use file::{Reader, Settings, Subject};
+use file::{Reader, Setting, Settings, Subject};
+use keywords::Treatment;
 
 /// Where this process's SSH things are.
 #[derive(Debug, Clone)]
@@ -83,12 +83,20 @@ pub struct HostConfig {
     pub hash_known_hosts: bool,
     /// The name that the host's key is on record under, where it is not the host's.
     pub host_key_alias: Option<String>,
-    /// ConnectTimeout.
-    pub connect_timeout: Option<Duration>,
+    /// ConnectTimeout, and where it is set.
+    pub connect_timeout: Option<(Duration, String)>,
+    /// ConnectionAttempts.
+    pub connection_attempts: u32,
     /// Which addresses may be tried.
     pub address_family: AddressFamily,
     /// Algorithms, where the configuration lists them.
     pub algorithms: Algorithms,
+    /// SetEnv: names and values.
+    pub set_env: Vec<(String, String)>,
+    /// Where GSSAPIAuthentication is asked for.
+    pub gssapi_at: Option<String>,
+    /// What is set and makes no difference here, each with its place and the reason.
+    pub no_difference: Vec<String>,
     system_ssh: Option<String>,
 }
 
@@ -114,17 +122,26 @@ pub enum AddressFamily {
     V6,
 }
 
-/// Algorithm names, in order of preference; none means the default.
+/// Algorithms that the configuration lists; none means the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Algorithms {
     /// KexAlgorithms.
-    pub key_exchange: Option<Vec<String>>,
+    pub key_exchange: Option<Algorithm>,
     /// Ciphers.
-    pub ciphers: Option<Vec<String>>,
+    pub ciphers: Option<Algorithm>,
     /// MACs.
-    pub macs: Option<Vec<String>>,
+    pub macs: Option<Algorithm>,
     /// HostKeyAlgorithms.
-    pub host_keys: Option<Vec<String>>,
+    pub host_keys: Option<Algorithm>,
+}
+
+/// One of these lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Algorithm {
+    /// The names, in order of preference.
+    pub names: Vec<String>,
+    /// The keyword with its value and place.
+    pub setting: String,
 }
 
 impl HostConfig {
@@ -140,7 +157,7 @@ impl HostConfig {
         Resolver { host, environment, settings }.resolve()
     }
 
-    /// Says what asks for the system's `ssh`, if anything does: `ProxyJump bastion`.
+    /// Says what asks for the system's `ssh`, if anything does: `ProxyJump bastion (/home/ann/.ssh/config:3)`.
     pub fn needs_system_ssh(&self) -> Option<&str> {
         self.system_ssh.as_deref()
     }
@@ -164,11 +181,12 @@ impl Resolver<'_> {
         let user = user.unwrap_or_else(|| self.environment.local_user.clone());
         let paths = Paths { resolver: &self, host_name: &host_name, port, user: &user };
 
-        let mut beyond = self.beyond_builtin();
+        let beyond = self.beyond_builtin();
+        let mut in_paths = None;
         let mut expanded = |words: Vec<String>| -> Vec<PathBuf> {
             let (paths, faults): (Vec<_>, Vec<_>) =
                 words.iter().map(|word| paths.expand(word)).partition(Result::is_ok);
-            beyond = beyond.take().or_else(|| faults.into_iter().find_map(Result::err));
+            in_paths = in_paths.take().or_else(|| faults.into_iter().find_map(Result::err));
             paths.into_iter().flatten().collect()
         };
         let identities_named = !self.settings.identity_files.is_empty();
@@ -190,24 +208,31 @@ impl Resolver<'_> {
                 None => expanded(vec![word.to_owned()]).pop(),
             },
         };
-        let beyond = beyond.or_else(|| certificate_beside(&identity_files));
+        let reasons: Vec<String> =
+            beyond.into_iter().chain(in_paths).chain(certificate_beside(&identity_files)).collect();
 
         HostConfig {
             host: written.clone(),
             port,
             identity_files,
             identities_named,
-            identities_only: self.is("identitiesonly", "yes"),
+            identities_only: self.is_yes("identitiesonly"),
             agent_socket,
             known_hosts,
             host_key_check: match self.word("stricthostkeychecking") {
                 Some("accept-new") => HostKeyCheck::AcceptNew,
-                Some("no" | "off") => HostKeyCheck::Off,
+                Some("no" | "off" | "false") => HostKeyCheck::Off,
                 _ => HostKeyCheck::Strict,
             },
-            hash_known_hosts: self.is("hashknownhosts", "yes"),
+            hash_known_hosts: self.is_yes("hashknownhosts"),
             host_key_alias: self.word("hostkeyalias").map(str::to_owned),
-            connect_timeout: self.word("connecttimeout").and_then(duration),
+            connect_timeout: self
+                .setting("connecttimeout")
+                .and_then(|setting| Some((duration(&setting.value())?, setting.place.clone()))),
+            connection_attempts: self
+                .word("connectionattempts")
+                .and_then(|word| word.parse().ok())
+                .unwrap_or(1),
             address_family: match self.word("addressfamily") {
                 Some("inet") => AddressFamily::V4,
                 Some("inet6") => AddressFamily::V6,
@@ -219,54 +244,80 @@ impl Resolver<'_> {
                 macs: self.algorithms("macs"),
                 host_keys: self.algorithms("hostkeyalgorithms"),
             },
-            system_ssh: beyond,
+            set_env: self.set_env(),
+            gssapi_at: self
+                .setting("gssapiauthentication")
+                .filter(|_| self.is_yes("gssapiauthentication"))
+                .map(|setting| setting.place.clone()),
+            no_difference: self.no_difference(),
+            system_ssh: (!reasons.is_empty()).then(|| reasons.join(", ")),
             host_name,
             user,
         }
     }
 
-    /// What libssh2 cannot do, or what this launcher leaves to ssh.
-    fn beyond_builtin(&self) -> Option<String> {
-        let not_none = |word: &str| !word.eq_ignore_ascii_case("none");
-        let asked = |keyword: &str, matters: &dyn Fn(&str) -> bool| {
-            let name = BEYOND.iter().find(|name| name.eq_ignore_ascii_case(keyword))?;
-            let words = self.settings.words.get(keyword)?.join(" ");
-            matters(&words).then(|| format!("{name} {words}"))
+    /// What the built-in SSH cannot do, does not know or cannot read; the way to the host first.
+    fn beyond_builtin(&self) -> Vec<String> {
+        let reason = |(lower, setting): (&String, &Setting)| {
+            let value = setting.value();
+            match keywords::find(lower) {
+                None => Some(format!("{setting}, a keyword that efarun does not know")),
+                Some((_, Treatment::System(matters))) => matters(&value).then(|| setting.to_string()),
+                Some((_, Treatment::Honoured(is_readable))) => {
+                    (!is_readable(&value)).then(|| setting.to_string())
+                }
+                Some((_, Treatment::NoDifference(_))) => None,
+            }
         };
-        let value_is = |value: &'static str| move |word: &str| word.eq_ignore_ascii_case(value);
-        None.or_else(|| asked("proxyjump", &not_none))
-            .or_else(|| asked("proxycommand", &not_none))
-            .or_else(|| self.settings.beyond.clone())
-            .or_else(|| asked("certificatefile", &not_none))
-            .or_else(|| asked("knownhostscommand", &not_none))
-            .or_else(|| asked("pkcs11provider", &not_none))
-            .or_else(|| asked("revokedhostkeys", &not_none))
-            .or_else(|| asked("bindaddress", &not_none))
-            .or_else(|| asked("bindinterface", &not_none))
-            .or_else(|| asked("hostbasedauthentication", &value_is("yes")))
-            .or_else(|| asked("pubkeyauthentication", &value_is("no")))
-            .or_else(|| asked("canonicalizehostname", &|word: &str| !word.eq_ignore_ascii_case("no")))
+        let mut reasons: Vec<String> = self.settings.by_keyword.iter().filter_map(reason).collect();
+        reasons.extend(self.settings.beyond.clone());
+        reasons.sort_by_key(|reason| (!reason.to_ascii_lowercase().starts_with("proxy"), reason.clone()));
+        reasons
+    }
+
+    fn no_difference(&self) -> Vec<String> {
+        let reason = |(lower, setting): (&String, &Setting)| match keywords::find(lower) {
+            Some((_, Treatment::NoDifference(reason))) => Some(format!("{setting}: {reason}")),
+            _ => None,
+        };
+        let mut reasons: Vec<String> = self.settings.by_keyword.iter().filter_map(reason).collect();
+        reasons.sort();
+        reasons
+    }
+
+    fn set_env(&self) -> Vec<(String, String)> {
+        let words = self.setting("setenv").map_or(&[][..], |setting| &setting.words);
+        let pair =
+            |word: &String| word.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        words.iter().filter_map(pair).collect()
+    }
+
+    fn setting(&self, keyword: &str) -> Option<&Setting> {
+        self.settings.by_keyword.get(keyword)
     }
 
     fn word(&self, keyword: &str) -> Option<&str> {
-        self.settings.words.get(keyword)?.first().map(String::as_str)
+        self.setting(keyword)?.words.first().map(String::as_str)
     }
 
     fn words_or(&self, keyword: &str, default: &[&str]) -> Vec<String> {
-        match self.settings.words.get(keyword) {
-            Some(words) => words.iter().filter(|word| !word.eq_ignore_ascii_case("none")).cloned().collect(),
+        match self.setting(keyword) {
+            Some(setting) => {
+                setting.words.iter().filter(|word| !word.eq_ignore_ascii_case("none")).cloned().collect()
+            }
             None => default.iter().map(|&word| word.to_owned()).collect(),
         }
     }
 
-    fn is(&self, keyword: &str, value: &str) -> bool {
-        self.word(keyword).is_some_and(|word| word.eq_ignore_ascii_case(value))
+    fn is_yes(&self, keyword: &str) -> bool {
+        self.word(keyword)
+            .is_some_and(|word| word.eq_ignore_ascii_case("yes") || word.eq_ignore_ascii_case("true"))
     }
 
-    /// Lists that change the default (`+x`, `-x`, `^x`) change OpenSSH's default, which is not ours.
-    fn algorithms(&self, keyword: &str) -> Option<Vec<String>> {
-        let list = self.word(keyword)?;
-        (!list.starts_with(['+', '-', '^'])).then(|| list.split(',').map(str::to_owned).collect())
+    fn algorithms(&self, keyword: &str) -> Option<Algorithm> {
+        let setting = self.setting(keyword)?;
+        let names = setting.value().split(',').map(str::to_owned).collect();
+        Some(Algorithm { names, setting: setting.to_string() })
     }
 }
 
@@ -372,21 +423,6 @@ fn duration(word: &str) -> Option<Duration> {
 
 /// Key files that are tried when none is named; DSA is gone, and security keys need what libssh2 has not.
 const DEFAULT_IDENTITIES: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
-
-/// Keywords that may send a host to the system's ssh, as they are written in messages.
-const BEYOND: [&str; 11] = [
-    "ProxyJump",
-    "ProxyCommand",
-    "CertificateFile",
-    "KnownHostsCommand",
-    "PKCS11Provider",
-    "RevokedHostKeys",
-    "BindAddress",
-    "BindInterface",
-    "HostbasedAuthentication",
-    "PubkeyAuthentication",
-    "CanonicalizeHostname",
-];
 
 #[cfg(test)]
 mod tests;

@@ -73,14 +73,67 @@ fn what_libssh2_cannot_do_is_recognised() {
          Host token\n IdentityFile ~/.ssh/%C\n\
          Match host matched exec \"true\"\n User other\n",
     );
-    assert_eq!(files.reason("jump").as_deref(), Some("ProxyJump bastion"));
-    assert_eq!(files.reason("command").as_deref(), Some("ProxyCommand nc %h %p"));
+    let config = files.environment.user_config.display();
+    assert_eq!(files.reason("jump"), Some(format!("ProxyJump bastion ({config}:2)")));
+    assert_eq!(files.reason("command"), Some(format!("ProxyCommand nc %h %p ({config}:4)")));
     assert_eq!(files.reason("direct"), None);
-    assert_eq!(files.reason("cert").as_deref(), Some("CertificateFile ~/.ssh/x-cert.pub"));
-    assert_eq!(files.reason("based").as_deref(), Some("HostbasedAuthentication yes"));
+    assert_eq!(files.reason("cert"), Some(format!("CertificateFile ~/.ssh/x-cert.pub ({config}:8)")));
+    assert_eq!(files.reason("based"), Some(format!("HostbasedAuthentication yes ({config}:10)")));
     assert!(files.reason("token").unwrap().contains("%C"));
-    assert!(files.reason("matched").unwrap().starts_with("`Match exec` at "));
+    assert_eq!(files.reason("matched"), Some(format!("`Match exec` ({config}:13)")));
     assert_eq!(files.reason("unmatched"), None, "a command that cannot matter is not asked for");
+}
+
+#[test]
+fn what_is_unknown_or_unreadable_is_left_to_the_systems_ssh() {
+    let files = Files::new(
+        "Host unknown\n Frobnicate yes\n\
+         Host wanted\n IgnoreUnknown frob*,x\n Frobnicate yes\n\
+         Host late\n Frobnicate yes\n IgnoreUnknown frob*\n\
+         Host port\n Port ssh\n\
+         Host value\n Port\n\
+         Host known\n IgnoreUnknown proxy*\n ProxyJump bastion\n",
+    );
+    let config = files.environment.user_config.display();
+    let unknown = |line| format!("Frobnicate yes ({config}:{line}), a keyword that efarun does not know");
+    assert_eq!(files.reason("unknown"), Some(unknown(2)));
+    assert_eq!(files.reason("wanted"), None);
+    assert_eq!(files.reason("late"), Some(unknown(7)));
+    assert_eq!(files.reason("port"), Some(format!("Port ssh ({config}:10)")));
+    assert_eq!(files.reason("value"), Some(format!("Port without a value ({config}:12)")));
+    assert_eq!(
+        files.reason("known"),
+        Some(format!("ProxyJump bastion ({config}:15)")),
+        "known keywords count"
+    );
+}
+
+#[test]
+fn lists_that_change_the_default_are_left_to_the_systems_ssh() {
+    let files = Files::new(
+        "Host plain\n Ciphers aes256-ctr,none-such\n PreferredAuthentications gssapi,publickey\n RekeyLimit default none\n\
+         Host added\n HostKeyAlgorithms +ssh-rsa\n PreferredAuthentications password\n",
+    );
+    let config = files.environment.user_config.display();
+    assert_eq!(files.reason("plain"), None);
+    assert_eq!(files.resolve("plain").algorithms.ciphers.unwrap().names, ["aes256-ctr", "none-such"]);
+    assert_eq!(
+        files.reason("added"),
+        Some(format!(
+            "HostKeyAlgorithms +ssh-rsa ({config}:6), PreferredAuthentications password ({config}:7)"
+        ))
+    );
+}
+
+#[test]
+fn what_makes_no_difference_is_told_with_its_reason() {
+    let files = Files::new("Compression yes\nSetEnv A=b LC_X=\"c d\"\nGSSAPIAuthentication yes\n");
+    let config = files.resolve("node");
+    assert_eq!(config.no_difference.len(), 2, "{:?}", config.no_difference);
+    assert!(config.no_difference[0].ends_with("config:1): it changes speed, not what arrives"));
+    assert_eq!(config.set_env, [("A".into(), "b".into()), ("LC_X".into(), "c d".into())]);
+    assert!(config.gssapi_at.unwrap().ends_with("config:3"));
+    assert_eq!(config.system_ssh, None);
 }
 
 #[test]
@@ -150,7 +203,7 @@ fn hosts_are_resolved_as_ssh_resolves_them() {
         files.write("more/2.conf", "Port 99\n");
         for host in ["a", "b"] {
             let Some((values, identities)) = ask_ssh(&files, host) else {
-                println!("SKIPPED: there is no ssh to compare with");
+                println!("SKIPPED: hosts_are_resolved_as_ssh_resolves_them: there is no ssh to compare with");
                 assert!(!std::env::var("EFARUN_TEST_REQUIRE").unwrap_or_default().contains("testbed"));
                 return;
             };
@@ -175,7 +228,7 @@ fn hosts_are_resolved_as_ssh_resolves_them() {
             assert_eq!(
                 config
                     .connect_timeout
-                    .map(|timeout| timeout.as_secs().to_string())
+                    .map(|(timeout, _)| timeout.as_secs().to_string())
                     .as_deref()
                     .unwrap_or("none"),
                 values["connecttimeout"],
