@@ -214,7 +214,9 @@ fn start_hint(call: &str, errno: i32) -> &'static str {
         (true, Errno::ENOENT | Errno::ENOTDIR) => {
             "\n  hint: every host needs the program, and what it is run by, under the same path: copy it there, or use a folder that all share"
         }
-        (true, Errno::EACCES) => "\n  hint: `chmod +x` there makes a file executable",
+        (true, Errno::EACCES) => {
+            "\n  hint: the program must be a file that this user may execute there (`chmod +x`), not on a noexec mount"
+        }
         (true, Errno::ENOEXEC) => {
             "\n  hint: `file` says what it is: a program must be built for that host's CPU, and a script begins with `#!`"
         }

@@ -86,6 +86,18 @@ pub(crate) fn listening_port(pid: i32) -> Option<u16> {
     })
 }
 
+/// Whether anybody listens on a TCP port in the network of this process.
+pub(crate) fn is_listening(pid: i32, port: u16) -> bool {
+    ["tcp", "tcp6"].iter().any(|table| {
+        let table = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        table.lines().skip(1).any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.get(3) == Some(&LISTEN)
+                && fields.get(1).is_some_and(|local| local.ends_with(&format!(":{port:04X}")))
+        })
+    })
+}
+
 /// Waits until `list` finds no process any more, and says how long that took; after `within`, who is still there.
 pub fn wait_until_gone(within: Duration, list: impl Fn() -> Vec<Process>) -> Result<Duration, Vec<Process>> {
     let start = Instant::now();

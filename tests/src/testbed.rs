@@ -2,11 +2,16 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::process::Process;
+use nix::sched::{CloneFlags, setns};
+
+use crate::process::{Process, is_listening};
 use crate::require::workspace;
 
 /// Several hosts, and the head that sees them.
@@ -16,6 +21,8 @@ pub struct Testbed {
     folder: PathBuf,
     head_address: String,
     hosts: Vec<Host>,
+    /// Process ids of servers that were started for a test.
+    residents: Mutex<Vec<i32>>,
 }
 
 /// One of them.
@@ -41,8 +48,13 @@ impl Testbed {
         take_down_left_overs();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{NAME_PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut testbed =
-            Testbed { name, folder: PathBuf::new(), head_address: String::new(), hosts: Vec::new() };
+        let mut testbed = Testbed {
+            name,
+            folder: PathBuf::new(),
+            head_address: String::new(),
+            hosts: Vec::new(),
+            residents: Mutex::default(),
+        };
         testbed.script(["up", &count.to_string()]);
         let env = testbed.script(["env"]);
         let value = |key: &str| {
@@ -96,6 +108,102 @@ impl Testbed {
         command
     }
 
+    /// Runs a shell script on a host, or on `head`, and gives what it wrote.
+    ///
+    /// # Panics
+    ///
+    /// When it fails, with what it said.
+    #[track_caller]
+    pub fn sh(&self, host: &str, script: &str) -> String {
+        let output =
+            self.command(host, "sh").args(["-c", script]).output().expect("the testbed runs commands");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "on {host}: {script}: {}: {stderr}", output.status);
+        String::from_utf8(output.stdout).expect("scripts of tests write UTF-8")
+    }
+
+    /// The home folder, which has one path everywhere. What lies there here is the head's.
+    pub fn home(&self) -> PathBuf {
+        self.folder.join("home")
+    }
+
+    /// Writes the head's `~/.ssh/config`, and says where.
+    pub fn ssh_config(&self, text: &str) -> PathBuf {
+        let path = self.home().join(".ssh/config");
+        fs::write(&path, text).expect("the testbed's folder is writable");
+        path
+    }
+
+    /// Starts another sshd on a host, with these options beside those of the first. It does not count as a guest.
+    ///
+    /// # Panics
+    ///
+    /// When it does not listen within 10 s.
+    pub fn sshd(&self, host: &str, port: u16, options: &[&str]) {
+        let options: String = options.iter().map(|option| format!(" -o {option}")).collect();
+        let config = self.folder.join(host).join("sshd_config");
+        let sshd = format!("/usr/sbin/sshd{options} -o Port={port} -f {}", config.display());
+        self.sh(host, &format!("{sshd} </dev/null >/dev/null 2>&1"));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // It goes into the background before it listens, and cannot say when it does.
+        while !is_listening(self.host(host).sshd_pid, port) {
+            assert!(Instant::now() < deadline, "{sshd} does not listen");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.settle();
+    }
+
+    /// From now on, what runs on hosts does not count as guests.
+    pub fn settle(&self) {
+        let guests = self.guests();
+        self.residents.lock().expect("no holder panics").extend(guests.iter().map(|guest| guest.pid));
+    }
+
+    /// A listener of the test's own on a host.
+    ///
+    /// # Panics
+    ///
+    /// When there is one already.
+    pub fn listen(&self, host: &str, port: u16) -> TcpListener {
+        self.in_network_of(host, move || TcpListener::bind(("0.0.0.0", port)).expect("nobody listens there"))
+    }
+
+    /// A connection of the test's own, from the head to a host.
+    ///
+    /// # Panics
+    ///
+    /// When nobody answers within 10 s.
+    pub fn connect(&self, host: &str, port: u16) -> TcpStream {
+        let address =
+            format!("{}:{port}", self.host(host).address).parse().expect("hosts have plain addresses");
+        self.in_network_of("head", move || {
+            TcpStream::connect_timeout(&address, Duration::from_secs(10)).expect("the host answers")
+        })
+    }
+
+    /// A socket belongs to the network of the thread that made it.
+    fn in_network_of<T: Send + 'static>(&self, host: &str, make: impl FnOnce() -> T + Send + 'static) -> T {
+        let record = self.folder.join(host).join("process");
+        let record = fs::read_to_string(record).expect("the testbed has this host");
+        let pid = record.split(' ').next().expect("a process id comes first");
+        let network = fs::File::open(format!("/proc/{pid}/ns/net")).expect("the host runs");
+        let making = std::thread::spawn(move || {
+            setns(network, CloneFlags::CLONE_NEWNET).expect("making hosts took root");
+            make()
+        });
+        making.join().expect("the socket could be made")
+    }
+
+    /// Moves a host's cable from the head to another host, which forwards nothing.
+    pub fn hide(&self, host: &str, via: &str) {
+        self.script(["hide", host, via]);
+    }
+
+    /// Lets the head drop whatever a host begins; what the head begins goes on.
+    pub fn wall(&self, host: &str) {
+        self.script(["wall", host]);
+    }
+
     /// Stops every process of a host.
     pub fn pause(&self, host: &str) {
         self.script(["pause", host]);
@@ -111,9 +219,12 @@ impl Testbed {
         self.script(["heal", host]);
     }
 
-    /// What runs on all hosts beyond the sshd that every host has.
+    /// What runs on all hosts beyond the sshd that every host has, and those that the test started.
     pub fn guests(&self) -> Vec<Process> {
-        let is_guest = |process: &Process| self.hosts.iter().any(|host| host.is_guest(process));
+        let residents = self.residents.lock().expect("no holder panics");
+        let is_guest = |process: &Process| {
+            !residents.contains(&process.pid) && self.hosts.iter().any(|host| host.is_guest(process))
+        };
         Process::all().into_iter().filter(is_guest).collect()
     }
 

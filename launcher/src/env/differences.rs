@@ -82,7 +82,7 @@ fn same_machines(inputs: &Inputs<'_>) -> Vec<String> {
         machines.entry((&facts.machine_id, facts.namespaces)).or_default().push(index);
     }
     let several = machines.into_values().filter(|nodes| nodes.len() > 1);
-    several.map(|nodes| format!("one machine under several names: {}", names(inputs, &nodes))).collect()
+    several.map(|nodes| format!("one machine under several names: {} (its cores and cards are shared: name it once, with all its slots)", names(inputs, &nodes))).collect()
 }
 
 fn note(

@@ -4,6 +4,7 @@
 //! Given what the dispatcher found; gives text, and writes nothing.
 
 use efarun_wire::Rank;
+use efarun_wire::message::RankStatus;
 use serde_json::{Value, json};
 
 use super::dispatcher::Ended;
@@ -81,7 +82,11 @@ pub fn failure_lines(error: &LaunchError, ended: &Ended, writer: &Writer) -> Vec
         ));
     }
     if let LaunchError::RankFailed { rank, .. } | LaunchError::RankAborted { rank, .. } = error {
-        lines.extend(writer.last_stderr(*rank).into_iter().map(|line| format!("  last stderr: {line}")));
+        let last_words = writer.last_stderr(*rank);
+        lines.extend(last_words.iter().map(|line| format!("  last stderr: {line}")));
+        if let LaunchError::RankFailed { host, status: RankStatus::Code(127), .. } = error {
+            lines.extend(last_words.iter().find_map(|line| missing_library_hint(host, line)));
+        }
     }
     match ended.verdict.echoes() {
         0 => {}
@@ -89,6 +94,15 @@ pub fn failure_lines(error: &LaunchError, ended: &Ended, writer: &Writer) -> Vec
         echoes => lines.push(format!("  {echoes} further failures followed it")),
     }
     lines
+}
+
+/// What to do about a library that the dynamic loader did not find, whose words these are.
+fn missing_library_hint(host: &str, line: &str) -> Option<String> {
+    let (_, rest) = line.split_once(": error while loading shared libraries: ")?;
+    let (library, _) = rest.split_once(": cannot open shared object file")?;
+    Some(format!(
+        "  hint: {host} has no {library} in the folders that its loader looks in: install it there, or name its folder by `-x LD_LIBRARY_PATH=DIR`"
+    ))
 }
 
 /// Says whether anything of the job is left anywhere.

@@ -113,7 +113,7 @@ pub(crate) enum PushError {
 impl PushError {
     /// The same, about a host.
     pub(crate) fn on_host(self, host: &Host) -> SpawnError {
-        let host = host.name.clone();
+        let host = host.mention();
         match self {
             PushError::OtherArchitecture { theirs } => {
                 SpawnError::OtherArchitecture { host, theirs, ours: script::ARCHITECTURE.to_owned() }
