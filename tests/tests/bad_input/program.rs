@@ -152,8 +152,8 @@ fn other_architecture() -> &'static str {
 
 /// A program of this machine whose header says that it is for another.
 fn foreign_program(path: &Path) {
-    let mut program = fs::read("/bin/true").unwrap();
+    let mut program = fs::read("/bin/true").expect("every Linux has it");
     let machine: u16 = if cfg!(target_arch = "aarch64") { 0x3e } else { 0xb7 };
     program[18..20].copy_from_slice(&machine.to_le_bytes());
-    fs::write(path, program).unwrap();
+    fs::write(path, program).expect("the head's home folder is writable");
 }
