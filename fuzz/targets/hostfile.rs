@@ -70,7 +70,9 @@ fn check_host(host: &Host) {
 
 fn check_error(error: &HostError, file: &[u8], items: &[String]) {
     let text = error.to_string();
-    assert!(!text.is_empty() && !text.contains(char::is_control), "{text:?} is not one line of text");
+    // A fault in a file is shown with its line and a caret.
+    let is_text = |line: &str| !line.is_empty() && !line.contains(char::is_control);
+    assert!(!text.is_empty() && text.split('\n').all(is_text), "{text:?} is not lines of text");
     match error {
         HostError::Line { line, column, .. } => {
             let found = file.split(|byte| *byte == b'\n').nth(*line as usize - 1);
