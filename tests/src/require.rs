@@ -15,6 +15,10 @@ pub enum Need {
     Libfabric1,
     /// libfabric 2.5.1, by `scripts/fetch-libfabric`.
     Libfabric2,
+    /// The login shells that people have: zsh, csh, tcsh, fish, ksh.
+    Shells,
+    /// A library that shows programs another time.
+    Faketime,
 }
 
 impl Need {
@@ -23,6 +27,8 @@ impl Need {
         match self {
             Need::Testbed => "testbed",
             Need::Libfabric1 | Need::Libfabric2 => "libfabric",
+            Need::Shells => "shells",
+            Need::Faketime => "faketime",
         }
     }
 
@@ -30,14 +36,13 @@ impl Need {
     fn lack(self) -> Option<String> {
         match self {
             Need::Testbed if !nix::unistd::geteuid().is_root() => Some("making hosts needs root".to_owned()),
-            Need::Testbed => TESTBED_TOOLS
-                .iter()
-                .find(|tool| !is_command(tool))
-                .map(|tool| format!("there is no `{tool}`: run `scripts/setup test`")),
+            Need::Testbed => lacking_command(&TESTBED_TOOLS),
             Need::Libfabric1 => {
                 (!has_system_libfabric()).then(|| "there is no libfabric.so.1 here".to_owned())
             }
             Need::Libfabric2 => libfabric_2_folder().err(),
+            Need::Shells => lacking_command(&SHELLS),
+            Need::Faketime => faketime_library().err(),
         }
     }
 }
@@ -85,9 +90,24 @@ pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
 }
 
+/// Debian's libfaketime.
+///
+/// # Errors
+///
+/// Why there is none, as a lowercase fragment.
+pub fn faketime_library() -> Result<PathBuf, String> {
+    let names = LIBRARY_FOLDERS.iter().map(|folder| Path::new(folder).join("faketime/libfaketime.so.1"));
+    let lack = || "there is no libfaketime.so.1: run `scripts/setup test`".to_owned();
+    names.into_iter().find(|path| path.exists()).ok_or_else(lack)
+}
+
+fn lacking_command(names: &[&str]) -> Option<String> {
+    let lacking = names.iter().find(|name| !is_command(name))?;
+    Some(format!("there is no `{lacking}`: run `scripts/setup test`"))
+}
+
 fn has_system_libfabric() -> bool {
-    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/local/lib"];
-    folders.iter().any(|folder| Path::new(folder).join("libfabric.so.1").exists())
+    LIBRARY_FOLDERS.iter().any(|folder| Path::new(folder).join("libfabric.so.1").exists())
 }
 
 fn is_command(name: &str) -> bool {
@@ -101,6 +121,11 @@ fn is_command(name: &str) -> bool {
 fn say(line: &str) {
     println!("{line}");
 }
+
+const LIBRARY_FOLDERS: [&str; 4] =
+    ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/local/lib"];
+
+const SHELLS: [&str; 5] = ["zsh", "csh", "tcsh", "fish", "ksh"];
 
 const TESTBED_TOOLS: [&str; 5] = ["sshd", "ssh-keygen", "ip", "unshare", "nsenter"];
 

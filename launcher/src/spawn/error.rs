@@ -174,7 +174,7 @@ pub enum SpawnError {
     },
     /// The configuration asks for what only the system's ssh can do, and there is none.
     #[error(
-        "host {host}: {reason} is for the system's `ssh`, and there is none in PATH\n  hint: install openssh-client (openssh-clients on Amazon Linux), or take this out of the SSH configuration"
+        "host {host}: {reason}: only the system's `ssh` can do that, and there is none in PATH\n  hint: install openssh-client (openssh-clients on Amazon Linux), or take this out of the SSH configuration"
     )]
     NoSystemSsh {
         /// The host, and where it was named.

@@ -1,10 +1,13 @@
 //! What users get wrong, and what is wrong with their hosts: the whole of what they are told, the exit code, how soon
 //! it comes, and that nothing stays behind.
 
+mod cache;
 mod hosts;
 mod keys;
+mod network;
 mod program;
 mod reach;
+mod shell;
 
 use std::path::Path;
 use std::time::Duration;

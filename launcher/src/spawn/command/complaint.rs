@@ -65,6 +65,17 @@ pub(crate) fn classify(host: &str, destination: &str, lines: &[String]) -> Optio
         let (name, cause) = line.split_once("hostname ")?.1.split_once(": ")?;
         return Some(SpawnError::unknown_host(host, name, cause.trim()));
     }
+    if let Some(line) = find(": open failed: ") {
+        // A jump host's words.
+        let (_, cause) = line.split_once(": open failed: ")?;
+        return Some(SpawnError::Connection {
+            host,
+            what: "the connection to it from its jump host".to_owned(),
+            cause: cause.trim().trim_start_matches("connect failed: ").to_ascii_lowercase(),
+            hint: "does the jump host know its name, and is its sshd to be reached from there, on this port?"
+                .to_owned(),
+        });
+    }
     let line = find("ssh: connect to host ")?;
     let (address, cause) = line.split_once("to host ")?.1.split_once(": ")?;
     let address = address.replace(" port ", ":");

@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::{AccessFlags, access};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -65,12 +66,12 @@ impl CommandSpawner {
     /// Whether the command is there to be run.
     pub fn is_installed(&self) -> bool {
         let command = Path::new(&self.words[0]);
-        let path = std::env::var_os("PATH").unwrap_or_default();
+        let is_program = |path: &Path| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
         if command.components().count() > 1 {
-            command.exists()
-        } else {
-            std::env::split_paths(&path).any(|folder| folder.join(command).is_file())
+            return is_program(command);
         }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|folder| is_program(&folder.join(command)))
     }
 
     async fn start_by(&self, host: &Host, allowed: Duration) -> Result<AgentChannel, SpawnError> {
@@ -146,18 +147,25 @@ impl CommandSpawner {
         if let Some(known) = complaint::classify(&host.mention(), &destination(host), &lines) {
             return known;
         }
+        let (name, destination) = (self.name(), destination(host));
+        let said =
+            if lines.is_empty() { String::new() } else { format!(", saying: {}", push::last_of(&lines)) };
+        let host = host.mention();
         let end = match end {
+            // ssh's own, for whatever is wrong before the remote shell runs.
+            Ok(Ok(ChannelEnd::Code(255))) => {
+                return SpawnError::AgentNotStarted {
+                    host,
+                    cause: format!("`{name} {destination}` failed with code 255{said}"),
+                    hint: format!("`{name} {destination} true` shows the same"),
+                };
+            }
             Ok(Ok(ChannelEnd::Code(code))) => format!(" and returned {code}"),
             Ok(Ok(ChannelEnd::Signal(name))) => format!(" and was ended by {name}"),
             _ => String::new(),
         };
-        let said =
-            if lines.is_empty() { String::new() } else { format!(", saying: {}", push::last_of(&lines)) };
-        SpawnError::AgentNotStarted {
-            host: host.mention(),
-            cause: format!("`{} {}` failed{end}{said} ({error})", self.name(), destination(host)),
-            hint: error.hint().to_owned(),
-        }
+        let cause = format!("`{name} {destination}` failed{end}{said} ({error})");
+        SpawnError::AgentNotStarted { host, cause, hint: error.hint().to_owned() }
     }
 
     fn name(&self) -> Cow<'_, str> {

@@ -43,6 +43,7 @@ pub(crate) fn remote_command(build: BuildId, len_bytes: usize) -> String {
             line.replace("@MARKER@", MARKER)
                 .replace("@BUILD@", &build.to_string())
                 .replace("@LEN@", &len_bytes.to_string())
+                .replace("@ARCHITECTURE@", ARCHITECTURE)
                 .replace("@AGENT@", agent::ARGUMENT)
                 .replace("@OLD@", &(KEPT_BUILDS + 1).to_string())
         })
@@ -53,7 +54,9 @@ pub(crate) fn remote_command(build: BuildId, len_bytes: usize) -> String {
 /// Each line ends such that the lines can be joined by blanks.
 const SCRIPT: &str = r#"
 set -f; umask 077; unset IFS;
-echo "@MARKER@ arch $(uname -m)";
+arch=$(uname -m);
+echo "@MARKER@ arch $arch";
+[ "$arch" = @ARCHITECTURE@ ] || exit 71;
 me=$(id -u);
 
 # A start-up file may have set a cache folder that does not exist here: it is only tried.

@@ -73,7 +73,7 @@ fn plain(value: &str) -> bool {
 }
 
 /// `+x`, `-x` and `^x` change OpenSSH's default, which is not libssh2's.
-fn plain_list(value: &str) -> bool {
+pub(super) fn plain_list(value: &str) -> bool {
     !value.starts_with(['+', '-', '^'])
 }
 

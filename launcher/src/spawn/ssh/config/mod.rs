@@ -315,7 +315,8 @@ impl Resolver<'_> {
     }
 
     fn algorithms(&self, keyword: &str) -> Option<Algorithm> {
-        let setting = self.setting(keyword)?;
+        // A list that changes the default is for the system's ssh.
+        let setting = self.setting(keyword).filter(|setting| keywords::plain_list(&setting.value()))?;
         let names = setting.value().split(',').map(str::to_owned).collect();
         Some(Algorithm { names, setting: setting.to_string() })
     }
