@@ -109,6 +109,12 @@ pub trait Transport: Send {
         2
     }
 
+    /// The length from which on it pays to cut a message in two, so that one part is on its way while the other is
+    /// used. Below, the second message costs more than that saves.
+    fn min_segment_bytes(&self) -> usize {
+        4 << 10
+    }
+
     /// Prepares to receive from and send to these peers. Opening a peer twice costs nothing. Returns without
     /// waiting for the peers: until a peer has opened its side, [`Transport::try_send`] to it says `false`.
     ///

@@ -76,6 +76,11 @@ impl Transport for Mux {
         self.legs.iter().map(|leg| leg.transport.credits()).min().unwrap_or(2)
     }
 
+    /// That of the transport whose messages cost most.
+    fn min_segment_bytes(&self) -> usize {
+        self.legs.iter().map(|leg| leg.transport.min_segment_bytes()).max().unwrap_or_default()
+    }
+
     fn open(&mut self, receives_from: &[Rank], sends_to: &[Rank]) -> Result<(), TransportError> {
         for leg in &mut self.legs {
             leg.receives_from.clear();

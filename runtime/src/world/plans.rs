@@ -53,8 +53,11 @@ impl Plans {
 /// What the schedule of a call is made from.
 pub(super) fn shape(key: Key, world_size: u32, limits: Limits) -> Shape {
     let Key { collective, algorithm, count, element_bytes } = key;
+    let [slot_len, least_len] =
+        [limits.slot_bytes, limits.min_segment_bytes].map(|bytes| bytes as usize / element_bytes);
     let segment_len =
-        select::segment_len(algorithm, world_size, count, element_bytes, limits.slot_bytes as usize);
+        select::segment_len(algorithm, world_size, count, element_bytes, limits.slot_bytes as usize)
+            .max(least_len.min(slot_len));
     Shape { collective, world_size, count, segment_len, credits: limits.credits as usize }
 }
 

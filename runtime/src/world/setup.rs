@@ -32,7 +32,7 @@ pub(super) struct Setup {
     pub(super) limits: Limits,
 }
 
-/// What every rank's transports can do, at least. Schedules are made from it, so it must be the same on all ranks,
+/// What holds for every rank's transports. Schedules are made from it, so it must be the same on all ranks,
 /// and their transports need not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -40,33 +40,41 @@ pub(super) struct Limits {
     pub(super) slot_bytes: u32,
     /// How many messages a pair of ranks can have in flight.
     pub(super) credits: u32,
+    /// The length from which on it pays to cut a message.
+    pub(super) min_segment_bytes: u32,
 }
 
 impl Limits {
     fn of(transport: &dyn Transport) -> Self {
         let capped = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        Limits { slot_bytes: capped(transport.slot_bytes()), credits: capped(transport.credits()) }
+        Limits {
+            slot_bytes: capped(transport.slot_bytes()),
+            credits: capped(transport.credits()),
+            min_segment_bytes: capped(transport.min_segment_bytes()),
+        }
     }
 
     fn to_bytes(self) -> Vec<u8> {
-        [self.slot_bytes.to_le_bytes(), self.credits.to_le_bytes()].concat()
+        [self.slot_bytes, self.credits, self.min_segment_bytes].map(u32::to_le_bytes).concat()
     }
 
-    /// The least of all ranks' limits; those of a rank that cannot be understood are left out.
-    fn least(all: &[Vec<u8>]) -> Option<Self> {
+    /// What holds for all ranks' transports; the limits of a rank that cannot be understood are left out.
+    fn of_all(all: &[Vec<u8>]) -> Option<Self> {
         let parse = |blob: &Vec<u8>| {
-            let (slot_bytes, rest) = blob.split_first_chunk()?;
-            let credits = rest.first_chunk()?;
+            let (words, _) = blob.as_chunks::<4>();
+            let [slot_bytes, credits, min_segment_bytes] = *words.first_chunk()?;
             Some(Limits {
-                slot_bytes: u32::from_le_bytes(*slot_bytes),
-                credits: u32::from_le_bytes(*credits),
+                slot_bytes: u32::from_le_bytes(slot_bytes),
+                credits: u32::from_le_bytes(credits),
+                min_segment_bytes: u32::from_le_bytes(min_segment_bytes),
             })
         };
-        let least = |a: Limits, b: Limits| Limits {
+        let both = |a: Limits, b: Limits| Limits {
             slot_bytes: a.slot_bytes.min(b.slot_bytes),
             credits: a.credits.min(b.credits),
+            min_segment_bytes: a.min_segment_bytes.max(b.min_segment_bytes),
         };
-        all.iter().filter_map(parse).reduce(least)
+        all.iter().filter_map(parse).reduce(both)
     }
 }
 
@@ -95,7 +103,7 @@ pub(super) fn set_up(oob: &mut OobConnection, place: &Place, config: &Config) ->
     };
     let ready = exchange(oob, "ready", readiness, deadline);
     let (transport, report) = connected?;
-    let limits = Limits::least(&ready?).unwrap_or_else(|| Limits::of(transport.as_ref()));
+    let limits = Limits::of_all(&ready?).unwrap_or_else(|| Limits::of(transport.as_ref()));
     Ok(Setup { topology, transport, report, limits })
 }
 
@@ -355,3 +363,17 @@ const FAILED: u8 = 1;
 const SHARED_MEMORY: &str = "shared memory";
 const LIBFABRIC: &str = "libfabric";
 const TCP: &str = "TCP";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_all_ranks_hold_for_each_of_them() {
+        let limits =
+            |slot_bytes, credits, min_segment_bytes| Limits { slot_bytes, credits, min_segment_bytes };
+        let all = [limits(1 << 18, 4, 1 << 15), limits(1 << 16, 8, 1 << 12)].map(Limits::to_bytes);
+        assert_eq!(Limits::of_all(&all), Some(limits(1 << 16, 4, 1 << 15)));
+        assert_eq!(Limits::of_all(&[vec![1, 2, 3]]), None);
+    }
+}
