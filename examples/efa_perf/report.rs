@@ -49,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) iters: u32,
     /// `-c`.
     pub(crate) check_iters: u32,
+    /// `-a`: which rank's times are reported, or what of all.
+    pub(crate) average: String,
     /// `--rotate`: how buffers are taken in turn, where it was asked for.
     pub(crate) rotate: Option<String>,
     /// Whether the table has columns for percentiles.
@@ -177,6 +179,7 @@ pub(crate) mod tests {
             warmup_iters: 1,
             iters: 20,
             check_iters: 1,
+            average: "the mean over ranks".to_owned(),
             rotate: None,
             shows_percentiles: false,
             link: None,

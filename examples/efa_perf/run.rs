@@ -248,6 +248,7 @@ fn config(args: &Args, effort: &Effort, bound: Option<&Bound>, world: &World) ->
         warmup_iters: args.warmup_iters,
         iters: args.iters,
         check_iters: args.check_iters,
+        average: args.average.to_string(),
         rotate,
         shows_percentiles: args.percentiles,
         link: bound.map(|bound| bound.link().clone()),

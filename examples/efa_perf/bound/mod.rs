@@ -131,9 +131,7 @@ fn measure_cache_line<W: Collectives>(world: &mut W) -> Result<Known<f64>, W::Er
     let mine = (world.rank() == Rank(0)).then(memory::cache_line_us);
     Ok(match share(world, Rank(0), mine)? {
         Some(us) => (us, format!("latency {us:.3} us, a cache line from core to core")),
-        None => {
-            (0.0, "latency taken for 0: rank 0 may use one core only, and could not measure it".to_owned())
-        }
+        None => (0.0, "latency taken for 0: rank 0 was not given two cores at once to measure it".to_owned()),
     })
 }
 

@@ -85,9 +85,9 @@ pub(crate) struct Args {
 
     /// Add columns with the p50 and p99 of single calls, in microseconds
     ///
-    /// They come from as many calls again, each timed on every rank by itself; a call's time is its longest over the
-    /// ranks. The mean column has a pass of its own, without these clock readings. The p99 of fewer than 100 calls is
-    /// the slowest of them: see -n.
+    /// They come from as many calls again, each timed by itself; the ranks' times of a call become one as -a says. The
+    /// mean column has a pass of its own, without these clock readings. The p99 of fewer than 100 calls is the slowest
+    /// of them: see -n.
     #[arg(long = "percentiles", help_heading = REPORT)]
     pub(crate) percentiles: bool,
     /// Add columns with the time that physics asks for at least, and the fraction of it that was reached

@@ -82,6 +82,17 @@ impl fmt::Display for RotationChoice {
     }
 }
 
+impl fmt::Display for Average {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Average::RankZero => "rank 0's",
+            Average::Mean => "the mean over ranks",
+            Average::Min => "the shortest over ranks",
+            Average::Max => "the longest over ranks",
+        })
+    }
+}
+
 pub(super) fn types(text: &str) -> Result<Types, String> {
     if text == "all" {
         return Ok(Types(ElementType::ALL.to_vec()));

@@ -1,9 +1,10 @@
 //! Measuring and checking: one row per size, timed as nccl-tests times it.
 //!
 //! The mean is that of `iters` calls back to back, from a barrier on, with a clock reading before the first and after
-//! the last. Percentiles come from a pass of their own, in which every call is timed on every rank; a call's time is
-//! the longest over the ranks, for whoever waits for a collective waits for its last rank. In both, calls take their
-//! buffers in turn ([`rotation`]), and every buffer has been written to before. Checking is apart from timing
+//! the last. Percentiles come from a pass of their own, in which every call is timed on every rank, and the ranks' times
+//! of a call become one as the means do, by `-a`: back to back, a rank that is ahead waits for the others in one call and
+//! finds them waiting in the next, so that only their mean adds up to the time that all took. In both passes calls take
+//! their buffers in turn ([`rotation`]), and every buffer has been written to before. Checking is apart from timing
 //! ([`check`]).
 
 mod check;
@@ -151,8 +152,9 @@ impl<'a, W: Collectives, T: Sample> Measurement<'a, W, T> {
         for iter in 0..self.effort.iters as usize {
             self.call(place, lens, iter % windows)?;
         }
-        let seconds = start.elapsed().as_secs_f64() / f64::from(self.effort.iters);
-        self.averaged(seconds)
+        let mut seconds = [start.elapsed().as_secs_f64() / f64::from(self.effort.iters)];
+        self.combine(&mut seconds)?;
+        Ok(seconds[0])
     }
 
     fn percentiles(&mut self, place: Place, lens: Lens) -> Result<Option<Percentiles>, W::Error> {
@@ -163,7 +165,7 @@ impl<'a, W: Collectives, T: Sample> Measurement<'a, W, T> {
             self.call(place, lens, iter % windows)?;
             *time = start.elapsed().as_secs_f64();
         }
-        self.world.all_reduce(&mut times, ReduceOp::Max)?;
+        self.combine(&mut times)?;
         Ok(Percentiles::of(&times))
     }
 
@@ -214,16 +216,15 @@ impl<'a, W: Collectives, T: Sample> Measurement<'a, W, T> {
         given.fill_input(self.output.window_mut(0, len));
     }
 
-    fn averaged(&mut self, seconds: f64) -> Result<f64, W::Error> {
-        let (op, divisor) = match self.effort.average {
-            Average::RankZero => return Ok(seconds),
-            Average::Mean => (ReduceOp::Sum, f64::from(self.world.world_size())),
-            Average::Min => (ReduceOp::Min, 1.0),
-            Average::Max => (ReduceOp::Max, 1.0),
+    /// Makes the ranks' times one, as `-a` says.
+    fn combine(&mut self, times: &mut [f64]) -> Result<(), W::Error> {
+        let op = match self.effort.average {
+            Average::RankZero => return Ok(()),
+            Average::Mean => ReduceOp::Avg,
+            Average::Min => ReduceOp::Min,
+            Average::Max => ReduceOp::Max,
         };
-        let mut reduced = [seconds];
-        self.world.all_reduce(&mut reduced, op)?;
-        Ok(reduced[0] / divisor)
+        self.world.all_reduce(times, op)
     }
 }
 

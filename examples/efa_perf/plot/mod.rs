@@ -13,7 +13,7 @@ mod tests;
 use self::axis::{Axis, Unit};
 use self::series::{Curve, Series};
 use self::svg::Svg;
-use crate::report::Report;
+use crate::report::{Report, Row};
 use crate::units::counted;
 
 /// Draws the report. Rows without a size, a barrier's, are not in it.
@@ -29,11 +29,11 @@ pub(crate) fn draw(report: &Report) -> String {
         config.algo,
         config.iters
     );
-    svg.text(LEFT, 48.0, "note", &place);
+    svg.text(LEFT, 47.0, "note", &place);
     let sizes = Axis::new(sizes(&series), LEFT, RIGHT, Unit::Bytes);
-    let busbw = Panel { top: 68.0, bottom: 290.0, caption: "busbw (GB/s)", unit: Unit::Plain };
+    let busbw = Panel { top: 80.0, bottom: 296.0, caption: "busbw (GB/s)", unit: Unit::Plain };
     busbw.draw(&mut svg, &sizes, &series, |curve| &curve.bus_bw_gbps);
-    let time = Panel { top: 330.0, bottom: 552.0, caption: "time per call", unit: Unit::Microseconds };
+    let time = Panel { top: 338.0, bottom: 554.0, caption: "time per call", unit: Unit::Microseconds };
     time.draw(&mut svg, &sizes, &series, |curve| &curve.time_us);
     svg.text_middle((LEFT + RIGHT) / 2.0, 588.0, "note", "size");
     legend(&mut svg, &series);
@@ -52,7 +52,7 @@ impl Panel {
     fn draw(&self, svg: &mut Svg, sizes: &Axis, series: &[Series], values: impl Fn(&Curve) -> &[(u64, f64)]) {
         let all = series.iter().flat_map(|series| values(&series.curve).iter().map(|(_, value)| *value));
         let axis = Axis::new(all, self.bottom, self.top, self.unit);
-        svg.text(LEFT, self.top - 6.0, "note", self.caption);
+        svg.text(LEFT, self.top - 7.0, "note", self.caption);
         for tick in axis.ticks(MAX_Y_TICKS) {
             let y = axis.place(tick.value);
             svg.line((LEFT, y), (RIGHT, y), "grid");
@@ -75,18 +75,15 @@ impl Panel {
     }
 }
 
+/// The collective, with the type and reduction that all have in common.
 fn title(report: &Report) -> String {
-    let mut kinds: Vec<String> = Vec::new();
-    for row in report.results.iter().filter(|row| row.size_bytes > 0) {
-        let kind = format!("{} {}", row.element, row.redop);
-        if !kinds.contains(&kind) {
-            kinds.push(kind);
-        }
-    }
-    match &kinds[..] {
-        [kind] => format!("{} {}", report.config.collective, kind.trim_end_matches(" none")),
-        _ => report.config.collective.to_owned(),
-    }
+    let common = |of: fn(&Row) -> &str| {
+        let mut values = report.results.iter().map(of).filter(|value| *value != "none");
+        let first = values.next()?;
+        values.all(|value| value == first).then_some(first)
+    };
+    let words = [Some(report.config.collective), common(|row| &row.element), common(|row| &row.redop)];
+    words.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 fn sizes(series: &[Series]) -> impl Iterator<Item = f64> {
@@ -94,25 +91,32 @@ fn sizes(series: &[Series]) -> impl Iterator<Item = f64> {
 }
 
 fn legend(svg: &mut Svg, series: &[Series]) {
-    let mut y = 84.0;
-    for series in series.iter().take(MAX_LEGEND) {
-        svg.curve(&[(RIGHT + 20.0, y - 4.0), (RIGHT + 44.0, y - 4.0)], &series.class());
-        svg.text(RIGHT + 52.0, y, "tick", &series.label);
+    let labelled = series.iter().filter_map(|series| Some((series.class(), series.label.as_deref()?)));
+    let mut entries: Vec<(String, &str)> = labelled.collect();
+    let more = entries.len().saturating_sub(MAX_LEGEND);
+    entries.truncate(MAX_LEGEND);
+    if let Some(bound) = series.iter().find(|series| series.label.is_none()) {
+        entries.push((bound.class(), "bound, in the colour of each"));
+    }
+    let mut y = 92.0;
+    for (class, label) in entries {
+        svg.curve(&[(RIGHT + 20.0, y - 4.0), (RIGHT + 44.0, y - 4.0)], &class);
+        svg.text(RIGHT + 52.0, y, "tick", label);
         y += 20.0;
     }
-    if series.len() > MAX_LEGEND {
-        svg.text(RIGHT + 52.0, y, "tick", &format!("and {} more", series.len() - MAX_LEGEND));
+    if more > 0 {
+        svg.text(RIGHT + 52.0, y, "tick", &format!("and {more} more"));
     }
 }
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 600.0;
 const LEFT: f64 = 80.0;
-const RIGHT: f64 = 670.0;
+const RIGHT: f64 = 640.0;
 
 const MAX_X_TICKS: usize = 9;
 const MAX_Y_TICKS: usize = 8;
-const MAX_LEGEND: usize = 22;
+const MAX_LEGEND: usize = 21;
 
 /// Colours that people with any colour vision tell apart (Okabe and Ito's), on white or nearly black.
 const STYLE: &str = "

@@ -8,8 +8,8 @@ use crate::report::{Row, Sample};
 /// A line of the picture, in both diagrams.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Series {
-    /// For the legend.
-    pub(super) label: String,
+    /// For the legend; none where another's stands for it.
+    pub(super) label: Option<String>,
     /// Whether it is what physics allows, not what was measured.
     pub(super) is_bound: bool,
     /// Its number among the colours.
@@ -57,9 +57,11 @@ impl Curve {
 
 /// The curves of these rows, in the order of measuring.
 pub(super) fn of(rows: &[Row]) -> Vec<Series> {
+    let rows: Vec<&Row> = rows.iter().filter(|row| row.size_bytes > 0).collect();
+    let shown = Differences::of(&rows);
     let mut groups: Vec<(String, Vec<&Row>)> = Vec::new();
-    for row in rows.iter().filter(|row| row.size_bytes > 0) {
-        let label = label(row);
+    for row in rows {
+        let label = shown.label(row);
         match groups.iter_mut().find(|(known, _)| *known == label) {
             Some((_, rows)) => rows.push(row),
             None => groups.push((label, vec![row])),
@@ -71,16 +73,54 @@ pub(super) fn of(rows: &[Row]) -> Vec<Series> {
                 measured("out of place", 0, rows, |row| Some(row.out_of_place)),
                 measured("in place", 1, rows, |row| row.in_place),
             ];
-            halves.into_iter().flatten().chain(bound("bound", 6, rows)).collect()
+            halves.into_iter().chain([bound(Some("bound"), BOUND_COLOR, rows)]).flatten().collect()
         }
         groups => {
             let group = |(color, (label, rows)): (usize, &(String, Vec<&Row>))| {
                 let measured = measured(label, color, rows, |row| Some(row.out_of_place));
-                measured.into_iter().chain(bound(&format!("{label}, bound"), color, rows))
+                [measured, bound(None, color, rows)].into_iter().flatten()
             };
             groups.iter().enumerate().flat_map(group).collect()
         }
     }
+}
+
+/// What the rows do not have in common, beside their sizes.
+struct Differences {
+    elements: bool,
+    reductions: bool,
+    roots: bool,
+}
+
+impl Differences {
+    fn of(rows: &[&Row]) -> Self {
+        let reductions = rows.iter().map(|row| row.redop.as_str()).filter(|redop| *redop != "none");
+        let roots = rows.iter().map(|row| row.root).filter(|root| *root >= 0);
+        Differences {
+            elements: differ(rows.iter().map(|row| row.element.as_str())),
+            reductions: differ(reductions),
+            roots: differ(roots),
+        }
+    }
+
+    fn label(&self, row: &Row) -> String {
+        let mut label = row.collective.to_owned();
+        if self.elements {
+            label += &format!(" {}", row.element);
+        }
+        if self.reductions && row.redop != "none" {
+            label += &format!(" {}", row.redop);
+        }
+        if self.roots && row.root >= 0 {
+            label += &format!(" root {}", row.root);
+        }
+        label
+    }
+}
+
+fn differ<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
+    let first = values.next();
+    values.any(|value| Some(value) != first)
 }
 
 fn measured(label: &str, color: usize, rows: &[&Row], half: fn(&Row) -> Option<Sample>) -> Option<Series> {
@@ -90,11 +130,11 @@ fn measured(label: &str, color: usize, rows: &[&Row], half: fn(&Row) -> Option<S
             curve.push(row.size_bytes, half.bus_bw_gbps, half.time_us);
         }
     }
-    let series = Series { label: label.to_owned(), is_bound: false, color, curve };
+    let series = Series { label: Some(label.to_owned()), is_bound: false, color, curve };
     (!series.curve.time_us.is_empty()).then_some(series)
 }
 
-fn bound(label: &str, color: usize, rows: &[&Row]) -> Option<Series> {
+fn bound(label: Option<&str>, color: usize, rows: &[&Row]) -> Option<Series> {
     let mut curve = Curve::default();
     for row in rows {
         if let Some(bound_us) = row.bound {
@@ -102,19 +142,11 @@ fn bound(label: &str, color: usize, rows: &[&Row]) -> Option<Series> {
             curve.push(row.size_bytes, half.bus_bw_gbps * half.time_us / bound_us, bound_us);
         }
     }
-    let series = Series { label: label.to_owned(), is_bound: true, color, curve };
+    let series = Series { label: label.map(str::to_owned), is_bound: true, color, curve };
     (!series.curve.time_us.is_empty()).then_some(series)
 }
 
-fn label(row: &Row) -> String {
-    let mut label = format!("{} {}", row.collective, row.element);
-    if row.redop != "none" {
-        label += &format!(" {}", row.redop);
-    }
-    if row.root >= 0 {
-        label += &format!(" root {}", row.root);
-    }
-    label
-}
+/// Of the seven colours the one without any.
+const BOUND_COLOR: usize = 6;
 
 const COLORS: usize = 7;

@@ -58,19 +58,58 @@ fn one_collective_shows_both_halves_and_the_bound() {
 
 #[test]
 fn several_collectives_are_told_apart_and_barriers_left_out() {
-    let mut rows = [rows("all_reduce", false), rows("broadcast", false)].concat();
-    rows.push(Row { collective: "barrier", size_bytes: 0, in_place: None, ..row(None) });
+    let mut rows = [rows("all_reduce", true), rows("broadcast", true)].concat();
+    let none = || "none".to_owned();
+    rows.push(Row {
+        collective: "barrier",
+        element: none(),
+        redop: none(),
+        size_bytes: 0,
+        in_place: None,
+        ..row(None)
+    });
     let svg = draw(&Report::new(config("all"), rows));
     let document = Document::parse(&svg).unwrap();
-    assert_eq!(with_class(&document, "curve").len(), 2 * 3);
+    // Two curves and two bounds in each diagram; in the legend the bounds share an entry.
+    assert_eq!(with_class(&document, "curve").len(), 2 * 4 + 3);
     let texts = texts(&document);
-    assert!(texts.iter().any(|text| text == "broadcast float sum"), "{texts:?}");
+    for label in ["all float sum", "all_reduce", "broadcast", "bound, in the colour of each"] {
+        assert!(texts.iter().any(|text| text == label), "{label}: {texts:?}");
+    }
     assert!(!texts.iter().any(|text| text.contains("barrier")), "{texts:?}");
 }
 
 #[test]
+fn many_types_and_roots_are_named_as_far_as_there_is_room() {
+    let mut all = Vec::new();
+    for root in 0..40 {
+        for redop in ["sum", "prod"] {
+            let of = rows("reduce", false).into_iter();
+            all.extend(of.map(|row| Row {
+                root,
+                redop: redop.to_owned(),
+                element: format!("bfloat{root}"),
+                ..row
+            }));
+        }
+    }
+    let svg = draw(&Report::new(config("reduce"), all));
+    let texts = texts(&Document::parse(&svg).unwrap());
+    assert!(texts.iter().any(|text| text == "reduce bfloat0 prod root 0"), "{texts:?}");
+    assert!(texts.iter().any(|text| text == "and 59 more"), "{texts:?}");
+}
+
+#[test]
 fn everything_lies_within_the_picture() {
-    let svg = draw(&Report::new(config("all_reduce"), rows("all_reduce", true)));
+    let mut all = rows("reduce", true);
+    let of = rows("reduce", true).into_iter();
+    all.extend(of.map(|row| Row {
+        root: 127,
+        redop: "prod".to_owned(),
+        element: "bfloat16".to_owned(),
+        ..row
+    }));
+    let svg = draw(&Report::new(config("reduce"), all));
     let document = Document::parse(&svg).unwrap();
     let within = |node: &Node, names: &[&str], limit: f64| {
         for name in names {
@@ -80,6 +119,11 @@ fn everything_lies_within_the_picture() {
         }
     };
     for node in document.descendants() {
+        // Letters are narrower than 7 at these sizes.
+        if let (Some("start"), Some(text)) = (node.attribute("text-anchor"), node.text()) {
+            let end = node.attribute("x").unwrap().parse::<f64>().unwrap() + 7.0 * text.len() as f64;
+            assert!(end <= super::WIDTH, "{text} ends at {end}");
+        }
         within(&node, &["x", "x1", "x2", "cx"], super::WIDTH);
         within(&node, &["y", "y1", "y2", "cy"], super::HEIGHT);
     }

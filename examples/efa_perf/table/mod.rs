@@ -29,7 +29,7 @@ pub(crate) fn header(config: &Config) -> String {
     lines.extend(config.transports.iter().map(|line| format!("#  rank 0: {line}")));
     lines.extend(config.rotate.iter().map(|line| format!("#  rotate: {line}")));
     if config.shows_percentiles {
-        lines.push(format!("#  p50, p99: of {}, each the longest over ranks", counted(config.iters, "call")));
+        lines.push(format!("#  p50, p99: of {}, each {}", counted(config.iters, "call"), config.average));
     }
     if config.shows_bound {
         let sources = config.link.iter().flat_map(|link| link.sources.iter().map(String::as_str));

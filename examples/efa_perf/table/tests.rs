@@ -83,7 +83,7 @@ fn what_is_asked_for_beyond_stands_to_the_right_of_the_same_columns() {
     (config.shows_percentiles, config.shows_bound) = (true, true);
     let wide = Report::new(config, vec![result]);
     let expected = "\
-#  p50, p99: of 20 calls, each the longest over ranks
+#  p50, p99: of 20 calls, each the mean over ranks
 #  bound: none in a world of one rank
 #                                                              out-of-place                       in-place                  out-of-place          in-place           out-of-place      in-place
 #       size         count      type   redop    root     time   algbw   busbw  #wrong     time   algbw   busbw  #wrong      p50      p99      p50      p99    bound       reached       reached
