@@ -36,6 +36,8 @@ mod credit;
 mod dial;
 mod door;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 mod payload;
 mod slots;
