@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,10 +11,10 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-from . import collectives, machine, peers, report
+from . import collectives, launch, launch_report, machine, peers, plot, report
 from .collectives import Measuring, Programs, Result, bands_of
 from .contenders import Contender, all_contenders
-from .testbed import ROOT, Testbed
+from .testbed import ROOT, Testbed, scratch
 
 
 def main(words: list[str]) -> int:
@@ -24,7 +25,10 @@ def main(words: list[str]) -> int:
     out = args.out or ROOT / ".cache" / "bench" / datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
     out.mkdir(parents=True, exist_ok=True)
     try:
-        run_collectives(args, out)
+        if args.what in ("collectives", "all"):
+            run_collectives(args, out)
+        if args.what in ("launch", "all"):
+            run_launch(args, out)
     except KeyboardInterrupt:
         say("interrupted; the hosts are gone")
         return 130
@@ -35,15 +39,16 @@ def main(words: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = argparse.ArgumentParser(prog="scripts/bench", description="Measures efarun beside MPICH and Open MPI.")
-    made.add_argument("what", choices=["collectives"], help="what to measure")
+    made.add_argument("what", choices=["collectives", "launch", "all"], help="what to measure")
     made.add_argument("--quick", action="store_true", help="sizes by factors of 4 and 3 rounds, unless said otherwise")
-    made.add_argument("--rounds", type=int, help="how often each is run (5)")
+    made.add_argument("--rounds", type=int, help="how often each is run (collectives 5, launches 11)")
     made.add_argument("--sizes", type=sizes_of, help="sizes instead of 8 B to 16 MiB by factors of 2: 8,64K,1M")
     made.add_argument("--collectives", type=lambda text: text.split(","), help="which, by efa-perf's names")
     made.add_argument("--peers", type=lambda text: text.split(","), help="which: mpich, openmpi5, openmpi4")
     made.add_argument("--settings", choices=["usual", "all"], default="usual", help="which settings of the peers")
     made.add_argument("--no-peers", action="store_true", help="efarun alone")
     made.add_argument("--out", type=Path, help="folder for the results (.cache/bench/DATE)")
+    made.add_argument("--update", type=Path, metavar="DOCUMENT", help="put the tables between the marks of a document")
     made.add_argument("--bin", type=Path, help="folder with efarun and efa-perf; built unless given")
     return made
 
@@ -71,12 +76,35 @@ def run_collectives(args: argparse.Namespace, out: Path) -> None:
                 for band in result.bands:
                     measuring.round(able[name], name, band, result.series[name])
             write(out, result, facts)
+    if args.update:
+        report.update(args.update, "collectives", report.collectives_markdown(result, facts))
+        picture = args.update.parent / "docs" / "collectives.svg"
+        picture.parent.mkdir(exist_ok=True)
+        picture.write_text(plot.collectives_svg(result))
+
+
+def run_launch(args: argparse.Namespace, out: Path) -> None:
+    """Measures launches and writes the results."""
+    programs = programs_of(args.bin)
+    contenders, absent = available(args)
+    facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}", **absent}
+    rounds = args.rounds or (5 if args.quick else 11)
+    families = {contender.family for contender in contenders}
+    with Testbed(launch.HOSTS) as testbed, scratch() as folder:
+        ways = launch.starts(programs.efarun, programs.ssh_floor, Path(folder), testbed.hosts, families)
+        launch.measure(testbed, ways, rounds, say)
+    text = launch_report.markdown(ways, rounds, facts)
+    (out / "launch.json").write_text(json.dumps(launch_report.to_json(ways, rounds, facts), indent=1) + "\n")
+    (out / "launch.md").write_text(text)
+    if args.update:
+        report.update(args.update, "launch", text)
 
 
 def write(out: Path, result: Result, facts: dict[str, str]) -> None:
     """Writes what there is so far."""
     (out / "collectives.json").write_text(json.dumps(report.collectives_json(result, facts), indent=1) + "\n")
     (out / "collectives.md").write_text(report.collectives_markdown(result, facts))
+    (out / "collectives.svg").write_text(plot.collectives_svg(result))
 
 
 def available(args: argparse.Namespace) -> tuple[list[Contender], dict[str, str]]:
@@ -108,10 +136,10 @@ def programs_of(folder: Path | None) -> Programs:
     if folder is None:
         say("building efarun and efa-perf")
         cargo = shutil.which("cargo") or str(Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "bin" / "cargo")
-        subprocess.run([cargo, "build", "--release", "--quiet", "-p", "efarun", "-p", "efarun-examples"], cwd=ROOT, check=True)
+        subprocess.run([cargo, "build", "--release", "--quiet", *PACKAGES], cwd=ROOT, check=True)
         folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-    found = Programs(str(folder / "efarun"), str(folder / "efa-perf"))
-    for program in (found.efarun, found.efa_perf):
+    found = Programs(*(str(folder / name) for name in ("efarun", "efa-perf", "ssh_floor")))
+    for program in (found.efarun, found.efa_perf, found.ssh_floor):
         if not os.access(program, os.X_OK):
             raise SystemExit(f"bench: there is no {program}")
     return found
@@ -119,8 +147,8 @@ def programs_of(folder: Path | None) -> Programs:
 
 def operations_of(efa_perf: str) -> set[str]:
     """The collectives that this efa-perf has."""
-    words = subprocess.run([efa_perf, "--help"], capture_output=True, text=True, check=True).stdout
-    return {name for name in collectives.COLLECTIVES if name in words}
+    text = subprocess.run([efa_perf, "--help"], capture_output=True, text=True, check=True).stdout
+    return set(collectives.COLLECTIVES) & set(re.findall(r"\w+", text))
 
 
 def sizes_of(text: str) -> list[int]:
@@ -141,6 +169,7 @@ def _interrupt(*_) -> None:
     raise KeyboardInterrupt
 
 
+PACKAGES = ("-p", "efarun", "-p", "efarun-examples", "-p", "efarun-tests")
 SIZES_BYTES = [8 << power for power in range(22)]
 # By factors of 4, which 16 MiB is not reached by.
 QUICK_SIZES_BYTES = [*SIZES_BYTES[::2], SIZES_BYTES[-1]]

@@ -54,6 +54,7 @@ class Programs:
 
     efarun: str
     efa_perf: str
+    ssh_floor: str
 
 
 def bands_of(sizes_bytes: list[int]) -> list[Band]:

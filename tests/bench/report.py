@@ -13,7 +13,7 @@ from .peers import RELEASES
 
 def collectives_markdown(result: Result, facts: dict[str, str]) -> str:
     """One table per collective, with ours, each peer's best, and the ratio to the best of them."""
-    lines = [_facts(facts), ""]
+    lines = [facts_line(facts), ""]
     families = [r for r in RELEASES if any(c.family == r.family for c in result.contenders.values())]
     for collective, series in result.series.items():
         lines += [f"### {collective}", ""]
@@ -72,7 +72,8 @@ def time_words(us: float | None) -> str:
     return f"{us:,.0f}" if us >= 100 else f"{us:.1f}"
 
 
-def _facts(facts: dict[str, str]) -> str:
+def facts_line(facts: dict[str, str]) -> str:
+    """What was measured where, as a sentence."""
     return "; ".join(f"{name}: {value}" for name, value in facts.items()) + "."
 
 

@@ -150,6 +150,36 @@ fn reason(config: &HostConfig) -> Option<String> {
     (!reasons.is_empty()).then(|| reasons.join(", "))
 }
 
+/// Runs a command on a host by a session of its own, without the launcher, and waits for its end. What it writes is
+/// dropped. This is what a launch over SSH cannot be faster than; `ssh_floor` measures it.
+///
+/// # Errors
+///
+/// As for [`Spawner::start`]; hosts that need the system's `ssh` are not told apart.
+pub async fn run_command(
+    host: &Host,
+    environment: &SshEnvironment,
+    command: &str,
+    allowed: Duration,
+) -> Result<ChannelEnd, SpawnError> {
+    let config = HostConfig::resolve(host, environment);
+    let deadline = Instant::now() + allowed;
+    let mut target = Target { config, addresses: Vec::new(), deadline, allowed, phase: Phase::default() };
+    let (phase, destination) = (target.phase.clone(), target.destination());
+    let in_time = async {
+        target.addresses = resolve(&target).await?;
+        let (ours, theirs) = StdUnixStream::pair().map_err(|error| no_channel(host, &error))?;
+        let alone = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("the semaphore is never closed");
+        let opened = on_thread(target, theirs, command.to_owned(), alone).await?;
+        drop(ours);
+        Ok(opened.ended.await.unwrap_or_else(|_| ChannelEnd::Lost("its thread is gone".to_owned())))
+    };
+    match timeout_at((deadline + THREAD_GRACE).into(), in_time).await {
+        Ok(result) => result,
+        Err(_) => Err(connect::timed_out(&host.name, &phase, allowed, &destination)),
+    }
+}
+
 async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, SpawnError> {
     let config = &target.config;
     target.phase.enter(format!("the address of `{}`", config.host_name));

@@ -1,0 +1,121 @@
+"""Cold launches of a no-op on four hosts: efarun, its peers, and the floor under all of them.
+
+Each *start* is one command, timed from outside until it has ended; rounds are interleaved. Cold means that nothing
+runs beforehand and no process is left from the launch before; files that an earlier launch put into a cache on the
+hosts are there, except where a start says *first ever*. The floor is as many bare SSH sessions as there are hosts,
+at once, each running `true`.
+"""
+
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import job
+from .contenders import Contender, all_contenders
+from .testbed import Testbed
+
+HOSTS = 4
+RANKS_PER_HOST = 2
+NO_OP = ["true"]
+
+
+@dataclass
+class Start:
+    """One way to start the no-op. `before` is run on every host first, unmeasured."""
+
+    name: str
+    group: str
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    before: list[str] | None = None
+    seconds: list[float] = field(default_factory=list)
+    failure: str | None = None
+
+    @property
+    def median(self) -> float | None:
+        return statistics.median(self.seconds) if self.seconds else None
+
+
+def starts(efarun: str, floor: str, scratch: Path, hosts: list[str], peers: set[str]) -> list[Start]:
+    """Every way there is, of the families in `peers` and our own."""
+    quick_ssh = _wrapper(scratch, "ssh-curve25519", f"exec ssh -o KexAlgorithms={QUICK_EXCHANGE} \"$@\"")
+    system_floor = _wrapper(scratch, "ssh-floor", _parallel(hosts, "ssh"))
+    quick_floor = _wrapper(scratch, "ssh-floor-curve25519", _parallel(hosts, quick_ssh))
+    first = ["rm", "-rf", "--"]
+    ours = next(c for c in all_contenders() if c.release is None).argv(hosts, RANKS_PER_HOST, [], efarun)
+    found = [
+        Start("the measuring itself: `true` on the head", "floor", ["true"]),
+        Start("bare sessions by efarun's own SSH", "floor", [floor, *hosts]),
+        Start("bare sessions by `ssh`", "floor", [system_floor]),
+        Start("bare sessions by `ssh`, curve25519", "floor", [quick_floor]),
+        Start("efarun", "efarun", [*ours, *NO_OP]),
+        Start("efarun, first ever on these hosts", "efarun", [*ours, *NO_OP], before=first),
+        Start("efarun by `ssh`", "efarun", [*ours, "--launch-agent", "ssh", *NO_OP]),
+        Start("efarun by `ssh`, curve25519", "efarun", [*ours, "--launch-agent", quick_ssh, *NO_OP]),
+    ]
+    seen: set[str] = set()
+    for contender in all_contenders():
+        if contender.release is None or contender.family in seen or contender.family not in peers:
+            continue
+        seen.add(contender.family)
+        found.append(_peer(contender, hosts, contender.title, []))
+        found.append(_peer(contender, hosts, f"{contender.title}, curve25519", AGENT_OPTIONS[contender.family], quick_ssh))
+    return found
+
+
+def measure(testbed: Testbed, all_starts: list[Start], rounds: int, progress) -> None:
+    """Fills the starts with times, round after round."""
+    caches = _cache_folders(testbed)
+    for number in range(rounds + 1):
+        progress("warming up" if number == 0 else f"round {number} of {rounds}")
+        for start in all_starts:
+            if start.failure is not None:
+                continue
+            if start.before:
+                for host in testbed.hosts:
+                    job.run(testbed.command(host, [*start.before, *caches]), {}, DEADLINE_S)
+            try:
+                seconds = job.run(testbed.command("head", start.argv), start.env, DEADLINE_S).seconds
+            except job.JobFailed as failure:
+                start.failure = str(failure)
+                if isinstance(failure, job.JobHung):
+                    testbed.remake()
+                continue
+            # The first of each reads programs from the disk.
+            if number > 0:
+                start.seconds.append(seconds)
+
+
+def _peer(contender: Contender, hosts: list[str], name: str, option: list[str], agent: str | None = None) -> Start:
+    argv = contender.argv(hosts, RANKS_PER_HOST, [], "")
+    # Settings of MPI itself say nothing to `true`, and an option of the launcher's goes where they were.
+    argv = argv[: len(argv) - len(contender.setting.argv)]
+    return Start(name, contender.family, [*argv, *option, *([agent] if agent else []), *NO_OP], contender.env())
+
+
+def _cache_folders(testbed: Testbed) -> list[str]:
+    """Where efarun keeps itself on the hosts: the home folder has one path everywhere."""
+    home = job.run(testbed.command("head", ["sh", "-c", "echo $HOME"]), {}, DEADLINE_S).stdout.strip()
+    return [f"{home}/.cache/efarun"]
+
+
+def _parallel(hosts: list[str], ssh: str) -> str:
+    sessions = " ".join(f"{ssh} {host} true & p{host}=$!;" for host in hosts)
+    return sessions + " ".join(f"wait $p{host} || exit 1;" for host in hosts)
+
+
+def _wrapper(scratch: Path, name: str, body: str) -> str:
+    path = scratch / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+# The default exchange of OpenSSH is a post-quantum one, which takes longer.
+QUICK_EXCHANGE = "curve25519-sha256"
+AGENT_OPTIONS = {
+    "mpich": ["-launcher", "ssh", "-launcher-exec"],
+    "openmpi5": ["--prtemca", "plm_ssh_agent"],
+    "openmpi4": ["--mca", "plm_rsh_agent"],
+}
+DEADLINE_S = 30
