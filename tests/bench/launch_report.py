@@ -28,13 +28,14 @@ def markdown(all_starts: list[Start], rounds: int, facts: dict[str, str]) -> str
         lines.append(f"| {start.name} | {spread} | {by_peer} | {by_floor} |")
     lines.append("")
     lines += [f"- {start.name}: {start.failure}" for start in all_starts if start.failure is not None]
+    lines += [f"- {start.name}: {start.hangs} of {start.tries} launches hung" for start in all_starts if start.hangs]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def to_json(all_starts: list[Start], rounds: int, facts: dict[str, str]) -> dict:
     """Every time of every round."""
     rows = [
-        {"name": s.name, "group": s.group, "argv": s.argv, "seconds": s.seconds, "median_s": s.median, "failure": s.failure}
+        {"name": s.name, "group": s.group, "argv": s.argv, "seconds": s.seconds, "median_s": s.median, "tries": s.tries, "hangs": s.hangs, "failure": s.failure}
         for s in all_starts
     ]
     return {"facts": facts, "hosts": HOSTS, "ranks": HOSTS * RANKS_PER_HOST, "rounds": rounds, "starts": rows}

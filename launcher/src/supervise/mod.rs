@@ -18,7 +18,6 @@ pub mod writer;
 
 use std::net::IpAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,8 +171,7 @@ fn routes(spec: &JobSpec, hosts: &[Host], writer: &Writer) -> Result<Vec<Route>,
     Ok(hosts.iter().map(route).collect())
 }
 
-/// The way to hosts that are not this machine. Made when there is one: it reads the whole executable, for hosts that
-/// do not have it.
+/// The way to hosts that are not this machine.
 enum Remote {
     Ssh(Arc<SshSpawner>),
     Command(Arc<CommandSpawner>),
@@ -181,7 +179,7 @@ enum Remote {
 
 impl Remote {
     fn new(spec: &JobSpec) -> std::io::Result<Remote> {
-        let launcher = Launcher::from_file(Path::new(THIS_EXECUTABLE))?;
+        let launcher = Launcher::of_this_executable()?;
         Ok(match &spec.launch_agent {
             Some(words) => Remote::Command(Arc::new(CommandSpawner::new(words.clone(), launcher))),
             None => Remote::Ssh(Arc::new(SshSpawner::new(launcher, SshEnvironment::of_this_process()))),

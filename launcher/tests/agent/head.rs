@@ -74,7 +74,7 @@ pub(crate) fn order() -> AgentOrder {
 }
 
 fn launcher_build() -> BuildId {
-    build_id::of_reader(std::fs::File::open(env!("CARGO_BIN_EXE_efarun")).unwrap()).unwrap()
+    build_id::of_file(std::path::Path::new(env!("CARGO_BIN_EXE_efarun"))).unwrap()
 }
 
 /// Starts an agent; gives it, the head's end of its channel, and what is written there first.

@@ -14,10 +14,9 @@
 pub(crate) mod dialogue;
 pub(crate) mod script;
 
-use std::fs::File;
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,22 +35,54 @@ use dialogue::{Dialogue, Reply};
 #[derive(Debug, Clone)]
 pub struct Launcher {
     build: BuildId,
-    bytes: Arc<[u8]>,
+    executable: Arc<Executable>,
     remote_command: Arc<str>,
 }
 
+/// The file, read when the first host needs it: most launches push nothing.
+#[derive(Debug)]
+struct Executable {
+    path: PathBuf,
+    bytes: Mutex<Option<Arc<[u8]>>>,
+}
+
 impl Launcher {
-    /// Reads an executable; the launcher gives `/proc/self/exe`.
+    /// The executable that this process runs, also when its file has been replaced or deleted since.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn of_this_executable() -> io::Result<Launcher> {
+        Launcher::new(Path::new("/proc/self/exe"), build_id::of_this_executable()?)
+    }
+
+    /// Any executable, whose file stays as it is.
     ///
     /// # Errors
     ///
     /// When the file cannot be read.
     pub fn from_file(path: &Path) -> io::Result<Launcher> {
-        let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut File::open(path)?, &mut bytes)?;
-        let build = build_id::of_reader(&bytes[..])?;
-        let remote_command = script::remote_command(build, bytes.len()).into();
-        Ok(Launcher { build, bytes: bytes.into(), remote_command })
+        Launcher::new(path, build_id::of_file(path)?)
+    }
+
+    fn new(path: &Path, build: BuildId) -> io::Result<Launcher> {
+        let remote_command = script::remote_command(build, std::fs::metadata(path)?.len()).into();
+        let executable = Arc::new(Executable { path: path.to_owned(), bytes: Mutex::new(None) });
+        Ok(Launcher { build, executable, remote_command })
+    }
+
+    /// The executable's bytes. Blocks for the time that reading it takes, the first time.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    fn bytes(&self) -> io::Result<Arc<[u8]>> {
+        let mut bytes = self.executable.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = &*bytes {
+            return Ok(Arc::clone(bytes));
+        }
+        let read: Arc<[u8]> = std::fs::read(&self.executable.path)?.into();
+        Ok(Arc::clone(bytes.insert(read)))
     }
 
     /// The build's id.
@@ -244,11 +275,16 @@ pub(crate) async fn hand_over(
         dialogue.push(&buffer[..len])?;
         while let Some(reply) = dialogue.next_reply()? {
             match reply {
-                Reply::SendExecutable => match stream.write_all(&launcher.bytes).await {
-                    // The reason, if there is one, is still to be read.
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-                    sent => sent.map_err(failed)?,
-                },
+                Reply::SendExecutable => {
+                    let launcher = launcher.clone();
+                    let read = tokio::task::spawn_blocking(move || launcher.bytes());
+                    let bytes = read.await.map_err(io::Error::from).and_then(|read| read).map_err(failed)?;
+                    match stream.write_all(&bytes).await {
+                        // The reason, if there is one, is still to be read.
+                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                        sent => sent.map_err(failed)?,
+                    }
+                }
                 Reply::Started(installed) => return Ok(installed),
             }
         }

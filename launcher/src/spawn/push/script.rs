@@ -34,7 +34,7 @@ pub(crate) const MARKER: &str = "efarun:5f1c92d0b7a64e38:";
 pub(crate) const ARCHITECTURE: &str = std::env::consts::ARCH;
 
 /// Makes the command for a build whose executable has `len_bytes` bytes.
-pub(crate) fn remote_command(build: BuildId, len_bytes: usize) -> String {
+pub(crate) fn remote_command(build: BuildId, len_bytes: u64) -> String {
     let statements: Vec<String> = SCRIPT
         .lines()
         .map(str::trim)

@@ -224,7 +224,7 @@ async fn a_cut_connection_leaves_no_part_that_could_be_run() {
         let len = started.stream.read(&mut buffer).await.unwrap();
         heard.push_str(std::str::from_utf8(&buffer[..len]).unwrap());
     }
-    started.stream.write_all(&machine.launcher.bytes[..1000]).await.unwrap();
+    started.stream.write_all(&machine.launcher.bytes().unwrap()[..1000]).await.unwrap();
     started.stream.shutdown().await.unwrap();
     let mut rest = String::new();
     tokio::time::timeout(DEADLINE, started.stream.read_to_string(&mut rest)).await.unwrap().unwrap();
