@@ -1,7 +1,7 @@
 //! SSH, built in: what `ssh host` would reach, without an ssh to be installed.
 //!
 //! Given hosts and the user's own configuration ([`config`]), it connects, checks the host's key, authenticates
-//! (`connect`, `known_hosts`, `auth`), runs the constant command of [`super::push`], and carries bytes until
+//! (`connect`, `known_hosts`, `auth`), runs the constant command of [`super::push`] (`prompt`), and carries bytes until
 //! the agent ends (`pump`). libssh2 blocks, so each host has a thread of its own, with a small stack; at most
 //! [`PARALLEL_HANDSHAKES`] of them start a connection at the same time.
 //!
@@ -14,6 +14,7 @@ mod banner;
 pub mod config;
 pub(crate) mod connect;
 pub(crate) mod known_hosts;
+pub(crate) mod prompt;
 pub(crate) mod pump;
 
 use std::future::Future;
@@ -164,7 +165,8 @@ pub async fn run_command(
 ) -> Result<ChannelEnd, SpawnError> {
     let config = HostConfig::resolve(host, environment);
     let deadline = Instant::now() + allowed;
-    let mut target = Target { config, addresses: Vec::new(), deadline, allowed, phase: Phase::default() };
+    let (mention, addresses) = (host.mention(), Vec::new());
+    let mut target = Target { mention, config, addresses, deadline, allowed, phase: Phase::default() };
     let (phase, destination) = (target.phase.clone(), target.destination());
     let in_time = async {
         target.addresses = resolve(&target).await?;
@@ -176,7 +178,7 @@ pub async fn run_command(
     };
     match timeout_at((deadline + THREAD_GRACE).into(), in_time).await {
         Ok(result) => result,
-        Err(_) => Err(connect::timed_out(&host.name, &phase, allowed, &destination)),
+        Err(_) => Err(connect::timed_out(&host.mention(), &phase, allowed, &destination)),
     }
 }
 
@@ -237,12 +239,13 @@ fn open_shell(target: &Target, head: StdUnixStream, command: &str) -> Result<She
     let Connection { session, tcp, peer, local } = connect::establish(target)?;
     target.phase.enter(format!("the remote shell at {peer}"));
     let failed = |error: ssh2::Error| target.session_error(&error, peer, "the session");
-    let mut channel = session.channel_session().map_err(failed)?;
+    let deadline = target.deadline;
+    let mut channel = prompt::call(&session, &tcp, deadline, || session.channel_session()).map_err(failed)?;
     for (name, value) in &target.config.set_env {
         // A server takes what its AcceptEnv lists, and ssh does not mind either.
-        let _ = channel.setenv(name, value);
+        let _ = prompt::call(&session, &tcp, deadline, || channel.setenv(name, value));
     }
-    channel.exec(command).map_err(failed)?;
+    prompt::call(&session, &tcp, deadline, || channel.exec(command)).map_err(failed)?;
     let (sink, stderr) = LineSink::new();
     let pump = Pump::new(session, channel, tcp, head, sink).map_err(|error| SpawnError::Connection {
         host: target.mention.clone(),

@@ -1,0 +1,118 @@
+//! `scripts/bench` works and cleans up: a short run without peers, which would come from PyPI.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use efarun_tests::{Need, program, require};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[test]
+fn collectives_are_measured_and_peers_that_are_absent_are_named() {
+    require!(Need::Testbed);
+    let out = tempfile::tempdir().unwrap();
+    let words =
+        ["collectives", "--no-peers", "--rounds", "1", "--sizes", "8,64K", "--collectives", "all_reduce"];
+    let output = bench(out.path(), &words).output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+    let report = json(&out.path().join("collectives.json"));
+    let ours = &report["collectives"]["all_reduce"]["efarun/default"];
+    for size in ["8", "65536"] {
+        assert!(ours["times_us"][size][0].as_f64().is_some_and(|us| us > 0.0), "{report:#}");
+    }
+    for peer in ["MPICH 5.0.2", "Open MPI 5.0.11", "Open MPI 4.1.8"] {
+        assert_eq!(report["facts"][peer], "not asked for");
+    }
+    let table = std::fs::read_to_string(out.path().join("collectives.md")).unwrap();
+    assert!(table.contains("| 64 KiB |") && table.contains("none measured"), "{table}");
+}
+
+#[test]
+fn launches_are_timed_beside_their_floor() {
+    require!(Need::Testbed);
+    let out = tempfile::tempdir().unwrap();
+    let output = bench(out.path(), &["launch", "--no-peers", "--rounds", "1"]).output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+    let report = json(&out.path().join("launch.json"));
+    let starts = report["starts"].as_array().unwrap();
+    assert!(starts.len() >= 8, "{report:#}");
+    for start in starts {
+        assert!(start["failure"].is_null() && start["median_s"].as_f64().is_some(), "{start:#}");
+    }
+}
+
+#[test]
+fn tables_go_between_the_marks_of_a_document_and_nowhere_else() {
+    require!(Need::Testbed);
+    let out = tempfile::tempdir().unwrap();
+    let document = out.path().join("DOCUMENT.md");
+    std::fs::write(&document, "before\n<!-- bench:launch -->\nold\n<!-- /bench:launch -->\nafter\n").unwrap();
+    let path = document.to_str().unwrap();
+    let output =
+        bench(out.path(), &["launch", "--no-peers", "--rounds", "1", "--update", path]).output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+    let text = std::fs::read_to_string(&document).unwrap();
+    assert!(
+        text.starts_with("before\n<!-- bench:launch -->\n")
+            && text.ends_with("<!-- /bench:launch -->\nafter\n")
+    );
+    assert!(text.contains("| efarun |") && !text.contains("old"), "{text}");
+}
+
+#[test]
+fn interrupted_bench_leaves_no_hosts() {
+    require!(Need::Testbed);
+    let out = tempfile::tempdir().unwrap();
+    let words =
+        ["collectives", "--no-peers", "--rounds", "1000", "--sizes", "8", "--collectives", "all_reduce"];
+    let mut child = bench(out.path(), &words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let folder = testbed_of(&child);
+    wait_until("a round is written", &mut child, || out.path().join("collectives.json").exists());
+    assert!(folder.exists());
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(!folder.exists(), "{} is left", folder.display());
+}
+
+/// The script with our binaries under the names that it looks for.
+fn bench(out: &Path, words: &[&str]) -> Command {
+    let bin = out.join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let programs = [
+        ("efarun", program!("efarun-under-test")),
+        ("efa-perf", program!("efa-perf-under-test")),
+        ("ssh_floor", program!("ssh_floor")),
+    ];
+    for (name, path) in programs {
+        symlink(path, bin.join(name)).unwrap();
+    }
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/bench"));
+    command.args(words).arg("--bin").arg(bin).arg("--out").arg(out);
+    command
+}
+
+/// The folder of the testbed of a bench, which is named after its process.
+fn testbed_of(child: &Child) -> PathBuf {
+    let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
+    base.join(format!("efarun-testbed-bench-{}", child.id()))
+}
+
+fn wait_until(what: &str, child: &mut Child, is_true: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_true() {
+        assert!(Instant::now() < deadline, "waited 60 s: {what}");
+        assert_eq!(child.try_wait().unwrap(), None, "it ended before: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn shown(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
