@@ -1,4 +1,5 @@
 //! `scripts/bench` works and cleans up: a short run without peers, which would come from PyPI.
+#![expect(clippy::unwrap_used, reason = "this is a test to its last function")]
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -30,10 +31,13 @@ fn collectives_are_measured_and_peers_that_are_absent_are_named() {
 }
 
 #[test]
-fn launches_are_timed_beside_their_floor() {
+fn launches_are_timed_and_their_table_goes_between_the_marks_of_a_document() {
     require!(Need::Testbed);
     let out = tempfile::tempdir().unwrap();
-    let output = bench(out.path(), &["launch", "--no-peers", "--rounds", "1"]).output().unwrap();
+    let document = out.path().join("DOCUMENT.md");
+    std::fs::write(&document, "before\n<!-- bench:launch -->\nold\n<!-- /bench:launch -->\nafter\n").unwrap();
+    let words = ["launch", "--no-peers", "--rounds", "1", "--update", document.to_str().unwrap()];
+    let output = bench(out.path(), &words).output().unwrap();
     assert!(output.status.success(), "{}", shown(&output));
     let report = json(&out.path().join("launch.json"));
     let starts = report["starts"].as_array().unwrap();
@@ -41,23 +45,9 @@ fn launches_are_timed_beside_their_floor() {
     for start in starts {
         assert!(start["failure"].is_null() && start["median_s"].as_f64().is_some(), "{start:#}");
     }
-}
-
-#[test]
-fn tables_go_between_the_marks_of_a_document_and_nowhere_else() {
-    require!(Need::Testbed);
-    let out = tempfile::tempdir().unwrap();
-    let document = out.path().join("DOCUMENT.md");
-    std::fs::write(&document, "before\n<!-- bench:launch -->\nold\n<!-- /bench:launch -->\nafter\n").unwrap();
-    let path = document.to_str().unwrap();
-    let output =
-        bench(out.path(), &["launch", "--no-peers", "--rounds", "1", "--update", path]).output().unwrap();
-    assert!(output.status.success(), "{}", shown(&output));
     let text = std::fs::read_to_string(&document).unwrap();
-    assert!(
-        text.starts_with("before\n<!-- bench:launch -->\n")
-            && text.ends_with("<!-- /bench:launch -->\nafter\n")
-    );
+    assert!(text.starts_with("before\n<!-- bench:launch -->\n"), "{text}");
+    assert!(text.ends_with("<!-- /bench:launch -->\nafter\n"), "{text}");
     assert!(text.contains("| efarun |") && !text.contains("old"), "{text}");
 }
 
