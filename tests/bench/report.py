@@ -13,7 +13,7 @@ from .peers import RELEASES
 
 def collectives_markdown(result: Result, facts: dict[str, str]) -> str:
     """One table per collective, with ours, each peer's best, and the ratio to the best of them."""
-    lines = [facts_line(facts), ""]
+    lines = [facts_line(facts), "", f"Median of {result.rounds} rounds.", ""]
     families = [r for r in RELEASES if any(c.family == r.family for c in result.contenders.values())]
     for collective, series in result.series.items():
         lines += [f"### {collective}", ""]
