@@ -35,6 +35,7 @@ pub(crate) struct Reader<'a> {
     settings: HashMap<String, Setting>,
     identity_files: Vec<String>,
     beyond: Option<String>,
+    is_too_deep: bool,
     second_pass: bool,
     wants_second_pass: bool,
 }
@@ -82,6 +83,7 @@ impl<'a> Reader<'a> {
             settings: HashMap::new(),
             identity_files: Vec::new(),
             beyond: None,
+            is_too_deep: false,
             second_pass: false,
             wants_second_pass: false,
         };
@@ -103,6 +105,10 @@ impl<'a> Reader<'a> {
     fn read_file(&mut self, file: &Path, folder: &Path, active: &mut bool, never: bool, depth: u8) {
         let Ok(text) = std::fs::read(file) else { return };
         for (index, line) in String::from_utf8_lossy(&text).lines().enumerate() {
+            // Files that include each other are read as often as there are ways through them, unless this ends it.
+            if self.is_too_deep {
+                return;
+            }
             let words = split(line);
             let Some((keyword, words)) = words.split_first() else { continue };
             let place = || format!("{}:{}", file.display(), index + 1);
@@ -118,6 +124,7 @@ impl<'a> Reader<'a> {
                     }
                 }
                 "include" => {
+                    self.is_too_deep = true;
                     self.beyond =
                         self.beyond.take().or(Some(format!("Include nested too deep ({})", place())))
                 }
@@ -128,7 +135,7 @@ impl<'a> Reader<'a> {
     }
 
     fn set(&mut self, lower: &str, keyword: &str, words: &[String], place: String) {
-        if words.is_empty() {
+        if words.first().is_none_or(String::is_empty) {
             self.beyond = self.beyond.take().or(Some(format!("{keyword} without a value ({place})")));
         } else if lower == "identityfile" {
             let new = words.first().filter(|file| !self.identity_files.contains(file));
@@ -301,6 +308,16 @@ const MAX_INCLUDE_DEPTH: u8 = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_include_themselves_are_left_to_ssh_at_once() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("config");
+        std::fs::write(&file, format!("Include {0}\nInclude {0}\nInclude {0}\n", file.display())).unwrap();
+        let subject = Subject { host: "node", user: None, local_user: "me", home: home.path() };
+        let settings = Reader::read(subject, &file, Path::new("/nonexistent"));
+        assert!(settings.beyond.is_some_and(|beyond| beyond.starts_with("Include nested too deep")));
+    }
 
     #[test]
     fn words_are_cut_as_ssh_does() {

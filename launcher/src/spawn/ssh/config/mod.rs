@@ -401,7 +401,7 @@ fn certificate_beside(identity_files: &[PathBuf]) -> Option<String> {
 
 /// `90`, `90s`, `1m30s`.
 fn duration(word: &str) -> Option<Duration> {
-    let mut seconds = 0;
+    let mut seconds = 0u64;
     let mut number = String::new();
     for character in word.chars() {
         let unit = match character {
@@ -414,13 +414,17 @@ fn duration(word: &str) -> Option<Duration> {
             'h' | 'H' => 3600,
             _ => return None,
         };
-        seconds += std::mem::take(&mut number).parse::<u64>().ok()? * unit;
+        let count = std::mem::take(&mut number).parse::<u64>().ok()?;
+        seconds = seconds.checked_add(count.checked_mul(unit)?)?;
     }
     if !number.is_empty() {
-        seconds += number.parse::<u64>().ok()?;
+        seconds = seconds.checked_add(number.parse().ok()?)?;
     }
-    (seconds > 0).then(|| Duration::from_secs(seconds))
+    (1..=LONGEST_TIME_S).contains(&seconds).then(|| Duration::from_secs(seconds))
 }
+
+/// ssh refuses a longer time too.
+const LONGEST_TIME_S: u64 = i32::MAX as u64;
 
 /// Key files that are tried when none is named; DSA is gone, and security keys need what libssh2 has not.
 const DEFAULT_IDENTITIES: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];

@@ -154,9 +154,19 @@ fn the_system_file_comes_second() {
 
 #[test]
 fn times_have_units() {
-    for (word, seconds) in
-        [("5", Some(5)), ("90s", Some(90)), ("1m30", Some(90)), ("1h", Some(3600)), ("x", None), ("0", None)]
-    {
+    for (word, seconds) in [
+        ("5", Some(5)),
+        ("90s", Some(90)),
+        ("1m30", Some(90)),
+        ("1h", Some(3600)),
+        ("2147483647", Some(2_147_483_647)),
+        ("x", None),
+        ("0", None),
+        // Found by fuzzing.
+        ("2147483648", None),
+        ("9999999999999999999h", None),
+        ("18446744073709551615s1s", None),
+    ] {
         assert_eq!(duration(word), seconds.map(Duration::from_secs), "{word}");
     }
 }
