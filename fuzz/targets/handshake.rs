@@ -106,7 +106,7 @@ fn run(script: &Script) {
     // What follows an opening that arrived whole is refused by the responder, when it has answered already.
     assert!(fits && opening.starts_with(&sent), "the initiator believes somebody without its key");
 
-    let sent = confirm.clone();
+    let all_sent = [&sent[..], &confirm].concat();
     let (confirm, confirm_is_same) = script.confirm.act(confirm);
     let mut accepted = None;
     for part in parts(&confirm, script.confirm.seed) {
@@ -121,7 +121,8 @@ fn run(script: &Script) {
         assert!(!(opening_is_same && confirm_is_same), "an honest confirm was refused");
         return;
     };
-    assert!(opening_is_same && confirm.starts_with(&sent), "the responder believes somebody without its key");
+    let arrived = [opening, confirm].concat();
+    assert!(arrived.starts_with(&all_sent), "the responder believes somebody without its key");
     assert!(accepted.member == u32::from(script.member) && accepted.received.is_empty());
     talk(dialed, accepted.channel, confirm_is_same, answer_is_same, script);
 }
