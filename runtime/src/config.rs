@@ -317,7 +317,7 @@ impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment 
 }
 
 /// What [`Choice`] takes.
-const ALGORITHMS: &str = "auto, an algorithm (ring, tree, doubling, chain, binomial, bruck, halving, direct or \
+const ALGORITHMS: &str = "auto, an algorithm (ring, tree, double-tree, doubling, chain, binomial, bruck, halving, direct or \
                           dissemination), or pairs such as all_reduce=ring,broadcast=chain of a collective and an \
                           algorithm that it has";
 const YEAR_S: f64 = 365.0 * 86_400.0;

@@ -13,6 +13,8 @@ pub enum Algorithm {
     Ring,
     /// A pipelined binary tree: few rounds, more bytes. For all_reduce, broadcast and reduce.
     Tree,
+    /// Two binary trees, each with half the vector: few rounds, the bytes spread evenly. For all_reduce.
+    DoubleTree,
     /// Recursive doubling: fewest rounds, the whole vector in each. For all_reduce.
     Doubling,
     /// From rank to rank: least bytes, many rounds. For broadcast and reduce.
@@ -31,9 +33,10 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// All algorithms, in the order of help texts.
-    pub const ALL: [Algorithm; 9] = [
+    pub const ALL: [Algorithm; 10] = [
         Algorithm::Ring,
         Algorithm::Tree,
+        Algorithm::DoubleTree,
         Algorithm::Doubling,
         Algorithm::Chain,
         Algorithm::Binomial,
@@ -46,7 +49,9 @@ impl Algorithm {
     /// Those that a collective has.
     pub fn of(collective: Collective) -> &'static [Algorithm] {
         match collective {
-            Collective::AllReduce => &[Algorithm::Ring, Algorithm::Tree, Algorithm::Doubling],
+            Collective::AllReduce => {
+                &[Algorithm::Ring, Algorithm::Tree, Algorithm::DoubleTree, Algorithm::Doubling]
+            }
             Collective::Broadcast { .. } | Collective::Reduce { .. } => {
                 &[Algorithm::Chain, Algorithm::Tree, Algorithm::Binomial]
             }
@@ -60,6 +65,7 @@ impl Algorithm {
         match self {
             Algorithm::Ring => "ring",
             Algorithm::Tree => "tree",
+            Algorithm::DoubleTree => "double-tree",
             Algorithm::Doubling => "doubling",
             Algorithm::Chain => "chain",
             Algorithm::Binomial => "binomial",
@@ -260,14 +266,13 @@ mod tests {
     #[test]
     fn what_is_no_choice_is_told() {
         let told = |text: &str| text.parse::<Choice>().unwrap_err().to_string();
-        let algorithms =
-            "ring, tree, doubling, chain, binomial, bruck, halving, direct, dissemination and auto";
+        let algorithms = "ring, tree, double-tree, doubling, chain, binomial, bruck, halving, direct, dissemination and auto";
         assert_eq!(told("Ring"), format!("\"Ring\" is no algorithm; there are {algorithms}"));
         assert_eq!(told("all_reduce=rings"), format!("\"rings\" is no algorithm; there are {algorithms}"));
         assert!(told("allreduce=ring").starts_with("\"allreduce\" is no collective; there are all_reduce, "));
         assert_eq!(
             told("all_reduce=chain"),
-            "all_reduce has no algorithm \"chain\"; it has ring, tree and doubling"
+            "all_reduce has no algorithm \"chain\"; it has ring, tree, double-tree and doubling"
         );
         assert_eq!(told("barrier=tree"), "barrier has no algorithm \"tree\"; it has dissemination");
         assert_eq!(told("reduce=chain,reduce=tree"), "reduce is named twice");

@@ -43,7 +43,7 @@ impl Direct {
 
     /// Messages of one direction per pair that leave before the first is awaited.
     fn window(&self) -> usize {
-        self.shape.credits.min(self.shape.whole().count())
+        self.shape.window().min(self.shape.whole().count())
     }
 
     fn direct_steps(&self, rank: Rank) -> impl Iterator<Item = Step> + Send + use<> {

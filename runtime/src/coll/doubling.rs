@@ -118,7 +118,7 @@ impl Doubling {
                     Step::Release { from: peer },
                 ]
             };
-            exchange(self.shape.credits, count, count, None, send, receive)
+            exchange(self.shape.window(), count, count, None, send, receive)
         };
         let result = move |to| {
             (0..count).map(move |segment| {

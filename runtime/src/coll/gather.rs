@@ -54,7 +54,7 @@ impl GatherRing {
         };
         let receive = move |number| take(previous, place(previous, number).1);
         // A segment that arrives is sent on a block later, so no more than a block can leave ahead.
-        let window = shape.credits.min(segments.count());
+        let window = shape.window().min(segments.count());
         exchange(window, messages, messages, Some(keep(shape, rank)), send, receive)
     }
 }
@@ -142,7 +142,7 @@ impl Bruck {
             take(from, Span::output(start, len))
         };
         let own = (round == 0).then(|| keep(shape, rank));
-        exchange(shape.credits, sent.count(), received.count(), own, send, receive)
+        exchange(shape.window(), sent.count(), received.count(), own, send, receive)
     }
 }
 

@@ -7,14 +7,15 @@
 //!
 //! | collective | generators |
 //! |---|---|
-//! | all_reduce | [`ring`], [`tree`], [`doubling`] |
+//! | all_reduce | [`ring`], [`tree`], [`double_tree`], [`doubling`] |
 //! | broadcast, reduce | [`rooted`] along a chain, a binary or a binomial tree |
 //! | all_gather | ring and Bruck in [`gather`], [`direct`] |
 //! | reduce_scatter | ring and halving in [`scatter`], [`direct`] |
 //! | barrier | [`dissemination`] |
 //!
 //! A caller goes [`select::select`], [`select::segment_len`], [`select::build`], makes a [`plan::Plan`] of it for its
-//! rank, then calls [`executor::Executor::run`] on [`buffers::Buffers`], as often as it likes.
+//! rank, then calls [`executor::Executor::run`] on [`buffers::Buffers`], as often as it likes. [`explain`] says
+//! what would be done and what that costs.
 
 pub mod buffers;
 pub mod check;
@@ -22,8 +23,11 @@ mod choice;
 pub mod collective;
 pub mod direct;
 pub mod dissemination;
+pub mod double_tree;
 pub mod doubling;
+mod estimate;
 pub mod executor;
+pub mod explain;
 pub mod fault;
 pub mod gather;
 mod ledger;

@@ -11,8 +11,18 @@
 //! Halves are widened to `f32`, a block at a time, reduced there, and rounded to nearest even when they are written as
 //! elements. An accumulator holds them unrounded ([`Source::Wide`], [`Target::Wide`]); of all other types it holds
 //! elements.
+//!
+//! # Speed
+//! The loops are compiled twice, for any processor and for one with AVX2 and F16C, and the processor is asked which.
+//!
+//! # Safety
+//!
+//! A function that is compiled for features is called where the processor was found to have them.
+#![allow(unsafe_code)]
 
 mod halves;
+#[cfg(test)]
+mod tests;
 
 use half::{bf16, f16};
 
@@ -52,6 +62,29 @@ pub fn reduce_into(
     right: Source<'_>,
 ) {
     let operation = Operation { op, divisor };
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+        // SAFETY: the processor has both.
+        return unsafe { reduce_with_avx2(element, operation, out, left, right) };
+    }
+    reduce(element, operation, out, left, right);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+fn reduce_with_avx2(
+    element: ElementType,
+    operation: Operation,
+    out: Target<'_>,
+    left: Source<'_>,
+    right: Source<'_>,
+) {
+    reduce(element, operation, out, left, right);
+}
+
+// Inlined, as all below it, so that the loops are compiled for the features of the caller.
+#[inline(always)]
+fn reduce(element: ElementType, operation: Operation, out: Target<'_>, left: Source<'_>, right: Source<'_>) {
     match element {
         ElementType::I8 => reduce_typed::<i8>(operation, out, left, right),
         ElementType::U8 => reduce_typed::<u8>(operation, out, left, right),
@@ -88,6 +121,9 @@ pub fn copy_into(element: ElementType, out: Target<'_>, source: Source<'_>) {
     }
 }
 
+/// A copy of so many elements stays in the first-level cache.
+const SELECT_LEN: usize = 512;
+
 /// What is done to two elements.
 #[derive(Debug, Clone, Copy)]
 struct Operation {
@@ -95,14 +131,15 @@ struct Operation {
     divisor: Option<u32>,
 }
 
+#[inline(always)]
 fn reduce_typed<T: Arithmetic>(operation: Operation, out: Target<'_>, left: Source<'_>, right: Source<'_>) {
     let (Target::Elements(out) | Target::Wide(out)) = out;
     let out = bytemuck::cast_slice_mut::<u8, T>(out);
     let (left, right) = (operand::<T>(left, out.len()), operand::<T>(right, out.len()));
     match (operation.op, operation.divisor) {
         (ReduceOp::Prod, _) => apply(out, left, right, T::prod),
-        (ReduceOp::Min, _) => apply(out, left, right, T::min),
-        (ReduceOp::Max, _) => apply(out, left, right, T::max),
+        (ReduceOp::Min, _) => select(out, left, right, T::min),
+        (ReduceOp::Max, _) => select(out, left, right, T::max),
         (ReduceOp::Avg, Some(divisor)) => apply(out, left, right, |a, b| T::sum(a, b).over(divisor)),
         (ReduceOp::Sum | ReduceOp::Avg, _) => apply(out, left, right, T::sum),
     }
@@ -135,6 +172,24 @@ fn apply<T: Copy>(out: &mut [T], left: Option<&[T]>, right: Option<&[T]>, op: im
     }
 }
 
+/// As [`apply`], for an operation that gives one of its operands. Where that can be the destination's own element the
+/// compiler would store the others only, one by one or by a mask, which is several times slower than to store all; so the
+/// destination is read from a copy.
+#[inline(always)]
+fn select<T: Arithmetic>(out: &mut [T], left: Option<&[T]>, right: Option<&[T]>, op: impl Fn(T, T) -> T) {
+    let mut copy = [T::zeroed(); SELECT_LEN];
+    let mut start = 0;
+    for out in out.chunks_mut(SELECT_LEN) {
+        let range = start..start + out.len();
+        start = range.end;
+        let copy = &mut copy[..out.len()];
+        copy.copy_from_slice(out);
+        let left = left.map_or(&*copy, |left| &left[range.clone()]);
+        let right = right.map_or(&*copy, |right| &right[range]);
+        apply(out, Some(left), Some(right), &op);
+    }
+}
+
 /// An operand as elements; none is the destination.
 fn operand<T: bytemuck::Pod>(source: Source<'_>, len: usize) -> Option<&[T]> {
     let (Source::Elements(bytes) | Source::Wide(bytes)) = source else { return None };
@@ -153,23 +208,32 @@ trait Arithmetic: bytemuck::Pod {
 }
 
 macro_rules! integer {
-    ($($type:ty as $wide:ty),*) => {$(
+    ($($type:ty),*) => {$(
         impl Arithmetic for $type {
+            #[inline(always)]
             fn sum(self, other: Self) -> Self {
                 self.wrapping_add(other)
             }
+            #[inline(always)]
             fn prod(self, other: Self) -> Self {
                 self.wrapping_mul(other)
             }
+            #[inline(always)]
             fn min(self, other: Self) -> Self {
                 Ord::min(self, other)
             }
+            #[inline(always)]
             fn max(self, other: Self) -> Self {
                 Ord::max(self, other)
             }
+            #[inline(always)]
             fn over(self, divisor: u32) -> Self {
-                // The quotient is no further from zero than the dividend, so it fits.
-                (<$wide>::from(self) / <$wide>::from(divisor)) as $type
+                // A narrow type may not hold the divisor. The quotient is no further from zero than the dividend, so it fits.
+                if size_of::<Self>() < size_of::<i64>() {
+                    (self as i64 / i64::from(divisor)) as Self
+                } else {
+                    self / divisor as Self
+                }
             }
         }
     )*};
@@ -178,18 +242,23 @@ macro_rules! integer {
 macro_rules! float {
     ($($type:ty),*) => {$(
         impl Arithmetic for $type {
+            #[inline(always)]
             fn sum(self, other: Self) -> Self {
                 self + other
             }
+            #[inline(always)]
             fn prod(self, other: Self) -> Self {
                 self * other
             }
+            #[inline(always)]
             fn min(self, other: Self) -> Self {
-                if self < other || self.is_nan() { self } else { other }
+                if (self < other) | self.is_nan() { self } else { other }
             }
+            #[inline(always)]
             fn max(self, other: Self) -> Self {
-                if self > other || self.is_nan() { self } else { other }
+                if (self > other) | self.is_nan() { self } else { other }
             }
+            #[inline(always)]
             fn over(self, divisor: u32) -> Self {
                 self / divisor as $type
             }
@@ -197,5 +266,5 @@ macro_rules! float {
     )*};
 }
 
-integer!(i8 as i64, u8 as u32, i16 as i64, u16 as u32, i32 as i64, u32 as u32, i64 as i64, u64 as u64);
+integer!(i8, u8, i16, u16, i32, u32, i64, u64);
 float!(f32, f64);

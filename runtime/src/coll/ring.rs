@@ -12,8 +12,8 @@
 //!
 //! # Pipelining
 //! A rank keeps a *window* of messages ahead of what it received: it sends that many segments, then takes one and
-//! sends one. A window above the credits of a pair would have all ranks wait for credit and none take a message; so
-//! it is the credits, and no more than a chunk has segments. Twice as many sends may be open: a segment's send waits
+//! sends one. A window above the credits of a pair would have all ranks wait for credit and none take a message, and one of
+//! all credits has them wait for each other's; so it is about half of them, and no more than a chunk has segments. Twice as many sends may be open: a segment's send waits
 //! for the completion of one that left two windows ago, which the credits make certain to have arrived.
 //!
 //! # Counts that do not divide
@@ -25,7 +25,7 @@ use efarun_wire::Rank;
 
 use super::collective::Collective;
 use super::schedule::{Operand, Schedule, Span, Step, Steps};
-use super::shape::Shape;
+use super::shape::{Shape, window};
 
 /// All-reduce by a segmented ring. The module's page has its steps and bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Ring {
         let total = chunks.total_segments();
         let sends = chunks.messages(rank.index());
         let receives = chunks.messages(self.previous(rank).index());
-        let window = self.credits.min(own);
+        let window = window(self.credits).min(own);
         // The message that receive i overwrites left as send i - cycle; at most this many later ones may be open.
         let cycle = total - own;
         let open = (2 * window.max(1)).min(cycle + window).min(sends);
@@ -416,8 +416,8 @@ mod tests {
     fn a_window_of_segments_leaves_before_the_first_is_awaited() {
         let ring = ring(4, 400, 10, 4);
         let leading = steps(&ring, 2).iter().take_while(|step| matches!(step, Step::Send { .. })).count();
-        assert_eq!(leading, 4);
-        assert_eq!(ring.max_open_sends(Rank(2)), 8);
+        assert_eq!(leading, 3);
+        assert_eq!(ring.max_open_sends(Rank(2)), 6);
     }
 
     #[test]

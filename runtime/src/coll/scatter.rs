@@ -38,7 +38,7 @@ impl ScatterRing {
     }
 
     fn window(&self) -> usize {
-        self.shape.credits.min(self.shape.whole().count())
+        self.shape.window().min(self.shape.whole().count())
     }
 
     /// How many partial segments are kept: those of a block before they leave, and those that are leaving.
@@ -206,7 +206,7 @@ impl Halving {
             let (left, right) = (Operand::Slot(from), Operand::Span(own(start, len)));
             [Step::Recv { from, len }, Step::Reduce { into, left, right, completes }, Step::Release { from }]
         };
-        exchange(shape.credits, sent.count(), received.count(), None, send, receive)
+        exchange(shape.window(), sent.count(), received.count(), None, send, receive)
     }
 }
 

@@ -67,11 +67,25 @@ impl Shape {
         Box::new(copy.into_iter())
     }
 
+    /// How many messages to a peer leave before one from a peer is awaited.
+    pub(super) fn window(&self) -> usize {
+        window(self.credits)
+    }
+
     /// How many sends a rank leaves open before it waits for the first: enough that what takes a few rounds of one
     /// message never waits, and that a window is full while the one before it completes.
     pub(super) fn max_open_sends(&self) -> usize {
         (2 * self.credits).max(MIN_OPEN_SENDS)
     }
+}
+
+/// How many messages of a stream a rank keeps ahead of those that it takes, with so many credits.
+///
+/// A rank that keeps w ahead has w on their way in the time that one takes. But it also stands still until message k - c
+/// is released, which its peer does before sending the message w after that one; with all credits used each such wait
+/// holds up the next, and a message leaves per latency. Half of the credits, rounded up, makes both as short.
+pub(super) fn window(credits: usize) -> usize {
+    (credits / 2 + 1).min(credits)
 }
 
 const MIN_OPEN_SENDS: usize = 32;

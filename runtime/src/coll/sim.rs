@@ -8,7 +8,7 @@
 //!
 //! # The model
 //! A rank has one port out and one port in, which work side by side. A message of m bytes keeps the sender's port
-//! busy for m times `byte_s`, arrives `latency_s` later, and keeps the receiver's port busy as long, so that two
+//! busy for `message_s` and m times `byte_s`, arrives `latency_s` later, and keeps the receiver's port busy as long, so that two
 //! messages at once take twice as long to come in. Posting is free; a send is complete when it has left. Reducing and
 //! copying take `memory_byte_s` per byte. A credit comes back `latency_s` after the release. The network between the
 //! ports is never full.
@@ -17,6 +17,7 @@
 //! no step depends on anything but what it names.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use efarun_wire::Rank;
 
@@ -29,10 +30,40 @@ use super::schedule::{Schedule, Span, Step, Steps};
 pub struct Model {
     /// From the end of a message at the sender to its end at the receiver.
     pub latency_s: f64,
+    /// A message in a port, besides its bytes.
+    pub message_s: f64,
     /// A byte in a port.
     pub byte_s: f64,
     /// A byte reduced or copied.
     pub memory_byte_s: f64,
+}
+
+impl Model {
+    /// Shared memory between cores of one machine.
+    pub const SHARED_MEMORY: Model =
+        Model { latency_s: 0.5e-6, message_s: 0.2e-6, byte_s: 0.1e-9, memory_byte_s: 0.05e-9 };
+    /// TCP between hosts: two system calls per message, and 2 GB/s in a stream.
+    pub const TCP: Model =
+        Model { latency_s: 10e-6, message_s: 3e-6, byte_s: 0.5e-9, memory_byte_s: 0.05e-9 };
+    /// EFA: what AWS's own tuner takes for a message, and one card of 100 Gb/s. Not measured here.
+    pub const EFA: Model =
+        Model { latency_s: 18e-6, message_s: 0.5e-6, byte_s: 0.08e-9, memory_byte_s: 0.05e-9 };
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Model { latency_s, message_s, byte_s, memory_byte_s } = *self;
+        let (us, ns) =
+            (|seconds: f64| (seconds * 1e9).round() / 1e3, |seconds: f64| (seconds * 1e12).round() / 1e3);
+        write!(
+            f,
+            "{} us of latency, {} us per message and {} ns per byte sent, {} ns per byte reduced or copied",
+            us(latency_s),
+            us(message_s),
+            ns(byte_s),
+            ns(memory_byte_s)
+        )
+    }
 }
 
 /// What a collective took.
@@ -177,7 +208,7 @@ impl<'s> Simulation<'s> {
     }
 
     fn perform(&mut self, rank: Rank, step: &Step) -> Result<(), Problem> {
-        let Model { latency_s, byte_s, memory_byte_s } = *self.model;
+        let Model { latency_s, message_s, byte_s, memory_byte_s } = *self.model;
         match *step {
             Step::Send { to, span } => {
                 let bytes = span.len * self.element_bytes;
@@ -185,7 +216,7 @@ impl<'s> Simulation<'s> {
                 let credit_s = credit_s.expect("a send with no credit waits");
                 let state = self.state(rank);
                 state.clock_s = state.clock_s.max(credit_s);
-                state.out_free_s = state.out_free_s.max(state.clock_s) + bytes as f64 * byte_s;
+                state.out_free_s = state.out_free_s.max(state.clock_s) + message_s + bytes as f64 * byte_s;
                 state.completions.push_back(state.out_free_s);
                 state.messages += 1;
                 state.bytes += bytes as u64;
@@ -208,7 +239,7 @@ impl<'s> Simulation<'s> {
                     return Err(Problem::MessageLen { from, expected: len, sent });
                 }
                 let state = self.state(rank);
-                state.in_free_s = arrives_s.max(state.in_free_s + bytes as f64 * byte_s);
+                state.in_free_s = arrives_s.max(state.in_free_s + message_s + bytes as f64 * byte_s);
                 state.clock_s = state.clock_s.max(state.in_free_s);
             }
             Step::Reduce { into, .. } | Step::Copy { into, .. } => {

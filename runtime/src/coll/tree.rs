@@ -7,8 +7,7 @@
 //!
 //! Nodes are ranks plus one, written in binary: v's height is its lowest set bit b, its perfect parent v + b or
 //! v - b, whichever has the lower bits clear; a node that does not exist is replaced by its left child. This is the
-//! tree of Sanders, Speck and Träff (2009), who use two of them at once, so that no rank is an inner node of both; the
-//! second one is not built here.
+//! tree of Sanders, Speck and Träff (2009), who use two of them at once ([`super::double_tree`]).
 //!
 //! # Cost
 //! Depth h = floor(log2 n). A segment takes 2h messages one after the other; k segments of s elements take about
@@ -313,8 +312,8 @@ impl Node {
         Node { parent, left, right, depth: depth(node, last) }
     }
 
-    /// The children by rank.
-    fn children(&self) -> impl Iterator<Item = Rank> + use<> {
+    /// The children, the left one first.
+    pub(super) fn children(&self) -> impl Iterator<Item = Rank> + use<> {
         [self.left, self.right].into_iter().flatten()
     }
 }

@@ -26,6 +26,7 @@ use efarun_wire::Rank;
 use crate::bootstrap::OobConnection;
 use crate::coll::executor::Executor;
 use crate::coll::select::Choice;
+use crate::coll::sim::Model;
 use crate::config::Config;
 use crate::error::Error;
 use crate::topology::Topology;
@@ -188,8 +189,10 @@ impl World {
         let uses_fabric = setup.report.iter().any(|line| line.carrier == Carrier::Fabric);
         let executor = Executor::new(run::spin_for(local_count, uses_fabric));
         let plans = Plans::default();
-        world.peers = Some(Peers { transport: setup.transport, limits: setup.limits, executor, plans });
         world.report = setup.report;
+        let model = world.model();
+        world.peers =
+            Some(Peers { transport: setup.transport, limits: setup.limits, executor, plans, model });
         world.oob = Some(oob);
         world
     }
@@ -239,6 +242,8 @@ struct Peers {
     limits: Limits,
     executor: Executor,
     plans: Plans,
+    /// What the transports' messages cost, about.
+    model: Model,
 }
 
 /// What one call of a collective has different from its World. The algorithm must be the same on all ranks.

@@ -12,7 +12,8 @@ use efarun_wire::Rank;
 use super::{Options, World};
 use crate::coll::buffers::Buffers;
 use crate::coll::collective::Collective;
-use crate::element::{Element, ReduceOp};
+use crate::coll::explain::{ExplainError, Explanation, Query, explain};
+use crate::element::{Element, ElementType, ReduceOp};
 use crate::error::Error;
 
 impl World {
@@ -320,6 +321,34 @@ impl World {
     /// As [`World::barrier`].
     pub fn barrier_with(&mut self, options: &Options) -> Result<(), Error> {
         self.run(Collective::Barrier, 0, Buffers::none(), NO_OP, options)
+    }
+
+    /// Says how a call would be done, and what it costs on a model of this World's slowest transport. Sends nothing.
+    /// `count` is the collective's: the vector's elements, or those of one rank's block.
+    ///
+    /// # Errors
+    ///
+    /// [`ExplainError::NoSuchAlgorithm`] when the options name an algorithm that the collective does not have.
+    ///
+    /// # Panics
+    ///
+    /// When the collective's root is not in this World.
+    pub fn explain(
+        &self,
+        collective: Collective,
+        element: ElementType,
+        count: usize,
+        options: &Options,
+    ) -> Result<Explanation, ExplainError> {
+        explain(&Query {
+            collective,
+            element,
+            count,
+            world_size: self.world_size(),
+            choice: self.choice(collective, options),
+            messages: self.messages(),
+            model: self.model(),
+        })
     }
 
     /// Refuses a root that is no rank.

@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::plans::Key;
+use super::plans::{Key, Plans};
+use super::report::Carrier;
 use super::{Options, Peers, World};
 use crate::bootstrap::{BootstrapError, OobConnection};
 use crate::coll::buffers::Buffers;
 use crate::coll::collective::Collective;
 use crate::coll::executor::error::difference;
 use crate::coll::executor::{Call, ExecError, Interrupt};
-use crate::coll::select;
+use crate::coll::select::{Choice, MessageLimits};
+use crate::coll::sim::Model;
 use crate::element::ReduceOp;
 use crate::error::{Error, Place};
 use crate::transport::TransportError;
@@ -27,20 +29,21 @@ impl World {
         if let Some(first) = &self.broken {
             return Err(Error::Broken { first: first.clone() });
         }
-        let choice = options.algorithm.unwrap_or_else(|| self.config.algorithm.where_it_exists(collective));
+        let choice = self.choice(collective, options);
         let patience = options.deadline.unwrap_or(self.config.deadline);
         let world_size = self.world_size();
         let element_bytes = buffers.element().size_bytes();
-        let len_bytes = collective.vector_len(world_size, count).saturating_mul(element_bytes);
-        let algorithm = select::select(choice, collective, world_size, len_bytes)?;
-        let sequence = self.sequence;
-        self.sequence = sequence.wrapping_add(1);
         let (Some(peers), Some(oob)) = (&mut self.peers, &mut self.oob) else {
+            Plans::check(choice, collective)?;
+            self.sequence = self.sequence.wrapping_add(1);
             buffers.copy_through();
             return Ok(());
         };
-        let Peers { transport, limits, executor, plans } = peers;
-        let key = Key { collective, algorithm, count, element_bytes };
+        let Peers { transport, limits, executor, plans, model } = peers;
+        let key = Key { collective, choice, count, element_bytes };
+        let plan = plans.plan(key, self.rank, world_size, *limits, model)?;
+        let sequence = self.sequence;
+        self.sequence = sequence.wrapping_add(1);
         let call = Call { sequence, op, buffers, patience };
         let mut told = None;
         let mut interrupt = || {
@@ -49,8 +52,8 @@ impl World {
             told = Some(error);
             Some(interrupt)
         };
-        let plan = plans.plan(key, self.rank, world_size, *limits).map_err(ExecError::from);
-        let result = plan.and_then(|plan| executor.run(plan, call, transport.as_mut(), &mut interrupt));
+        let result = plan.map_err(ExecError::from);
+        let result = result.and_then(|plan| executor.run(plan, call, transport.as_mut(), &mut interrupt));
         let Err(error) = result else { return Ok(()) };
         let place = |step| Place { operation: collective.name(), sequence, rank: self.rank, step };
         let error = match (told, error) {
@@ -59,6 +62,30 @@ impl World {
         };
         self.broken = Some(error.to_string());
         Err(error)
+    }
+
+    /// The algorithm that is asked for: the call's, else the World's as far as the collective has it.
+    pub(super) fn choice(&self, collective: Collective, options: &Options) -> Choice {
+        options.algorithm.unwrap_or_else(|| self.config.algorithm.where_it_exists(collective))
+    }
+
+    /// By which algorithms are compared. The same on all ranks, as on one node all share memory, and on several all reach
+    /// others by the same network.
+    pub(super) fn model(&self) -> Model {
+        let carried_by = |carrier| self.transport_report().iter().any(|line| line.carrier == carrier);
+        if carried_by(Carrier::Sockets) {
+            Model::TCP
+        } else if carried_by(Carrier::Fabric) {
+            Model::EFA
+        } else {
+            Model::SHARED_MEMORY
+        }
+    }
+
+    /// What schedules are made for. In a world of one rank nothing is sent, and no message is too long.
+    pub(super) fn messages(&self) -> MessageLimits {
+        let none = MessageLimits { slot_bytes: usize::MAX, min_segment_bytes: 1, credits: 2 };
+        self.peers.as_ref().map_or(none, |peers| peers.limits.messages())
     }
 }
 

@@ -13,6 +13,7 @@ use efarun_wire::Rank;
 use efarun_wire::message::Participants;
 
 use crate::bootstrap::OobConnection;
+use crate::coll::select::MessageLimits;
 use crate::config::{Config, LocalTransport, Provider};
 use crate::error::Error;
 use crate::topology::{Place, Topology};
@@ -51,6 +52,15 @@ impl Limits {
             slot_bytes: capped(transport.slot_bytes()),
             credits: capped(transport.credits()),
             min_segment_bytes: capped(transport.min_segment_bytes()),
+        }
+    }
+
+    /// As schedules are made from them.
+    pub(super) fn messages(self) -> MessageLimits {
+        MessageLimits {
+            slot_bytes: self.slot_bytes as usize,
+            min_segment_bytes: self.min_segment_bytes as usize,
+            credits: self.credits as usize,
         }
     }
 

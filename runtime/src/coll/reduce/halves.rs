@@ -2,12 +2,15 @@
 //!
 //! A block at a time goes through two small arrays, so that conversion and arithmetic are loops over whole vectors.
 
+#[cfg(target_arch = "x86_64")]
+mod f16c;
+
 use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::{Arithmetic, Operation, Source, Target, apply};
+use super::{Arithmetic, Operation, Source, Target, apply, select};
 use crate::element::ReduceOp;
 
 /// A type of 16 bits that is computed in 32.
@@ -18,23 +21,46 @@ pub(super) trait Half: bytemuck::Pod {
 
 impl Half for f16 {
     fn widen(from: &[Self], into: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("f16c") {
+            // SAFETY: the processor has F16C, and with it AVX.
+            return unsafe { f16c::widen(from, into) };
+        }
         from.convert_to_f32_slice(into);
     }
+
     fn round(from: &[f32], into: &mut [Self]) {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("f16c") {
+            // SAFETY: the processor has F16C, and with it AVX.
+            return unsafe { f16c::round(from, into) };
+        }
         into.convert_from_f32_slice(from);
     }
 }
 
 impl Half for bf16 {
+    #[inline(always)]
     fn widen(from: &[Self], into: &mut [f32]) {
-        from.convert_to_f32_slice(into);
+        for (wide, half) in into.iter_mut().zip(from) {
+            *wide = f32::from_bits(u32::from(half.to_bits()) << 16);
+        }
     }
+
+    #[inline(always)]
     fn round(from: &[f32], into: &mut [Self]) {
-        into.convert_from_f32_slice(from);
+        for (half, wide) in into.iter_mut().zip(from) {
+            let bits = wide.to_bits();
+            // To nearest, and where two are as near to the even one. A NaN stays one, with its upper payload.
+            let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+            let nan = bits >> 16 | 0x40;
+            *half = bf16::from_bits(if wide.is_nan() { nan } else { rounded } as u16);
+        }
     }
 }
 
 /// Reduces halves.
+#[inline(always)]
 pub(super) fn reduce<H: Half>(operation: Operation, out: Target<'_>, left: Source<'_>, right: Source<'_>) {
     let mut out = ViewMut::<H>::of_target(out);
     let (left, right) = (View::<H>::of_source(left), View::<H>::of_source(right));
@@ -57,8 +83,8 @@ pub(super) fn reduce<H: Half>(operation: Operation, out: Target<'_>, left: Sourc
         let other = Some(&*other);
         match (operation.op, operation.divisor) {
             (ReduceOp::Prod, _) => apply(reduced, None, other, f32::prod),
-            (ReduceOp::Min, _) => apply(reduced, None, other, Arithmetic::min),
-            (ReduceOp::Max, _) => apply(reduced, None, other, Arithmetic::max),
+            (ReduceOp::Min, _) => select(reduced, None, other, Arithmetic::min),
+            (ReduceOp::Max, _) => select(reduced, None, other, Arithmetic::max),
             (ReduceOp::Avg, Some(divisor)) => {
                 apply(reduced, None, other, |a, b| f32::sum(a, b).over(divisor))
             }
@@ -106,6 +132,7 @@ impl<'a, H: Half> View<'a, H> {
         }
     }
 
+    #[inline(always)]
     fn widen(&self, block: Range<usize>, into: &mut [f32]) {
         match self {
             View::Elements(elements) => H::widen(&elements[block], into),
@@ -135,6 +162,7 @@ impl<'a, H: Half> ViewMut<'a, H> {
         }
     }
 
+    #[inline(always)]
     fn write(&mut self, block: Range<usize>, from: &[f32]) {
         match self {
             ViewMut::Elements(elements) => H::round(from, &mut elements[block]),

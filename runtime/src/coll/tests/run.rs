@@ -46,7 +46,7 @@ fn expect_exact<T: Element + From<u8> + Default>(
 
 /// Each way to run a schedule that makes a difference to the executor.
 fn settings() -> impl Iterator<Item = Setting> {
-    [(false, true), (true, true), (true, false)].into_iter().map(|(is_in_place, keeps_steps)| Setting {
+    [(true, true), (false, true), (true, false)].into_iter().map(|(is_in_place, keeps_steps)| Setting {
         is_in_place,
         keeps_steps,
         ..Setting::default()
@@ -69,8 +69,7 @@ fn all_types_and_operations_are_exact_by_every_algorithm() {
         for setting in settings() {
             all_ops!(&*schedule, setting,
                 u8: u8::wrapping_add, u8::wrapping_mul;
-                i32: i32::wrapping_add, i32::wrapping_mul;
-                f32: |a, b| a + b, |a, b| a * b;
+                f64: |a, b| a + b, |a, b| a * b;
                 bf16: |a, b| a + b, |a, b| a * b;
             );
         }
@@ -81,11 +80,9 @@ fn all_types_and_operations_are_exact_by_every_algorithm() {
 fn every_world_size_is_exact_at_odd_counts() {
     for world_size in 1..=17 {
         for algorithm in all_algorithms(world_size) {
-            for count in [0, 1, world_size as usize + 1, 61] {
+            for (count, setting) in [0, 1, 61].into_iter().zip(settings()) {
                 let schedule = built(algorithm, world_size, count, 4, 4);
-                for setting in settings().take(2) {
-                    expect_exact::<i32>(&*schedule, setting, i32::wrapping_add);
-                }
+                expect_exact::<i32>(&*schedule, setting, i32::wrapping_add);
             }
         }
     }
@@ -185,8 +182,9 @@ fn operands_keep_their_sides() {
     // The smaller of two zeros is the right one, so the sign that is left is that of the last operand.
     let zero = |rank: usize, index: usize| if (rank + index).is_multiple_of(3) { -0.0f32 } else { 0.0 };
     let inputs: Vec<Vec<f32>> = (0..3).map(|rank| (0..3).map(|index| zero(rank, index)).collect()).collect();
-    // A ring begins chunk c at rank c; the others keep the order of ranks.
-    let last: [fn(usize) -> usize; 3] = [|index| (index + 2) % 3, |_| 2, |_| 2];
+    // A ring begins chunk c at rank c; the second of two trees is moved on by one rank; the others keep the order.
+    let last: [fn(usize) -> usize; 4] =
+        [|index| (index + 2) % 3, |_| 2, |index| if index < 2 { 2 } else { 0 }, |_| 2];
     for (&algorithm, last) in Algorithm::of(Collective::AllReduce).iter().zip(last) {
         let expected: Vec<u32> = (0..3).map(|index| inputs[last(index)][index].to_bits()).collect();
         let schedule = built((Collective::AllReduce, algorithm), 3, 3, 1, 2);

@@ -10,7 +10,7 @@ use crate::coll::schedule::{Operand, Schedule, Span, Step};
 use crate::coll::select::Algorithm;
 use crate::coll::sim::{Model, Report, simulate};
 
-const MODEL: Model = Model { latency_s: 10e-6, byte_s: 1e-9, memory_byte_s: 0.25e-9 };
+const MODEL: Model = Model { latency_s: 10e-6, message_s: 0.0, byte_s: 1e-9, memory_byte_s: 0.25e-9 };
 
 fn ring(world_size: u32, count: usize, segment_len: usize, credits: usize) -> Box<dyn Schedule> {
     built((Collective::AllReduce, Algorithm::Ring), world_size, count, segment_len, credits)
@@ -104,7 +104,7 @@ fn ten_thousand_ranks_of_a_ring_fit_in_a_kilobyte_each() {
 
 #[test]
 fn a_deadlock_names_a_rank_that_waits() {
-    let fault = simulate(&*ring(4, 64, 4, 3), 4, 2, &MODEL).unwrap_err();
+    let fault = simulate(&*ring(4, 64, 4, 4), 4, 2, &MODEL).unwrap_err();
     assert_eq!(fault.problem, Problem::Deadlock { wait: Wait::Credit { to: Rank(1) } });
 }
 

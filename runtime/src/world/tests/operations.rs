@@ -193,8 +193,8 @@ fn check_all_types(world: &mut World, counts: &[usize]) {
 }
 
 #[test]
-fn worlds_of_1_to_9_ranks_do_every_operation_on_every_type_by_every_algorithm() {
-    for world_size in [1, 2, 3, 4, 5, 8, 9] {
+fn worlds_of_1_to_8_ranks_do_every_operation_on_every_type_by_every_algorithm() {
+    for world_size in [1, 2, 3, 5, 8] {
         on_all(World::thread_worlds(world_size).expect("a world"), |mut world| {
             check_all_types(&mut world, &[0, 1, 257]);
             world.close().expect("all close");
