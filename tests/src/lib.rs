@@ -17,7 +17,7 @@ mod require;
 mod testbed;
 
 pub use job::{Job, Outcome, Running};
-pub use process::{Process, wait_until_gone};
+pub use process::{Process, listening_port, wait_until_gone};
 pub use require::{Need, faketime_library, is_full_matrix, libfabric_2_folder, missing};
 pub use testbed::{Host, Testbed};
 

@@ -70,7 +70,7 @@ impl Process {
 }
 
 /// A TCP port that a process listens on, in whatever network namespace it is.
-pub(crate) fn listening_port(pid: i32) -> Option<u16> {
+pub fn listening_port(pid: i32) -> Option<u16> {
     let folder = Path::new("/proc").join(pid.to_string());
     let links =
         fs::read_dir(folder.join("fd")).ok()?.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());

@@ -19,6 +19,9 @@ pub enum Need {
     Shells,
     /// A library that shows programs another time.
     Faketime,
+    /// What soft EFA devices need beside our own library: libfabric 2.5.1, the libraries that its EFA provider names,
+    /// and libfabric's tools.
+    SoftEfa,
 }
 
 impl Need {
@@ -29,6 +32,7 @@ impl Need {
             Need::Libfabric1 | Need::Libfabric2 => "libfabric",
             Need::Shells => "shells",
             Need::Faketime => "faketime",
+            Need::SoftEfa => "soft-efa",
         }
     }
 
@@ -43,6 +47,7 @@ impl Need {
             Need::Libfabric2 => libfabric_2_folder().err(),
             Need::Shells => lacking_command(&SHELLS),
             Need::Faketime => faketime_library().err(),
+            Need::SoftEfa => libfabric_2_folder().err().or_else(soft_efa_lack),
         }
     }
 }
@@ -107,7 +112,17 @@ fn lacking_command(names: &[&str]) -> Option<String> {
 }
 
 fn has_system_libfabric() -> bool {
-    LIBRARY_FOLDERS.iter().any(|folder| Path::new(folder).join("libfabric.so.1").exists())
+    has_system_library("libfabric.so.1")
+}
+
+fn has_system_library(name: &str) -> bool {
+    LIBRARY_FOLDERS.iter().any(|folder| Path::new(folder).join(name).exists())
+}
+
+fn soft_efa_lack() -> Option<String> {
+    let library = ["libibverbs.so.1", "libefa.so.1"].into_iter().find(|name| !has_system_library(name));
+    let tool = ["fi_info", "fi_pingpong"].into_iter().find(|name| !is_command(name));
+    library.or(tool).map(|missing| format!("there is no {missing}: run `scripts/setup test`"))
 }
 
 fn is_command(name: &str) -> bool {

@@ -1,0 +1,196 @@
+//! The folder that looks like /sys, for the provider and for tools.
+//!
+//! The tree is data ([`tree`]); writing it is the other half. The provider reads a device's PCI address from where its
+//! `device` link leads, its driver from `device/driver`, and the version of the verbs interface under `SYSFS_PATH`.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use crate::address::Gid;
+use crate::nic::counters;
+use crate::profile::Profile;
+use crate::settings::Settings;
+
+/// Something in the tree, at a path from its root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A file with this content.
+    File(PathBuf, String),
+    /// A symbolic link to another path from the root.
+    Link(PathBuf, PathBuf),
+}
+
+/// The tree of a host's devices.
+pub fn tree(profile: &Profile, host: Ipv4Addr, nics: u8) -> Vec<Entry> {
+    let mut entries = vec![
+        Entry::File("class/infiniband_verbs/abi_version".into(), "6\n".to_owned()),
+        Entry::File("module/efa/version".into(), "0.0.0-soft\n".to_owned()),
+        Entry::File("bus/pci/drivers/efa/module_version".into(), "0.0.0-soft\n".to_owned()),
+    ];
+    for number in 0..nics {
+        entries.extend(device(profile, Gid::new(host, number), number));
+    }
+    entries
+}
+
+fn device(profile: &Profile, gid: Gid, number: u8) -> Vec<Entry> {
+    let pci = profile.pci_address(number);
+    let name = pci.device_name();
+    let place = PathBuf::from(format!("devices/pci0000:{:02x}/{}", pci.bus, pci.text()));
+    let device = place.join("infiniband").join(&name);
+    let verbs = place.join(format!("infiniband_verbs/uverbs{number}"));
+    let port = device.join("ports/1");
+    let guid: Vec<String> =
+        gid.guid().chunks(2).map(|pair| format!("{:02x}{:02x}", pair[0], pair[1])).collect();
+    let mut entries = Vec::new();
+    let mut file = |path: PathBuf, content: &str| entries.push(Entry::File(path, format!("{content}\n")));
+    file(place.join("vendor"), "0x1d0f");
+    file(place.join("device"), &format!("{:#06x}", profile.part_id));
+    file(place.join("class"), "0x020000");
+    file(place.join("numa_node"), &pci.numa_node.to_string());
+    file(device.join("node_type"), "7: <unknown>");
+    file(device.join("node_guid"), &guid.join(":"));
+    file(device.join("sys_image_guid"), &guid.join(":"));
+    file(device.join("fw_ver"), "0.0.0.0");
+    file(device.join("hw_rev"), &format!("{:#x}", profile.part_id));
+    file(port.join("state"), ACTIVE);
+    file(port.join("phys_state"), LINK_UP);
+    file(port.join("rate"), profile.port.rate);
+    file(port.join("link_layer"), "Unspecified");
+    file(port.join("lid"), "0x0");
+    file(port.join("gids/0"), &gid.to_string());
+    file(port.join("pkeys/0"), "0xffff");
+    for counter in counters::NAMES {
+        file(port.join("hw_counters").join(counter), "0");
+    }
+    file(verbs.join("ibdev"), &name);
+    file(verbs.join("abi_version"), "1");
+    let mut link = |from: PathBuf, to: PathBuf| entries.push(Entry::Link(from, to));
+    link(place.join("driver"), "bus/pci/drivers/efa".into());
+    link(device.join("device"), place.clone());
+    link(verbs.join("device"), place.clone());
+    link(format!("class/infiniband/{name}").into(), device);
+    link(format!("class/infiniband_verbs/uverbs{number}").into(), verbs);
+    link(format!("bus/pci/devices/{}", pci.text()).into(), place.clone());
+    link(format!("bus/pci/drivers/efa/{}", pci.text()).into(), place);
+    entries
+}
+
+/// A tree that could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("the folder that looks like /sys, {path}: {cause}; SOFTEFA_SYSFS names another")]
+pub struct SysfsError {
+    path: PathBuf,
+    cause: io::Error,
+}
+
+/// Makes the folder if it is not there, and points the provider to it by SYSFS_PATH. Processes of a host that
+/// have the same devices share a folder.
+///
+/// # Errors
+///
+/// [`SysfsError`] when it cannot be written.
+pub fn prepare(settings: &Settings, host: Ipv4Addr) -> Result<PathBuf, SysfsError> {
+    let root = settings.sysfs.clone().unwrap_or_else(|| {
+        let user = nix::unistd::getuid();
+        std::env::temp_dir()
+            .join(format!("soft-efa-{user}"))
+            .join(format!("{}-{host}-{}-{}", settings.fabric, settings.profile.name, settings.nics))
+    });
+    let result = write(&root, &tree(settings.profile, host, settings.nics));
+    result.map_err(|cause| SysfsError { path: root.clone(), cause })?;
+    point_to(&root);
+    Ok(root)
+}
+
+/// The provider asks the environment where /sys is.
+#[expect(unsafe_code, reason = "changes the environment")]
+fn point_to(root: &Path) {
+    // SAFETY: called once, under the lock of the device list, by the first call that looks for devices. A program
+    // that at that very moment changes its environment in another thread has a race of its own: the provider,
+    // too, reads it then.
+    unsafe { std::env::set_var("SYSFS_PATH", root) };
+}
+
+/// Writes the tree, beside its place first, so that nobody sees half of it. One that is there is left as it is.
+fn write(root: &Path, entries: &[Entry]) -> io::Result<()> {
+    if root.join("class").exists() {
+        return Ok(());
+    }
+    let parent = root.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent)?;
+    let draft = parent.join(format!(".draft-{}-{}", std::process::id(), fastrand::u64(..)));
+    let written = write_all(&draft, entries).and_then(|()| {
+        // An empty folder may be there already; one with something in it is another process's, finished before ours.
+        match fs::rename(&draft, root) {
+            Err(_) if root.join("class").exists() => Ok(()),
+            result => result,
+        }
+    });
+    let _ = fs::remove_dir_all(&draft);
+    written
+}
+
+fn write_all(root: &Path, entries: &[Entry]) -> io::Result<()> {
+    for entry in entries {
+        let (Entry::File(path, _) | Entry::Link(path, _)) = entry;
+        if let Some(parent) = root.join(path).parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match entry {
+            Entry::File(path, content) => fs::File::create(root.join(path))?.write_all(content.as_bytes())?,
+            Entry::Link(path, target) => {
+                let up = path.components().count() - 1;
+                let relative: PathBuf = std::iter::repeat_n("..", up).collect::<PathBuf>().join(target);
+                std::os::unix::fs::symlink(relative, root.join(path))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As the kernel writes a port's state.
+pub const ACTIVE: &str = "4: ACTIVE";
+/// As the kernel writes a port's physical state.
+pub const LINK_UP: &str = "5: LinkUp";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::P4D;
+
+    #[test]
+    fn links_lead_to_places_of_the_tree() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("sys");
+        write(&root, &tree(&P4D, Ipv4Addr::new(10, 88, 0, 1), 4)).unwrap();
+        let device = root.join("class/infiniband/rdmap160s27");
+        let place = fs::canonicalize(device.join("device")).unwrap();
+        assert_eq!(place.file_name().unwrap(), "0000:a0:1b.0");
+        assert_eq!(fs::canonicalize(place.join("driver")).unwrap().file_name().unwrap(), "efa");
+        assert_eq!(fs::read_to_string(device.join("ports/1/state")).unwrap(), "4: ACTIVE\n");
+        assert_eq!(
+            fs::read_to_string(device.join("ports/1/gids/0")).unwrap(),
+            "fe80:0000:0000:0000:0003:0aff:fe58:0001\n"
+        );
+        assert_eq!(
+            fs::read_to_string(root.join("class/infiniband_verbs/uverbs3/ibdev")).unwrap(),
+            "rdmap160s27\n"
+        );
+        assert_eq!(fs::read_dir(device.join("ports/1/hw_counters")).unwrap().count(), counters::COUNTERS);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn tree_that_is_there_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("sys");
+        write(&root, &tree(&P4D, Ipv4Addr::LOCALHOST, 1)).unwrap();
+        let file = root.join("class/infiniband_verbs/abi_version");
+        fs::write(&file, "7\n").unwrap();
+        write(&root, &tree(&P4D, Ipv4Addr::LOCALHOST, 1)).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "7\n");
+    }
+}
