@@ -17,7 +17,7 @@ use std::ptr;
 
 use crate::completion::{fi_cq_attr, fi_cq_err_entry, fi_eq_attr, fi_eq_err_entry};
 use crate::constant::{FI_ENABLE, FI_ENOSYS, fi_addr_t};
-use crate::endpoint::{fi_av_attr, fi_msg_tagged};
+use crate::endpoint::{fi_av_attr, fi_msg, fi_msg_tagged};
 use crate::info::fi_info;
 use crate::object::{fid, fid_av, fid_cq, fid_domain, fid_ep, fid_eq, fid_fabric, fid_mr};
 use crate::region::fi_mr_attr;
@@ -219,6 +219,50 @@ pub unsafe fn fi_send(
     context: *mut c_void,
 ) -> isize {
     call!(ep, msg, send, (ep, buf, len, desc, dest_addr, context))
+}
+
+pub unsafe fn fi_recvmsg(ep: *mut fid_ep, msg: *const fi_msg, flags: u64) -> isize {
+    call!(ep, msg, recvmsg, (ep, msg, flags))
+}
+
+pub unsafe fn fi_read(
+    ep: *mut fid_ep,
+    buf: *mut c_void,
+    len: usize,
+    desc: *mut c_void,
+    src_addr: fi_addr_t,
+    addr: u64,
+    key: u64,
+    context: *mut c_void,
+) -> isize {
+    call!(ep, rma, read, (ep, buf, len, desc, src_addr, addr, key, context))
+}
+
+pub unsafe fn fi_write(
+    ep: *mut fid_ep,
+    buf: *const c_void,
+    len: usize,
+    desc: *mut c_void,
+    dest_addr: fi_addr_t,
+    addr: u64,
+    key: u64,
+    context: *mut c_void,
+) -> isize {
+    call!(ep, rma, write, (ep, buf, len, desc, dest_addr, addr, key, context))
+}
+
+pub unsafe fn fi_writedata(
+    ep: *mut fid_ep,
+    buf: *const c_void,
+    len: usize,
+    desc: *mut c_void,
+    data: u64,
+    dest_addr: fi_addr_t,
+    addr: u64,
+    key: u64,
+    context: *mut c_void,
+) -> isize {
+    call!(ep, rma, writedata, (ep, buf, len, desc, data, dest_addr, addr, key, context))
 }
 
 pub unsafe fn fi_trecv(

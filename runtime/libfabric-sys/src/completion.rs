@@ -30,6 +30,16 @@ pub struct fi_eq_attr {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
+pub struct fi_cq_data_entry {
+    pub op_context: *mut c_void,
+    pub flags: u64,
+    pub len: usize,
+    pub buf: *mut c_void,
+    pub data: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
 pub struct fi_cq_tagged_entry {
     pub op_context: *mut c_void,
     pub flags: u64,
@@ -72,7 +82,10 @@ pub struct fi_eq_err_entry {
 
 #[expect(unsafe_code, reason = "a promise about the structs above")]
 mod zero {
-    use super::{Zeroed, fi_cq_attr, fi_cq_err_entry, fi_cq_tagged_entry, fi_eq_attr, fi_eq_err_entry};
+    use super::{
+        Zeroed, fi_cq_attr, fi_cq_data_entry, fi_cq_err_entry, fi_cq_tagged_entry, fi_eq_attr,
+        fi_eq_err_entry,
+    };
 
     // SAFETY: pointers and integers only.
     unsafe impl Zeroed for fi_cq_attr {}
@@ -80,6 +93,8 @@ mod zero {
     unsafe impl Zeroed for fi_eq_attr {}
     // SAFETY: pointers and integers only.
     unsafe impl Zeroed for fi_cq_tagged_entry {}
+    // SAFETY: pointers and integers only.
+    unsafe impl Zeroed for fi_cq_data_entry {}
     // SAFETY: pointers and integers only.
     unsafe impl Zeroed for fi_cq_err_entry {}
     // SAFETY: pointers and integers only.

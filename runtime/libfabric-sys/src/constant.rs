@@ -15,6 +15,7 @@ pub const FI_SEND: u64 = 1 << 11;
 pub const FI_TRANSMIT: u64 = FI_SEND;
 pub const FI_REMOTE_READ: u64 = 1 << 12;
 pub const FI_REMOTE_WRITE: u64 = 1 << 13;
+pub const FI_MULTI_RECV: u64 = 1 << 16;
 pub const FI_REMOTE_CQ_DATA: u64 = 1 << 17;
 pub const FI_COMPLETION: u64 = 1 << 24;
 pub const FI_INJECT: u64 = 1 << 25;
@@ -32,6 +33,7 @@ pub const FI_SOURCE: u64 = 1 << 57;
 // Modes.
 pub const FI_CONTEXT: u64 = 1 << 59;
 pub const FI_CONTEXT2: u64 = 1 << 52;
+pub const FI_RX_CQ_DATA: u64 = 1 << 56;
 
 // Memory registration modes.
 pub const FI_MR_LOCAL: c_int = 1 << 2;
@@ -74,6 +76,7 @@ pub const FI_WAIT_UNSPEC: c_uint = 1;
 pub const FI_WAIT_FD: c_uint = 3;
 
 // enum fi_cq_format
+pub const FI_CQ_FORMAT_DATA: c_uint = 3;
 pub const FI_CQ_FORMAT_TAGGED: c_uint = 4;
 
 // enum fi_hmem_iface
@@ -86,7 +89,10 @@ pub const FI_ENABLE: c_int = 6;
 
 // Levels and names of fi_getopt.
 pub const FI_OPT_ENDPOINT: c_int = 0;
+pub const FI_OPT_MIN_MULTI_RECV: c_int = 0;
 pub const FI_OPT_FI_HMEM_P2P: c_int = 8;
+/// Of the EFA provider, since 2.0: how often the device retries for a receiver that is not ready, as a `size_t`.
+pub const FI_OPT_EFA_RNR_RETRY: c_int = -(0xefa << 16);
 
 // enum fi_type, for fi_tostr.
 pub const FI_TYPE_INFO: c_uint = 0;

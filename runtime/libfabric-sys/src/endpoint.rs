@@ -15,6 +15,16 @@ pub struct fi_context2 {
 }
 
 #[repr(C)]
+pub struct fi_msg {
+    pub msg_iov: *const iovec,
+    pub desc: *mut *mut c_void,
+    pub iov_count: usize,
+    pub addr: fi_addr_t,
+    pub context: *mut c_void,
+    pub data: u64,
+}
+
+#[repr(C)]
 pub struct fi_msg_tagged {
     pub msg_iov: *const iovec,
     pub desc: *mut *mut c_void,
@@ -39,10 +49,12 @@ pub struct fi_av_attr {
 
 #[expect(unsafe_code, reason = "a promise about the structs above")]
 mod zero {
-    use super::{Zeroed, fi_av_attr, fi_context2, fi_msg_tagged};
+    use super::{Zeroed, fi_av_attr, fi_context2, fi_msg, fi_msg_tagged};
 
     // SAFETY: pointers and integers only.
     unsafe impl Zeroed for fi_context2 {}
+    // SAFETY: pointers and integers only.
+    unsafe impl Zeroed for fi_msg {}
     // SAFETY: pointers and integers only.
     unsafe impl Zeroed for fi_msg_tagged {}
     // SAFETY: pointers and integers only.

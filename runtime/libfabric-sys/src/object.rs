@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_int, c_void};
 
 use crate::completion::{fi_cq_attr, fi_cq_err_entry, fi_eq_attr, fi_eq_err_entry};
 use crate::constant::fi_addr_t;
-use crate::endpoint::{fi_av_attr, fi_msg_tagged};
+use crate::endpoint::{fi_av_attr, fi_msg, fi_msg_tagged};
 use crate::info::fi_info;
 use crate::region::fi_mr_attr;
 
@@ -162,7 +162,7 @@ pub struct fid_ep {
     pub ops: *const fi_ops_ep,
     pub cm: *const fi_ops_cm,
     pub msg: *const fi_ops_msg,
-    pub rma: *const c_void,
+    pub rma: *const fi_ops_rma,
     pub tagged: *const fi_ops_tagged,
     pub atomic: *const c_void,
     pub collective: *const c_void,
@@ -190,9 +190,56 @@ pub struct fi_ops_msg {
         unsafe extern "C" fn(*mut fid_ep, *mut c_void, usize, *mut c_void, fi_addr_t, *mut c_void) -> isize,
     >,
     pub recvv: Uncalled,
-    pub recvmsg: Uncalled,
+    pub recvmsg: Option<unsafe extern "C" fn(*mut fid_ep, *const fi_msg, u64) -> isize>,
     pub send: Option<
         unsafe extern "C" fn(*mut fid_ep, *const c_void, usize, *mut c_void, fi_addr_t, *mut c_void) -> isize,
+    >,
+}
+
+#[repr(C)]
+pub struct fi_ops_rma {
+    pub size: usize,
+    pub read: Option<
+        unsafe extern "C" fn(
+            *mut fid_ep,
+            *mut c_void,
+            usize,
+            *mut c_void,
+            fi_addr_t,
+            u64,
+            u64,
+            *mut c_void,
+        ) -> isize,
+    >,
+    pub readv: Uncalled,
+    pub readmsg: Uncalled,
+    pub write: Option<
+        unsafe extern "C" fn(
+            *mut fid_ep,
+            *const c_void,
+            usize,
+            *mut c_void,
+            fi_addr_t,
+            u64,
+            u64,
+            *mut c_void,
+        ) -> isize,
+    >,
+    pub writev: Uncalled,
+    pub writemsg: Uncalled,
+    pub inject: Uncalled,
+    pub writedata: Option<
+        unsafe extern "C" fn(
+            *mut fid_ep,
+            *const c_void,
+            usize,
+            *mut c_void,
+            u64,
+            fi_addr_t,
+            u64,
+            u64,
+            *mut c_void,
+        ) -> isize,
     >,
 }
 

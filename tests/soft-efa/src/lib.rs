@@ -22,6 +22,7 @@
 //! - [`medium`]: links. Within a host two rings in a memfd, handed over a Unix socket; between hosts TCP.
 //! - [`engine`]: one lock around all devices of the process, its links and doors, and the thread that is the device
 //!   while the program does not poll.
+//! - [`ledger`]: counters that processes of a host share, and the files that show them.
 //! - [`exports`], [`abi`]: verbs' functions and structs.
 //!
 //! # What holds
@@ -40,6 +41,7 @@ pub mod address;
 pub mod engine;
 pub mod exports;
 pub mod fault;
+pub mod ledger;
 pub mod manners;
 pub mod medium;
 pub mod nic;

@@ -108,7 +108,7 @@ pub fn prepare(settings: &Settings, host: Ipv4Addr) -> Result<PathBuf, SysfsErro
 /// The provider asks the environment where /sys is.
 #[expect(unsafe_code, reason = "changes the environment")]
 fn point_to(root: &Path) {
-    // SAFETY: called once, under the lock of the device list, by the first call that looks for devices. A program
+    // SAFETY: called once, under the lock of the process's devices, by the first call that looks for them. A program
     // that at that very moment changes its environment in another thread has a race of its own: the provider,
     // too, reads it then.
     unsafe { std::env::set_var("SYSFS_PATH", root) };
@@ -153,8 +153,12 @@ fn write_all(root: &Path, entries: &[Entry]) -> io::Result<()> {
 
 /// As the kernel writes a port's state.
 pub const ACTIVE: &str = "4: ACTIVE";
+/// And the state of one that is down.
+pub const DOWN: &str = "1: DOWN";
 /// As the kernel writes a port's physical state.
 pub const LINK_UP: &str = "5: LinkUp";
+/// And that of one that is down.
+pub const DISABLED: &str = "3: Disabled";
 
 #[cfg(test)]
 mod tests {

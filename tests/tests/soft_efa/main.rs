@@ -1,5 +1,9 @@
 //! libfabric's real EFA provider on soft EFA devices.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod ends;
+mod faults;
+mod hosts;
 mod one_host;
+mod programs;
 mod support;

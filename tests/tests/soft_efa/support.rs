@@ -1,12 +1,14 @@
 //! Programs on soft EFA devices, as `scripts/soft-efa` puts them there.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use efarun_tests::{Process, Testbed};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -37,6 +39,43 @@ impl SoftEfa {
     pub(crate) fn with(mut self, name: &str, value: &str) -> SoftEfa {
         self.env.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// A program on a host of a testbed.
+    pub(crate) fn command_on(&self, testbed: &Testbed, host: &str, program: impl AsRef<OsStr>) -> Command {
+        // By `env`, so that only the program itself gets the variables, not what leads to it.
+        let mut command = testbed.command(host, "env");
+        command.args(self.env.iter().map(|(name, value)| format!("{name}={value}"))).arg(program);
+        command
+    }
+
+    /// Two runs of `soft-efa-program` on this machine that talk to each other; what the initiator said.
+    pub(crate) fn run(&self, program: &str, options: &[&str]) -> String {
+        let (target, initiator) = self.try_run(program, options);
+        succeeded(&format!("{program}, the target"), &target);
+        succeeded(&format!("{program}, the initiator"), &initiator)
+    }
+
+    /// The same; how they ended.
+    pub(crate) fn try_run(&self, program: &str, options: &[&str]) -> (Output, Output) {
+        let (target, initiator) = self.start(program, options);
+        (target.finish(LIMIT), initiator.finish(LIMIT))
+    }
+
+    /// The same, running.
+    pub(crate) fn start(&self, program: &str, options: &[&str]) -> (Guest, Guest) {
+        self.start_as([program, program], options)
+    }
+
+    /// The target and the initiator, each by its program.
+    pub(crate) fn start_as(&self, programs: [&str; 2], options: &[&str]) -> (Guest, Guest) {
+        let address = format!("127.0.0.1:{}", free_port());
+        let start = |program: &str, role: &str| {
+            let mut command = self.command(efarun_tests::program!("soft-efa-program"));
+            command.args([program, role, address.as_str()]).args(options);
+            Guest::start(command)
+        };
+        (start(programs[0], "--listen"), start(programs[1], "--connect"))
     }
 
     /// A program on this machine.
@@ -73,7 +112,9 @@ fn workspace() -> &'static Path {
 pub(crate) struct Guest {
     pid: Pid,
     name: String,
-    output: Receiver<std::io::Result<Output>>,
+    lines: Receiver<String>,
+    seen: String,
+    end: Receiver<(ExitStatus, Vec<u8>)>,
     is_over: bool,
 }
 
@@ -82,17 +123,22 @@ impl Guest {
     pub(crate) fn start(mut command: Command) -> Guest {
         let name = format!("{:?}", command.get_program());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
         let pid = Pid::from_raw(child.id() as i32);
-        let (sender, output) = channel();
-        // Reads while the program runs, so that it never waits for us.
-        std::thread::spawn(move || sender.send(child.wait_with_output()));
-        Guest { pid, name, output, is_over: false }
-    }
-
-    /// Its process, as this machine sees it.
-    pub(crate) fn pid(&self) -> Pid {
-        self.pid
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut stderr = child.stderr.take().unwrap();
+        let (sender, lines) = channel();
+        // Both are read while the program runs, so that it never waits for us.
+        std::thread::spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let (sender, end) = channel();
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stderr.read_to_end(&mut text);
+            sender.send((child.wait().unwrap(), text))
+        });
+        Guest { pid, name, lines, seen: String::new(), end, is_over: false }
     }
 
     /// Ends it by a signal that it cannot catch.
@@ -100,28 +146,49 @@ impl Guest {
         kill(self.pid, Signal::SIGKILL).unwrap();
     }
 
-    /// Waits for its end.
-    pub(crate) fn finish(mut self, within: Duration) -> Output {
-        match self.output.recv_timeout(within) {
-            Ok(output) => {
-                self.is_over = true;
-                output.unwrap()
-            }
-            Err(_) => {
-                self.kill();
-                let output = self.output.recv().unwrap().unwrap();
-                self.is_over = true;
-                let (stdout, stderr) =
-                    (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-                panic!("{} is not done after {within:?}\n{stdout}\n{stderr}", self.name)
+    /// Waits for a line of its output.
+    pub(crate) fn wait_for_line(&mut self, wanted: &str) {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.seen += &line;
+                    self.seen.push('\n');
+                    if line == wanted {
+                        return;
+                    }
+                }
+                Err(_) => panic!("{} does not say `{wanted}`, but\n{}", self.name, self.seen),
             }
         }
+    }
+
+    /// Waits for its end.
+    pub(crate) fn finish(mut self, within: Duration) -> Output {
+        let ended = self.end.recv_timeout(within);
+        if ended.is_err() {
+            self.kill();
+        }
+        let (status, stderr) = ended.clone().unwrap_or_else(|_| self.end.recv().unwrap());
+        self.is_over = true;
+        for line in self.lines.iter() {
+            self.seen += &line;
+            self.seen.push('\n');
+        }
+        assert!(
+            ended.is_ok(),
+            "{} is not done after {within:?}\n{}\n{}",
+            self.name,
+            self.seen,
+            String::from_utf8_lossy(&stderr)
+        );
+        Output { status, stdout: std::mem::take(&mut self.seen).into_bytes(), stderr }
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        if !self.is_over && self.output.try_recv().is_err() {
+        if !self.is_over && self.end.try_recv().is_err() {
             // Not waited for yet, hence still its id.
             let _ = kill(self.pid, Signal::SIGKILL);
         }
@@ -139,13 +206,14 @@ pub(crate) fn succeeded(what: &str, output: &Output) -> String {
 ///
 /// `address` is where the client finds the server's control port.
 pub(crate) fn pingpong(server: Command, client: Command, address: &str, options: &[&str]) -> String {
-    let port = free_port().to_string();
+    let port = free_port();
+    let text = port.to_string();
     let mut server = server;
-    server.args(options).args(["-B", &port]);
+    server.args(options).args(["-B", &text]);
     let server = Guest::start(server);
-    wait_until_listening(&server);
+    wait_until_listening(port);
     let mut client = client;
-    client.args(options).args(["-P", &port, address]);
+    client.args(options).args(["-P", &text, address]);
     let client = Guest::start(client).finish(LIMIT);
     let client = succeeded("fi_pingpong, the client", &client);
     succeeded("fi_pingpong, the server", &server.finish(LIMIT));
@@ -153,14 +221,17 @@ pub(crate) fn pingpong(server: Command, client: Command, address: &str, options:
 }
 
 /// A port that nobody listens on.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// The server cannot say that it listens, so it is asked until it does.
-fn wait_until_listening(server: &Guest) {
+/// The server cannot say that it listens, so it is asked until it does; wherever it runs.
+fn wait_until_listening(port: u16) {
     let deadline = Instant::now() + LIMIT;
-    while efarun_tests::listening_port(server.pid().as_raw()).is_none() {
+    let listens = |process: &Process| {
+        process.command.contains("fi_pingpong") && efarun_tests::listening_port(process.pid) == Some(port)
+    };
+    while !Process::all().iter().any(listens) {
         assert!(Instant::now() < deadline, "the server listens within {LIMIT:?}");
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -85,12 +85,15 @@ layout! {
         fi_ops_ep { size, cancel, getopt, setopt }
         fi_ops_cm { size, setname, getname }
         fi_ops_msg { size, recv, recvv, recvmsg, send }
+        fi_ops_rma { size, read, readv, readmsg, write, writev, writemsg, inject, writedata }
         fi_ops_tagged { size, recv, recvv, recvmsg, send, sendv, sendmsg }
         fi_context2 { internal }
+        fi_msg { msg_iov, desc, iov_count, addr, context, data }
         fi_msg_tagged { msg_iov, desc, iov_count, addr, tag, ignore, context, data }
         fi_av_attr { type_ as "type", rx_ctx_bits, count, ep_per_node, name, map_addr, flags }
         fi_cq_attr { size, flags, format, wait_obj, signaling_vector, wait_cond, wait_set }
         fi_eq_attr { size, flags, wait_obj, signaling_vector, wait_set }
+        fi_cq_data_entry { op_context, flags, len, buf, data }
         fi_cq_tagged_entry { op_context, flags, len, buf, data, tag }
         fi_cq_err_entry { op_context, flags, len, buf, data, tag, olen, err, prov_errno, err_data, err_data_size }
         fi_eq_err_entry { fid, context, data, err, prov_errno, err_data, err_data_size }
@@ -99,12 +102,12 @@ layout! {
     }
     numbers {
         FI_MSG, FI_RMA, FI_TAGGED, FI_READ, FI_WRITE, FI_RECV, FI_SEND, FI_TRANSMIT, FI_REMOTE_READ, FI_REMOTE_WRITE,
-        FI_REMOTE_CQ_DATA, FI_COMPLETION, FI_INJECT, FI_INJECT_COMPLETE, FI_TRANSMIT_COMPLETE, FI_DELIVERY_COMPLETE,
+        FI_MULTI_RECV, FI_RX_CQ_DATA, FI_OPT_MIN_MULTI_RECV, FI_REMOTE_CQ_DATA, FI_COMPLETION, FI_INJECT, FI_INJECT_COMPLETE, FI_TRANSMIT_COMPLETE, FI_DELIVERY_COMPLETE,
         FI_HMEM, FI_LOCAL_COMM, FI_REMOTE_COMM, FI_NUMERICHOST, FI_SOURCE, FI_CONTEXT, FI_CONTEXT2,
         FI_MR_LOCAL, FI_MR_VIRT_ADDR, FI_MR_ALLOCATED, FI_MR_PROV_KEY, FI_MR_ENDPOINT, FI_MR_HMEM,
         FI_ADDR_UNSPEC, FI_FORMAT_UNSPEC, FI_SOCKADDR_IN, FI_SOCKADDR_IN6, FI_ADDR_EFA, FI_AV_UNSPEC, FI_AV_TABLE,
         FI_EP_RDM, FI_PROGRESS_UNSPEC, FI_PROGRESS_AUTO, FI_PROGRESS_MANUAL, FI_THREAD_UNSPEC, FI_THREAD_SAFE,
-        FI_THREAD_DOMAIN, FI_RM_ENABLED, FI_WAIT_NONE, FI_WAIT_UNSPEC, FI_WAIT_FD, FI_CQ_FORMAT_TAGGED,
+        FI_THREAD_DOMAIN, FI_RM_ENABLED, FI_WAIT_NONE, FI_WAIT_UNSPEC, FI_WAIT_FD, FI_CQ_FORMAT_DATA, FI_CQ_FORMAT_TAGGED,
         FI_HMEM_SYSTEM, FI_HMEM_CUDA, FI_GETWAIT, FI_ENABLE, FI_OPT_ENDPOINT, FI_OPT_FI_HMEM_P2P, FI_TYPE_INFO,
         FI_TYPE_CAPS, FI_TYPE_PROTOCOL, FI_EINTR, FI_EAGAIN, FI_ENOMEM, FI_EINVAL, FI_ENOSYS, FI_ENODATA, FI_ECANCELED,
         FI_EOTHER, FI_ETOOSMALL, FI_EAVAIL, FI_ETRUNC,
@@ -112,7 +115,7 @@ layout! {
 }
 
 /// Structs that the library allocates, or tables of which only the front is declared: the C struct may be larger.
-const MAY_BE_LARGER_IN_C: [&str; 9] = [
+const MAY_BE_LARGER_IN_C: [&str; 10] = [
     "fi_domain_attr",
     "fi_ops",
     "fi_ops_fabric",
@@ -121,6 +124,7 @@ const MAY_BE_LARGER_IN_C: [&str; 9] = [
     "fi_ops_ep",
     "fi_ops_cm",
     "fi_ops_msg",
+    "fi_ops_rma",
     "fi_ops_tagged",
 ];
 /// Structs that are given to the library with fields of later versions: the C struct may be smaller, never larger.

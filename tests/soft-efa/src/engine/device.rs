@@ -13,9 +13,10 @@ use super::doors::Doors;
 use super::poller::{Poller, Role, Token};
 use crate::address::{Endpoint, Gid, Qpn};
 use crate::fault::{Faults, Moment};
+use crate::ledger::Ledger;
 use crate::manners::Choices;
 use crate::medium::{Hello, Link, LocalLink, Received, TcpLink};
-use crate::nic::{Action, Character, Counters, LinkId, Loss, Nic, QueueId};
+use crate::nic::{Action, Character, LinkId, Loss, Nic, QueueId};
 use crate::report;
 use crate::settings::Settings;
 
@@ -23,6 +24,7 @@ use crate::settings::Settings;
 #[derive(Debug)]
 pub struct Device {
     number: u8,
+    ledger: Ledger,
     nic: Nic,
     doors: Doors,
     links: HashMap<LinkId, Link>,
@@ -53,6 +55,7 @@ impl Device {
         gid: Gid,
         number: u8,
         poller: &Arc<Poller>,
+        ledger: Ledger,
         now: Instant,
     ) -> Device {
         let host = gid.parts().map_or(std::net::Ipv4Addr::LOCALHOST, |(host, _)| host);
@@ -67,7 +70,8 @@ impl Device {
         };
         Device {
             number,
-            nic: Nic::new(character, Arc::new(Counters::default())),
+            nic: Nic::new(character, ledger.counters()),
+            ledger,
             doors: Doors::new(settings, gid, host, number, poller),
             links: HashMap::new(),
             patient: Vec::new(),
@@ -102,6 +106,8 @@ impl Device {
     pub fn shut_door(&mut self, now: Instant, qpn: Qpn) {
         self.push_out(now);
         self.doors.shut(qpn);
+        // Nobody may be there to do it later.
+        self.ledger.show(now);
     }
 
     /// Sends a completion queue's events to a channel.
@@ -142,6 +148,7 @@ impl Device {
     pub(super) fn progress(&mut self, now: Instant) -> bool {
         let mut came_in = false;
         self.check_faults(now);
+        self.ledger.tick(now);
         let local: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| matches!(link, Link::Local(_))).map(|(id, _)| *id).collect();
         for id in local {
@@ -171,7 +178,7 @@ impl Device {
     pub(super) fn next_due(&self) -> Option<Instant> {
         let faults = self.has_pending_faults().then(|| self.last_fault_check + FAULT_INTERVAL);
         let patient = (!self.patient.is_empty()).then(|| self.last_fault_check + FAULT_INTERVAL);
-        self.nic.next_due().into_iter().chain(faults).chain(patient).min()
+        self.nic.next_due().into_iter().chain(faults).chain(patient).chain(self.ledger.next_due()).min()
     }
 
     /// Prepares for sleep; false when there is something to receive.
@@ -319,6 +326,8 @@ impl Device {
         let operations = self.nic.posted();
         let moment = Moment { age: now - self.opened, operations, exists: &|path| path.exists() };
         self.nic.faults().refresh(&moment);
+        let is_down = self.nic.faults().is_link_down();
+        self.ledger.show_state(is_down);
         if self.nic.faults().is_device_lost() {
             self.is_lost = true;
             report::say(&format!("device {} is lost", self.number));

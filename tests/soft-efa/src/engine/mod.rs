@@ -13,6 +13,7 @@ mod poller;
 mod thread;
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -24,16 +25,18 @@ pub use memory::ProcessMemory;
 use poller::Poller;
 
 use crate::address::Gid;
+use crate::ledger::Ledger;
 use crate::report;
 use crate::settings::{Settings, SettingsError};
+use crate::sysfs::{self, SysfsError};
 
 /// The devices of this process.
 #[derive(Debug)]
 pub struct Host {
     /// What they were asked to be.
     pub settings: Settings,
-    /// The address that other hosts know.
-    pub address: Ipv4Addr,
+    /// The folder that looks like /sys.
+    pub sysfs: PathBuf,
     engine: Mutex<Engine>,
     poller: Arc<Poller>,
     start: Instant,
@@ -73,9 +76,15 @@ impl Host {
         let poller = Arc::new(Poller::new().map_err(HostError::System)?);
         let address = settings.address.unwrap_or_else(own_address);
         let start = Instant::now();
+        let sysfs = sysfs::prepare(&settings, address)?;
         let mut devices = Vec::new();
         for number in 0..settings.nics {
-            devices.push(Device::new(&settings, Gid::new(address, number), number, &poller, start));
+            let name = settings.profile.pci_address(number).device_name();
+            let port = sysfs.join("class/infiniband").join(&name).join("ports/1");
+            let page = sysfs.join(".counters").join(name);
+            let ledger =
+                Ledger::open(&page, port, start).map_err(|cause| HostError::Counters(page, cause))?;
+            devices.push(Device::new(&settings, Gid::new(address, number), number, &poller, ledger, start));
         }
         let engine = Engine {
             devices,
@@ -87,7 +96,7 @@ impl Host {
         };
         Ok(Host {
             settings,
-            address,
+            sysfs,
             engine: Mutex::new(engine),
             poller,
             start,
@@ -198,6 +207,12 @@ pub enum HostError {
     /// A setting cannot be used.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// The folder that looks like /sys.
+    #[error(transparent)]
+    Sysfs(#[from] SysfsError),
+    /// What counters are shared through.
+    #[error("the file {0}, through which processes share counters: {1}")]
+    Counters(PathBuf, std::io::Error),
     /// The kernel refused something.
     #[error("epoll and eventfd: {0}")]
     System(nix::errno::Errno),

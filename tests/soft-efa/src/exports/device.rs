@@ -9,7 +9,6 @@ use super::{OK, completion, device_number, guard, host, pair, posting, refuse};
 use crate::abi::*;
 use crate::engine::Host;
 use crate::report;
-use crate::sysfs;
 
 /// A device as verbs lists it.
 #[repr(C)]
@@ -70,18 +69,14 @@ fn devices() -> Result<Vec<&'static Listed>, Errno> {
             report::say(&format!("{error}; there are no devices"));
             Errno::EINVAL
         })?;
-        let root = sysfs::prepare(&host.settings, host.address).map_err(|error| {
-            report::say(&format!("{error}; there are no devices"));
-            Errno::EIO
-        })?;
-        Ok((0..host.settings.nics).map(|number| listed(host, &root, number)).collect())
+        Ok((0..host.settings.nics).map(|number| listed(host, number)).collect())
     });
     let all = all.as_ref().map_err(|errno| *errno)?;
     let mut engine = host().engine();
     Ok(all.iter().filter(|listed| !engine.device(listed.number).is_lost()).collect())
 }
 
-fn listed(host: &Host, root: &std::path::Path, number: u8) -> Listed {
+fn listed(host: &Host, number: u8) -> Listed {
     let name = host.settings.profile.pci_address(number).device_name();
     // SAFETY: integers, arrays of integers and null pointers.
     let mut device: ibv_device = unsafe { std::mem::zeroed() };
@@ -89,7 +84,7 @@ fn listed(host: &Host, root: &std::path::Path, number: u8) -> Listed {
     device.transport_type = IBV_TRANSPORT_UNSPECIFIED;
     put_text(&mut device.name, &name);
     put_text(&mut device.dev_name, &format!("uverbs{number}"));
-    let class = root.join("class");
+    let class = host.sysfs.join("class");
     put_text(&mut device.dev_path, &class.join(format!("infiniband_verbs/uverbs{number}")).to_string_lossy());
     put_text(&mut device.ibdev_path, &class.join("infiniband").join(name).to_string_lossy());
     Listed { device, number: number.into() }

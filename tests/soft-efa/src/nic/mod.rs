@@ -26,7 +26,6 @@ mod transmit;
 mod work;
 
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use counters::{Counter, Counters};
@@ -96,7 +95,7 @@ pub enum Loss {
 #[derive(Debug)]
 pub struct Nic {
     character: Character,
-    counters: Arc<Counters>,
+    counters: &'static Counters,
     regions: Regions,
     handles: Handles,
     domains: u32,
@@ -149,7 +148,7 @@ struct Link {
 
 impl Nic {
     /// A device with nothing on it.
-    pub fn new(character: Character, counters: Arc<Counters>) -> Nic {
+    pub fn new(character: Character, counters: &'static Counters) -> Nic {
         Nic {
             regions: Regions::new(character.limits.regions),
             handles: Handles::new(character.limits.address_handles),

@@ -146,7 +146,7 @@ fn counters_count_what_moved() {
     let work = bench.work(0, read, 0, 10_000);
     bench.post(0, work);
     bench.settle();
-    let (a, b) = (bench.nics[0].counters.clone(), bench.nics[1].counters.clone());
+    let (a, b) = (bench.nics[0].counters, bench.nics[1].counters);
     assert_eq!((a.read(Counter::SendWrs), a.read(Counter::SendBytes)), (1, 100));
     assert_eq!((b.read(Counter::RecvWrs), b.read(Counter::RecvBytes)), (1, 100));
     assert_eq!((a.read(Counter::RdmaReadWrs), a.read(Counter::RdmaReadBytes)), (1, 10_000));
