@@ -120,11 +120,17 @@ pub unsafe extern "C" fn ibv_get_device_name(device: *mut ibv_device) -> *const 
     unsafe { (&raw const (*device).name).cast() }
 }
 
+/// The number of a listed device.
+pub(super) unsafe fn number(device: *mut ibv_device) -> usize {
+    // SAFETY: listed devices have their number behind them.
+    unsafe { (*device.cast::<Listed>()).number }
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ibv_get_device_guid(device: *mut ibv_device) -> u64 {
     guard(0, || {
-        // SAFETY: a listed device, whose number follows it.
-        let number = unsafe { (*device.cast::<Listed>()).number };
+        // SAFETY: a listed device.
+        let number = unsafe { number(device) };
         u64::from_ne_bytes(host().engine().device(number).nic().gid().guid())
     })
 }
@@ -132,8 +138,8 @@ pub unsafe extern "C" fn ibv_get_device_guid(device: *mut ibv_device) -> u64 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ibv_open_device(device: *mut ibv_device) -> *mut ibv_context {
     guard(std::ptr::null_mut(), || {
-        // SAFETY: a listed device, whose number follows it.
-        let number = unsafe { (*device.cast::<Listed>()).number };
+        // SAFETY: a listed device.
+        let number = unsafe { number(device) };
         if host().engine().device(number).is_lost() {
             return refuse(Errno::ENODEV);
         }

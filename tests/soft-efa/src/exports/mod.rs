@@ -1,7 +1,8 @@
 //! The functions that programs find under libibverbs' and libefa's names.
 //!
-//! What the provider calls, and nothing else: a program that wants more of verbs finds the real libraries behind this
-//! one. Each function finds its device, takes the lock, asks the device, and puts the answer into C's form.
+//! What the provider calls, and what others ask who look around; a program that wants more of verbs finds the real
+//! libraries behind this one. Each function finds its device, takes the lock, asks the device, and puts the answer into
+//! C's form.
 //!
 //! # Safety
 //!
@@ -19,6 +20,7 @@ pub mod device;
 pub mod memory;
 pub mod pair;
 mod posting;
+pub mod refused;
 
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
