@@ -29,6 +29,22 @@ fn keys_that_are_not_taken_are_listed_with_what_the_server_takes() {
     assert_told(&hostnames(&testbed, "h1").run(), 77, &told);
 }
 
+/// The built-in SSH has no Kerberos. Where that would have been a way in, it is named.
+#[test]
+fn way_in_that_only_the_systems_ssh_has_is_named_where_keys_fail() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(1);
+    testbed.sshd("h1", 2222, &["GSSAPIAuthentication=yes"]);
+    testbed.sh("h1", "echo >$HOME/.ssh/authorized_keys");
+    let config = testbed.ssh_config("Port 2222\nGSSAPIAuthentication yes\n");
+    let told = format!(
+        "error: host h1 (-H): root was not let in; tried {}/.ssh/id_ed25519, not GSSAPIAuthentication at {}:2, which only the system's ssh can (--launch-agent ssh); the server takes publickey, gssapi-…\n  hint: add one of these keys to authorized_keys there, or name another by IdentityFile in ~/.ssh/config",
+        testbed.home().display(),
+        config.display()
+    );
+    assert_told(&hostnames(&testbed, "h1").run(), 77, &told);
+}
+
 #[test]
 fn too_many_keys_are_counted_and_the_way_out_is_named() {
     require!(Need::Testbed);

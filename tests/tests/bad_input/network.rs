@@ -39,6 +39,24 @@ fn ranks_behind_a_wall_to_the_head_reach_each_other() {
     outcome.assert_code(0).assert_says(&["h1, h2: cannot dial this machine"]);
 }
 
+/// The job's own links are one thing, what ranks need between them another.
+#[test]
+fn ranks_that_cannot_reach_each_other_are_told_which_address_and_the_remedy() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    testbed.sh("h1", &format!("ip route add blackhole {}/32", testbed.host("h2").address));
+    let outcome = on(&testbed)
+        .options(["-H", "h1,h2"])
+        .program(program!("efa-perf-under-test"), ["all_reduce", "-b", "8", "-e", "8"])
+        .run();
+    outcome.assert_code(1).assert_says(&[
+        "rank 1 cannot use TCP: rank 0 cannot be reached at 10.88.0.1:",
+        "let the nodes' security group allow TCP on all ports from itself",
+        "efarun: 2/2 ranks reaped, 2/2 agents gone",
+    ]);
+    assert!(!outcome.stderr().contains("cannot dial this machine"), "{}", outcome.shown());
+}
+
 /// Nothing in efarun's protocols compares clocks of two machines.
 #[test]
 fn clock_that_is_an_hour_off_makes_no_difference() {

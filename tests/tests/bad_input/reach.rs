@@ -40,6 +40,13 @@ fn port_that_nobody_listens_on_is_named() {
     );
     assert_told(&outcome, 69, &told);
     assert!(outcome.duration < Duration::from_secs(3), "{}", outcome.shown());
+    testbed.ssh_config("ConnectionAttempts 3\n");
+    let outcome = on(&testbed)
+        .options(["--hostfile".as_ref(), hostfile.as_os_str()])
+        .program(program!("rank_hang"), NO_ARGS)
+        .run();
+    assert_told(&outcome, 69, &told);
+    assert!(outcome.duration >= Duration::from_secs(2), "a second apart: {}", outcome.shown());
 }
 
 #[test]

@@ -25,6 +25,17 @@ fn start_up_files_may_print_and_fail() {
 }
 
 #[test]
+fn variables_of_set_env_reach_start_up_files() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(1);
+    testbed.sshd("h1", 2222, &["AcceptEnv=WANTED_*"]);
+    testbed.ssh_config("Port 2222\nSetEnv WANTED_ONE=1 UNWANTED=2 WANTED_TWO=\"a b\"\n");
+    start_up_file(&testbed, "echo \"$WANTED_ONE,$UNWANTED,$WANTED_TWO\" >$HOME/seen");
+    assert_told(&hostnames(&testbed, "h1").run(), 0, "");
+    assert_eq!(testbed.sh("h1", "cat $HOME/seen"), "1,,a b\n");
+}
+
+#[test]
 fn start_up_files_that_end_the_shell_are_told_with_the_code_and_what_they_printed() {
     require!(Need::Testbed);
     let testbed = Testbed::up(1);
