@@ -60,6 +60,12 @@ pub enum LaunchError {
         /// The agent's words.
         reason: String,
     },
+    /// Nobody: hosts that were not waited for any longer, because others had failed.
+    #[error("given up because of that; not connected by then: {}", .waiting_for.join("; "))]
+    GivenUp {
+        /// Each such host, and what was being waited for.
+        waiting_for: Vec<String>,
+    },
     /// Whoever runs the hosts: not every rank was started in time.
     #[error("not started after {waited_s} s (--start-timeout): {}", .waiting_for.join("; "))]
     StartTimedOut {
@@ -154,6 +160,7 @@ impl LaunchError {
             LaunchError::Spawn(_)
             | LaunchError::HostLost { .. }
             | LaunchError::AgentFailed { .. }
+            | LaunchError::GivenUp { .. }
             | LaunchError::StartTimedOut { .. } => ExitCause::HostUnreachable,
             LaunchError::RankNotStarted { call, errno, .. } => not_started_cause(call, *errno),
             LaunchError::RankFailed { status: RankStatus::Code(0), .. } => ExitCause::RankCode(1),

@@ -303,6 +303,16 @@ impl Outcome {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 
+    /// Standard error without what is only said on a busy machine: how long hosts have been waited for, and that some were
+    /// still on their way when another one failed.
+    pub fn told(&self) -> String {
+        let only_when_busy = |line: &&str| {
+            line.contains(" hosts connected after ") || line.starts_with("error: given up because of that;")
+        };
+        let stderr = self.stderr();
+        stderr.lines().filter(|line| !only_when_busy(line)).collect::<Vec<_>>().join("\n")
+    }
+
     /// Asserts how the launcher ended, and that nothing of the job is left anywhere.
     #[track_caller]
     pub fn assert_code(&self, code: i32) -> &Self {

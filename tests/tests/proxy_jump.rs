@@ -16,7 +16,7 @@ fn hostnames(testbed: &Testbed) -> Job<'_> {
 #[track_caller]
 fn assert_told(outcome: &Outcome, code: i32, stderr: &str) {
     outcome.assert_code(code);
-    assert_eq!(outcome.stderr().trim_end(), stderr, "{}", outcome.shown());
+    assert_eq!(outcome.told(), stderr, "{}", outcome.shown());
 }
 
 #[test]

@@ -64,6 +64,12 @@ pub enum ConnectError {
         /// Ours.
         ours: BuildId,
     },
+    /// Others failed, and these hosts were not waited for any longer.
+    #[error("not connected yet: {}", .waiting_for.join("; "))]
+    GivenUp {
+        /// Each such host, and what was being waited for.
+        waiting_for: Vec<String>,
+    },
     /// `--start-timeout` passed.
     #[error("host {host}: not connected after {waited_s} s: {waiting_for}")]
     TimedOut {
@@ -105,7 +111,7 @@ pub struct Route {
 ///
 /// # Errors
 ///
-/// One error for each host that failed, or that was not heard of while others failed, in the order of the hosts.
+/// One error for each host that failed, in the order of the hosts; then one for all that were still on their way.
 pub async fn connect(
     routes: Vec<Route>,
     identity: &Identity,
@@ -147,17 +153,23 @@ pub async fn connect(
     progress.connected();
     let mut connected = Vec::new();
     let mut errors = Vec::new();
+    let mut waiting_for = Vec::new();
+    let has_failed = done.values().any(Result::is_err);
     for (index, host) in hosts.into_iter().enumerate() {
         let node = NodeId(index as u32);
         match done.remove(&node) {
             Some(Ok(host)) => connected.push(host),
             Some(Err(error)) => errors.push(error),
+            None if has_failed => waiting_for.push(format!("{host}: {}", stages.of(node))),
             None => errors.push(ConnectError::TimedOut {
                 host,
                 waiting_for: stages.of(node),
                 waited_s: timeout.as_secs(),
             }),
         }
+    }
+    if !waiting_for.is_empty() {
+        errors.push(ConnectError::GivenUp { waiting_for });
     }
     if errors.is_empty() { Ok(connected) } else { Err(errors) }
 }

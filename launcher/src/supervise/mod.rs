@@ -208,6 +208,7 @@ fn launch_error(error: ConnectError) -> LaunchError {
             LaunchError::HostLost { host, cause: source.to_string() }
         }
         ConnectError::OtherBuild { .. } => LaunchError::Internal { what: error.to_string() },
+        ConnectError::GivenUp { waiting_for } => LaunchError::GivenUp { waiting_for },
         ConnectError::TimedOut { host, waiting_for, waited_s } => {
             LaunchError::StartTimedOut { waited_s, waiting_for: vec![format!("{host}: {waiting_for}")] }
         }

@@ -56,7 +56,7 @@ fn host_that_drops_packets_is_given_up_at_the_limit_that_applies() {
     // Answers of this host go nowhere, and nobody is told.
     testbed.sh("h2", &format!("ip route add blackhole {}/32", testbed.head_address()));
     let run = |options: &[&str]| {
-        on(&testbed).options(["-H", "h1,h2"]).options(options).program(program!("rank_hang"), NO_ARGS).run()
+        on(&testbed).options(["-H", "h2"]).options(options).program(program!("rank_hang"), NO_ARGS).run()
     };
     let told = |seconds: u32, limit: &str| {
         format!(
@@ -68,10 +68,30 @@ fn host_that_drops_packets_is_given_up_at_the_limit_that_applies() {
     assert_told(&run(&[]), 69, &told(1, &format!("ConnectTimeout at {}:2", config.display())));
     if is_full_matrix() {
         testbed.ssh_config("");
-        let waited = "efarun: 1/2 hosts connected after … s; waiting for h2 (-H): connecting\n".repeat(3);
-        let told = told(10, "ConnectTimeout in ~/.ssh/config sets another limit");
-        assert_told(&run(&[]), 69, &(waited + &told));
+        let outcome = run(&[]);
+        assert_told(&outcome, 69, &told(10, "ConnectTimeout in ~/.ssh/config sets another limit"));
+        outcome.assert_says(&["efarun: 0/1 hosts connected after 3 s; waiting for h2 (-H): connecting\n"]);
     }
+}
+
+/// One error does not hide that another host is not well either.
+#[test]
+fn host_that_is_not_there_yet_when_another_fails_is_named_as_such() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(1);
+    let silent = testbed.listen("h1", 8081);
+    let hostfile = testbed.hostfile_of("h1 port=8081\nh11\n".to_owned());
+    let outcome = on(&testbed)
+        .options(["--hostfile".as_ref(), hostfile.as_os_str()])
+        .program(program!("rank_hang"), NO_ARGS)
+        .run();
+    drop(silent);
+    let waiting = format!(
+        "\nerror: given up because of that; not connected by then: h1 port 8081 ({}:1): connecting\n",
+        hostfile.display()
+    );
+    outcome.assert_code(69).assert_says(&["error: host h11 (", &waiting]);
+    assert!(outcome.duration < Duration::from_secs(8), "{}", outcome.shown());
 }
 
 #[test]

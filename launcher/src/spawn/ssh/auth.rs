@@ -148,7 +148,7 @@ impl Authentication<'_> {
         self.offered += 1;
         match key(self.session, &self.config.user) {
             Ok(()) => return true,
-            Err(error) if was_dropped(&error) => {
+            Err(error) if was_dropped(&error) || error.message() == NO_RESPONSE => {
                 self.failure = Some(error);
                 self.tried.push(what);
             }
@@ -211,6 +211,9 @@ fn usable(file: &Path) -> Result<(), Option<String>> {
     }
     Ok(())
 }
+
+/// What libssh2 says when the server hung up between a key and the answer to it, under a code that means many things.
+const NO_RESPONSE: &str = "Waiting for USERAUTH response";
 
 /// LIBSSH2_ERROR_AUTHENTICATION_FAILED, which libssh2 also calls LIBSSH2_ERROR_PUBLICKEY_UNRECOGNIZED.
 const PUBLICKEY_REFUSED: ssh2::ErrorCode = ssh2::ErrorCode::Session(-18);
