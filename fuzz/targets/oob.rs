@@ -104,6 +104,7 @@ impl Job {
             Ok(actions) => {
                 match message {
                     OobUp::Gather { key, blobs } => {
+                        assert!(blobs.iter().all(|(of, _)| *of == rank), "rank {rank} spoke for another");
                         let blobs = blobs.into_iter().map(|(rank, blob)| ((key.clone(), rank), blob));
                         self.contributed.extend(blobs);
                     }
