@@ -3,12 +3,14 @@
 //! Run it under efarun: `efarun -n 8 efa-perf all_reduce -b 8 -e 64M -f 2`. The command line is [`cli`]; what follows
 //! from it, [`plan`]; sizes are [`sweep`], operations [`collective`], inputs with a known result [`data`]; [`run`] has
 //! [`measure`] make the calls on a [`world`], and [`bound`] say what the machine could do; [`report`] holds what came
-//! out, and [`output`] writes it as [`table`], JSON and [`plot`]. Only rank 0 writes.
+//! out, and [`output`] writes it as [`table`], JSON and [`plot`]. [`explain`] says what would run instead. Only rank 0
+//! writes.
 
 mod bound;
 mod cli;
 mod collective;
 mod data;
+mod explain;
 mod measure;
 mod output;
 mod plan;
@@ -34,7 +36,8 @@ fn main() -> ExitCode {
         complain(&format!("error: {refusal}"));
         return ExitCode::from(USAGE);
     }
-    match run::run(&args) {
+    let outcome = if args.explain { explain::run(&args) } else { run::run(&args) };
+    match outcome {
         Ok(Outcome::Right) => ExitCode::SUCCESS,
         Ok(Outcome::Wrong | Outcome::Failed) => ExitCode::FAILURE,
         Ok(Outcome::Refused) => ExitCode::from(USAGE),

@@ -63,6 +63,11 @@ impl Output {
         self.write(|| table::footer(report))
     }
 
+    /// Writes a text in the table's place.
+    pub(crate) fn text(&mut self, text: &str) -> Result<(), OutputError> {
+        self.write(|| text.to_owned())
+    }
+
     /// Writes the JSON and the picture of the whole run.
     pub(crate) fn finish(self, report: &Report) -> Result<(), OutputError> {
         if let Some(target) = self.json {

@@ -52,11 +52,7 @@ pub(crate) enum PerfError {
 ///
 /// When the World fails, or results cannot be written.
 pub(crate) fn run(args: &Args) -> Result<Outcome, PerfError> {
-    let mut world = match args.algo {
-        // With that to EFARUN_ALGORITHM, where it is set.
-        Choice::Auto => World::init()?,
-        fixed => World::builder().algorithm(fixed).init()?,
-    };
+    let mut world = join(args)?;
     let is_rank_zero = world.rank().0 == 0;
     let prepared = match prepare(args, &mut world)? {
         Ok(prepared) => prepared,
@@ -93,8 +89,21 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, PerfError> {
     Ok(outcome)
 }
 
+/// This rank's World, with the algorithms that were asked for.
+pub(crate) fn join(args: &Args) -> Result<World, efarun_rt::Error> {
+    match args.algo {
+        // With that to EFARUN_ALGORITHM, where it is set.
+        Choice::Auto => World::init(),
+        chosen => World::builder().algorithm(chosen).init(),
+    }
+}
+
 /// Says why from rank 0, and waits until all ranks have come to the same end.
-fn give_up(world: World, why: &dyn std::fmt::Display, outcome: Outcome) -> Result<Outcome, PerfError> {
+pub(crate) fn give_up(
+    world: World,
+    why: &dyn std::fmt::Display,
+    outcome: Outcome,
+) -> Result<Outcome, PerfError> {
     if world.rank().0 == 0 {
         complain(&format!("error: {why}"));
     }

@@ -182,6 +182,20 @@ fn what_makes_no_run_is_refused_once_with_the_values_and_code_2() {
 }
 
 #[test]
+fn explain_tells_the_algorithm_of_worlds_that_are_there_and_of_others_and_measures_nothing() {
+    let calls = ["all_reduce", "-b", "8", "-e", "8M", "-f", "1024", "--explain"];
+    let outcome = here("2", &calls);
+    outcome.assert_code(0);
+    assert_eq!(outcome.stdout().matches("over 2 ranks\n  algorithm ").count(), 3, "{}", outcome.shown());
+    let mut alone = std::process::Command::new(program!("efa-perf-under-test"));
+    let output = alone.args(calls).args(["--world", "1000", "--nodes", "125"]).output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(stdout.matches("over 1000 ranks\n  algorithm ").count(), 3, "{stdout}");
+    assert!(!stdout.contains("busbw"), "{stdout}");
+}
+
+#[test]
 fn results_that_cannot_be_written_end_the_run_before_it_measures() {
     let outcome = here("2", &["all_reduce", "-b", "8", "-e", "8", "--plot", "/no/such/folder/x.svg"]);
     outcome.assert_code(1).assert_says(&["/no/such/folder/x.svg: No such file or directory"]);

@@ -20,6 +20,14 @@ pub(crate) enum ArgsError {
         /// The flag.
         flag: &'static str,
     },
+    /// `--nodes` beyond `--world`.
+    #[error("--nodes {nodes}: {world_size} ranks (--world) are on {world_size} nodes at most")]
+    EmptyNodes {
+        /// `--nodes`.
+        nodes: u32,
+        /// `--world`.
+        world_size: u32,
+    },
     /// `--algo` that nothing measured has.
     #[error("--algo: {0}")]
     Algorithm(#[from] NoSuchAlgorithm),

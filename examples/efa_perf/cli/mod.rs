@@ -112,6 +112,18 @@ pub(crate) struct Args {
     #[arg(long = "plot", value_name = "FILE", help_heading = REPORT)]
     pub(crate) plot: Option<PathBuf>,
 
+    /// Say for each size what would run, why, and what it costs on a model; measure nothing
+    #[arg(long = "explain", help_heading = EXPLAIN, conflicts_with_all = ["json", "plot", "bound", "percentiles"])]
+    pub(crate) explain: bool,
+    /// Explain for so many ranks, which need not be there; not given, for those that were started
+    #[arg(long = "world", value_name = "RANKS", requires = "explain", help_heading = EXPLAIN,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) world: Option<u32>,
+    /// On how many nodes they are, joined by TCP [default: 1]
+    #[arg(long = "nodes", value_name = "COUNT", requires = "world", help_heading = EXPLAIN,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) nodes: Option<u32>,
+
     /// Devices per process; efarun runs one process per device, so 1 is the only value
     #[arg(short = 'g', long = "ngpus", value_name = "1", default_value_t = 1, help_heading = COMPATIBLE,
           value_parser = clap::value_parser!(u32).range(1..=1))]
@@ -197,6 +209,11 @@ impl Args {
         if self.plot.is_some() && self.target == Target::Barrier {
             return Err(ArgsError::NothingToPlot);
         }
+        if let (Some(nodes), Some(world_size)) = (self.nodes, self.world)
+            && nodes > world_size
+        {
+            return Err(ArgsError::EmptyNodes { nodes, world_size });
+        }
         let collectives = self.target.collectives();
         match self.algo {
             Choice::Fixed(algorithm) if !collectives.iter().any(|collective| collective.has(algorithm)) => {
@@ -264,4 +281,5 @@ const SIZES: &str = "Sizes";
 const OPERATION: &str = "Operation";
 const CALLS: &str = "Calls";
 const REPORT: &str = "Report";
+const EXPLAIN: &str = "Explain";
 const COMPATIBLE: &str = "Accepted for nccl-tests' sake";

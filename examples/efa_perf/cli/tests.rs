@@ -92,6 +92,9 @@ fn words_that_mean_nothing_are_refused_with_what_does() {
         ("all_reduce --algo rong", "rong"),
         ("all_reduce -f 1", "1"),
         ("all_reduce -n 0", "0"),
+        ("all_reduce --world 4", "--explain"),
+        ("all_reduce --explain --nodes 4", "--world"),
+        ("all_reduce --explain --bound", "cannot be used with"),
         ("all_reduce -i 1K -f 2", "cannot be used with"),
     ] {
         let message = refusal(line);
@@ -110,6 +113,10 @@ fn sweeps_that_never_end_or_never_start_are_refused() {
     );
     assert_eq!(check("barrier --plot x.svg"), Err(ArgsError::NothingToPlot));
     assert_eq!(check("all --plot x.svg"), Ok(()));
+    assert_eq!(
+        check("all --explain --world 2 --nodes 3"),
+        Err(ArgsError::EmptyNodes { nodes: 3, world_size: 2 })
+    );
 }
 
 #[test]
@@ -146,7 +153,7 @@ fn clap_definition_is_sound() {
 #[test]
 fn help_is_grouped_and_names_every_type_and_reduction() {
     let help = Args::command().render_long_help().to_string();
-    for heading in [SIZES, OPERATION, CALLS, REPORT, COMPATIBLE] {
+    for heading in [SIZES, OPERATION, CALLS, REPORT, EXPLAIN, COMPATIBLE] {
         assert!(help.contains(&format!("\n{heading}:\n")), "{heading}");
     }
     let names = ElementType::ALL.map(|element| element.to_string()).into_iter();

@@ -10,6 +10,7 @@
 //! the same order on all ranks; standing alone, Worlds that exist at the same time need a meeting point each.
 
 mod builder;
+mod elsewhere;
 mod network;
 mod operations;
 mod plans;
@@ -36,6 +37,7 @@ use self::plans::Plans;
 use self::setup::{Limits, Setup};
 
 pub use self::builder::Builder;
+pub use self::elsewhere::Elsewhere;
 pub use self::report::{Carrier, TransportLine};
 
 /// All ranks of a job, as this one sees it.
