@@ -103,7 +103,7 @@ fn here(ranks: &str, args: &[&str]) -> Outcome {
 #[test]
 fn every_type_and_reduction_is_right_on_this_machine() {
     for algo in ["ring", "tree"] {
-        let args = ["-b", "8", "-e", "1M", "-f", "8", "-d", "all", "-o", "all", "-n", "2", "--algo", algo];
+        let args = ["-b", "8", "-e", "64K", "-f", "8", "-d", "all", "-o", "all", "-n", "2", "--algo", algo];
         let outcome = here("3", &args);
         outcome.assert_code(0);
         assert!(outcome.stdout().contains("# Out of bounds values : 0 OK"), "{}", outcome.shown());
