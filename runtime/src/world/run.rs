@@ -160,7 +160,7 @@ fn step_of(error: &ExecError) -> Option<usize> {
 /// one it waits for from running, or the kernel from moving TCP's bytes.
 pub(super) fn spin_for(local_ranks: usize, uses_fabric: bool) -> Duration {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    if uses_fabric || local_ranks > cores { Duration::ZERO } else { Duration::from_micros(20) }
+    if uses_fabric || local_ranks > cores { Duration::ZERO } else { Duration::from_micros(300) }
 }
 
 /// Long enough for a peer that fails to say so, short beside what a user waits for.

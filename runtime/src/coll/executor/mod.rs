@@ -24,12 +24,14 @@
 pub(crate) mod error;
 mod sends;
 mod signature;
+mod spin;
 
 use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
 
 use self::sends::Sends;
+use self::spin::Spin;
 use super::buffers::{Buffers, Scratch};
 use super::fault::{Fault, Problem, Wait};
 use super::ledger::Ledger;
@@ -40,12 +42,12 @@ use crate::element::ReduceOp;
 use crate::transport::{Header, SendToken, Transport};
 
 pub use self::error::{ExecError, Interrupt};
-pub use self::signature::Signature;
+use self::signature::Signature;
 
 /// Runs schedules, one after the other, and keeps the memory for it.
 #[derive(Debug)]
 pub struct Executor {
-    spin: Duration,
+    spin: Spin,
     ledger: Ledger,
     sends: Sends,
     completed: Vec<SendToken>,
@@ -66,11 +68,11 @@ pub struct Call<'a> {
 }
 
 impl Executor {
-    /// Makes an executor that spins for `spin` before it sleeps. A few microseconds are right where each rank has a
-    /// core, and none where it has not: then a spinning rank keeps the one that it waits for from running.
+    /// Makes an executor that spins for `spin` at most before it sleeps, and less while others want its core. None is
+    /// right where ranks are known to share cores: then one that spins keeps the one that it waits for from running.
     pub fn new(spin: Duration) -> Self {
         Executor {
-            spin,
+            spin: Spin::new(spin),
             ledger: Ledger::default(),
             sends: Sends::default(),
             completed: Vec::new(),
@@ -337,11 +339,11 @@ impl Run<'_, '_> {
         let now = Instant::now();
         let Some(since) = *since else {
             *since = Some(now);
+            self.executor.spin.begin(now);
             return self.progress();
         };
         let waited = now - since;
-        if waited < self.executor.spin {
-            std::hint::spin_loop();
+        if !self.executor.spin.next(now, waited).is_over() {
             return self.progress();
         }
         if let Some(interrupt) = (self.interrupt)() {
