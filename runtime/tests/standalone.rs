@@ -194,7 +194,16 @@ fn processes_of_different_nodes_reduce_over_both_transports() {
 
 #[test]
 fn a_process_that_dies_in_a_collective_is_named_to_the_others() {
-    let ends = Launch::new("rank 1 dies", 3).run();
+    assert_rank_1_is_named(Launch::new("rank 1 dies", 3));
+}
+
+#[test]
+fn a_process_that_dies_in_a_collective_over_sockets_is_named_to_the_others() {
+    assert_rank_1_is_named(Launch::new("rank 1 dies", 3).set("EFARUN_LOCAL_TRANSPORT", "network"));
+}
+
+fn assert_rank_1_is_named(launch: Launch) {
+    let ends = launch.run();
     for rank in [0, 2] {
         let (succeeded, text) = &ends[rank];
         assert!(!succeeded && text.contains("rank 1 is lost"), "{text}");

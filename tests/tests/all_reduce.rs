@@ -68,6 +68,36 @@ fn sockets_need_no_libfabric() {
     over_hosts("ring", &["-x".to_owned(), format!("LD_LIBRARY_PATH={}", nothing.path().display())], SOCKETS);
 }
 
+/// Two hosts, the second of which cannot reach the first: how the job ends.
+fn with_a_barrier_between_hosts(make_barrier: &str) -> Outcome {
+    let testbed = Testbed::up(2);
+    testbed.sh("h2", make_barrier);
+    let outcome = Job::on(&testbed, program!("efarun-under-test"))
+        .options(["-n", "2", "-N", "1", "--hostfile"])
+        .options([testbed.hostfile(1)])
+        .deadline(Duration::from_secs(60))
+        .program(program!("efa-perf-under-test"), ["all_reduce", "-b", "8", "-e", "8"])
+        .run();
+    assert!(!outcome.status.success(), "{}", outcome.shown());
+    outcome
+}
+
+#[test]
+fn a_firewall_that_drops_what_ranks_send_is_told_with_what_to_do() {
+    require!(Need::Testbed);
+    // As a security group does: what is sent to the other host goes nowhere, and nobody says so.
+    let nobody = "ip neigh replace 10.88.0.1 lladdr 02:00:00:00:00:99 dev eth0 nud permanent";
+    let outcome = with_a_barrier_between_hosts(nobody);
+    outcome.assert_says(&["rank 0 cannot be reached at 10.88.0.1:", "no answer in 10 s", "security group"]);
+}
+
+#[test]
+fn a_host_that_has_no_route_to_another_is_told_with_what_to_do() {
+    require!(Need::Testbed);
+    let outcome = with_a_barrier_between_hosts("ip route add unreachable 10.88.0.1/32");
+    outcome.assert_says(&["rank 0 cannot be reached at 10.88.0.1:", "EFARUN_NODE_ADDRESS"]);
+}
+
 #[test]
 fn ring_over_four_hosts_with_the_systems_libfabric() {
     require!(Need::Libfabric1);

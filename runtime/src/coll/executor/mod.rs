@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use efarun_wire::Rank;
 
 use self::sends::Sends;
-use self::spin::Spin;
+use self::spin::{Spin, core_wait};
 use super::buffers::{Buffers, Scratch};
 use super::fault::{Fault, Problem, Wait};
 use super::ledger::Ledger;
@@ -343,7 +343,7 @@ impl Run<'_, '_> {
             return self.progress();
         };
         let waited = now - since;
-        if !self.executor.spin.next(now, waited).is_over() {
+        if !self.executor.spin.next(now, waited, core_wait).is_over() {
             return self.progress();
         }
         if let Some(interrupt) = (self.interrupt)() {

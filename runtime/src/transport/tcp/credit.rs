@@ -37,6 +37,12 @@ impl Outflow {
         Some(number)
     }
 
+    /// How many messages were sent.
+    #[cfg(test)]
+    pub(super) fn sent(&self) -> u64 {
+        self.next
+    }
+
     fn has_room(&self, len_bytes: usize) -> bool {
         self.next < self.granted && self.in_flight_bytes + len_bytes <= MAX_IN_FLIGHT_BYTES
     }
