@@ -58,7 +58,7 @@ impl Elsewhere {
 const SHARED_MEMORY: MessageLimits =
     MessageLimits { slot_bytes: 64 << 10, min_segment_bytes: 4 << 10, credits: 8 };
 const SOCKETS: MessageLimits =
-    MessageLimits { slot_bytes: 256 << 10, min_segment_bytes: 32 << 10, credits: 4 };
+    MessageLimits { slot_bytes: 256 << 10, min_segment_bytes: 128 << 10, credits: 4 };
 
 #[cfg(test)]
 mod tests {
