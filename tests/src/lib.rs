@@ -18,7 +18,9 @@ mod testbed;
 
 pub use job::{Job, Outcome, Running};
 pub use process::{Process, listening_port, wait_until_gone};
-pub use require::{Need, faketime_library, is_full_matrix, libfabric_2_folder, missing};
+pub use require::{
+    Need, faketime_library, is_full_matrix, libfabric_1_22_folder, libfabric_2_folder, missing, mpich_folder,
+};
 pub use testbed::{Host, Testbed};
 
 /// The path of a binary of this package: a fixture rank, `efarun-under-test` or `efa-perf-under-test`.

@@ -22,6 +22,8 @@ pub enum Need {
     /// What soft EFA devices need beside our own library: libfabric 2.5.1, the libraries that its EFA provider names,
     /// and libfabric's tools.
     SoftEfa,
+    /// libfabric 1.22 and MPICH 5, by `scripts/fetch-libfabric`, for soft EFA devices.
+    SoftEfaPeers,
 }
 
 impl Need {
@@ -32,7 +34,7 @@ impl Need {
             Need::Libfabric1 | Need::Libfabric2 => "libfabric",
             Need::Shells => "shells",
             Need::Faketime => "faketime",
-            Need::SoftEfa => "soft-efa",
+            Need::SoftEfa | Need::SoftEfaPeers => "soft-efa",
         }
     }
 
@@ -48,6 +50,10 @@ impl Need {
             Need::Shells => lacking_command(&SHELLS),
             Need::Faketime => faketime_library().err(),
             Need::SoftEfa => libfabric_2_folder().err().or_else(soft_efa_lack),
+            Need::SoftEfaPeers => [libfabric_1_22_folder(), mpich_folder()]
+                .iter()
+                .find(|folder| !folder.exists())
+                .map(|folder| format!("there is no {}: run `scripts/fetch-libfabric`", folder.display())),
         }
     }
 }
@@ -88,6 +94,16 @@ pub fn libfabric_2_folder() -> Result<PathBuf, String> {
     } else {
         Err(format!("there is no libfabric.so.1 in {}: run `scripts/fetch-libfabric`", folder.display()))
     }
+}
+
+/// Where `scripts/fetch-libfabric --release 1.22.0` leaves it.
+pub fn libfabric_1_22_folder() -> PathBuf {
+    workspace().join(".cache/libfabric-1.22.0")
+}
+
+/// Where `scripts/fetch-libfabric --mpich` leaves it.
+pub fn mpich_folder() -> PathBuf {
+    workspace().join(".cache/mpich-5.0.2")
 }
 
 /// The repository.

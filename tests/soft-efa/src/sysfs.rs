@@ -22,9 +22,10 @@ pub enum Entry {
     Link(PathBuf, PathBuf),
 }
 
-/// The tree of a host's devices.
-pub fn tree(profile: &Profile, host: Ipv4Addr, nics: u8) -> Vec<Entry> {
+/// The tree of a host's devices, and the topology that it has with them ([`topology`]).
+pub fn tree(profile: &Profile, host: Ipv4Addr, nics: u8, processors: usize) -> Vec<Entry> {
     let mut entries = vec![
+        Entry::File("hwloc.xml".into(), topology(profile, nics, processors)),
         Entry::File("class/infiniband_verbs/abi_version".into(), "6\n".to_owned()),
         Entry::File("module/efa/version".into(), "0.0.0-soft\n".to_owned()),
         Entry::File("bus/pci/drivers/efa/module_version".into(), "0.0.0-soft\n".to_owned()),
@@ -78,6 +79,60 @@ fn device(profile: &Profile, gid: Gid, number: u8) -> Vec<Entry> {
     entries
 }
 
+/// The host as hwloc shows it in XML, for HWLOC_XMLFILE: MPICH insists on finding the device's PCI address there.
+fn topology(profile: &Profile, nics: u8, processors: usize) -> String {
+    // hwloc writes sets as 32-bit words, the highest first.
+    let set = |processors: std::ops::Range<usize>| {
+        let words = processors.end.div_ceil(32).max(1);
+        let word = |word: usize| {
+            let bits = processors.clone().filter(|bit| bit / 32 == word);
+            format!("0x{:08x}", bits.fold(0_u32, |sum, bit| sum | 1 << (bit % 32)))
+        };
+        (0..words).rev().map(word).collect::<Vec<_>>().join(",")
+    };
+    let sets = |cpuset: &str| {
+        format!("cpuset=\"{cpuset}\" complete_cpuset=\"{cpuset}\" nodeset=\"0x1\" complete_nodeset=\"0x1\"")
+    };
+    let all = set(0..processors);
+    let mut index = 2;
+    let mut next = || {
+        index += 1;
+        index
+    };
+    let mut text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!DOCTYPE topology SYSTEM \"hwloc2.dtd\">\n<topology version=\"2.0\">\n\
+         <object type=\"Machine\" os_index=\"0\" {} allowed_cpuset=\"{all}\" allowed_nodeset=\"0x1\" gp_index=\"1\">\n\
+         <object type=\"NUMANode\" os_index=\"0\" {} gp_index=\"2\" local_memory=\"1073741824\"/>\n",
+        sets(&all),
+        sets(&all)
+    );
+    for processor in 0..processors {
+        let sets = sets(&set(processor..processor + 1));
+        text += &format!("<object type=\"Core\" os_index=\"{processor}\" {sets} gp_index=\"{}\">", next());
+        text += &format!(
+            "<object type=\"PU\" os_index=\"{processor}\" {sets} gp_index=\"{}\"/></object>\n",
+            next()
+        );
+    }
+    for nic in 0..nics {
+        let pci = profile.pci_address(nic);
+        text += &format!(
+            "<object type=\"Bridge\" gp_index=\"{}\" bridge_type=\"0-1\" depth=\"0\" bridge_pci=\"0000:[{:02x}-{:02x}]\">",
+            next(),
+            pci.bus,
+            pci.bus
+        );
+        text += &format!(
+            "<object type=\"PCIDev\" gp_index=\"{}\" pci_busid=\"{}\" pci_type=\"0200 [1d0f:{:04x}] [0000:0000] 00\" \
+             pci_link_speed=\"0.000000\"/></object>\n",
+            next(),
+            pci.text(),
+            profile.part_id
+        );
+    }
+    text + "</object>\n</topology>\n"
+}
+
 /// A tree that could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("the folder that looks like /sys, {path}: {cause}; SOFTEFA_SYSFS names another")]
@@ -99,7 +154,8 @@ pub fn prepare(settings: &Settings, host: Ipv4Addr) -> Result<PathBuf, SysfsErro
             .join(format!("soft-efa-{user}"))
             .join(format!("{}-{host}-{}-{}", settings.fabric, settings.profile.name, settings.nics))
     });
-    let result = write(&root, &tree(settings.profile, host, settings.nics));
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let result = write(&root, &tree(settings.profile, host, settings.nics, processors));
     result.map_err(|cause| SysfsError { path: root.clone(), cause })?;
     point_to(&root);
     Ok(root)
@@ -169,7 +225,7 @@ mod tests {
     fn links_lead_to_places_of_the_tree() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("sys");
-        write(&root, &tree(&P4D, Ipv4Addr::new(10, 88, 0, 1), 4)).unwrap();
+        write(&root, &tree(&P4D, Ipv4Addr::new(10, 88, 0, 1), 4, 2)).unwrap();
         let device = root.join("class/infiniband/rdmap160s27");
         let place = fs::canonicalize(device.join("device")).unwrap();
         assert_eq!(place.file_name().unwrap(), "0000:a0:1b.0");
@@ -188,13 +244,22 @@ mod tests {
     }
 
     #[test]
+    fn topology_has_every_processor_and_device_once() {
+        let text = topology(&P4D, 4, 33);
+        assert_eq!((text.matches("<object type=\"PU\"").count(), text.matches("PCIDev").count()), (33, 4));
+        assert!(text.contains("cpuset=\"0x00000001,0x00000000\""), "{text}");
+        assert!(text.contains("cpuset=\"0x00000001,0xffffffff\""), "{text}");
+        assert!(text.contains("0000:a0:1b.0") && text.contains("[1d0f:efa1]"), "{text}");
+    }
+
+    #[test]
     fn tree_that_is_there_is_left_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("sys");
-        write(&root, &tree(&P4D, Ipv4Addr::LOCALHOST, 1)).unwrap();
+        write(&root, &tree(&P4D, Ipv4Addr::LOCALHOST, 1, 2)).unwrap();
         let file = root.join("class/infiniband_verbs/abi_version");
         fs::write(&file, "7\n").unwrap();
-        write(&root, &tree(&P4D, Ipv4Addr::LOCALHOST, 1)).unwrap();
+        write(&root, &tree(&P4D, Ipv4Addr::LOCALHOST, 1, 2)).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), "7\n");
     }
 }

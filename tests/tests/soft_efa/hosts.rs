@@ -1,6 +1,8 @@
 //! Several hosts: namespaces of their own for network and processes, with a bridge between them.
 
-use efarun_tests::{Need, Testbed, is_full_matrix, program, require};
+use std::process::Command;
+
+use efarun_tests::{Need, Testbed, is_full_matrix, mpich_folder, program, require};
 
 use crate::support::{Guest, LIMIT, SoftEfa, free_port, pingpong, succeeded};
 
@@ -60,6 +62,51 @@ fn pulled_cable_and_security_group_are_told_by_their_codes() {
     let said = succeeded("the initiator", &initiator.finish(LIMIT));
     assert!(said.contains("failed: 113 "), "unreachable, as no answer ever came: {said}");
     drop(target);
+}
+
+#[test]
+fn mpich_gets_its_sums_right_on_four_hosts() {
+    require!(Need::SoftEfa, Need::SoftEfaPeers, Need::Testbed);
+    let testbed = Testbed::up(4);
+    let (mpich, folder) = (mpich_folder(), testbed.folder());
+    let program = folder.join("mpi_check");
+    let built = Command::new("gcc")
+        .args(["-O2", "-o"])
+        .arg(&program)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/soft-efa/programs/mpi_check.c"))
+        .arg("-I")
+        .arg(mpich.join("include"))
+        .arg(mpich.join("lib/libmpi.so.12"))
+        .args([
+            format!("-Wl,-rpath,{}", mpich.join("lib").display()),
+            "-Wl,--allow-shlib-undefined".to_owned(),
+        ])
+        .output()
+        .unwrap();
+    succeeded("gcc", &built);
+    // MPICH's proxies ask for the topology before their ranks have devices.
+    let sysfs = folder.join("sys");
+    let devices = SoftEfa::new(&["--device", "p4d", "--manners", "all"])
+        .with("SOFTEFA_SYSFS", &sysfs.display().to_string())
+        .with("LD_LIBRARY_PATH", &mpich.join("lib/mpich").display().to_string())
+        .with("MPIR_CVAR_NOLOCAL", "1")
+        .with("MPIR_CVAR_CH4_NETMOD", "ofi");
+    succeeded("fi_info", &devices.command("fi_info").output().unwrap());
+    let topology = sysfs.join("hwloc.xml");
+    let dial = folder.join("dial");
+    let script = "#!/bin/sh\n[ \"$1\" = -x ] && shift\nhost=$1; shift\nexec ssh -x \"$host\" env HWLOC_XMLFILE=TOPOLOGY \"$@\"\n";
+    std::fs::write(&dial, script.replace("TOPOLOGY", &topology.display().to_string())).unwrap();
+    std::fs::set_permissions(&dial, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+
+    let mut mpiexec = testbed.command("head", mpich.join("bin/mpiexec.hydra"));
+    mpiexec.args(["-launcher", "ssh", "-launcher-exec"]).arg(&dial);
+    mpiexec.args(["-hosts", "h1,h2,h3,h4", "-n", "8", "-ppn", "2", "-iface", "br0", "env"]);
+    mpiexec.args(devices.variables()).arg(&program);
+    let said = succeeded("mpiexec", &Guest::start(mpiexec).finish(LIMIT));
+    assert!(said.contains("8 ranks, 0 wrong"), "{said}");
+    let tx_bytes = sysfs.join("class/infiniband/rdmap16s27/ports/1/hw_counters/tx_bytes");
+    let sent: u64 = std::fs::read_to_string(tx_bytes).unwrap().trim().parse().unwrap();
+    assert!(sent > 10_000_000, "the sums went over the devices: {sent} bytes");
 }
 
 fn run_between(devices: &SoftEfa, testbed: &Testbed, programs: [&str; 2]) {

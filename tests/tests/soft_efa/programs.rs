@@ -34,7 +34,7 @@ fn each_manner_alone_is_lived_with() {
         "not-ready=20",
     ] {
         let devices = SoftEfa::new(&["--device", "p5", "--manners", manner]);
-        for program in ["tagged", "rma", "direct-send", "direct-write"] {
+        for program in ["tagged", "direct-send", "direct-write"] {
             devices.run(program, &["--rounds", "1"]);
         }
     }

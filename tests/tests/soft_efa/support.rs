@@ -45,8 +45,13 @@ impl SoftEfa {
     pub(crate) fn command_on(&self, testbed: &Testbed, host: &str, program: impl AsRef<OsStr>) -> Command {
         // By `env`, so that only the program itself gets the variables, not what leads to it.
         let mut command = testbed.command(host, "env");
-        command.args(self.env.iter().map(|(name, value)| format!("{name}={value}"))).arg(program);
+        command.args(self.variables()).arg(program);
         command
+    }
+
+    /// What puts a program on the devices, as `env` takes it.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = String> + '_ {
+        self.env.iter().map(|(name, value)| format!("{name}={value}"))
     }
 
     /// Two runs of `soft-efa-program` on this machine that talk to each other; what the initiator said.

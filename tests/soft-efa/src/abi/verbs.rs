@@ -400,6 +400,7 @@ pub const IBV_QPS_ERR: c_uint = 6;
 pub const IBV_QP_STATE: c_uint = 1;
 pub const IBV_QP_QKEY: c_uint = 1 << 6;
 pub const IBV_QP_RNR_RETRY: c_uint = 1 << 11;
+pub const IBV_QP_INIT_ATTR_SEND_OPS_FLAGS: u32 = 1 << 6;
 pub const IBV_QP_EX_WITH_RDMA_WRITE: u64 = 1;
 pub const IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM: u64 = 1 << 1;
 pub const IBV_QP_EX_WITH_SEND: u64 = 1 << 2;

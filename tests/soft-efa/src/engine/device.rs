@@ -159,6 +159,11 @@ impl Device {
         came_in
     }
 
+    /// Brings the files that show counters up to date.
+    pub(super) fn show_counters(&mut self, now: Instant) {
+        self.ledger.show(now);
+    }
+
     /// Looks at a socket that has something.
     pub(super) fn look(&mut self, now: Instant, token: Token) {
         match token.role() {

@@ -191,6 +191,12 @@ impl Engine {
         self.devices.iter().filter_map(Device::next_due).min()
     }
 
+    fn show_counters(&mut self, now: Instant) {
+        for device in &mut self.devices {
+            device.show_counters(now);
+        }
+    }
+
     /// Prepares for sleep; false when there is something to do after all.
     fn fall_asleep(&mut self) -> bool {
         let mut may_sleep = true;

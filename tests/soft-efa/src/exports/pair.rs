@@ -63,6 +63,22 @@ pub(super) unsafe extern "C" fn create_qp_ex(
     })
 }
 
+/// The older way, which libfabric used until 1.22 for datagrams: its attributes are the front of the newer ones.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ibv_create_qp(pd: *mut ibv_pd, attr: *mut ibv_qp_init_attr_ex) -> *mut ibv_qp {
+    guard(std::ptr::null_mut(), || {
+        // SAFETY: integers and null pointers.
+        let mut whole: ibv_qp_init_attr_ex = unsafe { std::mem::zeroed() };
+        // SAFETY: the caller's domain and attributes, of which only what comes before `comp_mask` is there.
+        unsafe {
+            let front = std::mem::offset_of!(ibv_qp_init_attr_ex, comp_mask);
+            (&raw mut whole).cast::<u8>().copy_from_nonoverlapping(attr.cast(), front);
+            whole.pd = pd;
+            create_qp_ex((*pd).context, &raw mut whole)
+        }
+    })
+}
+
 unsafe fn create(
     context: *mut ibv_context,
     attr: *mut ibv_qp_init_attr_ex,
@@ -88,7 +104,8 @@ unsafe fn create(
                 | if capabilities.rdma_write { writes } else { 0 }
         }
     };
-    if attr.send_ops_flags & !known != 0 || (takes_unsolicited && !capabilities.unsolicited_write) {
+    let asked = if attr.comp_mask & IBV_QP_INIT_ATTR_SEND_OPS_FLAGS != 0 { attr.send_ops_flags } else { 0 };
+    if asked & !known != 0 || (takes_unsolicited && !capabilities.unsolicited_write) {
         return refuse(Errno::EOPNOTSUPP);
     }
     if cap.max_send_wr > limits.send_queue

@@ -72,11 +72,6 @@ pub unsafe extern "C" fn ibv_create_cq(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ibv_create_qp(_pd: *mut ibv_pd, _attr: *mut c_void) -> *mut ibv_qp {
-    refuse(Errno::EOPNOTSUPP)
-}
-
-#[unsafe(no_mangle)]
 pub unsafe extern "C" fn ibv_create_srq(_pd: *mut ibv_pd, _attr: *mut c_void) -> *mut c_void {
     refuse(Errno::EOPNOTSUPP)
 }
