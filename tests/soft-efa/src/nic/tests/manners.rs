@@ -125,6 +125,33 @@ fn payload_lands_again_before_its_completion_and_never_after() {
 }
 
 #[test]
+fn no_piece_lands_again_after_its_operation_is_complete() {
+    let len = 6 * 8928;
+    for seed in 0..20 {
+        for is_write in [false, true] {
+            let mut bench = bench("pieces,repeat=50:1000", seed);
+            let (ours, theirs) = (0, HALF);
+            let (from, to) = if is_write { (ours, theirs) } else { (theirs, ours) };
+            bench.memory.fill(from, &vec![7; len]);
+            let (remote_key, address) = (bench.keys[1], theirs as u64);
+            let write = Operation::Write { remote_key, address };
+            let operation = if is_write { write } else { Operation::Read { remote_key, address } };
+            let work = bench.work(0, operation, ours, len);
+            bench.post(0, work);
+            let mut steps = 0;
+            while bench.completions(0).is_empty() {
+                bench.pass(Duration::from_micros(20));
+                steps += 1;
+                assert!(steps < 1000, "seed {seed}");
+            }
+            bench.memory.fill(to, &vec![9; len]);
+            bench.pass(Duration::from_millis(10));
+            assert!(bench.memory.get(to, len) == vec![9; len], "seed {seed}, write: {is_write}");
+        }
+    }
+}
+
+#[test]
 fn not_ready_turns_away_once_and_not_who_has_no_retry() {
     let mut bench = bench("not-ready=100", 1);
     bench.receive(1, HALF, 10);
