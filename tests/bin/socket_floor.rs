@@ -5,6 +5,8 @@
 //! collective of two ranks in which each needs the other's bytes can be faster over one connection. Nobody is
 //! authenticated; it is for a moment on a testbed.
 
+#![expect(clippy::print_stdout, reason = "a program talks to its user")]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
