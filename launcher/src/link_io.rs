@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 
 use efarun_wire::frame::{self, FrameError, FrameReader};
 use efarun_wire::link::{ChunkTooLong, OutboundQueue};
+use efarun_wire::oob::MAX_RANK_BODY_BYTES;
 use efarun_wire::secure::{Authenticated, OpeningHalf, SealingHalf, SecureError};
 
 /// A stream's readable direction, whatever it is made of.
@@ -45,7 +46,22 @@ pub fn open<In, Out>(
     authenticated: Option<Authenticated>,
     bulk_credit_bytes: u32,
 ) -> (LinkSender<Out>, LinkReceiver<In>) {
-    let mut frames = FrameReader::default();
+    open_with(source, sink, authenticated, bulk_credit_bytes, FrameReader::default())
+}
+
+/// As [`open`], without bulk, on the socket of a rank, which may send no more in one message than
+/// [`MAX_RANK_BODY_BYTES`].
+pub fn open_to_rank<In, Out>(source: ByteSource, sink: ByteSink) -> (LinkSender<Out>, LinkReceiver<In>) {
+    open_with(source, sink, None, 0, FrameReader::new(MAX_RANK_BODY_BYTES))
+}
+
+fn open_with<In, Out>(
+    source: ByteSource,
+    sink: ByteSink,
+    authenticated: Option<Authenticated>,
+    bulk_credit_bytes: u32,
+    mut frames: FrameReader,
+) -> (LinkSender<Out>, LinkReceiver<In>) {
     let (sealing, opening) = match authenticated {
         None => (None, None),
         Some(Authenticated { channel, received, .. }) => {

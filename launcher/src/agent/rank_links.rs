@@ -54,7 +54,7 @@ impl RankLinks {
     /// Takes a rank's socket over.
     pub(super) fn add(&mut self, rank: Rank, socket: UnixStream) {
         let (source, sink) = socket.into_split();
-        let (sender, receiver) = link_io::open(Box::new(source), Box::new(sink), None, 0);
+        let (sender, receiver) = link_io::open_to_rank(Box::new(source), Box::new(sink));
         self.links.insert(rank, sender);
         tokio::spawn(listen(rank, receiver, self.head.clone(), self.events.clone()));
     }

@@ -172,3 +172,19 @@ async fn a_malformed_message_costs_the_rank_its_socket_and_nothing_else() {
     head.end(Duration::ZERO).await;
     head.goodbye().await;
 }
+
+#[tokio::test]
+async fn a_rank_that_announces_more_than_a_rank_may_send_is_not_listened_to() {
+    let mut head = Head::start().await;
+    // The length of a body of 3 MiB, and nothing of it.
+    head.launch(1, "printf '\\000\\000\\060\\000' >&3; cat <&3; echo closed; sleep 1000");
+    head.until("a note", |seen| !seen.notes.is_empty()).await;
+    assert!(
+        head.seen.notes[0].starts_with("rank 0 sent a message of 3145728 bytes"),
+        "{:?}",
+        head.seen.notes
+    );
+    head.until_line("closed").await;
+    head.end(Duration::ZERO).await;
+    head.goodbye().await;
+}

@@ -73,11 +73,13 @@ impl Limits {
         let parse = |blob: &Vec<u8>| {
             let (words, _) = blob.as_chunks::<4>();
             let [slot_bytes, credits, min_segment_bytes] = *words.first_chunk()?;
-            Some(Limits {
+            let limits = Limits {
                 slot_bytes: u32::from_le_bytes(slot_bytes),
                 credits: u32::from_le_bytes(credits),
                 min_segment_bytes: u32::from_le_bytes(min_segment_bytes),
-            })
+            };
+            // Nothing could be sent within these.
+            (limits.slot_bytes > 0 && limits.credits > 0).then_some(limits)
         };
         let both = |a: Limits, b: Limits| Limits {
             slot_bytes: a.slot_bytes.min(b.slot_bytes),
@@ -111,7 +113,9 @@ pub(super) fn set_up(oob: &mut OobConnection, place: &Place, config: &Config) ->
         Ok((transport, _)) => Contribution::Good(Limits::of(transport.as_ref()).to_bytes()),
         Err(error) => Contribution::Failed(error.to_string()),
     };
-    let ready = exchange(oob, "ready", readiness, deadline);
+    // Who could not connect knows why, and says so before those that wait for its connection give up.
+    let patience = if connected.is_ok() { deadline } else { deadline.min(Instant::now() + LAST_WORD) };
+    let ready = exchange(oob, "ready", readiness, patience);
     let (transport, report) = connected?;
     let limits = Limits::of_all(&ready?).unwrap_or_else(|| Limits::of(transport.as_ref()));
     Ok(Setup { topology, transport, report, limits })
@@ -368,6 +372,8 @@ pub(super) fn exchange(
 
 /// Who serves a meeting point knows which ranks are missing, and is to say so before ranks give up by themselves.
 const SERVERS_HEAD_START: Duration = Duration::from_secs(1);
+/// For how long a rank that failed stays for the others to learn its reason in the last allgather.
+const LAST_WORD: Duration = Duration::from_secs(1);
 const GOOD: u8 = 0;
 const FAILED: u8 = 1;
 const SHARED_MEMORY: &str = "shared memory";
@@ -385,5 +391,12 @@ mod tests {
         let all = [limits(1 << 18, 4, 1 << 15), limits(1 << 16, 8, 1 << 12)].map(Limits::to_bytes);
         assert_eq!(Limits::of_all(&all), Some(limits(1 << 16, 4, 1 << 15)));
         assert_eq!(Limits::of_all(&[vec![1, 2, 3]]), None);
+    }
+
+    #[test]
+    fn limits_within_which_nothing_could_be_sent_do_not_count() {
+        let limits = |slot_bytes, credits| Limits { slot_bytes, credits, min_segment_bytes: 1 };
+        let all = [limits(1 << 16, 0), limits(1 << 12, 4), limits(0, 2)].map(Limits::to_bytes);
+        assert_eq!(Limits::of_all(&all), Some(limits(1 << 12, 4)));
     }
 }
