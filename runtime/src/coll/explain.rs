@@ -73,12 +73,12 @@ pub struct Simulated {
 /// What no algorithm goes below.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bound {
-    /// Messages one after the other, where each rank sends and receives one at a time: log2 of the world size, rounded
-    /// up.
+    /// Messages one after the other: 1 where anything has to move, as a rank may send to all others without waiting
+    /// in between.
     pub rounds: u32,
     /// Bytes that some rank must send or receive.
     pub bytes: u64,
-    /// The time for one message, or for the bytes, whichever is longer.
+    /// The time until the first of the bytes is there, and then for all of them.
     pub time_s: f64,
 }
 
@@ -94,13 +94,10 @@ impl Bound {
             Collective::Broadcast { .. } | Collective::Reduce { .. } => len_bytes,
             Collective::Barrier => 0,
         };
-        let rounds = if len_bytes == 0 && query.collective != Collective::Barrier {
-            0
-        } else {
-            query.world_size.next_power_of_two().trailing_zeros()
-        };
-        let latency_s = if rounds > 0 { query.model.latency_s } else { 0.0 };
-        Bound { rounds, bytes, time_s: latency_s.max(bytes as f64 * query.model.byte_s) }
+        let is_nothing = ranks == 1 || (len_bytes == 0 && query.collective != Collective::Barrier);
+        let rounds = if is_nothing { 0 } else { 1 };
+        let time_s = f64::from(rounds) * query.model.latency_s + bytes as f64 * query.model.byte_s;
+        Bound { rounds, bytes, time_s }
     }
 }
 
@@ -224,12 +221,9 @@ impl fmt::Display for Explanation {
             writeln!(f, "  model      not simulated: too many steps")?;
         }
         let Bound { rounds, bytes, time_s } = self.bound;
-        write!(
-            f,
-            "  bound      {rounds} messages one after the other, {} from or to some rank, {:.1} us",
-            Bytes(bytes),
-            time_s * 1e6
-        )
+        let message = if rounds == 1 { "message" } else { "messages" };
+        let bytes = Bytes(bytes);
+        write!(f, "  bound      {rounds} {message}, {bytes} from or to some rank, {:.1} us", time_s * 1e6)
     }
 }
 
@@ -300,8 +294,9 @@ mod tests {
                         let choice = Choice::Fixed(algorithm);
                         let explanation = explain(&Query { choice, ..query(collective, count, world_size) });
                         let explanation = explanation.unwrap();
-                        let time_s = explanation.simulated.unwrap().time_s;
+                        let Simulated { time_s, rounds } = explanation.simulated.unwrap();
                         assert!(time_s >= explanation.bound.time_s * 0.999, "{explanation}");
+                        assert!(rounds >= u64::from(explanation.bound.rounds), "{explanation}");
                     }
                 }
             }
@@ -328,7 +323,7 @@ mod tests {
         let model =
             "10 us of latency, 3 us per message and 0.5 ns per byte sent, 0.05 ns per byte reduced or copied";
         assert!(lines[4].ends_with(&format!(" us, with {model}")), "{text}");
-        let bound = "1 messages one after the other, 4 MiB from or to some rank, 2097.2 us";
+        let bound = "1 message, 4 MiB from or to some rank, 2107.2 us";
         assert_eq!(lines[5], format!("  bound      {bound}"));
         assert_eq!(lines.len(), 6);
     }

@@ -138,7 +138,8 @@ pub trait Transport: Send {
         token: SendToken,
     ) -> Result<bool, TransportError>;
 
-    /// Makes progress and appends the tokens of sends that are complete, in any order.
+    /// Makes progress and appends the tokens of sends that are complete, in any order. A send is complete at the
+    /// latest when its receiver has taken the message in [`Transport::arrived`]; schedules count on that.
     fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError>;
 
     /// The next message from `from`, by number, if it is here. The same one until [`Transport::release`].
