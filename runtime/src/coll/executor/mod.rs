@@ -149,6 +149,9 @@ impl Run<'_, '_> {
             return Err(ExecError::Buffers { found, expected });
         }
         self.executor.sends.start(plan.max_open_sends());
+        // How many sends complete between two looks differs from call to call; it is never more than are open.
+        self.executor.completed.clear();
+        self.executor.completed.reserve(plan.max_open_sends());
         if plan.receives_from().is_empty() && plan.sends_to().is_empty() {
             self.executor.scratch.reserve(placement, buffers.element());
             return Ok(());

@@ -80,7 +80,7 @@ impl ShmTransport {
             heard: arena.bell(index).count(),
             sends: ranks.iter().map(|_| None).collect(),
             receives: ranks.iter().map(|_| None).collect(),
-            completed: Vec::new(),
+            completed: Vec::with_capacity(MAX_COMPLETED),
             me: index,
             arena,
             ranks,
@@ -141,6 +141,9 @@ impl Transport for ShmTransport {
         let end = self.sends[index].as_mut().ok_or(TransportError::NoRoute { peer: to })?;
         if self.arena.is_closed(index) {
             return Err(closed_by(to));
+        }
+        if self.completed.len() == MAX_COMPLETED {
+            return Ok(false);
         }
         // SAFETY: the caller promises that the payload is readable and unchanged until the send is complete, which
         // is after this call.
@@ -208,5 +211,8 @@ fn closed_by(peer: Rank) -> TransportError {
     TransportError::PeerLost { peer, cause: "it closed its World".to_owned() }
 }
 
+/// How many sends may be complete and not polled for. A bound, so that no call needs memory however its ranks happen to
+/// run; the same as a caller who polls seldom has to expect of a queue that is full.
+const MAX_COMPLETED: usize = 64;
 /// Looks at the bell before sleeping: about 10 µs, the cost of going to sleep and being woken.
 const MAX_SPINS: u32 = 500;

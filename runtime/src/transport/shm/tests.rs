@@ -83,6 +83,21 @@ fn slots_are_a_credit_that_release_gives_back() {
 }
 
 #[test]
+fn a_sender_that_does_not_poll_is_held_back_and_takes_no_memory() {
+    let (mut sender, mut receiver) = pair();
+    let capacity = sender.completed.capacity();
+    for _ in 0..MAX_COMPLETED {
+        assert!(send(&mut sender, B, b"x").expect("no error"));
+        receiver.arrived(A).expect("no error").expect("a message");
+        receiver.release(A).expect("no error");
+    }
+    assert!(!send(&mut sender, B, b"x").expect("no error"));
+    sender.poll(&mut Vec::new()).expect("no error");
+    assert!(send(&mut sender, B, b"x").expect("no error"));
+    assert_eq!(sender.completed.capacity(), capacity);
+}
+
+#[test]
 fn a_message_stays_until_it_is_released() {
     let (mut sender, mut receiver) = pair();
     send(&mut sender, B, b"first").expect("sent");
