@@ -11,6 +11,7 @@
 pub mod bootstrap;
 pub mod coll;
 pub mod config;
+pub mod cuda;
 pub mod element;
 pub mod error;
 pub mod fabric;

@@ -1,0 +1,292 @@
+//! Memory of a device, and memory of the host that a device reaches.
+//!
+//! # Safety
+//!
+//! An allocation is freed once, after the device is done with all work of this process, so that nothing enqueued touches
+//! it afterwards. Copies take lengths from the types on both sides and wait until they are done, so that a host slice
+//! is borrowed for as long as the device uses it.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::ptr;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use bytemuck::Pod;
+use cudarc::driver::sys;
+
+use super::{CudaError, Device, Stream};
+
+/// An address in a device's memory, as kernels take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct DevicePointer(pub u64);
+
+impl DevicePointer {
+    /// So many bytes further.
+    ///
+    /// # Panics
+    ///
+    /// When that is beyond all addresses.
+    pub fn offset(self, bytes: usize) -> DevicePointer {
+        DevicePointer(self.0.checked_add(bytes as u64).expect("an address in memory"))
+    }
+}
+
+/// `len` elements in a device's memory.
+///
+/// Dropping it waits until the device is done with everything that this process enqueued.
+#[derive(Debug)]
+pub struct DeviceMemory<T> {
+    device: Device,
+    pointer: DevicePointer,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: Pod> DeviceMemory<T> {
+    /// Allocates without writing anything: what is in it is undefined bytes, of which every pattern is a `T`.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`] when the device has no such memory left.
+    pub fn new(device: &Device, len: usize) -> Result<DeviceMemory<T>, CudaError> {
+        let mut pointer = 0;
+        if len > 0 {
+            let bytes = len.saturating_mul(size_of::<T>());
+            let _current = device.make_current()?;
+            // SAFETY: the context is current; writes one address.
+            let result = unsafe { sys::cuMemAlloc_v2(&mut pointer, bytes) };
+            device.check("cuMemAlloc", result)?;
+        }
+        Ok(DeviceMemory {
+            device: device.clone(),
+            pointer: DevicePointer(pointer),
+            len,
+            element: PhantomData,
+        })
+    }
+
+    /// Allocates and sets every byte to zero.
+    ///
+    /// # Errors
+    ///
+    /// As [`DeviceMemory::new`].
+    pub fn zeroed(device: &Device, len: usize) -> Result<DeviceMemory<T>, CudaError> {
+        let mut memory = DeviceMemory::new(device, len)?;
+        memory.fill_bytes(0)?;
+        Ok(memory)
+    }
+
+    /// Allocates and copies.
+    ///
+    /// # Errors
+    ///
+    /// As [`DeviceMemory::new`].
+    pub fn from_host(device: &Device, elements: &[T]) -> Result<DeviceMemory<T>, CudaError> {
+        let mut memory = DeviceMemory::new(device, elements.len())?;
+        memory.copy_from_host(0, elements)?;
+        Ok(memory)
+    }
+
+    /// Whose memory it is.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How many elements it has.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where it begins.
+    pub fn pointer(&self) -> DevicePointer {
+        self.pointer
+    }
+
+    /// Where its `index`-th element is.
+    ///
+    /// # Panics
+    ///
+    /// When the index is beyond the end.
+    pub fn pointer_at(&self, index: usize) -> DevicePointer {
+        assert!(index <= self.len, "element {index} of {}", self.len);
+        self.pointer.offset(index * size_of::<T>())
+    }
+
+    /// Copies from the host to the elements from `start` on. Waits until it is done, and for nothing that other streams do.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    ///
+    /// # Panics
+    ///
+    /// When there are not as many elements.
+    pub fn copy_from_host(&mut self, start: usize, elements: &[T]) -> Result<(), CudaError> {
+        let to = self.part(start..start + elements.len());
+        let bytes = size_of_val(elements);
+        // SAFETY: `part` has checked the device's side; the host's is a slice, borrowed until the copy is done.
+        self.blocking("cuMemcpyHtoD", bytes, |stream| unsafe {
+            sys::cuMemcpyHtoDAsync_v2(to.0, elements.as_ptr().cast(), bytes, stream)
+        })
+    }
+
+    /// Copies the elements from `start` on to the host. Waits until it is done, and for nothing that other streams do.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    ///
+    /// # Panics
+    ///
+    /// When there are not as many elements.
+    pub fn copy_to_host(&self, start: usize, elements: &mut [T]) -> Result<(), CudaError> {
+        let from = self.part(start..start + elements.len());
+        let bytes = size_of_val(elements);
+        // SAFETY: as above; every pattern of bytes is a `T`.
+        self.blocking("cuMemcpyDtoH", bytes, |stream| unsafe {
+            sys::cuMemcpyDtoHAsync_v2(elements.as_mut_ptr().cast(), from.0, bytes, stream)
+        })
+    }
+
+    /// All elements, on the host.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    pub fn to_vec(&self) -> Result<Vec<T>, CudaError> {
+        let mut elements = vec![T::zeroed(); self.len];
+        self.copy_to_host(0, &mut elements)?;
+        Ok(elements)
+    }
+
+    /// Sets every byte. Waits until it is done.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    pub fn fill_bytes(&mut self, byte: u8) -> Result<(), CudaError> {
+        let (to, bytes) = (self.pointer, self.len * size_of::<T>());
+        // SAFETY: the allocation has so many bytes.
+        self.blocking("cuMemsetD8", bytes, |stream| unsafe {
+            sys::cuMemsetD8Async(to.0, byte, bytes, stream)
+        })
+    }
+
+    fn part(&self, range: Range<usize>) -> DevicePointer {
+        assert!(range.end <= self.len, "elements {range:?} of {}", self.len);
+        self.pointer_at(range.start)
+    }
+
+    /// Enqueues something on a stream of its own, and waits for it.
+    fn blocking(
+        &self,
+        call: &'static str,
+        bytes: usize,
+        enqueue: impl FnOnce(sys::CUstream) -> sys::CUresult,
+    ) -> Result<(), CudaError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let stream = Stream::new(&self.device)?;
+        let current = self.device.make_current()?;
+        self.device.check(call, enqueue(stream.handle()))?;
+        drop(current);
+        stream.synchronize()
+    }
+}
+
+impl<T> Drop for DeviceMemory<T> {
+    fn drop(&mut self) {
+        if self.len == 0 {
+            return;
+        }
+        // An error of that work is told to whoever waits for it; the memory is free to go in any case.
+        let _done = self.device.synchronize();
+        // SAFETY: ours, freed once, and nothing of this process uses it any more.
+        self.device.release("cuMemFree", || unsafe { sys::cuMemFree_v2(self.pointer.0) });
+    }
+}
+
+/// Words of the host's memory that the device reads and writes at an address of its own, zero at first.
+///
+/// Both sides use it at once, so that it is made of atomics.
+#[derive(Debug)]
+pub struct HostMemory {
+    device: Device,
+    base: *mut c_void,
+    pointer: DevicePointer,
+    bytes: usize,
+}
+
+// SAFETY: the memory is reached through atomics only.
+unsafe impl Send for HostMemory {}
+// SAFETY: as above.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    /// Allocates so many 64-bit words, at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    pub fn new(device: &Device, words: usize) -> Result<HostMemory, CudaError> {
+        let bytes = words.max(1) * size_of::<u64>();
+        let (mut base, mut pointer) = (ptr::null_mut(), 0);
+        let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
+        let _current = device.make_current()?;
+        // SAFETY: the context is current; writes one address.
+        let result = unsafe { sys::cuMemHostAlloc(&mut base, bytes, flags) };
+        device.check("cuMemHostAlloc", result)?;
+        // SAFETY: `base` has so many bytes, aligned to a page.
+        unsafe { ptr::write_bytes(base.cast::<u8>(), 0, bytes) };
+        let mut memory = HostMemory { device: device.clone(), base, pointer: DevicePointer(0), bytes };
+        // SAFETY: the allocation was made to be mapped; writes one address.
+        let result = unsafe { sys::cuMemHostGetDevicePointer_v2(&mut pointer, base, 0) };
+        device.check("cuMemHostGetDevicePointer", result)?;
+        memory.pointer = DevicePointer(pointer);
+        Ok(memory)
+    }
+
+    /// Where the device finds it.
+    pub fn pointer(&self) -> DevicePointer {
+        self.pointer
+    }
+
+    /// A 64-bit word.
+    ///
+    /// # Panics
+    ///
+    /// When the index is beyond the end.
+    pub fn word(&self, index: usize) -> &AtomicU64 {
+        assert!(index < self.bytes / size_of::<u64>(), "word {index}");
+        // SAFETY: within the allocation, aligned, and only ever used as an atomic.
+        unsafe { &*self.base.cast::<AtomicU64>().add(index) }
+    }
+
+    /// A 32-bit word: two lie in each 64-bit one.
+    ///
+    /// # Panics
+    ///
+    /// When the index is beyond the end.
+    pub fn word32(&self, index: usize) -> &AtomicU32 {
+        assert!(index < self.bytes / size_of::<u32>(), "word {index}");
+        // SAFETY: within the allocation, aligned, and only ever used as an atomic.
+        unsafe { &*self.base.cast::<AtomicU32>().add(index) }
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        let _done = self.device.synchronize();
+        // SAFETY: ours, freed once, and nothing of this process uses it any more.
+        self.device.release("cuMemFreeHost", || unsafe { sys::cuMemFreeHost(self.base) });
+    }
+}

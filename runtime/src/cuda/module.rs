@@ -1,0 +1,132 @@
+//! Kernels: loading PTX, and launching what is in it.
+//!
+//! # Safety
+//!
+//! A kernel's functions live in its module, which they hold. What a launch does to memory is up to the caller of
+//! [`Kernel::launch`].
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_void};
+use std::ptr;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{self, CUfunction, CUmodule};
+
+use super::{CudaError, Device, Stream};
+
+/// Code for one device, compiled from PTX by the driver. The driver keeps what it compiled in the user's cache.
+#[derive(Clone, Debug)]
+pub struct Module(Arc<Loaded>);
+
+#[derive(Debug)]
+struct Loaded {
+    device: Device,
+    raw: CUmodule,
+}
+
+// SAFETY: modules may be used from any thread; the driver locks for itself.
+unsafe impl Send for Loaded {}
+// SAFETY: as above.
+unsafe impl Sync for Loaded {}
+
+impl Module {
+    /// Compiles PTX and loads it. Takes up to seconds the first time.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`], also for PTX that the driver does not take.
+    ///
+    /// # Panics
+    ///
+    /// When the PTX has a zero byte.
+    pub fn load(device: &Device, ptx: &str) -> Result<Module, CudaError> {
+        let ptx = CString::new(ptx).expect("PTX is text");
+        let mut raw = ptr::null_mut();
+        let _current = device.make_current()?;
+        // SAFETY: the image is a C string, which PTX must be, and is read during the call only.
+        let result = unsafe { sys::cuModuleLoadData(&mut raw, ptx.as_ptr().cast()) };
+        device.check("cuModuleLoadData", result)?;
+        Ok(Module(Arc::new(Loaded { device: device.clone(), raw })))
+    }
+
+    /// Finds a kernel by its name.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`] when there is none.
+    pub fn kernel(&self, name: &CStr) -> Result<Kernel, CudaError> {
+        let mut raw = ptr::null_mut();
+        let device = &self.0.device;
+        let _current = device.make_current()?;
+        // SAFETY: the module is loaded; writes one handle.
+        let result = unsafe { sys::cuModuleGetFunction(&mut raw, self.0.raw, name.as_ptr()) };
+        device.check("cuModuleGetFunction", result)?;
+        Ok(Kernel { module: self.clone(), raw })
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        // A kernel that still runs would lose its code.
+        let _done = self.device.synchronize();
+        // SAFETY: ours, unloaded once; no kernel of it exists any more, as each holds the module.
+        self.device.release("cuModuleUnload", || unsafe { sys::cuModuleUnload(self.raw) });
+    }
+}
+
+/// How many threads run a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Blocks.
+    pub blocks: u32,
+    /// Threads of each.
+    pub threads: u32,
+}
+
+/// A function that runs on the device.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    module: Module,
+    raw: CUfunction,
+}
+
+// SAFETY: functions may be used from any thread; the driver locks for itself.
+unsafe impl Send for Kernel {}
+// SAFETY: as above.
+unsafe impl Sync for Kernel {}
+
+impl Kernel {
+    /// Enqueues a run. `parameters` is copied before this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    ///
+    /// # Safety
+    ///
+    /// `P` is what the kernel takes, as its only parameter and with the layout of C; every address in it is memory that
+    /// the device reaches until the run is done, and nothing else uses it in a way that the kernel does not expect.
+    pub unsafe fn launch<P>(&self, stream: &Stream, grid: Grid, parameters: &P) -> Result<(), CudaError> {
+        let device = &self.module.0.device;
+        let mut pointers = [ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
+        let _current = device.make_current()?;
+        // SAFETY: the driver copies what the pointers lead to, of the length that the kernel's parameter has; the
+        // rest is the caller's promise.
+        let result = unsafe {
+            sys::cuLaunchKernel(
+                self.raw,
+                grid.blocks,
+                1,
+                1,
+                grid.threads,
+                1,
+                1,
+                0,
+                stream.handle(),
+                pointers.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        device.check("cuLaunchKernel", result)
+    }
+}
