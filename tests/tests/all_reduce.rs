@@ -8,11 +8,13 @@ use efarun_tests::{Job, Need, Outcome, Testbed, is_full_matrix, libfabric_2_fold
 
 /// Sizes that end every algorithm's path: below and above a segment, and one that divides by nothing.
 const SWEEP: [&str; 6] = ["-b", "8", "-e", "16M", "-f", "2"];
-const FULL_SWEEP: [&str; 10] = ["-b", "8", "-e", "16M", "-f", "2", "-d", "all", "-o", "all"];
+/// With `--all`: longer, and every type and reduction as far as algorithms differ by size.
+const FULL_SWEEPS: [&[&str]; 2] =
+    [&["-b", "8", "-e", "64M", "-f", "2"], &["-b", "8", "-e", "512K", "-f", "2", "-d", "all", "-o", "all"]];
 const EFFORT: [&str; 4] = ["-n", "3", "-w", "1"];
 
-fn sweep() -> &'static [&'static str] {
-    if is_full_matrix() { &FULL_SWEEP } else { &SWEEP }
+fn sweeps() -> &'static [&'static [&'static str]] {
+    if is_full_matrix() { &FULL_SWEEPS } else { &[&SWEEP] }
 }
 
 fn assert_all_right(outcome: &Outcome, transport: &str) {
@@ -28,15 +30,17 @@ fn assert_all_right(outcome: &Outcome, transport: &str) {
 fn over_hosts(algo: &str, options: &[String], transport: &str) {
     require!(Need::Testbed);
     let testbed = Testbed::up(4);
-    let job = Job::on(&testbed, program!("efarun-under-test"))
-        .options(["-n", "8", "-N", "2", "--hostfile"])
-        .options([testbed.hostfile(2)])
-        .options(options)
-        .deadline(Duration::from_secs(if is_full_matrix() { 900 } else { 100 }));
-    let args = [&["all_reduce", "--algo", algo], sweep(), &EFFORT].concat();
-    let outcome = job.program(program!("efa-perf-under-test"), args).run();
-    assert_all_right(&outcome, transport);
-    assert!(outcome.stdout().contains("8 ranks on 4 nodes"), "{}", outcome.shown());
+    for sweep in sweeps() {
+        let job = Job::on(&testbed, program!("efarun-under-test"))
+            .options(["-n", "8", "-N", "2", "--hostfile"])
+            .options([testbed.hostfile(2)])
+            .options(options)
+            .deadline(Duration::from_secs(if is_full_matrix() { 400 } else { 100 }));
+        let args = [&["all_reduce", "--algo", algo], *sweep, &EFFORT].concat();
+        let outcome = job.program(program!("efa-perf-under-test"), args).run();
+        assert_all_right(&outcome, transport);
+        assert!(outcome.stdout().contains("8 ranks on 4 nodes"), "{}", outcome.shown());
+    }
 }
 
 fn with_libfabric(algo: &str, library_path: Option<&Path>, version: &str) {

@@ -78,17 +78,15 @@ fn every_operation_is_right_over_hosts_and_measured_against_their_link() {
     let (json, plot) = (testbed.folder().join("x.json"), testbed.folder().join("x.svg"));
     let (json_flag, plot_flag) = (json.display().to_string(), plot.display().to_string());
     let matrix: &[&str] = if is_full_matrix() {
-        &["-f", "2", "-d", "all", "-o", "all", "-r", "-1"]
+        &["-e", "256K", "-f", "2", "-d", "all", "-o", "all", "-r", "-1"]
     } else {
-        &["-f", "32", "-r", "1"]
+        &["-e", "8M", "-f", "32", "-r", "1"]
     };
     let args = [
         &[
             "all",
             "-b",
             "8",
-            "-e",
-            "8M",
             "-n",
             "3",
             "--bound",

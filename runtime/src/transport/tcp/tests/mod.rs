@@ -22,7 +22,7 @@ fn conforms_with_connections_made_when_pairs_are_opened() {
 #[test]
 fn conforms_over_ipv6() {
     if UdpSocket::bind("[::1]:0").is_err() {
-        println!("skipped: no IPv6 on this machine");
+        println!("SKIPPED: conforms_over_ipv6: no IPv6 on this machine");
         return;
     }
     let config = TcpConfig::new(Some(Ipv6Addr::LOCALHOST.into()));
