@@ -9,6 +9,7 @@
 //! | `silence=FROM>TO` | nothing from host FROM reaches host TO, as a security group does; a host is an address or `*` |
 //! | `fail=CODE[:KIND][:PERCENT]` | PERCENT (100) of operations of a KIND (send, read, write; all) end with EFA's CODE |
 //! | `queue-full=PERCENT` | send queues claim to be full that often |
+//! | `no-gpudirect` | memory of CUDA devices is refused, as on a host without the kernel modules for it |
 //! | `limit=NAME:COUNT` | a profile's limit is lower: queue-pairs, completion-queues, entries, domains, regions, region-bytes, writable-pages, handles, send-queue, receive-queue |
 //!
 //! | when | meaning |
@@ -63,6 +64,8 @@ pub enum Kind {
     },
     /// Send queues claim to be full.
     QueueFull(Chance),
+    /// Memory of CUDA devices is refused.
+    NoGpuDirect,
     /// A limit is lower.
     Limit(Limit, u64),
 }
@@ -110,7 +113,7 @@ pub enum When {
 pub enum FaultError {
     /// There is no such fault.
     #[error(
-        "`{0}` is no fault: there are device-lost, link-down, silence=FROM>TO, fail=CODE, queue-full=PERCENT, limit=NAME:COUNT"
+        "`{0}` is no fault: there are device-lost, link-down, silence=FROM>TO, fail=CODE, queue-full=PERCENT, no-gpudirect, limit=NAME:COUNT"
     )]
     Kind(String),
     /// Its beginning cannot be read.
@@ -147,6 +150,7 @@ impl Fault {
             "silence" => "silence=FROM>TO, with an IPv4 address or * for each",
             "fail" => "fail=CODE[:send|read|write][:PERCENT], with a code from 1 to 15",
             "queue-full" => "queue-full=PERCENT",
+            "no-gpudirect" => "no-gpudirect",
             "limit" => {
                 "limit=NAME:COUNT, NAME being queue-pairs, completion-queues, entries, domains, regions, \
                  region-bytes, writable-pages, handles, send-queue or receive-queue"
@@ -171,6 +175,7 @@ impl Kind {
                 Some(Kind::Silence { from: host(from)?, to: host(to)? })
             }
             ("fail", Some(words)) => Kind::parse_fail(words),
+            ("no-gpudirect", None) => Some(Kind::NoGpuDirect),
             ("queue-full", Some(percent)) => Some(Kind::QueueFull(chance(percent)?)),
             ("limit", Some(words)) => {
                 let (name, count) = words.split_once(':')?;
@@ -316,6 +321,11 @@ impl Faults {
         self.active().any(|kind| matches!(kind, Kind::DeviceLost(_)))
     }
 
+    /// Whether memory of CUDA devices is refused.
+    pub fn refuses_cuda(&self) -> bool {
+        self.active().any(|kind| matches!(kind, Kind::NoGpuDirect))
+    }
+
     /// Whether the cable is out.
     pub fn is_link_down(&self) -> bool {
         self.active().any(|kind| matches!(kind, Kind::LinkDown(_)))
@@ -433,6 +443,7 @@ mod tests {
             "fail=16",
             "fail=3:copy",
             "queue-full=101",
+            "no-gpudirect=1",
             "limit=cats:3",
         ] {
             let error = Fault::parse(&format!("link-down,{text}")).unwrap_err().to_string();

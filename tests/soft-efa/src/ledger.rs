@@ -80,16 +80,17 @@ impl Ledger {
         }
     }
 
-    /// Shows whether the port is down.
-    pub fn show_state(&mut self, is_down: bool) {
+    /// Shows whether the port is down, and says whether that is new.
+    pub fn show_state(&mut self, is_down: bool) -> bool {
         if std::mem::replace(&mut self.is_down, is_down) == is_down {
-            return;
+            return false;
         }
         let (state, phys_state) =
             if is_down { (sysfs::DOWN, sysfs::DISABLED) } else { (sysfs::ACTIVE, sysfs::LINK_UP) };
         for (name, text) in [("state", state), ("phys_state", phys_state)] {
             let _ = fs::write(self.port.join(name), format!("{text}\n"));
         }
+        true
     }
 }
 
@@ -141,9 +142,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger =
             Ledger::open(&folder.path().join("page"), folder.path().to_owned(), Instant::now()).unwrap();
-        ledger.show_state(true);
+        assert!(ledger.show_state(true) && !ledger.show_state(true));
         assert_eq!(fs::read_to_string(folder.path().join("state")).unwrap(), "1: DOWN\n");
-        ledger.show_state(false);
+        assert!(ledger.show_state(false));
         assert_eq!(fs::read_to_string(folder.path().join("state")).unwrap(), "4: ACTIVE\n");
     }
 }

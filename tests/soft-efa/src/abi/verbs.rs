@@ -382,6 +382,21 @@ pub struct ibv_cq_init_attr_ex {
     pub parent_domain: *mut ibv_pd,
 }
 
+/// What an event is about.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub union ibv_async_element {
+    pub object: *mut c_void,
+    pub port_num: c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ibv_async_event {
+    pub element: ibv_async_element,
+    pub event_type: c_uint,
+}
+
 /// What `ibv_query_port` as a function writes, for programs from before the extended form.
 pub const COMPAT_PORT_ATTR_BYTES: usize = 48;
 
@@ -415,3 +430,6 @@ pub const IBV_WC_WITH_IMM: c_uint = 1 << 1;
 pub const IBV_WR_SEND: c_uint = 2;
 pub const IBV_WR_SEND_WITH_IMM: c_uint = 3;
 pub const IBV_SEND_INLINE: c_uint = 1 << 3;
+pub const IBV_EVENT_DEVICE_FATAL: c_uint = 8;
+pub const IBV_EVENT_PORT_ACTIVE: c_uint = 9;
+pub const IBV_EVENT_PORT_ERR: c_uint = 10;

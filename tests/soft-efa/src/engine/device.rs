@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use nix::sys::socket::MsgFlags;
 use super::ProcessMemory;
 use super::doors::Doors;
 use super::poller::{Poller, Role, Token};
+use crate::abi;
 use crate::address::{Endpoint, Gid, Qpn};
 use crate::fault::{Faults, Moment};
 use crate::ledger::Ledger;
@@ -31,6 +32,7 @@ pub struct Device {
     /// Links that could not be opened yet because too many wait at the door.
     patient: Vec<(LinkId, Endpoint)>,
     channels: HashMap<QueueId, Channel>,
+    listeners: HashMap<u64, OwnedFd>,
     poller: Arc<Poller>,
     fabric: String,
     first_port: u16,
@@ -38,6 +40,18 @@ pub struct Device {
     opened: Instant,
     last_fault_check: Instant,
     is_lost: bool,
+}
+
+/// What happens to a device and is no completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Event {
+    /// The device is gone.
+    DeviceFatal = abi::IBV_EVENT_DEVICE_FATAL,
+    /// Its port is up again.
+    PortActive = abi::IBV_EVENT_PORT_ACTIVE,
+    /// Its port is down.
+    PortError = abi::IBV_EVENT_PORT_ERR,
 }
 
 /// Where a completion queue's events go.
@@ -76,6 +90,7 @@ impl Device {
             links: HashMap::new(),
             patient: Vec::new(),
             channels: HashMap::new(),
+            listeners: HashMap::new(),
             poller: poller.clone(),
             fabric: settings.fabric.clone(),
             first_port: settings.first_port,
@@ -123,10 +138,23 @@ impl Device {
     /// Raises an event.
     pub fn raise(&mut self, queue: QueueId) {
         if let Some(channel) = self.channels.get(&queue) {
-            use std::os::fd::AsRawFd;
-            // A channel that is full has an event to be read already.
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            let _ = nix::sys::socket::send(channel.writer.as_raw_fd(), &channel.token.to_ne_bytes(), flags);
+            tell(&channel.writer, &channel.token.to_ne_bytes());
+        }
+    }
+
+    /// Tells of what happens to the device through `writer`, until that is forgotten by its number.
+    pub fn add_listener(&mut self, number: u64, writer: OwnedFd) {
+        self.listeners.insert(number, writer);
+    }
+
+    /// Tells it nothing more.
+    pub fn remove_listener(&mut self, number: u64) {
+        self.listeners.remove(&number);
+    }
+
+    fn announce(&self, event: Event) {
+        for writer in self.listeners.values() {
+            tell(writer, &(event as u32).to_ne_bytes());
         }
     }
 
@@ -332,13 +360,22 @@ impl Device {
         let moment = Moment { age: now - self.opened, operations, exists: &|path| path.exists() };
         self.nic.faults().refresh(&moment);
         let is_down = self.nic.faults().is_link_down();
-        self.ledger.show_state(is_down);
+        if self.ledger.show_state(is_down) {
+            self.announce(if is_down { Event::PortError } else { Event::PortActive });
+        }
         if self.nic.faults().is_device_lost() {
             self.is_lost = true;
             report::say(&format!("device {} is lost", self.number));
             self.nic.lose_device(now);
+            self.announce(Event::DeviceFatal);
         }
     }
+}
+
+/// Writes to a socket that a program reads events from. One that is full has an event to be read already.
+fn tell(writer: &OwnedFd, bytes: &[u8]) {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let _ = nix::sys::socket::send(writer.as_raw_fd(), bytes, flags);
 }
 
 /// So that one link cannot keep the others waiting.

@@ -6,7 +6,9 @@
 //! then sleeps until a bell, a socket or a deadline. Everything is under one lock, which is never held while
 //! anything is waited for.
 
+mod cuda;
 mod device;
+pub mod dmabuf;
 mod doors;
 mod memory;
 mod poller;
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-pub use device::{Channel, Device};
+pub use device::{Channel, Device, Event};
 pub use memory::ProcessMemory;
 use poller::Poller;
 

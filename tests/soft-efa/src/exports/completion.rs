@@ -346,7 +346,7 @@ unsafe extern "C" fn wc_is_unsolicited(efadv: *mut efadv_cq) -> bool {
 unsafe fn sender_number(cq: *mut ibv_cq_ex) -> Option<u16> {
     // SAFETY: the consumer polls.
     let (device, completion) = unsafe { ((*cq.cast::<Queue>()).device, current(cq)) };
-    host().engine().device(device).nic().handles().number(completion.source?.gid)
+    host().engine().device(device).nic().source_number(&completion)
 }
 
 /// What stands for a sender without an address handle here.

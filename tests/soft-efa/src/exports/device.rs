@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
-use super::{OK, completion, device_number, guard, host, pair, posting, refuse};
+use super::{OK, completion, device_number, events, guard, host, pair, posting, refuse};
 use crate::abi::*;
 use crate::engine::Host;
 use crate::report;
@@ -158,15 +158,26 @@ pub unsafe extern "C" fn ibv_open_device(device: *mut ibv_device) -> *mut ibv_co
         verbs.context.ops.req_notify_cq = Some(completion::req_notify_cq);
         verbs.context.ops.post_recv = Some(posting::post_recv);
         verbs.context.ops.post_send = Some(posting::post_send);
-        let context = Box::into_raw(Box::new(Context { number, verbs }));
+        let whole = Box::into_raw(Box::new(Context { number, verbs }));
         // SAFETY: just made.
-        unsafe { &raw mut (*context).verbs.context }
+        let context = unsafe { &raw mut (*whole).verbs.context };
+        if let Err(errno) = events::open(context) {
+            // SAFETY: just made, and handed to nobody.
+            drop(unsafe { Box::from_raw(whole) });
+            return refuse(errno);
+        }
+        if host().engine().device(number).nic().has_faults() {
+            // What breaks does so for programs, too, that only wait for it.
+            host().start_thread();
+        }
+        context
     })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ibv_close_device(context: *mut ibv_context) -> c_int {
     guard(Errno::EIO as c_int, || {
+        events::close(context);
         let offset = std::mem::offset_of!(Context, verbs) + std::mem::offset_of!(verbs_context, context);
         // SAFETY: a context of `ibv_open_device`, which is not used any more.
         drop(unsafe { Box::from_raw(context.byte_sub(offset).cast::<Context>()) });

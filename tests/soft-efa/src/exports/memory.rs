@@ -8,12 +8,14 @@ use nix::errno::Errno;
 use super::{OK, device_number, guard, host, refuse};
 use crate::abi::*;
 use crate::address::Gid;
+use crate::engine::{ProcessMemory, dmabuf};
 use crate::nic::{Access, Region, RegionKind};
+use crate::report;
 
 /// An address handle, and what it stands for.
 #[repr(C)]
 pub(super) struct Handle {
-    ah: ibv_ah,
+    pub(super) ah: ibv_ah,
     pub(super) gid: Gid,
     number: u16,
 }
@@ -80,14 +82,36 @@ pub unsafe extern "C" fn ibv_reg_mr_iova2(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ibv_reg_dmabuf_mr(
-    _pd: *mut ibv_pd,
-    _offset: u64,
-    _length: usize,
-    _iova: u64,
-    _fd: c_int,
-    _access: c_int,
+    pd: *mut ibv_pd,
+    offset: u64,
+    length: usize,
+    iova: u64,
+    fd: c_int,
+    access: c_int,
 ) -> *mut ibv_mr {
-    refuse(Errno::EOPNOTSUPP)
+    guard(std::ptr::null_mut(), || {
+        let checked = dmabuf::len_bytes(fd).and_then(|len_bytes| {
+            let end = offset.checked_add(length as u64);
+            end.filter(|end| *end <= len_bytes).map(|_| ()).ok_or(Errno::EINVAL)
+        });
+        if let Err(errno) = checked {
+            return refuse(errno);
+        }
+        // Who maps a dma-buf learns nothing of the pointer behind it; libfabric gives that as the address for operations.
+        if ProcessMemory::kind(iova, length as u64) != Ok(RegionKind::Cuda) {
+            report::say(
+                "a dma-buf can only be registered with its CUDA pointer as the address for operations",
+            );
+            return refuse(Errno::EOPNOTSUPP);
+        }
+        // SAFETY: the caller's contract.
+        let mr = unsafe { register(pd, iova as *mut c_void, length, iova, access as u32) };
+        if !mr.is_null() {
+            // SAFETY: just made. A region of a dma-buf has no address of its own.
+            unsafe { (*mr).addr = std::ptr::null_mut() };
+        }
+        mr
+    })
 }
 
 unsafe fn register(pd: *mut ibv_pd, addr: *mut c_void, length: usize, iova: u64, access: u32) -> *mut ibv_mr {
@@ -96,15 +120,20 @@ unsafe fn register(pd: *mut ibv_pd, addr: *mut c_void, length: usize, iova: u64,
         let (context, domain) = unsafe { ((*pd).context, (*pd).handle) };
         // SAFETY: as above.
         let number = unsafe { device_number(context) };
-        let region = Region {
-            domain,
-            address: iova,
-            memory: addr as u64,
-            len_bytes: length as u64,
-            access: Access(access & DEVICE_ACCESS),
-            kind: RegionKind::Host,
-        };
-        match host().engine().device(number).nic().register(region) {
+        // Of nothing there is no kind; the device refuses it for that.
+        let kind =
+            if length == 0 { Ok(RegionKind::Host) } else { ProcessMemory::kind(addr as u64, length as u64) };
+        let registered = kind.and_then(|kind| {
+            host().engine().device(number).nic().register(Region {
+                domain,
+                address: iova,
+                memory: addr as u64,
+                len_bytes: length as u64,
+                access: Access(access & DEVICE_ACCESS),
+                kind,
+            })
+        });
+        match registered {
             Err(errno) => refuse(errno),
             Ok(key) => Box::into_raw(Box::new(ibv_mr {
                 context,
@@ -135,10 +164,10 @@ pub unsafe extern "C" fn ibv_dereg_mr(mr: *mut ibv_mr) -> c_int {
 pub unsafe extern "C" fn ibv_create_ah(pd: *mut ibv_pd, attr: *mut ibv_ah_attr) -> *mut ibv_ah {
     guard(std::ptr::null_mut(), || {
         // SAFETY: the caller's domain and attributes.
-        let (context, gid) = unsafe { ((*pd).context, Gid((*attr).grh.dgid.raw)) };
+        let (context, domain, gid) = unsafe { ((*pd).context, (*pd).handle, Gid((*attr).grh.dgid.raw)) };
         // SAFETY: its device is open.
         let device = unsafe { device_number(context) };
-        match host().engine().device(device).nic().handles().add(gid) {
+        match host().engine().device(device).nic().handles().add(domain, gid) {
             None => refuse(Errno::ENOMEM),
             Some(number) => {
                 let ah = ibv_ah { context, pd, handle: number.into() };
@@ -153,9 +182,9 @@ pub unsafe extern "C" fn ibv_destroy_ah(ah: *mut ibv_ah) -> c_int {
     guard(Errno::EIO as c_int, || {
         // SAFETY: a handle of `ibv_create_ah`, which is not used any more.
         let handle = unsafe { Box::from_raw(ah.cast::<Handle>()) };
-        // SAFETY: its device is open.
-        let device = unsafe { device_number(handle.ah.context) };
-        host().engine().device(device).nic().handles().remove(handle.gid);
+        // SAFETY: its device is open, and so is its domain.
+        let (device, domain) = unsafe { (device_number(handle.ah.context), (*handle.ah.pd).handle) };
+        host().engine().device(device).nic().handles().remove(domain, handle.gid);
         OK
     })
 }

@@ -17,6 +17,7 @@
 
 pub mod completion;
 pub mod device;
+pub mod events;
 pub mod memory;
 pub mod pair;
 mod posting;

@@ -116,8 +116,8 @@ unsafe extern "C" fn wr_rdma_write_imm(qp: *mut ibv_qp_ex, remote_key: u32, addr
 }
 
 unsafe extern "C" fn wr_set_ud_addr(qp: *mut ibv_qp_ex, ah: *mut ibv_ah, qpn: u32, qkey: u32) {
-    // SAFETY: the consumer's handle.
-    let target = unsafe { target(ah, qpn) };
+    // SAFETY: the consumer's handle, and a queue pair of ours.
+    let target = unsafe { target((*qp).qp_base.pd, ah, qpn) };
     // SAFETY: the consumer's contract.
     unsafe {
         go_on(qp, |work| {
@@ -223,7 +223,7 @@ pub(super) unsafe extern "C" fn post_send(
             // SAFETY: the caller's list of work requests.
             let request = unsafe { &*next };
             // SAFETY: as above.
-            let posted = match unsafe { sent(request) } {
+            let posted = match unsafe { sent((*qp).pd, request) } {
                 None => Err(Errno::EINVAL),
                 Some(work) => {
                     let posted = engine.device(number).nic().post_send(Instant::now(), qpn, vec![work]);
@@ -244,7 +244,7 @@ pub(super) unsafe extern "C" fn post_send(
 }
 
 /// A work request of the older form; none for an operation that this form has not on EFA.
-unsafe fn sent(request: &ibv_send_wr) -> Option<Work> {
+unsafe fn sent(pd: *mut ibv_pd, request: &ibv_send_wr) -> Option<Work> {
     let limits = &host().settings.profile.limits;
     let immediate = match request.opcode {
         IBV_WR_SEND => None,
@@ -277,15 +277,17 @@ unsafe fn sent(request: &ibv_send_wr) -> Option<Work> {
         payload,
         immediate,
         // SAFETY: the caller's handle.
-        target: unsafe { target(ud.ah, ud.remote_qpn) },
+        target: unsafe { target(pd, ud.ah, ud.remote_qpn) },
         qkey: ud.remote_qkey,
         flaw: None,
     })
 }
 
-unsafe fn target(ah: *mut ibv_ah, qpn: u32) -> Option<Endpoint> {
+/// Where a handle leads; none when it is none of the queue pair's domain.
+unsafe fn target(pd: *mut ibv_pd, ah: *mut ibv_ah, qpn: u32) -> Option<Endpoint> {
     // SAFETY: the caller's handle, which may be null.
-    unsafe { ah.cast::<Handle>().as_ref() }.map(|handle| Endpoint { gid: handle.gid, qpn: Qpn(qpn) })
+    let handle = unsafe { ah.cast::<Handle>().as_ref() }.filter(|handle| handle.ah.pd == pd)?;
+    Some(Endpoint { gid: handle.gid, qpn: Qpn(qpn) })
 }
 
 unsafe fn pieces_of(list: *const ibv_sge, count: usize, limit: u16) -> Option<Pieces> {

@@ -30,13 +30,6 @@ pub unsafe extern "C" fn ibv_query_pkey(
     OK
 }
 
-/// Nothing happens to a device but what its completions tell.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn ibv_get_async_event(_context: *mut ibv_context, _event: *mut c_void) -> c_int {
-    Errno::EOPNOTSUPP.set();
-    -1
-}
-
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn _ibv_query_gid_ex(
     _context: *mut ibv_context,

@@ -158,9 +158,11 @@ impl Nic {
     ) {
         let Some(pair) = self.pairs.get(&frame.target) else { return };
         let (domain, skip, queue) = (pair.domain, grh_bytes(pair.kind), pair.receive_queue);
-        let checked = self.check_receive(frame, &receive, skip, domain);
+        let checked = self.check_receive(frame, &receive, skip, domain).and_then(|()| {
+            let has_landed = self.scatter(&receive.pieces, domain, skip, payload, memory);
+            has_landed.then_some(()).ok_or(Status::InvalidLocalKey)
+        });
         if checked.is_ok() {
-            self.scatter(&receive.pieces, domain, skip, payload, memory);
             self.counters.add(Counter::RecvBytes, payload.len() as u64);
         }
         self.counters.add(Counter::RecvWrs, 1);
@@ -208,7 +210,7 @@ impl Nic {
             self.pairs.get(&frame.target).filter(|pair| pair.state == PairState::Ready).map(|p| p.domain);
         let verdict = match domain {
             None => Err(Status::RemoteBadQueuePair),
-            Some(_) if self.handles.number(gid).is_none() => Err(Status::UnknownPeer),
+            Some(domain) if self.handles.number(domain, gid).is_none() => Err(Status::UnknownPeer),
             Some(_) if !is_possible => Err(Status::RemoteBadAddress),
             Some(domain) if self.place_write(domain, frame, payload, memory) => Ok(()),
             Some(_) => Err(Status::RemoteBadAddress),
@@ -251,9 +253,11 @@ impl Nic {
             Status::RemoteBadAddress,
         );
         let Ok(region) = found else { return false };
-        memory.write(region, region.locate(frame.address), payload);
-        self.counters.add(Counter::RdmaWriteRecvBytes, len);
-        true
+        let has_landed = memory.write(region, region.locate(frame.address), payload).is_ok();
+        if has_landed {
+            self.counters.add(Counter::RdmaWriteRecvBytes, len);
+        }
+        has_landed
     }
 
     /// Ends a write whose pieces have all landed.
@@ -297,7 +301,7 @@ impl Nic {
             self.pairs.get(&frame.target).filter(|pair| pair.state == PairState::Ready).map(|p| p.domain);
         let verdict = match domain {
             None => Err(Status::RemoteBadQueuePair),
-            Some(_) if self.handles.number(link.gid).is_none() => Err(Status::UnknownPeer),
+            Some(domain) if self.handles.number(domain, link.gid).is_none() => Err(Status::UnknownPeer),
             Some(_) if frame.total_bytes > self.character.limits.rdma_bytes => Err(Status::RemoteBadAddress),
             Some(domain) => self
                 .regions
@@ -378,7 +382,7 @@ impl Nic {
         }
     }
 
-    /// Copies bytes to where they belong in an operation; false when a key names nothing any more.
+    /// Copies bytes to where they belong in an operation; false when a key names nothing any more, or the memory is gone.
     fn scatter(
         &self,
         pieces: &Pieces,
@@ -392,7 +396,9 @@ impl Nic {
         let mut left = bytes;
         for (region, piece) in found {
             let (now, later) = left.split_at(piece.len_bytes as usize);
-            memory.write(&region, region.locate(piece.address), now);
+            if memory.write(&region, region.locate(piece.address), now).is_err() {
+                return false;
+            }
             left = later;
         }
         true

@@ -8,8 +8,20 @@ use super::region::Region;
 /// of the memory itself ([`Region::locate`]), not those that operations use.
 pub trait Memory {
     /// Copies from the region's memory.
-    fn read(&self, region: &Region, memory: u64, into: &mut [u8]);
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`]; what `into` holds then means nothing.
+    fn read(&self, region: &Region, memory: u64, into: &mut [u8]) -> Result<(), Gone>;
 
     /// Copies into the region's memory.
-    fn write(&self, region: &Region, memory: u64, bytes: &[u8]);
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`]; some of the bytes may have landed.
+    fn write(&self, region: &Region, memory: u64, bytes: &[u8]) -> Result<(), Gone>;
 }
+
+/// Memory that was registered, and is not there any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 pub use counters::{Counter, Counters};
 pub use frame::{Frame, HEADER_BYTES};
 pub use handle::Handles;
-pub use memory::Memory;
+pub use memory::{Gone, Memory};
 pub use pair::{PairKind, PairSettings, PairState};
 pub use queue::{CompletionQueue, QueueId};
 pub use region::{Access, Kind as RegionKind, Region, Regions};
@@ -216,8 +216,12 @@ impl Nic {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for what no device would take, `ENOMEM` when this one has no more.
+    /// `EINVAL` for what no device would take, `ENOMEM` when this one has no more, `EFAULT` for CUDA's memory without
+    /// GPUDirect: the kernel then finds no memory at the address.
     pub fn register(&mut self, region: Region) -> Result<u32, nix::errno::Errno> {
+        if region.kind == RegionKind::Cuda && self.character.faults.refuses_cuda() {
+            return Err(nix::errno::Errno::EFAULT);
+        }
         let limits = &self.character.limits;
         let pages = region.len_bytes.div_ceil(PAGE_BYTES);
         let is_writable = region.access.0 & Access::REMOTE_WRITE.0 != 0;
@@ -251,6 +255,12 @@ impl Nic {
     /// Its address handles.
     pub fn handles(&mut self) -> &mut Handles {
         &mut self.handles
+    }
+
+    /// The number by which a completion names who caused it; none when its queue pair's domain has no handle for that.
+    pub fn source_number(&self, completion: &Completion) -> Option<u16> {
+        let domain = self.pairs.get(&completion.pair)?.domain;
+        self.handles.number(domain, completion.source?.gid)
     }
 
     /// Makes a completion queue; none when the device has no more, or not such large ones.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::frame::{Frame, Kind};
 use super::order::PieceOrder;
 use super::work::{Operation, Payload, Piece};
-use super::{Access, Counter, LinkId, Memory, Nic, Region};
+use super::{Access, Counter, Gone, LinkId, Memory, Nic, Region, RegionKind};
 use crate::address::Qpn;
 use crate::status::Status;
 
@@ -85,7 +85,7 @@ impl Nic {
     pub fn pull(&mut self, now: Instant, id: LinkId, outlet: &mut dyn Outlet, memory: &dyn Memory) -> bool {
         let mut went_out = false;
         while outlet.has_room() {
-            let Some(outgoing) = self.next_frame(now, id) else { break };
+            let Some(outgoing) = self.next_frame(now, id, memory) else { break };
             went_out = true;
             let frame = match &outgoing {
                 Outgoing::Empty(frame) | Outgoing::Inline(frame, _) | Outgoing::Memory(frame, _) => *frame,
@@ -102,7 +102,8 @@ impl Nic {
                     let mut start = 0;
                     for (region, piece) in pieces {
                         let end = start + piece.len_bytes as usize;
-                        memory.read(region, region.locate(piece.address), &mut payload[start..end]);
+                        // Of the process's own memory only, see `gather`: that is there, or the process is not.
+                        let _ = memory.read(region, region.locate(piece.address), &mut payload[start..end]);
                         start = end;
                     }
                 }
@@ -122,7 +123,7 @@ impl Nic {
         faults.is_silent(from.map(|(host, _)| host), to.map(|(host, _)| host))
     }
 
-    fn next_frame(&mut self, now: Instant, id: LinkId) -> Option<Outgoing> {
+    fn next_frame(&mut self, now: Instant, id: LinkId, memory: &dyn Memory) -> Option<Outgoing> {
         loop {
             let link = self.links.get_mut(&id)?;
             if let Some(frame) = link.control.pop_front() {
@@ -141,7 +142,7 @@ impl Nic {
             let Some(piece) = piece else { continue };
             let offset_bytes = piece * self.character.limits.mtu_bytes;
             let outgoing = match subject {
-                Subject::Request(number) => self.request_frame(now, number, offset_bytes),
+                Subject::Request(number) => self.request_frame(now, number, offset_bytes, memory),
                 Subject::Response { operation, reader, key, address } => {
                     let len_bytes = (total_bytes - offset_bytes).min(self.character.limits.mtu_bytes);
                     let frame = Frame {
@@ -150,7 +151,7 @@ impl Nic {
                         offset_bytes,
                         ..Frame::new(Kind::ReadData, pair, reader, operation)
                     };
-                    self.response_frame(id, frame, key, address + u64::from(offset_bytes))
+                    self.response_frame(id, frame, key, address + u64::from(offset_bytes), memory)
                 }
             };
             if outgoing.is_some() {
@@ -160,7 +161,13 @@ impl Nic {
     }
 
     /// A frame of an operation of ours; none when the operation has ended meanwhile.
-    fn request_frame(&mut self, now: Instant, number: u64, offset_bytes: u32) -> Option<Outgoing> {
+    fn request_frame(
+        &mut self,
+        now: Instant,
+        number: u64,
+        offset_bytes: u32,
+        memory: &dyn Memory,
+    ) -> Option<Outgoing> {
         let request = self.requests.get(&number)?;
         let pair = self.pairs.get(&request.pair)?;
         let work = &request.work;
@@ -197,7 +204,7 @@ impl Nic {
             Payload::Memory(pieces) => {
                 let span: Vec<Piece> = pieces.span(offset_bytes.into(), frame.len_bytes.into()).collect();
                 self.locate_pieces(&span, pair.domain, Access::LOCAL_READ)
-                    .map(|found| Outgoing::Memory(frame, found))
+                    .and_then(|found| gather(frame, found, memory).map_err(|Gone| Status::InvalidLocalKey))
             }
         };
         let is_datagram = self.is_datagram(request.pair);
@@ -217,7 +224,14 @@ impl Nic {
     }
 
     /// A frame of what another reads, or the refusal when its region is gone meanwhile.
-    fn response_frame(&mut self, id: LinkId, frame: Frame, key: u32, address: u64) -> Option<Outgoing> {
+    fn response_frame(
+        &mut self,
+        id: LinkId,
+        frame: Frame,
+        key: u32,
+        address: u64,
+        memory: &dyn Memory,
+    ) -> Option<Outgoing> {
         let domain = self.pairs.get(&frame.source)?.domain;
         let found = self.regions.find(
             key,
@@ -227,11 +241,14 @@ impl Nic {
             Access::REMOTE_READ,
             Status::RemoteBadAddress,
         );
-        match found {
-            Ok(region) => {
+        let piece = Piece { address, len_bytes: frame.len_bytes, key };
+        let gathered = found.and_then(|region| {
+            gather(frame, vec![(*region, piece)], memory).map_err(|Gone| Status::RemoteBadAddress)
+        });
+        match gathered {
+            Ok(outgoing) => {
                 self.counters.add(Counter::RdmaReadRespBytes, frame.len_bytes.into());
-                let piece = Piece { address, len_bytes: frame.len_bytes, key };
-                Some(Outgoing::Memory(frame, vec![(*region, piece)]))
+                Some(outgoing)
             }
             Err(status) => {
                 let link = self.links.get_mut(&id)?;
@@ -284,6 +301,22 @@ impl Nic {
             })
             .collect()
     }
+}
+
+/// A frame with its payload, or with where that is when it is the process's own memory: other memory may be gone, which
+/// is found out before anything goes out.
+fn gather(frame: Frame, found: Vec<(Region, Piece)>, memory: &dyn Memory) -> Result<Outgoing, Gone> {
+    if found.iter().all(|(region, _)| region.kind == RegionKind::Host) {
+        return Ok(Outgoing::Memory(frame, found));
+    }
+    let mut bytes = vec![0; frame.len_bytes as usize];
+    let mut left = bytes.as_mut_slice();
+    for (region, piece) in &found {
+        let (now, later) = left.split_at_mut(piece.len_bytes as usize);
+        memory.read(region, region.locate(piece.address), now)?;
+        left = later;
+    }
+    Ok(Outgoing::Inline(frame, bytes))
 }
 
 /// How many operations of a link are mixed.

@@ -86,6 +86,7 @@ layout! {
         struct ibv_qp_ex { qp_base, comp_mask, wr_id, wr_flags, wr_rdma_read, wr_rdma_write, wr_rdma_write_imm, wr_send,
             wr_send_imm, wr_send_inv, wr_send_tso, wr_set_ud_addr, wr_set_xrc_srqn, wr_set_inline_data,
             wr_set_inline_data_list, wr_set_sge, wr_set_sge_list, wr_start, wr_complete, wr_abort }
+        struct ibv_async_event { element, event_type }
         struct ibv_comp_channel { context, fd, refcnt }
         struct ibv_cq { context, channel, cq_context, handle, cqe, mutex, cond, comp_events_completed,
             async_events_completed }
@@ -106,7 +107,7 @@ layout! {
         IBV_QP_STATE, IBV_QP_QKEY, IBV_QP_RNR_RETRY, IBV_QP_INIT_ATTR_SEND_OPS_FLAGS, IBV_QP_EX_WITH_RDMA_WRITE, IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM,
         IBV_QP_EX_WITH_SEND, IBV_QP_EX_WITH_SEND_WITH_IMM, IBV_QP_EX_WITH_RDMA_READ, IBV_WC_SEND, IBV_WC_RDMA_WRITE,
         IBV_WC_RDMA_READ, IBV_WC_RECV, IBV_WC_RECV_RDMA_WITH_IMM, IBV_WC_WITH_IMM, IBV_WR_SEND, IBV_WR_SEND_WITH_IMM,
-        IBV_SEND_INLINE, EFADV_DEVICE_ATTR_CAPS_RDMA_READ, EFADV_DEVICE_ATTR_CAPS_RNR_RETRY,
+        IBV_SEND_INLINE, IBV_EVENT_DEVICE_FATAL, IBV_EVENT_PORT_ACTIVE, IBV_EVENT_PORT_ERR, EFADV_DEVICE_ATTR_CAPS_RDMA_READ, EFADV_DEVICE_ATTR_CAPS_RNR_RETRY,
         EFADV_DEVICE_ATTR_CAPS_CQ_WITH_SGID, EFADV_WC_EX_WITH_SGID, EFADV_QP_DRIVER_TYPE_SRD,
     }
 }

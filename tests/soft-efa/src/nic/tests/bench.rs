@@ -1,6 +1,6 @@
 //! The bench: devices `a` and `b` with a queue pair each, and everything between them under the test's control.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -11,25 +11,41 @@ use crate::profile::{P5, Profile};
 
 /// The memory of both sides: one array, of which each region is a part.
 #[derive(Debug)]
-pub(super) struct Array(RefCell<Vec<u8>>);
+pub(super) struct Array {
+    bytes: RefCell<Vec<u8>>,
+    /// Whether memory of CUDA's was freed.
+    is_freed: Cell<bool>,
+}
 
 impl Array {
+    pub(super) fn free(&self) {
+        self.is_freed.set(true);
+    }
+
+    fn look_for(&self, region: &Region) -> Result<(), Gone> {
+        if region.kind == RegionKind::Cuda && self.is_freed.get() { Err(Gone) } else { Ok(()) }
+    }
+
     pub(super) fn fill(&self, start: usize, bytes: &[u8]) {
-        self.0.borrow_mut()[start..start + bytes.len()].copy_from_slice(bytes);
+        self.bytes.borrow_mut()[start..start + bytes.len()].copy_from_slice(bytes);
     }
 
     pub(super) fn get(&self, start: usize, len: usize) -> Vec<u8> {
-        self.0.borrow()[start..start + len].to_vec()
+        self.bytes.borrow()[start..start + len].to_vec()
     }
 }
 
 impl Memory for Array {
-    fn read(&self, _: &Region, memory: u64, into: &mut [u8]) {
+    fn read(&self, region: &Region, memory: u64, into: &mut [u8]) -> Result<(), Gone> {
+        self.look_for(region)?;
         into.copy_from_slice(&self.get(memory as usize, into.len()));
+        Ok(())
     }
 
-    fn write(&self, _: &Region, memory: u64, bytes: &[u8]) {
+    fn write(&self, region: &Region, memory: u64, bytes: &[u8]) -> Result<(), Gone> {
+        self.look_for(region)?;
         self.fill(memory as usize, bytes);
+        Ok(())
     }
 }
 
@@ -77,12 +93,21 @@ pub(super) struct Setup {
     pub(super) seed: u64,
     pub(super) kind: PairKind,
     pub(super) takes_unsolicited: bool,
+    pub(super) memory: RegionKind,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let kind = PairKind::Reliable;
-        Setup { profile: P5, manners: Manners::NONE, faults: "", seed: 1, kind, takes_unsolicited: false }
+        Setup {
+            profile: P5,
+            manners: Manners::NONE,
+            faults: "",
+            seed: 1,
+            kind,
+            takes_unsolicited: false,
+            memory: RegionKind::Host,
+        }
     }
 }
 
@@ -135,17 +160,17 @@ impl Bench {
                 memory: start,
                 len_bytes: HALF as u64,
                 access: Access(access),
-                kind: RegionKind::Host,
+                kind: setup.memory,
             };
             keys.push(nic.register(region).unwrap());
-            nic.handles().add(gids[1 - side]).unwrap();
+            nic.handles().add(1, gids[1 - side]).unwrap();
             queues.push(queue);
         }
         Bench {
             nics,
             queues: [queues[0], queues[1]],
             keys: [keys[0], keys[1]],
-            memory: Array(RefCell::new(vec![0; 2 * HALF])),
+            memory: Array { bytes: RefCell::new(vec![0; 2 * HALF]), is_freed: Cell::new(false) },
             now,
             is_heard: [true; 2],
             cables: Vec::new(),

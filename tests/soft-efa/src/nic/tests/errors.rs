@@ -120,7 +120,8 @@ fn wrong_queue_pair_and_wrong_key_find_nobody() {
 fn rdma_wants_to_be_known_to_the_target() {
     let mut bench = Bench::new(Setup::default());
     let own = bench.nics[0].gid();
-    bench.nics[1].handles().remove(own);
+    bench.nics[1].handles().remove(1, own);
+    bench.nics[1].handles().add(2, own).expect("another domain's handle is none of this one's");
     bench.receive(1, HALF, 10);
     let key = bench.keys[1];
     for operation in [
@@ -250,4 +251,29 @@ fn registration_keeps_to_the_limits() {
     assert!(nic.register(region(40_960, Access::REMOTE_WRITE)).is_ok());
     assert!(nic.register(region(40_961, Access::LOCAL_WRITE)).is_ok());
     assert!(nic.register(region(1, Access::LOCAL_WRITE)).is_err(), "two are all");
+}
+
+#[test]
+fn memory_that_was_freed_while_it_was_registered_is_told_to_whoever_needed_it() {
+    let freed = || {
+        let bench = Bench::new(Setup { memory: RegionKind::Cuda, ..Setup::default() });
+        bench.memory.free();
+        bench
+    };
+    let mut bench = freed();
+    bench.receive(1, HALF, 10);
+    assert_eq!(status_of(&mut bench, Operation::Send, 0, 10), Status::InvalidLocalKey);
+    assert_eq!(bench.completions(1), [], "nothing went out");
+
+    let mut bench = freed();
+    let inline = Work { payload: Payload::Inline(vec![1; 10]), ..bench.work(0, Operation::Send, 0, 0) };
+    bench.receive(1, HALF, 10);
+    bench.post(0, inline);
+    bench.settle();
+    assert_eq!(bench.completion(0).status, Status::RemoteAbort);
+    assert_eq!(bench.completion(1).status, Status::InvalidLocalKey);
+
+    let mut bench = freed();
+    let read = Operation::Read { remote_key: bench.keys[1], address: HALF as u64 };
+    assert_eq!(status_of(&mut bench, read, 0, 10), Status::RemoteBadAddress);
 }
