@@ -3,7 +3,8 @@
 //! It carries messages through a table behind a lock, and behaves as badly as the contract allows: a message may take
 //! several looks before it has arrived, completions come in any order, as late as the sender lets them, and the
 //! payload is compared at completion with what it was when it was posted, so that whoever changed it too early is
-//! found out. Chance comes from a seed.
+//! found out. Where a message is expected to land it does so in pieces, in any order and more than once, and by chance not
+//! at all. Chance comes from a seed.
 #![expect(unsafe_code, reason = "payloads are read when a send completes, as a network may")]
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -46,6 +47,7 @@ pub(crate) fn doubles(world_size: u32, manners: Manners) -> Vec<Double> {
         receives_from: HashSet::new(),
         held: HashMap::new(),
         lent: Vec::new(),
+        expected: HashMap::new(),
         quiet_polls: 0,
         heard: 0,
         is_closed: false,
@@ -65,6 +67,7 @@ pub(crate) struct Double {
     receives_from: HashSet<Rank>,
     held: HashMap<Rank, Parcel>,
     lent: Vec<Lent>,
+    expected: HashMap<Rank, Landing>,
     /// Polls since this rank last did anything else.
     quiet_polls: u32,
     heard: u64,
@@ -100,6 +103,8 @@ struct Parcel {
     len_bytes: usize,
     /// How often it is looked for in vain.
     looks: u32,
+    /// Where it has landed.
+    landed: Option<Landing>,
 }
 
 /// A payload that is being sent.
@@ -108,6 +113,32 @@ struct Lent {
     token: SendToken,
     payload: *const [u8],
     posted: Vec<u8>,
+}
+
+/// Memory that the next message may land in.
+#[derive(Debug, Clone, Copy)]
+struct Landing(*mut [u8]);
+
+// SAFETY: it is a promise of memory that whoever has it may write from any thread.
+unsafe impl Send for Landing {}
+
+impl Landing {
+    /// Writes a piece of the payload that begins anywhere, and sometimes rubbish, which is overwritten later.
+    fn land_some(self, payload: &[u8], chance: &mut Chance) {
+        // SAFETY: between `expect` and the moment that `arrived` shows the message the memory is the transport's.
+        let landing = unsafe { &mut *self.0 };
+        let start = chance.below(payload.len() as u32) as usize;
+        let len = 1 + chance.below((payload.len() - start) as u32) as usize;
+        match chance.below(4) {
+            0 => landing[start..][..len].fill(0xAA),
+            _ => landing[start..][..len].copy_from_slice(&payload[start..][..len]),
+        }
+    }
+
+    fn land_all(self, payload: &[u8]) {
+        // SAFETY: as above.
+        unsafe { &mut *self.0 }.copy_from_slice(payload);
+    }
 }
 
 // SAFETY: the pointer is what `try_send` was lent until the token is given back; its contract is independent of the
@@ -179,10 +210,18 @@ impl Transport for Double {
         let mut words = vec![0u128; posted.len().div_ceil(16)];
         bytemuck::cast_slice_mut(&mut words)[..posted.len()].copy_from_slice(&posted);
         pair.in_flight += 1;
-        pair.queue.push_back(Parcel { header, words, len_bytes: posted.len(), looks });
+        pair.queue.push_back(Parcel { header, words, len_bytes: posted.len(), looks, landed: None });
         self.change(state);
         self.lent.push(Lent { token, payload, posted });
         Ok(true)
+    }
+
+    unsafe fn expect(&mut self, from: Rank, len_bytes: usize, landing: Option<*mut [u8]>) {
+        self.expected.remove(&from);
+        let landing = landing.filter(|landing| landing.len() == len_bytes && len_bytes > 0);
+        if !self.held.contains_key(&from) && self.chance.below(4) > 0 {
+            self.expected.extend(landing.map(|landing| (from, Landing(landing))));
+        }
     }
 
     fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError> {
@@ -210,6 +249,8 @@ impl Transport for Double {
     fn arrived(&mut self, from: Rank) -> Result<Option<Message<'_>>, TransportError> {
         self.quiet_polls = 0;
         if !self.held.contains_key(&from) {
+            let landing = self.expected.get(&from).copied();
+            let mut chance = Chance(self.chance.0);
             let mut state = self.state()?;
             let is_lost = state.closed.contains(&from);
             let Some(pair) = state.pairs.get_mut(&(from, self.rank)) else {
@@ -220,20 +261,33 @@ impl Transport for Double {
                     return Err(TransportError::PeerLost { peer: from, cause: "it closed".to_owned() });
                 }
                 None => return Ok(None),
-                Some(parcel) if parcel.looks > 0 => {
-                    parcel.looks -= 1;
-                    return Ok(None);
+                Some(parcel) => {
+                    let landing = landing.filter(|landing| landing.0.len() == parcel.len_bytes);
+                    let payload = &bytemuck::cast_slice(&parcel.words)[..parcel.len_bytes];
+                    if parcel.looks > 0 {
+                        landing.inspect(|landing| landing.land_some(payload, &mut chance));
+                        parcel.looks -= 1;
+                        drop(state);
+                        self.chance = chance;
+                        return Ok(None);
+                    }
+                    landing.inspect(|landing| landing.land_all(payload));
+                    parcel.landed = landing;
                 }
-                Some(_) => {}
             }
             let parcel = pair.queue.pop_front();
             drop(state);
+            self.expected.remove(&from);
             self.held.extend(parcel.map(|parcel| (from, parcel)));
         }
         drop(self.state()?);
         Ok(self.held.get(&from).map(|parcel| Message {
             header: parcel.header,
-            payload: &bytemuck::cast_slice(&parcel.words)[..parcel.len_bytes],
+            payload: match parcel.landed {
+                // SAFETY: nobody changes it before the release.
+                Some(Landing(landing)) => unsafe { &*landing },
+                None => &bytemuck::cast_slice(&parcel.words)[..parcel.len_bytes],
+            },
         }))
     }
 
@@ -268,6 +322,7 @@ impl Transport for Double {
         }
         self.is_closed = true;
         self.lent.clear();
+        self.expected.clear();
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Header {
 pub struct Message<'a> {
     /// What the sender wrote in front.
     pub header: Header,
-    /// The payload; aligned to 16 bytes.
+    /// The payload; aligned to 16 bytes, or where [`Transport::expect`] said.
     pub payload: &'a [u8],
 }
 
@@ -137,6 +137,17 @@ pub trait Transport: Send {
         payload: *const [u8],
         token: SendToken,
     ) -> Result<bool, TransportError>;
+
+    /// Says what the next message from `from` is going to be, while that has not been seen: its length, and where its
+    /// payload may be put as it arrives, which spares copying it out of a slot. [`Transport::arrived`] then shows the
+    /// message, and the payload is there, or in a slot as without this. It holds for one message.
+    ///
+    /// # Safety
+    ///
+    /// The memory is initialised, and nobody else reads or writes it until [`Transport::arrived`] has shown a message
+    /// from `from`, or until [`Transport::close`] has returned. It stays as it is until that message is released.
+    #[expect(unsafe_code, reason = "the memory outlives the call; the contract is above")]
+    unsafe fn expect(&mut self, _from: Rank, _len_bytes: usize, _landing: Option<*mut [u8]>) {}
 
     /// Makes progress and appends the tokens of sends that are complete, in any order. A send is complete at the
     /// latest when its receiver has taken the message in [`Transport::arrived`]; schedules count on that.

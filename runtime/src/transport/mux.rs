@@ -116,6 +116,15 @@ impl Transport for Mux {
         unsafe { self.leg(to)?.try_send(to, header, payload, token) }
     }
 
+    #[expect(unsafe_code, reason = "hands the caller's promise on")]
+    unsafe fn expect(&mut self, from: Rank, len_bytes: usize, landing: Option<*mut [u8]>) {
+        if let Ok(leg) = self.leg(from) {
+            // SAFETY: the caller leaves the memory alone until a message was shown, which is one that the leg shows, or
+            // until `close` has returned, which closes all legs.
+            unsafe { leg.expect(from, len_bytes, landing) }
+        }
+    }
+
     fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError> {
         // Every leg, even after an error: what is complete elsewhere is complete.
         let mut first_error = Ok(());

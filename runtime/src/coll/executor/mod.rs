@@ -8,14 +8,18 @@
 //!
 //! # Safety
 //!
-//! The transport reads the caller's memory and the executor's scratch after `try_send` returned. That is sound because
+//! The transport reads the caller's memory and the executor's scratch after `try_send` returned, and writes there after
+//! `expect` did. That is sound because
 //! - the memory is borrowed by the call's [`Buffers`] until `run` returns, or is the executor's and resized before the
 //!   first step only; and `run` returns in one of two ways only: with every send complete (the ledger refuses an end
 //!   with open sends, and a `WaitSends` is over when the tokens are out), or with the transport closed, which
 //!   `CloseUnlessDone` does on errors and panics alike;
 //! - nothing writes to what is being sent: the ledger refuses a step that writes to a span of an open send, taking
 //!   input and output for one memory. A copy between the same places of the two it lets pass: where they are one
-//!   memory, nothing is written.
+//!   memory, nothing is written;
+//! - a message is expected to land where the step behind its `Recv` copies it, and the step behind that releases it:
+//!   until it is shown this rank does nothing but wait for it, and what the ledger says of the copy, no open send,
+//!   within bounds, holds from the `Recv` on. Nothing changes it between copy and release.
 //!
 //! The ledger sees every step before it is done: now, or when the plan was made, which then keeps the very steps. So it
 //! does not matter whether a schedule is right: a wrong one is an error.
@@ -37,7 +41,7 @@ use super::fault::{Fault, Problem, Wait};
 use super::ledger::Ledger;
 use super::plan::Plan;
 use super::reduce::{Source, Target, copy_into, reduce_into};
-use super::schedule::{Buffer, Operand, Span, Step};
+use super::schedule::{Buffer, Operand, Span, Step, Steps};
 use crate::element::ReduceOp;
 use crate::transport::{Header, SendToken, Transport};
 
@@ -174,25 +178,36 @@ impl Run<'_, '_> {
         if let Some(steps) = plan.kept() {
             for (index, step) in steps.iter().enumerate() {
                 self.step = index;
-                self.perform(*step)?;
+                self.perform(*step, steps[index + 1..].first_chunk().map(|[one, two]| [*one, *two]))?;
             }
             return Ok(());
         }
         self.executor.ledger.start(plan.schedule(), plan.rank());
-        for (index, step) in plan.schedule().steps(plan.rank()).enumerate() {
-            self.step = index;
-            self.executor.ledger.enter(&step).map_err(|problem| self.fault(problem))?;
-            self.perform(step)?;
+        let mut steps = plan.schedule().steps(plan.rank());
+        // The ledger sees a step when it is among the next, so that what is done because of it is allowed.
+        let mut next = [self.entered(&mut steps)?, self.entered(&mut steps)?];
+        while let [Some(step), second] = next {
+            let third = self.entered(&mut steps)?;
+            self.perform(step, second.zip(third).map(|(one, two)| [one, two]))?;
+            self.step += 1;
+            next = [second, third];
         }
-        self.step = self.step_count;
         self.executor.ledger.finish().map_err(|problem| self.fault(problem))
     }
 
-    fn perform(&mut self, step: Step) -> Result<(), ExecError> {
+    /// The next step, entered in the ledger.
+    fn entered(&mut self, steps: &mut Steps<'_>) -> Result<Option<Step>, ExecError> {
+        let Some(step) = steps.next() else { return Ok(None) };
+        self.executor.ledger.enter(&step).map_err(|problem| self.fault(problem))?;
+        Ok(Some(step))
+    }
+
+    /// Does a step, of which the next two may be known.
+    fn perform(&mut self, step: Step, next: Option<[Step; 2]>) -> Result<(), ExecError> {
         match step {
+            Step::Recv { from, len } => self.receive(from, len, next.and_then(|next| landing(from, next))),
             Step::Send { to, span } => self.send(to, span),
             Step::WaitSends { count } => self.wait_sends(count),
-            Step::Recv { from, len } => self.receive(from, len),
             Step::Reduce { into, left, right, completes } => self.reduce(into, left, right, completes),
             Step::Copy { into, source } => self.copy(into, source),
             Step::Release { from } => {
@@ -236,8 +251,13 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn receive(&mut self, from: Rank, len: usize) -> Result<(), ExecError> {
+    /// Waits for a message, which may be put where it is copied to.
+    fn receive(&mut self, from: Rank, len: usize, landing: Option<Span>) -> Result<(), ExecError> {
         let expected_bytes = len * self.call.buffers.element().size_bytes();
+        let landing = landing.map(|span| self.raw(span));
+        // SAFETY: initialised memory that nobody touches until `arrived` has shown the message, and that stays as it is
+        // until its release; the module's page says why.
+        unsafe { self.transport.expect(from, expected_bytes, landing) };
         let mut since = None;
         loop {
             let arrived = self.transport.arrived(from);
@@ -304,8 +324,11 @@ impl Run<'_, '_> {
             Operand::Slot(from) => self.held(from)?,
             span => self.span_source(out, span),
         };
-        if let Source::Destination = source {
-            return Ok(());
+        match source {
+            Source::Destination => return Ok(()),
+            // It has landed here.
+            Source::Elements(bytes) if std::ptr::addr_eq(bytes, out) => return Ok(()),
+            Source::Elements(_) | Source::Wide(_) => {}
         }
         // SAFETY: as in `reduce`. Where the ledger lets a send of the same memory be open, the source is the destination,
         // and this is not reached.
@@ -321,7 +344,7 @@ impl Run<'_, '_> {
             return Source::Destination;
         }
         // SAFETY: the only span that this rank writes meanwhile is the destination; the ledger has checked that it is
-        // this one or apart from it. The transport writes to no buffer. The memory outlives the step.
+        // this one or apart from it. The transport writes to none outside of `receive`. The memory outlives the step.
         let bytes = unsafe { &*memory };
         if span.buffer == Buffer::Accumulator { Source::Wide(bytes) } else { Source::Elements(bytes) }
     }
@@ -375,6 +398,19 @@ impl Run<'_, '_> {
 
     fn fault(&self, problem: Problem) -> ExecError {
         ExecError::Fault(Fault { rank: self.plan.rank(), step: self.step, problem })
+    }
+}
+
+/// Where a message of `from` may land, for the steps behind its `Recv`: what follows is that it is copied, as it is, and
+/// released.
+fn landing(from: Rank, next: [Step; 2]) -> Option<Span> {
+    match next {
+        [Step::Copy { into, source: Operand::Slot(source) }, Step::Release { from: released }]
+            if source == from && released == from && into.buffer != Buffer::Accumulator =>
+        {
+            Some(into)
+        }
+        _ => None,
     }
 }
 

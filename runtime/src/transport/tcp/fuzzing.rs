@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use socket2::Socket;
 
-use super::link::{Extent, Flows, Link, slot_bytes};
+use super::link::{Extent, Flows, Link};
 use super::slots::Slots;
 use crate::transport::Header;
 
@@ -49,10 +49,10 @@ pub fn receive<'a>(parts: impl Iterator<Item = &'a [u8]>, holds: bool) -> Receiv
 }
 
 fn read(flows: &mut Flows, slots: &mut Slots, messages: &mut Vec<(Header, Vec<u8>)>) {
-    while let Some(mut arrived) = flows.arrived.pop_front() {
+    while let Some(arrived) = flows.arrived.pop_front() {
         let len_bytes = arrived.header.len_bytes as usize;
-        messages.push((arrived.header, slot_bytes(&mut arrived.slot)[..len_bytes].to_vec()));
-        slots.give_back(arrived.slot);
+        messages.push((arrived.header, arrived.place.bytes()[..len_bytes].to_vec()));
+        arrived.place.give_back(slots);
         flows.inward.release(len_bytes);
         if flows.inward.is_announcement_due() {
             flows.inward.announce();

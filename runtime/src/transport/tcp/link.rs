@@ -2,13 +2,14 @@
 //!
 //! A frame leaves in one system call, head and payload together; what the socket does not take is queued and leaves
 //! with [`Link::flush`]. Arriving bytes are read into a small stage, from which short messages are copied; what a long
-//! message has beyond the stage is read straight into its slot. Whoever reads says how far: up to the next message, so
-//! that it is used while it is in the cache, or all there is.
+//! message has beyond the stage is read straight to its place. Where a long message is expected its head and payload are
+//! read in one call, the payload to its place; should something else have come, it is moved to the stage. Whoever reads
+//! says how far: up to the next message, so that it is used while it is in the cache, or all there is.
 //!
 //! A link does not know ranks. Its errors are fragments that are put behind a peer's name.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Read};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::libc;
@@ -16,8 +17,9 @@ use socket2::Socket;
 
 use super::credit::{Inflow, Outflow};
 use super::frame::{Announced, Frame, HEAD_BYTES};
-use super::payload::Payload;
-use super::slots::{Slot, Slots};
+use super::lent::Payload;
+use super::place::{Expected, Place};
+use super::slots::Slots;
 use crate::transport::{Header, SendToken};
 
 /// A connection that was authenticated.
@@ -42,7 +44,7 @@ struct Outgoing {
 #[derive(Debug)]
 struct Arriving {
     header: Header,
-    slot: Slot,
+    place: Place,
     filled: usize,
 }
 
@@ -52,7 +54,7 @@ pub(super) struct Arrived {
     /// What the sender wrote in front.
     pub(super) header: Header,
     /// Where its payload is.
-    pub(super) slot: Slot,
+    pub(super) place: Place,
 }
 
 /// What a link changes as it reads: both flows of its peer, and what arrived.
@@ -62,6 +64,8 @@ pub(super) struct Flows {
     pub(super) out: Outflow,
     /// From the peer.
     pub(super) inward: Inflow,
+    /// What the next message is said to be, while it has not begun to arrive.
+    pub(super) expected: Option<Expected>,
     /// Messages that are here, the oldest first.
     pub(super) arrived: VecDeque<Arrived>,
 }
@@ -124,6 +128,11 @@ impl Link {
         Ok(())
     }
 
+    /// Whether the next message has begun to arrive.
+    pub(super) fn is_receiving(&self) -> bool {
+        self.arriving.is_some()
+    }
+
     /// Whether something is queued.
     pub(super) fn is_sending(&self) -> bool {
         !self.queue.is_empty()
@@ -148,13 +157,21 @@ impl Link {
             }
             // The stage holds less than a head now, or nothing when a payload is arriving.
             let (read, room) = match &mut self.arriving {
-                Some(Arriving { header, slot, filled }) => {
-                    let rest = &mut slot_bytes(slot)[*filled..header.len_bytes as usize];
+                Some(Arriving { header, place, filled }) => {
+                    let rest = &mut place.bytes_mut()[*filled..header.len_bytes as usize];
                     let read = read_some(&self.socket, rest)?;
                     *filled += read.unwrap_or(0);
                     (read, rest.len())
                 }
-                None => self.stage.fill(&self.socket)?,
+                None => match flows.expected.take() {
+                    Some(expected) if expected.len_bytes >= DIRECT_BYTES && self.stage.is_empty() => {
+                        self.receive_expected(expected, flows, slots)?
+                    }
+                    expected => {
+                        flows.expected = expected;
+                        self.stage.fill(&self.socket)?
+                    }
+                },
             };
             match read {
                 None => return Ok(()),
@@ -168,29 +185,68 @@ impl Link {
         }
     }
 
+    /// Reads the head of a message and the beginning of its payload, or whatever comes instead. Says how much, and for how
+    /// much there was room.
+    fn receive_expected(
+        &mut self,
+        mut expected: Expected,
+        flows: &mut Flows,
+        slots: &mut Slots,
+    ) -> Result<(Option<usize>, usize), String> {
+        let mut head = [0; HEAD_BYTES];
+        let beginning = &mut expected.place.bytes_mut()[..expected.len_bytes.min(SPILL_BYTES)];
+        let room = HEAD_BYTES + beginning.len();
+        let read = read_parts(&self.socket, &mut [IoSliceMut::new(&mut head), IoSliceMut::new(beginning)])?;
+        let len = read.unwrap_or(0);
+        let frame = Frame::from_bytes(&head).ok().filter(|_| len >= HEAD_BYTES);
+        let announced = frame.and_then(|frame| frame.message);
+        if announced.is_some_and(|message| message.header.len_bytes as usize == expected.len_bytes) {
+            flows.expected = Some(expected);
+            self.begin(&head, len - HEAD_BYTES, flows, slots)?;
+        } else {
+            self.stage.put(&head[..len.min(HEAD_BYTES)]);
+            self.stage.put(&beginning[..len.saturating_sub(HEAD_BYTES)]);
+            flows.expected = Some(expected);
+        }
+        Ok((read, room))
+    }
+
     /// Takes frames out of the stage, until less than a head is left or a payload is incomplete.
     fn unstage(&mut self, flows: &mut Flows, slots: &mut Slots) -> Result<(), String> {
         loop {
             if let Some(arriving) = &mut self.arriving {
                 let len_bytes = arriving.header.len_bytes as usize;
                 arriving.filled +=
-                    self.stage.take(&mut slot_bytes(&mut arriving.slot)[arriving.filled..len_bytes]);
+                    self.stage.take(&mut arriving.place.bytes_mut()[arriving.filled..len_bytes]);
                 if arriving.filled < len_bytes {
                     return Ok(());
                 }
-                if let Some(Arriving { header, slot, .. }) = self.arriving.take() {
-                    flows.arrived.push_back(Arrived { header, slot });
+                if let Some(Arriving { header, place, .. }) = self.arriving.take() {
+                    flows.arrived.push_back(Arrived { header, place });
                 }
             }
             let Some(head) = self.stage.take_head() else { return Ok(()) };
-            let frame = Frame::from_bytes(&head).map_err(|error| error.to_string())?;
-            flows.out.grant(frame.granted).map_err(|error| error.to_string())?;
-            if let Some(announced) = &frame.message {
-                flows.inward.receive(announced).map_err(|error| error.to_string())?;
-                let Announced { header, .. } = *announced;
-                self.arriving = Some(Arriving { header, slot: slots.take(), filled: 0 });
-            }
+            self.begin(&head, 0, flows, slots)?;
         }
+    }
+
+    /// Takes a head, behind which so much of a payload is at its place already.
+    fn begin(
+        &mut self,
+        head: &[u8; HEAD_BYTES],
+        filled: usize,
+        flows: &mut Flows,
+        slots: &mut Slots,
+    ) -> Result<(), String> {
+        let frame = Frame::from_bytes(head).map_err(|error| error.to_string())?;
+        flows.out.grant(frame.granted).map_err(|error| error.to_string())?;
+        if let Some(announced) = &frame.message {
+            flows.inward.receive(announced).map_err(|error| error.to_string())?;
+            let Announced { header, .. } = *announced;
+            let place = Place::of(flows.expected.take(), header.len_bytes as usize, slots);
+            self.arriving = Some(Arriving { header, place, filled });
+        }
+        Ok(())
     }
 }
 
@@ -239,7 +295,7 @@ impl Outgoing {
 /// Bytes that have been read and not understood yet.
 #[derive(Debug)]
 struct Stage {
-    bytes: Box<[u8; STAGE_BYTES]>,
+    bytes: Box<[u8]>,
     start: usize,
     end: usize,
 }
@@ -250,11 +306,24 @@ impl Stage {
         self.bytes.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
-        let room = &mut self.bytes[self.end..];
+        let room = &mut self.bytes[self.end..][..STAGE_BYTES];
         let read = read_some(socket, room)?;
         let room = room.len();
         self.end += read.unwrap_or(0);
         Ok((read, room))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Puts bytes behind those that are there, which are none or such that were put.
+    fn put(&mut self, bytes: &[u8]) {
+        if self.is_empty() {
+            (self.start, self.end) = (0, 0);
+        }
+        self.bytes[self.end..][..bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
     }
 
     /// Moves bytes out, as many as there are and fit.
@@ -274,19 +343,25 @@ impl Stage {
 
 impl Default for Stage {
     fn default() -> Self {
-        Stage { bytes: Box::new([0; STAGE_BYTES]), start: 0, end: 0 }
+        // What lies beyond the first pages is seldom touched.
+        Stage { bytes: vec![0; HEAD_BYTES + STAGE_BYTES.max(SPILL_BYTES)].into(), start: 0, end: 0 }
     }
-}
-
-/// The payload's memory in a slot.
-pub(super) fn slot_bytes(slot: &mut Slot) -> &mut [u8] {
-    bytemuck::cast_slice_mut(slot)
 }
 
 /// Reads without waiting; none where there is nothing to read. Nothing is asked for only where nothing is missing.
 fn read_some(socket: &Socket, room: &mut [u8]) -> Result<Option<usize>, String> {
     match retry(|| (&mut &*socket).read(room)) {
         Ok(0) if !room.is_empty() => Err("it closed the connection".to_owned()),
+        Ok(len) => Ok(Some(len)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(lost(&error)),
+    }
+}
+
+/// As [`read_some`], into one part after the other.
+fn read_parts(socket: &Socket, parts: &mut [IoSliceMut<'_>]) -> Result<Option<usize>, String> {
+    match retry(|| (&mut &*socket).read_vectored(parts)) {
+        Ok(0) => Err("it closed the connection".to_owned()),
         Ok(len) => Ok(Some(len)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(lost(&error)),
@@ -319,3 +394,8 @@ const FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
 const COPIED_BYTES: usize = 512;
 /// How much is read ahead of knowing what it is.
 const STAGE_BYTES: usize = 8 << 10;
+/// From this length on an expected message is read to its place at once. Of shorter ones several are read in one call,
+/// and copied.
+pub(super) const DIRECT_BYTES: usize = 2 << 10;
+/// How much of an expected message is read before it is known to be that: there is room for it in the stage.
+const SPILL_BYTES: usize = 64 << 10;

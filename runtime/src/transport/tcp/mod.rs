@@ -38,8 +38,9 @@ mod door;
 mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
+mod lent;
 mod link;
-mod payload;
+mod place;
 mod slots;
 #[cfg(test)]
 mod tests;
@@ -58,8 +59,9 @@ use self::credit::{CREDITS, SLOT_BYTES};
 use self::dial::{Awaits, CONNECT_PATIENCE, Dial};
 use self::door::Door;
 use self::frame::Frame;
-use self::link::{Extent, Flows, Link};
-use self::payload::Payload;
+use self::lent::{Landing, Payload};
+use self::link::{DIRECT_BYTES, Extent, Flows, Link};
+use self::place::{Expected, Place};
 use self::slots::Slots;
 use super::{Header, Message, SendToken, Transport, TransportError};
 
@@ -444,6 +446,29 @@ impl Transport for TcpTransport {
         }
     }
 
+    #[expect(unsafe_code, reason = "the trait's contract")]
+    unsafe fn expect(&mut self, from: Rank, len_bytes: usize, landing: Option<*mut [u8]>) {
+        let slots = &mut self.slots;
+        let Some(peer) = self.peers.get_mut(from.index()).and_then(Option::as_mut) else { return };
+        let Line::Up(link) = &peer.line else { return };
+        // What is here, or has begun to arrive, has its place.
+        if len_bytes > SLOT_BYTES || link.is_receiving() || !peer.flows.arrived.is_empty() {
+            return;
+        }
+        let fits = |landing: &*mut [u8]| landing.len() == len_bytes;
+        let place = match landing.filter(fits) {
+            // SAFETY: the caller leaves the memory alone until `arrived` shows a message of this peer, which is the next
+            // one, or until `close` has returned; and does not change it before that message is released. Links and flows
+            // write to it until the message is whole, and are dropped in `close`.
+            Some(landing) => Place::Landing(unsafe { Landing::new(landing) }),
+            None if len_bytes < DIRECT_BYTES => return,
+            None => Place::Slot(slots.take()),
+        };
+        if let Some(former) = peer.flows.expected.replace(Expected { len_bytes, place }) {
+            former.place.give_back(slots);
+        }
+    }
+
     fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError> {
         self.check_open()?;
         if self.is_connecting() {
@@ -472,11 +497,8 @@ impl Transport for TcpTransport {
         let peer = self.peer(from)?;
         match (peer.flows.arrived.front(), &peer.line) {
             (Some(message), _) => {
-                let payload = bytemuck::cast_slice(&message.slot);
-                Ok(Some(Message {
-                    header: message.header,
-                    payload: &payload[..message.header.len_bytes as usize],
-                }))
+                let payload = &message.place.bytes()[..message.header.len_bytes as usize];
+                Ok(Some(Message { header: message.header, payload }))
             }
             (None, Line::Lost(error)) => Err(error.clone()),
             (None, _) => Ok(None),
@@ -488,7 +510,7 @@ impl Transport for TcpTransport {
         let peer = self.peer(from)?;
         let released = peer.flows.arrived.pop_front().ok_or(TransportError::NoRoute { peer: from })?;
         peer.flows.inward.release(released.header.len_bytes as usize);
-        self.slots.give_back(released.slot);
+        released.place.give_back(&mut self.slots);
         self.announce_if_due(from);
         Ok(())
     }

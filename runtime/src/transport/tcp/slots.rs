@@ -23,4 +23,10 @@ impl Slots {
     pub(super) fn give_back(&mut self, slot: Slot) {
         self.free.push(slot);
     }
+
+    /// Whether no slot was ever needed.
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        self.free.is_empty()
+    }
 }

@@ -1,6 +1,7 @@
 //! The transport over sockets of this machine.
 
 mod broken_peers;
+mod landing;
 mod strangers;
 
 use std::net::{Ipv6Addr, UdpSocket};
