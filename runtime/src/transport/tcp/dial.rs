@@ -13,8 +13,9 @@ use efarun_wire::Rank;
 use efarun_wire::secure::Initiator;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::congestion;
 use super::contact::Contact;
 
 /// A connection on its way.
@@ -131,6 +132,7 @@ fn connect(address: SocketAddr) -> Result<Stage, String> {
     let connecting = || {
         let kind = Type::STREAM.nonblocking();
         let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+        congestion::choose_or_log(SockRef::from(&socket));
         match socket.connect(&address.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
             _ => Ok(socket),

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use efarun_wire::secure::{HANDSHAKE_TIMEOUT_MS, LinkKey, MAX_HALF_OPEN, Responder, Standing};
 use efarun_wire::{JobId, Rank};
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
+use super::congestion;
 use super::contact::Contact;
 use crate::transport::TransportError;
 
@@ -50,6 +51,7 @@ impl Door {
         };
         let bound = TcpListener::bind((address, 0)).and_then(|listener| {
             listener.set_nonblocking(true)?;
+            congestion::choose_or_log(SockRef::from(&listener));
             let address = listener.local_addr()?;
             Ok((listener, address))
         });

@@ -31,6 +31,7 @@
 //! bootstrap is there for the rest. A rank that closes while its peers still expect messages of it may take some with
 //! it, though their sends are complete: let all ranks meet in the bootstrap first.
 
+mod congestion;
 mod contact;
 mod credit;
 mod dial;
