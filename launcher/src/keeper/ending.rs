@@ -35,6 +35,11 @@ impl Ending {
         ending
     }
 
+    /// Begins where nobody is left to end.
+    pub(crate) fn of_nobody(now: Instant) -> Ending {
+        Ending::begin(now, Duration::ZERO, &[])
+    }
+
     /// Takes a further order: the shorter grace counts.
     pub(crate) fn shorten(&mut self, now: Instant, grace: Duration) {
         self.kill_at = self.kill_at.min(now + grace);
