@@ -35,6 +35,12 @@ pub enum LaunchError {
     /// Whoever typed the command: a hostfile's or host list's content.
     #[error(transparent)]
     Hosts(#[from] HostError),
+    /// Whoever typed the command: without this machine there is no host.
+    #[error("--nolocal leaves no host: {}", if *.named == 1 { "the only one is this machine".to_owned() } else { format!("all {named} are this machine") })]
+    NoHostButThis {
+        /// How many hosts were named.
+        named: usize,
+    },
     /// Whoever typed the command: ranks and slots do not fit.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -152,7 +158,9 @@ impl LaunchError {
     pub fn exit_cause(&self) -> ExitCause {
         match self {
             LaunchError::CommandLine(exit) => exit.exit_cause(),
-            LaunchError::HostfileUnreadable { .. } | LaunchError::Hosts(_) => ExitCause::Data,
+            LaunchError::HostfileUnreadable { .. }
+            | LaunchError::Hosts(_)
+            | LaunchError::NoHostButThis { .. } => ExitCause::Data,
             LaunchError::Map(_) => ExitCause::Usage,
             LaunchError::Environment(error) => error.exit_cause(),
             LaunchError::Spawn(error) if error.is_authentication() => ExitCause::Authentication,

@@ -8,18 +8,18 @@ use std::time::Duration;
 /// A job as the command line asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobSpec {
-    /// `-n`: how many ranks; none means one per slot.
-    pub rank_count: Option<u32>,
+    /// The programs, at least one; more than one where `:` or `--app` gave several.
+    pub apps: Vec<App>,
     /// `-N`: at most so many ranks per node.
     pub ranks_per_node: Option<u32>,
     /// `--hostfile`.
     pub hostfile: Option<PathBuf>,
-    /// `-H`, as written, one entry per comma-separated item.
-    pub host_list: Vec<String>,
-    /// `-x`, in order.
-    pub exports: Vec<Export>,
-    /// `--wdir`.
-    pub wdir: Option<PathBuf>,
+    /// `--default-slots`: the slots of hosts that are given none.
+    pub default_slots: Option<u32>,
+    /// `--nolocal`: nothing runs on this machine.
+    pub nolocal: bool,
+    /// `--mca` and its like: variables for every rank, each name once.
+    pub parameters: Vec<(OsString, OsString)>,
     /// `--launch-agent`: a command with ssh's shape, cut into words.
     pub launch_agent: Option<Vec<OsString>>,
     /// `--timeout`: the whole job's.
@@ -36,6 +36,53 @@ pub struct JobSpec {
     pub json: bool,
     /// `-v`: says what it does.
     pub verbose: bool,
+    /// What the user is to be told about the command line: options that nothing acts on.
+    pub notes: Vec<String>,
+}
+
+impl Default for JobSpec {
+    /// What a command line without options asks for, but for its program.
+    fn default() -> JobSpec {
+        JobSpec {
+            apps: Vec::new(),
+            ranks_per_node: None,
+            hostfile: None,
+            default_slots: None,
+            nolocal: false,
+            parameters: Vec::new(),
+            launch_agent: None,
+            timeout: None,
+            start_timeout: JobSpec::START_TIMEOUT,
+            tag_output: false,
+            dry_run: None,
+            oversubscribe: false,
+            json: false,
+            verbose: false,
+            notes: Vec::new(),
+        }
+    }
+}
+
+impl JobSpec {
+    /// `--start-timeout`, where it is not given.
+    pub const START_TIMEOUT: Duration = Duration::from_secs(60);
+}
+
+/// One program of a job, with what holds for its ranks alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct App {
+    /// `-n`: how many ranks; none means one per slot, which only a job's single program may.
+    pub rank_count: Option<u32>,
+    /// `-H`, as written, one entry per comma-separated item.
+    pub host_list: Vec<String>,
+    /// `-x`, in order.
+    pub exports: Vec<Export>,
+    /// `--wdir`.
+    pub wdir: Option<PathBuf>,
+    /// `--prefix`: where the program's own bin and lib folders are.
+    pub prefix: Option<PathBuf>,
+    /// `--path`: folders, with `:` between, in which PROGRAM is looked for first.
+    pub search_path: Option<PathBuf>,
     /// PROGRAM, as given.
     pub program: OsString,
     /// ARGS, as given.

@@ -46,7 +46,9 @@ pub fn main_impl() -> ExitCode {
 
 fn head_main(args: impl Iterator<Item = OsString>) -> ExitCause {
     let mut terminal = Terminal::process();
-    let spec = match cli::parse(args) {
+    let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let around = cli::Surroundings { env: &env, read: &|path| std::fs::read(path) };
+    let spec = match cli::parse(args, around) {
         Ok(cli::Command::Run(spec)) => *spec,
         Ok(cli::Command::Print(text)) => {
             terminal.print(&text);

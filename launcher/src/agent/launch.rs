@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
 use efarun_wire::env::EFARUN_AGENT_FD;
-use efarun_wire::message::{LaunchPlan, RankPlan};
+use efarun_wire::message::{AppPlan, LaunchPlan, RankPlan};
 
 use crate::keeper::protocol::{ForkOrder, RANK_AGENT_FD, RANK_FDS};
 
@@ -56,26 +56,28 @@ pub(super) fn descriptors(
     Ok(([stdin, stdout, stderr, socket.into()], own))
 }
 
-/// Makes the keeper's order for one rank of the plan.
-pub(super) fn fork_order(plan: &LaunchPlan, rank: &RankPlan) -> ForkOrder {
-    ForkOrder {
+/// Makes the keeper's order for one rank of the plan; none where the plan lacks the rank's program.
+pub(super) fn fork_order(plan: &LaunchPlan, rank: &RankPlan) -> Option<ForkOrder> {
+    let app = plan.apps.get(usize::try_from(rank.app).ok()?)?;
+    Some(ForkOrder {
         rank: rank.rank,
-        program: plan.program.clone(),
-        args: plan.args.clone(),
-        env: environment(plan, rank),
-        wdir: plan.wdir.clone(),
-        wdir_required: plan.wdir_required,
-    }
+        program: app.program.clone(),
+        args: app.args.clone(),
+        search_path: app.search_path.clone(),
+        env: environment(app, rank),
+        wdir: app.wdir.clone(),
+        wdir_required: app.wdir_required,
+    })
 }
 
 /// The shared environment, the rank's own over it, and the number of its socket over both; each name once.
-fn environment(plan: &LaunchPlan, rank: &RankPlan) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn environment(app: &AppPlan, rank: &RankPlan) -> Vec<(Vec<u8>, Vec<u8>)> {
     let number = RANK_AGENT_FD.to_string().into_bytes();
     let socket = (EFARUN_AGENT_FD.as_bytes().to_vec(), number);
     let ranks_own = rank.env.iter().filter(|(name, _)| name != EFARUN_AGENT_FD.as_bytes());
     let own: Vec<_> = ranks_own.cloned().chain([socket]).collect();
     let is_own = |name: &[u8]| own.iter().any(|(own_name, _)| own_name == name);
-    let mut env: Vec<_> = plan.env.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
+    let mut env: Vec<_> = app.env.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
     env.extend(own);
     env
 }
@@ -92,21 +94,22 @@ mod tests {
 
     #[test]
     fn a_ranks_own_environment_wins_and_no_name_is_there_twice() {
-        let rank =
-            RankPlan { rank: Rank(1), local_rank: 1, env: pairs(&[("A", "own"), ("EFARUN_AGENT_FD", "9")]) };
-        let plan = LaunchPlan {
+        let rank = RankPlan {
+            rank: Rank(1),
+            local_rank: 1,
+            app: 0,
+            env: pairs(&[("A", "own"), ("EFARUN_AGENT_FD", "9")]),
+        };
+        let app = AppPlan {
             program: b"prog".to_vec(),
             args: vec![],
+            search_path: vec![],
             env: pairs(&[("A", "shared"), ("B", "shared"), ("EFARUN_AGENT_FD", "7")]),
             wdir: b"/".to_vec(),
             wdir_required: true,
-            ranks: vec![rank.clone()],
-            world_size: 2,
-            stdin_rank: None,
-            output_credit: 0,
         };
         assert_eq!(
-            environment(&plan, &rank),
+            environment(&app, &rank),
             pairs(&[("B", "shared"), ("A", "own"), ("EFARUN_AGENT_FD", "3")])
         );
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use efarun_wire::message::{AgentMessage, AgentOrder, LaunchPlan, OobDown, OobUp, RankMessage, RankReply};
+use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, OobUp, RankMessage, RankReply};
 use efarun_wire::oob::{Action, Hub, Member, OobError, RelayHub};
 use efarun_wire::{JobId, PROTOCOL_VERSION, Rank};
 
@@ -34,16 +34,16 @@ pub(super) struct RankLinks {
 impl RankLinks {
     /// No sockets yet. What they bring goes to `events`, and from there to [`RankLinks::handle`].
     pub(super) fn new(
-        order: &AgentOrder,
+        job: JobId,
         plan: &LaunchPlan,
         head: LinkSender<AgentMessage>,
         events: mpsc::Sender<RankEvent>,
     ) -> RankLinks {
         let ranks = plan.ranks.iter().map(|rank| rank.rank);
         RankLinks {
-            job: order.job,
+            job,
             world_size: plan.world_size,
-            hub: Hub::for_agent(order.node, ranks, plan.world_size),
+            hub: Hub::for_agent(plan.node, ranks, plan.world_size),
             links: BTreeMap::new(),
             within_world: BTreeSet::new(),
             head,

@@ -28,7 +28,8 @@ pub(super) struct Ranks {
     reaped: watch::Sender<bool>,
     forked: u32,
     said_other_wdir: bool,
-    wdir: Vec<u8>,
+    /// The folder that each rank was to start in.
+    wdirs: BTreeMap<Rank, Vec<u8>>,
 }
 
 /// Gives `None` when the last stream of the last rank has been read to its end.
@@ -51,7 +52,7 @@ impl Ranks {
         head.grant(plan.output_credit);
         let (carriers, streams_ended) = mpsc::channel(1);
         let mut ranks = Ranks {
-            links: RankLinks::new(order, &plan, head.clone(), events.clone()),
+            links: RankLinks::new(order.job, &plan, head.clone(), events.clone()),
             head: head.clone(),
             input: None,
             sockets: BTreeMap::new(),
@@ -60,7 +61,7 @@ impl Ranks {
             reaped: watch::Sender::new(false),
             forked: 0,
             said_other_wdir: false,
-            wdir: plan.wdir.clone(),
+            wdirs: BTreeMap::new(),
         };
         for rank in &plan.ranks {
             ranks.launch_one(&plan, rank, &carriers, keeper).await?;
@@ -76,10 +77,16 @@ impl Ranks {
         keeper: &KeeperLink,
     ) -> std::io::Result<()> {
         let rank = rank_plan.rank;
+        let Some(fork_order) = launch::fork_order(plan, rank_plan) else {
+            let (call, subject) = ("launch".to_owned(), "a program that is not in the plan".to_owned());
+            self.head.send(&AgentMessage::SpawnFailed { rank, call, subject, errno: libc::EINVAL });
+            return Ok(());
+        };
+        self.wdirs.insert(rank, fork_order.wdir.clone());
         match launch::descriptors(plan.stdin_rank == Some(rank)) {
             Ok((fds, own)) => {
                 self.take_over(rank, own, carriers);
-                keeper.fork(launch::fork_order(plan, rank_plan), fds).await?;
+                keeper.fork(fork_order, fds).await?;
             }
             Err((call, error)) => {
                 let errno = error.raw_os_error().unwrap_or_default();
@@ -133,7 +140,7 @@ impl Ranks {
                     self.links.add(rank, socket);
                 }
                 if let Some(other) = other_wdir {
-                    self.note_other_wdir(&other);
+                    self.note_other_wdir(rank, &other);
                 }
             }
             KeeperReport::ForkFailed { rank, call, subject, errno } => {
@@ -190,9 +197,10 @@ impl Ranks {
         self.head.send(&AgentMessage::Exited(RankExit { within_world, ..exit }));
     }
 
-    fn note_other_wdir(&mut self, other: &[u8]) {
+    fn note_other_wdir(&mut self, rank: Rank, other: &[u8]) {
         if !std::mem::replace(&mut self.said_other_wdir, true) {
-            let (wdir, other) = (String::from_utf8_lossy(&self.wdir), String::from_utf8_lossy(other));
+            let wdir = self.wdirs.get(&rank).map_or(&[][..], Vec::as_slice);
+            let (wdir, other) = (String::from_utf8_lossy(wdir), String::from_utf8_lossy(other));
             let note =
                 format!("there is no folder {wdir} here: ranks start in {other} (--wdir names another)");
             self.head.send(&AgentMessage::Note(note));

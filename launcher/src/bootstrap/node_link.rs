@@ -194,16 +194,20 @@ impl Introduced {
         Introduced { sender, receiver, channel, peer: Some(joined.peer), ..self }
     }
 
-    /// Starts the task that reads the link; everything that happens at this node goes to `events`.
-    pub fn start(self, events: mpsc::UnboundedSender<(NodeId, NodeEvent)>) -> NodeLink {
+    /// Starts the task that reads the link; everything that happens there goes to `events` under the number that the
+    /// node has in the job.
+    pub fn start(self, node: NodeId, events: mpsc::UnboundedSender<(NodeId, NodeEvent)>) -> NodeLink {
         let link = NodeLink { sender: self.sender.clone() };
-        tokio::spawn(read_until_lost(self, events));
+        tokio::spawn(read_until_lost(self, node, events));
         link
     }
 }
 
-async fn read_until_lost(mut link: Introduced, events: mpsc::UnboundedSender<(NodeId, NodeEvent)>) {
-    let node = link.node;
+async fn read_until_lost(
+    mut link: Introduced,
+    node: NodeId,
+    events: mpsc::UnboundedSender<(NodeId, NodeEvent)>,
+) {
     let tell = |event| {
         // The supervisor outlives its links, but for the moment in which the process ends.
         let _ = events.send((node, event));

@@ -5,29 +5,106 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{ArgAction, CommandFactory, Parser};
+use clap::{ArgAction, Args, CommandFactory, Parser};
 
 use super::manners::Line;
 use super::values;
 use crate::exit_code;
-use crate::job::{DryRun, Export, JobSpec};
+use crate::job::{App, DryRun, Export, JobSpec};
 
 /// Starts PROGRAM as ranks on hosts over SSH, wires them up, watches them, and leaves nothing behind.
 ///
 /// The hosts come from --hostfile or -H; without either, all ranks run on this machine. Nothing needs to be installed
 /// on the hosts, and no host needs SSH to another. mpirun's lines work with the name changed: long options may have
-/// one dash, and everything from PROGRAM on is the program's.
+/// one dash, everything from PROGRAM on is the program's, and a `:` begins another program with options of its own.
+/// mpirun's options that are not listed here are taken too; `efarun translate mpirun LINE` says what becomes of each.
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "efarun",
     version,
     disable_help_flag = true,
     disable_version_flag = true,
-    override_usage = "efarun [OPTIONS] PROGRAM [ARGS]…",
+    override_usage = "efarun [OPTIONS] PROGRAM [ARGS]… [: [OPTIONS] PROGRAM [ARGS]…]…\n       efarun translate mpirun MPIRUN'S LINE",
     max_term_width = 100,
     args_override_self = false
 )]
 pub(super) struct Flags {
+    #[command(flatten)]
+    app: AppFlags,
+
+    #[command(flatten)]
+    job: JobFlags,
+}
+
+/// Options that each program of a line with `:` has for itself.
+#[derive(Debug, Clone, Args)]
+struct AppFlags {
+    /// Hosts by name, separated by commas: `a:4,b,[fd00::1]:2`.
+    ///
+    /// `:N` gives slots; without it a host has one, and naming it again adds one. With --hostfile the list selects
+    /// from the file and keeps its slots, unless `:N` restates them. May be repeated. Where there are several programs,
+    /// each runs on its own list, or on all hosts where it has none.
+    #[arg(
+        short = 'H', long = "host", value_name = "LIST", value_delimiter = ',', action = ArgAction::Append,
+        help_heading = HOSTS,
+    )]
+    host_list: Vec<String>,
+
+    /// Number of ranks; without it one per slot.
+    ///
+    /// Without -n there is one rank per slot, or -N ranks on every host. A host has the slots that the hostfile or -H
+    /// gives it; a hostfile's host without a number has one slot per GPU, or per core where it has no GPU. Where there
+    /// are several programs, each needs its number.
+    #[arg(
+        short = 'n', long = "np", visible_alias = "n", visible_short_alias = 'c', value_name = "N",
+        value_parser = values::rank_count, help_heading = RANKS,
+    )]
+    rank_count: Option<u32>,
+
+    /// Pass a variable to every rank: as it is here, or set to VALUE.
+    ///
+    /// PATH, LD_LIBRARY_PATH and every FI_*, NCCL_*, OFI_NCCL_*, EFA_*, RDMAV_*, CUDA_*, OMP_*, PYTHON*, HF_* and
+    /// EFARUN_* variable are passed without being asked for. The value's bytes arrive exactly as typed. `NAME*` passes
+    /// all whose names begin so. May be repeated; the last one wins.
+    #[arg(
+        short = 'x', long = "export", value_name = "NAME[=VALUE]", action = ArgAction::Append,
+        value_parser = OsStringValueParser::new().try_map(|text| values::export(&text)),
+        help_heading = PROGRAM,
+    )]
+    exports: Vec<Export>,
+
+    /// Folder that ranks start in; without it the current one, or home where a host lacks it.
+    ///
+    /// With --wdir a host that lacks the folder is an error.
+    #[arg(
+        long, visible_alias = "wd", value_name = "DIR", value_parser = OsStringValueParser::new().try_map(|text| values::path(&text)),
+        help_heading = PROGRAM,
+    )]
+    wdir: Option<PathBuf>,
+
+    /// Put DIR/bin before PATH and DIR/lib before LD_LIBRARY_PATH, on every rank.
+    ///
+    /// For a program that was installed with libraries of its own, such as one built with Open MPI in
+    /// /opt/amazon/openmpi.
+    #[arg(
+        long, value_name = "DIR", value_parser = OsStringValueParser::new().try_map(|text| values::path(&text)),
+        help_heading = PROGRAM,
+    )]
+    prefix: Option<PathBuf>,
+
+    /// Look for PROGRAM in these folders first, separated by `:`.
+    ///
+    /// Then in PATH, as without it. A PROGRAM with a `/` is not looked for. The ranks' own PATH stays as it is.
+    #[arg(
+        long = "path", value_name = "DIRS", value_parser = OsStringValueParser::new().try_map(|text| values::path(&text)),
+        help_heading = PROGRAM,
+    )]
+    search_path: Option<PathBuf>,
+}
+
+/// Options of the job as a whole.
+#[derive(Debug, Clone, Args)]
+struct JobFlags {
     /// File with one host per line.
     ///
     /// A line is `host`, `host slots=8` or `host:8`, with `user@` before the host and `port=2222` after it where
@@ -39,15 +116,15 @@ pub(super) struct Flags {
     )]
     hostfile: Option<PathBuf>,
 
-    /// Hosts by name, separated by commas: `a:4,b,[fd00::1]:2`.
+    /// Slots of hosts that are given none.
     ///
-    /// `:N` gives slots; without it a host has one, and naming it again adds one. With --hostfile the list selects
-    /// from the file and keeps its slots, unless `:N` restates them. May be repeated.
-    #[arg(
-        short = 'H', long = "host", value_name = "LIST", value_delimiter = ',', action = ArgAction::Append,
-        help_heading = HOSTS,
-    )]
-    host_list: Vec<String>,
+    /// Without it such a host has one slot per GPU, or per core where it has no GPU; one that -H names has one slot.
+    #[arg(long, value_name = "N", value_parser = values::slot_count, help_heading = HOSTS)]
+    default_slots: Option<u32>,
+
+    /// Run nothing on this machine, also where the hosts name it.
+    #[arg(long, help_heading = HOSTS)]
+    nolocal: bool,
 
     /// Reach hosts by this command instead of the built-in SSH.
     ///
@@ -56,15 +133,11 @@ pub(super) struct Flags {
     #[arg(long, value_name = "CMD", value_parser = values::command_words, help_heading = HOSTS)]
     launch_agent: Option<Words>,
 
-    /// Number of ranks; without it one per slot.
+    /// Arguments for ssh, before the host: `--ssh-args '-p 2222 -i key'`.
     ///
-    /// Without -n there is one rank per slot, or -N ranks on every host. A host has the slots that the hostfile or -H
-    /// gives it; a hostfile's host without a number has one slot per GPU, or per core where it has no GPU.
-    #[arg(
-        short = 'n', long = "np", visible_alias = "n", visible_short_alias = 'c', value_name = "N",
-        value_parser = values::rank_count, help_heading = RANKS,
-    )]
-    rank_count: Option<u32>,
+    /// Hosts are then reached by the system's `ssh` with these arguments, or by --launch-agent's command with them.
+    #[arg(long, value_name = "ARGS", value_parser = values::argument_words, help_heading = HOSTS)]
+    ssh_args: Option<Words>,
 
     /// At most N ranks on each host.
     ///
@@ -88,26 +161,15 @@ pub(super) struct Flags {
     #[arg(long, value_name = "none", value_parser = values::no_binding, help_heading = RANKS)]
     bind_to: Option<()>,
 
-    /// Pass a variable to every rank: as it is here, or set to VALUE.
+    /// File with one program per line, each with options of its own.
     ///
-    /// PATH, LD_LIBRARY_PATH and every FI_*, NCCL_*, OFI_NCCL_*, EFA_*, RDMAV_*, CUDA_*, OMP_*, PYTHON*, HF_* and
-    /// EFARUN_* variable are passed without being asked for. The value's bytes arrive exactly as typed. May be
-    /// repeated; the last one wins.
+    /// A line is what would stand between two `:` of a command line: `-n 2 -H a -x A=1 ./prog ARGS`. It is cut into
+    /// words as a shell would; `#` begins a comment. There is then no PROGRAM on the command line.
     #[arg(
-        short = 'x', long = "export", value_name = "NAME[=VALUE]", action = ArgAction::Append,
-        value_parser = OsStringValueParser::new().try_map(|text| values::export(&text)),
+        long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|text| values::path(&text)),
         help_heading = PROGRAM,
     )]
-    exports: Vec<Export>,
-
-    /// Folder that ranks start in; without it the current one, or home where a host lacks it.
-    ///
-    /// With --wdir a host that lacks the folder is an error.
-    #[arg(
-        long, visible_alias = "wd", value_name = "DIR", value_parser = OsStringValueParser::new().try_map(|text| values::path(&text)),
-        help_heading = PROGRAM,
-    )]
-    wdir: Option<PathBuf>,
+    app: Option<PathBuf>,
 
     /// Begin each line of output with its rank: `[1,0]<stdout>:`.
     ///
@@ -159,27 +221,46 @@ pub(super) struct Flags {
 }
 
 impl Flags {
-    /// Completes the options to a job.
-    pub(super) fn into_job(self, program: OsString, args: Vec<OsString>) -> JobSpec {
+    /// Completes the options to one program of a job.
+    pub(super) fn into_app(self, program: OsString, args: Vec<OsString>) -> App {
+        let AppFlags { host_list, rank_count, exports, wdir, prefix, search_path } = self.app;
+        App { host_list, rank_count, exports, wdir, prefix, search_path, program, args }
+    }
+
+    /// Completes the options to a job of these programs.
+    pub(super) fn into_job(self, apps: Vec<App>) -> JobSpec {
+        let JobFlags { launch_agent, ssh_args, .. } = self.job;
+        let launch_agent = match (launch_agent, ssh_args) {
+            (agent, None) => agent,
+            (agent, Some(args)) => {
+                let agent = agent.unwrap_or_else(|| vec!["ssh".into()]);
+                Some(agent.into_iter().chain(args).collect())
+            }
+        };
         JobSpec {
-            rank_count: self.rank_count,
-            ranks_per_node: self.ranks_per_node,
-            hostfile: self.hostfile,
-            host_list: self.host_list,
-            exports: self.exports,
-            wdir: self.wdir,
-            launch_agent: self.launch_agent,
-            timeout: self.timeout,
-            start_timeout: self.start_timeout,
-            tag_output: self.tag_output,
-            dry_run: self.dry_run,
-            oversubscribe: self.oversubscribe,
-            json: self.json,
-            verbose: self.verbose,
-            program,
-            args,
+            apps,
+            ranks_per_node: self.job.ranks_per_node,
+            hostfile: self.job.hostfile,
+            default_slots: self.job.default_slots,
+            nolocal: self.job.nolocal,
+            parameters: Vec::new(),
+            launch_agent,
+            timeout: self.job.timeout,
+            start_timeout: self.job.start_timeout,
+            tag_output: self.job.tag_output,
+            dry_run: self.job.dry_run,
+            oversubscribe: self.job.oversubscribe,
+            json: self.job.json,
+            verbose: self.job.verbose,
+            notes: Vec::new(),
         }
     }
+}
+
+/// Returns the long names of the options that each program of a line has for itself.
+pub(super) fn app_options() -> Vec<String> {
+    let command = AppFlags::augment_args(clap::Command::new("app"));
+    command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned).collect()
 }
 
 /// Returns the definitions in the form that [`super::manners`] reads and clap parses with.

@@ -1,123 +1,78 @@
 //! Turns the command line into a [`JobSpec`].
 //!
 //! Given the words after `efarun`, [`parse`] returns what to do, or which word is wrong and what would be right. It
-//! takes mpirun's manners: long options with one dash (`-np 4`, `-hostfile f`), `--` ends the options, and from
-//! PROGRAM on every byte is the program's.
+//! takes mpirun's manners: long options with one dash (`-np 4`, `-hostfile f`), two-argument `--mca`, `--` ends the
+//! options, from PROGRAM on every byte is the program's, and `:` begins another program.
 //!
-//! `flags` has one item per option with its help; `manners` cuts the line into options and program and brings
-//! options into the one form that clap reads; `mpirun` lists the options of mpirun that efarun does not take yet,
-//! so that they are refused by name. Nothing is read or contacted here.
+//! `flags` has one item per option of efarun's with its help; `dialect` has other launchers' options as tables of data;
+//! `manners` cuts the line into options and programs and brings options into the one form that clap reads;
+//! `translate` says what became of each. Pure: nobody is contacted, and the one file that a line may name (`--app`) is
+//! read by whoever calls.
 
+mod dialect;
+mod error;
 mod flags;
 mod manners;
-mod mpirun;
+mod translate;
+mod typed;
 mod values;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::exit_code::ExitCause;
-use crate::job::JobSpec;
+use crate::job::{App, JobSpec};
+
+pub use error::CliExit;
 
 use flags::Flags;
+use manners::{Cutter, Line};
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Run a job, or show what would be run.
     Run(Box<JobSpec>),
-    /// Print this to standard output and end: help, version.
+    /// Print this to standard output and end: help, version, a translation.
     Print(String),
 }
 
-/// Why the command line cannot be followed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CliExit {
-    /// Nobody knows this option.
-    #[error("unknown option `{option}`{}\n  hint: options come before PROGRAM; `efarun --help` lists them", suggestion_text(.suggestion))]
-    UnknownOption {
-        /// The option as typed.
-        option: String,
-        /// The option that it resembles.
-        suggestion: Option<String>,
-    },
-    /// mpirun knows this option, efarun does not take it yet.
-    #[error("`{option}` is an option of mpirun that efarun does not take yet\n  hint: {hint}")]
-    NotTaken {
-        /// The option with its values, as typed.
-        option: String,
-        /// What to do without it.
-        hint: String,
-    },
-    /// An option lacks its value.
-    #[error("`{option}` needs a value: {option} {value_name}")]
-    MissingValue {
-        /// The option as typed.
-        option: String,
-        /// What the value is.
-        value_name: String,
-    },
-    /// A value for an option that takes none.
-    #[error("`{option}` takes no value, found `{found}`")]
-    UnexpectedValue {
-        /// The option as typed.
-        option: String,
-        /// The value.
-        found: String,
-    },
-    /// A value that does not do.
-    #[error("`{option} {value}`: {problem}")]
-    BadValue {
-        /// The option as typed.
-        option: String,
-        /// The value.
-        value: String,
-        /// What is wrong with it, and what would be right.
-        problem: String,
-    },
-    /// Two values for an option that has one.
-    #[error("`{second}` contradicts `{first}`: leave one out")]
-    Contradiction {
-        /// What came first, as typed.
-        first: String,
-        /// What came later, as typed.
-        second: String,
-    },
-    /// No PROGRAM.
-    #[error("no program to run\n  hint: efarun [OPTIONS] PROGRAM [ARGS]…, such as `efarun -n 4 ./hello`")]
-    NoProgram,
-    /// clap refuses what we let through.
-    #[error("{text}")]
-    Other {
-        /// Its words.
-        text: String,
-    },
-}
-
-impl CliExit {
-    /// Returns the reason for the exit code: always [`ExitCause::Usage`].
-    pub fn exit_cause(&self) -> ExitCause {
-        ExitCause::Usage
-    }
+/// What parsing may look at beside the command line.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The environment: parameters of Open MPI's are taken from it as mpirun takes them.
+    pub env: &'a [(OsString, OsString)],
+    /// Reads a file that the line names.
+    pub read: &'a dyn Fn(&Path) -> io::Result<Vec<u8>>,
 }
 
 /// Parses the words after the launcher's own name.
 ///
 /// # Errors
 /// The first word that is wrong.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, CliExit> {
+pub fn parse(args: impl IntoIterator<Item = OsString>, around: Surroundings<'_>) -> Result<Command, CliExit> {
     let command = flags::command();
-    let line = manners::cut(&command, args)?;
+    let app_options = flags::app_options();
+    let cutter = Cutter { command: &command, app_options: &app_options };
+    let mut words = args.into_iter().peekable();
+    if let Some(word) = words.next_if(|word| word == translate::SUBCOMMAND) {
+        return translate::translate(&cutter, &word, words).map(Command::Print);
+    }
+    let mut line = cutter.cut(words)?;
     if let Some(text) = flags::asked_text(&command, &line) {
         return Ok(Command::Print(text));
     }
-    let matches = command.try_get_matches_from(line.canonical()).map_err(|error| explain(&error, &line))?;
-    let flags = Flags::from_arg_matches(&matches).map_err(|error| explain(&error, &line))?;
-    let Some((program, args)) = line.program.split_first() else { return Err(CliExit::NoProgram) };
-    Ok(Command::Run(Box::new(flags.into_job(program.clone(), args.to_vec()))))
+    if !is_within_a_rank(around.env) {
+        cutter.add_environment(&mut line, around.env)?;
+    }
+    if let Some(file) = line.value_of("--app").map(OsStr::to_owned) {
+        add_app_file(&cutter, &mut line, Path::new(&file), around)?;
+    }
+    into_job(&command, &line).map(|job| Command::Run(Box::new(job)))
 }
 
 /// Returns the clap definitions, for completions and the man page.
@@ -125,8 +80,78 @@ pub fn definition() -> clap::Command {
     Flags::command()
 }
 
+/// Adds the programs of a file to a line that has none. Options that are one program's alone and stand on the line hold
+/// for each of them that does not say otherwise.
+fn add_app_file(
+    cutter: &Cutter<'_>,
+    line: &mut Line,
+    file: &Path,
+    around: Surroundings<'_>,
+) -> Result<(), CliExit> {
+    if let Some(program) = line.apps.iter().find_map(|app| app.program.first()) {
+        return Err(CliExit::ProgramBesideApp {
+            file: file.to_owned(),
+            program: program.display().to_string(),
+        });
+    }
+    let unreadable = |problem| CliExit::AppFileUnreadable { file: file.to_owned(), problem };
+    let bytes = (around.read)(file).map_err(|error| unreadable(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8 text".to_owned()))?;
+    let common = std::mem::take(&mut line.apps);
+    for (index, text) in text.lines().enumerate() {
+        let at_fault =
+            |problem| CliExit::AppFile { file: file.to_owned(), line: index + 1, problem: Box::new(problem) };
+        let words = values::argument_words(text).map_err(|text| at_fault(CliExit::Other { text }))?;
+        let has_more = match words.first() {
+            None => continue,
+            Some(_) => cutter.cut_program(line, &mut words.into_iter()).map_err(at_fault)?,
+        };
+        if has_more || line.apps.last().is_none_or(|app| app.program.is_empty()) {
+            return Err(at_fault(CliExit::NoProgram));
+        }
+    }
+    line.put_before_each(&common);
+    Ok(())
+}
+
+fn into_job(command: &clap::Command, line: &Line) -> Result<JobSpec, CliExit> {
+    let read = |words: Vec<OsString>| {
+        let matches = command.clone().try_get_matches_from(words).map_err(|error| explain(&error, line))?;
+        Flags::from_arg_matches(&matches).map_err(|error| explain(&error, line))
+    };
+    let several = line.apps.len() > 1;
+    let mut apps: Vec<App> = Vec::with_capacity(line.apps.len());
+    for (index, app) in line.apps.iter().enumerate() {
+        let flags = read(line.canonical(app))?;
+        let Some((program, args)) = app.program.split_first() else { return Err(CliExit::NoProgram) };
+        let app = flags.into_app(program.clone(), args.to_vec());
+        if several && app.rank_count.is_none() {
+            return Err(CliExit::NoRankCount { number: index + 1, program: program.display().to_string() });
+        }
+        apps.push(app);
+    }
+    if apps.is_empty() {
+        return Err(CliExit::NoProgram);
+    }
+    let mut job = read(line.of_the_job())?.into_job(apps);
+    job.parameters = line.parameters.clone();
+    job.notes = line.typed.iter().flat_map(typed::Typed::notes).collect();
+    if job.verbose {
+        job.notes.extend(line.typed.iter().flat_map(typed::Typed::asides));
+    }
+    Ok(job)
+}
+
+/// Whether this process is itself a rank of Open MPI's: then its launcher's parameters are in the environment, and they
+/// speak of that job.
+fn is_within_a_rank(env: &[(OsString, OsString)]) -> bool {
+    env.iter().any(|(name, _)| {
+        name.as_bytes().starts_with(b"OMPI_COMM_WORLD_") || name.as_bytes().starts_with(b"OMPI_MCA_ess")
+    })
+}
+
 /// Says in our words, and with the option as typed, what clap found wrong with a value.
-fn explain(error: &clap::Error, line: &manners::Line) -> CliExit {
+fn explain(error: &clap::Error, line: &Line) -> CliExit {
     let context = |kind| error.get(kind).map(ToString::to_string);
     let value_is_wrong = matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue);
     match (value_is_wrong, context(ContextKind::InvalidArg), context(ContextKind::InvalidValue)) {
@@ -144,10 +169,6 @@ fn explain(error: &clap::Error, line: &manners::Line) -> CliExit {
         _ if error.kind() == ErrorKind::InvalidUtf8 => line.not_text(),
         _ => CliExit::Other { text: error.to_string().trim_start_matches("error: ").trim_end().to_owned() },
     }
-}
-
-fn suggestion_text(suggestion: &Option<String>) -> String {
-    suggestion.as_ref().map_or_else(String::new, |option| format!(": did you mean `{option}`?"))
 }
 
 #[cfg(test)]

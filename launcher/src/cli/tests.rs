@@ -5,6 +5,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+
+mod programs;
+mod recipes;
+
 use crate::job::{DryRun, Export};
 
 #[test]
@@ -48,15 +52,25 @@ fn refusals_name_the_word_and_what_would_be_right() {
         "-z prog",
         "---n prog",
         "-n4x prog",
-        "--mca pml ^cm prog",
-        "-mca plm_rsh_agent ssh_helper -np 2 prog",
+        "--mca pml",
+        "--mca orte_startup_timeout soon prog",
+        "--mca orte_tag_output maybe prog",
+        "--gmca=x prog",
         "--map-by ppr:8:node prog",
         "-rf ranks prog",
-        "--prefix /opt/amazon/openmpi prog",
-        "--pernode prog",
+        "--pernode -N 2 prog",
+        "--mca rmaps_base_n_pernode 4 -N 8 prog",
+        "--pernode=2 prog",
+        "--runtime-options sleep prog",
+        "--default-slots 0 prog",
+        "--ssh-args 'x prog",
+        "translate",
+        "translate srun -n 4 prog",
+        "translate mpirun --frob",
         "-npersocket 4 prog",
         "--merge-stderr-to-stdout prog",
         "--output-filename=out prog",
+        "--preload-binary prog",
     ];
     let mut refusals = String::new();
     for line in lines {
@@ -72,15 +86,25 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
     let job = job(
         "-np 16 -N 8 -hostfile hosts -H a:4,b -H c -x A=b=c -x D --wd /w --launch-agent ssh --timeout 1.5 \
          --start-timeout=9 -tag-output --dry-run=offline --oversubscribe --json -v --allow-run-as-root \
-         --bind-to none ./prog -n 3",
+         --prefix /opt/mpi --path /a:/b --default-slots 3 --nolocal --mca btl tcp,self --bind-to none ./prog -n 3",
     );
-    let expected = JobSpec {
+    let app = App {
         rank_count: Some(16),
-        ranks_per_node: Some(8),
-        hostfile: Some(PathBuf::from("hosts")),
         host_list: ["a:4", "b", "c"].map(str::to_owned).to_vec(),
         exports: vec![Export::Set("A".into(), "b=c".into()), Export::Inherit("D".into())],
         wdir: Some(PathBuf::from("/w")),
+        prefix: Some(PathBuf::from("/opt/mpi")),
+        search_path: Some(PathBuf::from("/a:/b")),
+        program: "./prog".into(),
+        args: vec!["-n".into(), "3".into()],
+    };
+    let expected = JobSpec {
+        apps: vec![app],
+        ranks_per_node: Some(8),
+        hostfile: Some(PathBuf::from("hosts")),
+        default_slots: Some(3),
+        nolocal: true,
+        parameters: vec![("OMPI_MCA_btl".into(), "tcp,self".into())],
         launch_agent: Some(vec!["ssh".into()]),
         timeout: Some(Duration::from_millis(1500)),
         start_timeout: Duration::from_secs(9),
@@ -89,18 +113,15 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
         oversubscribe: true,
         json: true,
         verbose: true,
-        program: "./prog".into(),
-        args: vec!["-n".into(), "3".into()],
+        notes: Vec::new(),
     };
     assert_eq!(job, expected);
 }
 
 #[test]
 fn nothing_but_a_program_asks_for_nothing() {
-    let job = job("prog");
-    assert_eq!((job.rank_count, job.ranks_per_node, job.dry_run, job.timeout), (None, None, None, None));
-    assert_eq!(job.start_timeout, Duration::from_secs(60));
-    assert!(!job.tag_output && !job.oversubscribe && !job.json && !job.verbose);
+    let app = App { program: "prog".into(), ..App::default() };
+    assert_eq!(job("prog"), JobSpec { apps: vec![app], ..JobSpec::default() });
 }
 
 #[test]
@@ -117,67 +138,60 @@ fn mpiruns_spellings_mean_the_same() {
         "-n=4 p",
         "-n 4 -np 4 p",
     ] {
-        assert_eq!(job(line).rank_count, Some(4), "{line}");
+        assert_eq!(job(line).apps[0].rank_count, Some(4), "{line}");
     }
     for line in ["-hostfile h p", "--hostfile h p", "-machinefile h p", "--machinefile=h p"] {
         assert_eq!(job(line).hostfile, Some(PathBuf::from("h")), "{line}");
     }
     for line in ["-host a:2 p", "--host a:2 p", "-H a:2 p", "-H=a:2 p"] {
-        assert_eq!(job(line).host_list, ["a:2"], "{line}");
+        assert_eq!(job(line).apps[0].host_list, ["a:2"], "{line}");
     }
     for line in ["-N 8 p", "-npernode 8 p", "--npernode 8 p", "-N8 p"] {
         assert_eq!(job(line).ranks_per_node, Some(8), "{line}");
     }
     for line in ["-wdir /w p", "-wd /w p", "--wdir=/w p"] {
-        assert_eq!(job(line).wdir, Some(PathBuf::from("/w")), "{line}");
+        assert_eq!(job(line).apps[0].wdir, Some(PathBuf::from("/w")), "{line}");
     }
 }
 
 #[test]
-fn lines_from_guides_run_with_the_name_changed() {
-    let eks = job(
-        "--allow-run-as-root --tag-output -np 16 -N 8 --bind-to none -x PATH -x LD_LIBRARY_PATH -x FI_PROVIDER=efa \
-         -x NCCL_DEBUG=INFO /opt/all_reduce_perf -b 8 -e 1G -f 2 -g 1",
-    );
-    assert_eq!((eks.rank_count, eks.ranks_per_node, eks.exports.len()), (Some(16), Some(8), 4));
-    assert_eq!(eks.args.len(), 8);
-    let script = job("-bind-to none -np 8 -npernode 4 --hostfile hosts -- prog --verbose");
-    assert_eq!((script.program, script.args), ("prog".into(), vec![OsString::from("--verbose")]));
-    let shell = job("-N 1 --oversubscribe sh -c x");
-    assert_eq!((shell.program, shell.args.len()), ("sh".into(), 2));
-}
-
-#[test]
 fn launch_agent_is_cut_as_a_shell_would() {
-    let words = ["--launch-agent", "ssh -F 'my config' -o A=\\ b", "prog"].map(OsString::from);
-    let Command::Run(job) = parse(words).unwrap() else { panic!("not a job") };
-    assert_eq!(job.launch_agent.unwrap(), ["ssh", "-F", "my config", "-o", "A= b"]);
+    let agent = |words: &[&str]| job_of(words.iter().map(OsString::from)).launch_agent.unwrap();
+    let words = ["--launch-agent", "ssh -F 'my config' -o A=\\ b", "prog"];
+    assert_eq!(agent(&words), ["ssh", "-F", "my config", "-o", "A= b"]);
+    assert_eq!(agent(&["--ssh-args", "-p 12345 -i 'a key'", "prog"]), ["ssh", "-p", "12345", "-i", "a key"]);
+    assert_eq!(
+        agent(&["--ssh-args=-p 1", "--launch-agent", "my-ssh -q", "prog"]),
+        ["my-ssh", "-q", "-p", "1"]
+    );
+    assert_eq!(agent(&["--mca", "plm_rsh_agent", "ssh : rsh", "prog"]), ["ssh"]);
 }
 
 #[test]
 fn bytes_that_are_no_text_arrive_unchanged_or_are_refused() {
     let odd = OsString::from_vec(b"\xff\xfe=\x80".to_vec());
     let words = ["-x".into(), odd.clone(), "--wdir".into(), odd.clone(), odd.clone(), odd.clone()];
-    let Command::Run(job) = parse(words).unwrap() else { panic!("not a job") };
+    let job = job_of(words);
     let (name, value) = (OsString::from_vec(b"\xff\xfe".to_vec()), OsString::from_vec(b"\x80".to_vec()));
-    assert_eq!(job.exports, [Export::Set(name, value)]);
-    assert_eq!((job.wdir, job.program, job.args), (Some(odd.clone().into()), odd.clone(), vec![odd.clone()]));
-    let refusal = parse(["-H".into(), odd.clone(), "prog".into()]).unwrap_err();
+    let app = job.apps.into_iter().next().unwrap();
+    assert_eq!(app.exports, [Export::Set(name, value)]);
+    assert_eq!((app.wdir, app.program, app.args), (Some(odd.clone().into()), odd.clone(), vec![odd.clone()]));
+    let refusal = parse_words(["-H".into(), odd.clone(), "prog".into()]).unwrap_err();
     assert!(matches!(&refusal, CliExit::BadValue { option, .. } if option == "-H"), "{refusal}");
     let mut option = OsString::from("--");
     option.push(odd);
-    assert!(matches!(parse([option]), Err(CliExit::UnknownOption { .. })));
+    assert!(matches!(parse_words([option]), Err(CliExit::UnknownOption { .. })));
 }
 
 proptest! {
     #[test]
     fn any_words_give_a_command_or_an_error(words in prop::collection::vec(prop::collection::vec(1u8.., 0..12), 0..6)) {
-        let _ = parse(words.into_iter().map(OsString::from_vec));
+        let _ = parse_words(words.into_iter().map(OsString::from_vec));
     }
 
     #[test]
     fn likely_words_give_a_command_or_an_error(words in prop::collection::vec(word(), 0..8)) {
-        let _ = parse(words.into_iter().map(OsString::from));
+        let _ = parse_words(words.into_iter().map(OsString::from));
     }
 
     #[test]
@@ -187,12 +201,15 @@ proptest! {
         program in "[a-z./]{1,9}",
         args in prop::collection::vec(prop_oneof![word().prop_map(String::into_bytes), prop::collection::vec(1u8.., 0..9)], 0..9),
     ) {
-        let args: Vec<OsString> = args.into_iter().map(OsString::from_vec).collect();
+        let mut args: Vec<OsString> = args.into_iter().map(OsString::from_vec).collect();
+        if !dashes {
+            args.retain(|arg| arg != ":");
+        }
         let options = options.into_iter().chain(dashes.then_some("--")).map(OsString::from);
         let words = options.chain([OsString::from(&program)]).chain(args.clone());
-        let Command::Run(job) = parse(words).unwrap() else { panic!("not a job") };
-        prop_assert_eq!(job.program, OsString::from(program));
-        prop_assert_eq!(job.args, args);
+        let job = job_of(words);
+        prop_assert_eq!(&job.apps[0].program, &OsString::from(program));
+        prop_assert_eq!(&job.apps[0].args, &args);
     }
 }
 
@@ -228,15 +245,23 @@ fn word() -> impl Strategy<Value = String> {
     ]
 }
 
+fn parse_words(words: impl IntoIterator<Item = OsString>) -> Result<Command, CliExit> {
+    parse(words, Surroundings { env: &[], read: &|_| Err(std::io::ErrorKind::NotFound.into()) })
+}
+
 fn parse_line(line: &str) -> Result<Command, CliExit> {
-    parse(line.split_whitespace().map(OsString::from))
+    parse_words(line.split_whitespace().map(OsString::from))
+}
+
+fn job_of(words: impl IntoIterator<Item = OsString>) -> JobSpec {
+    match parse_words(words).unwrap() {
+        Command::Run(job) => *job,
+        Command::Print(text) => panic!("no job but {text}"),
+    }
 }
 
 fn job(line: &str) -> JobSpec {
-    match parse_line(line).unwrap() {
-        Command::Run(job) => *job,
-        Command::Print(text) => panic!("{line} prints {text}"),
-    }
+    job_of(line.split_whitespace().map(OsString::from))
 }
 
 fn printed(line: &str) -> String {

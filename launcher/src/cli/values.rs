@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
+use crate::hostfile::MAX_SLOTS;
 use crate::job::{DryRun, Export};
 use crate::mapping::MAX_RANKS;
 
@@ -54,9 +55,23 @@ pub(super) fn export(text: &OsStr) -> Result<Export, String> {
     })
 }
 
-/// A command line, cut into words as a shell would.
-pub(super) fn command_words(text: &str) -> Result<Vec<OsString>, String> {
+/// A number of slots of a host.
+pub(super) fn slot_count(text: &str) -> Result<u32, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let count = text.parse().ok().filter(|count| digits && (1..=MAX_SLOTS).contains(count));
+    count.ok_or_else(|| format!("it must be a number from 1 to {MAX_SLOTS}"))
+}
+
+/// Arguments, cut into words as a shell would.
+pub(super) fn argument_words(text: &str) -> Result<Vec<OsString>, String> {
     let words = shell_words::split(text).map_err(|_| "a quote is not closed".to_owned())?;
+    Ok(words.into_iter().map(OsString::from).collect())
+}
+
+/// A command line, cut into words as a shell would. Of several with `:` between, as mpirun takes them, the first.
+pub(super) fn command_words(text: &str) -> Result<Vec<OsString>, String> {
+    let mut words = shell_words::split(text).map_err(|_| "a quote is not closed".to_owned())?;
+    words.truncate(words.iter().position(|word| word == ":").unwrap_or(words.len()));
     if words.first().is_none_or(String::is_empty) {
         return Err(
             "a command is needed, such as `ssh -p 2222` or a wrapper that takes HOST COMMAND".to_owned()

@@ -54,7 +54,7 @@ fn difference(inputs: &Inputs<'_>, what: &str, value: impl Fn(&NodeFacts) -> Str
 /// passes one by `-x` has said what it is to be.
 fn unused_library_paths(inputs: &Inputs<'_>, shared: &BTreeMap<Vec<u8>, Variable>) -> Option<String> {
     let name = library_path::NAME.as_bytes();
-    let chosen = inputs.spec.exports.iter().any(|export| match export {
+    let chosen = inputs.app.exports.iter().any(|export| match export {
         Export::Set(exported, _) | Export::Inherit(exported) => exported.as_bytes() == name,
     });
     if chosen {

@@ -1,12 +1,12 @@
 //! Makes the environment of ranks.
 //!
-//! Given the job, the head's environment, every node's facts and the placement, [`job_env`] decides what every rank
-//! sees. Pure. It promises that [`JobEnv::shared`] is computed once, from all nodes together, and is the same on
+//! Given the job, the head's environment, every node's facts and the placement, [`job_env`] decides what every rank of
+//! one program sees. Pure. It promises that [`JobEnv::shared`] is computed once, from all nodes together, and is the same on
 //! every node; only what describes a node itself (HOME, USER, TMPDIR, …) is the node's own, and only where nothing
 //! shared overrides it.
 //!
-//! Four layers, later ones win: the node's own basics; what is passed from the head without being asked for
-//! (`forward`); what `-x` names; what efarun sets (`efa`, `library_path`, `rank`). A variable that tells a
+//! Layers, later ones win: the node's own basics; what is passed from the head without being asked for (`forward`);
+//! what `--mca` sets; what `-x` names; what efarun sets (`prefix`, `efa`, `library_path`, `rank`). A variable that tells a
 //! rank who it is cannot be set by `-x`; everything else that `-x` sets stays.
 //!
 //! OMP_NUM_THREADS is left alone. torchrun sets it to 1 where it is unset; somebody who comes from mpirun would find
@@ -16,6 +16,7 @@ mod differences;
 mod efa;
 mod forward;
 mod library_path;
+mod prefix;
 mod rank;
 mod redact;
 mod render;
@@ -28,7 +29,7 @@ use efarun_wire::facts::NodeFacts;
 use efarun_wire::{JobId, NodeId, Rank};
 
 use crate::exit_code::ExitCause;
-use crate::job::{Export, JobSpec};
+use crate::job::{App, Export, JobSpec};
 use crate::mapping::{Placement, RankPlace};
 
 pub use library_path::WELL_KNOWN_LIBRARY_DIRS;
@@ -42,6 +43,8 @@ pub type NameValue = (Vec<u8>, Vec<u8>);
 pub struct Inputs<'a> {
     /// The job.
     pub spec: &'a JobSpec,
+    /// The program whose ranks' environment it is: one of the job's.
+    pub app: &'a App,
     /// The head's environment.
     pub head_env: &'a [NameValue],
     /// One per node of the placement, in its order; or none at all, where nobody was contacted.
@@ -77,6 +80,8 @@ pub enum Origin {
     Head,
     /// `-x`.
     Export,
+    /// `--mca` and its like.
+    Parameter,
     /// It describes the node.
     Node,
     /// efarun sets it, for this reason.
@@ -158,7 +163,7 @@ impl EnvError {
     }
 }
 
-/// Makes the environment of a job's ranks.
+/// Makes the environment of the ranks of one of a job's programs.
 ///
 /// # Errors
 /// A variable that would abort every rank, or nodes that cannot run the same program.
@@ -166,7 +171,9 @@ pub fn job_env(inputs: &Inputs<'_>) -> Result<JobEnv, EnvError> {
     differences::check_architecture(inputs)?;
     let mut shared = Variables::default();
     shared.add_forwarded(inputs);
+    shared.add_parameters(inputs);
     shared.add_exports(inputs);
+    prefix::add(inputs, &mut shared);
     library_path::add(inputs, &mut shared);
     efa::add(inputs, &mut shared)?;
     rank::add_shared(inputs, &mut shared);
@@ -218,8 +225,14 @@ impl Variables {
         }
     }
 
+    fn add_parameters(&mut self, inputs: &Inputs<'_>) {
+        for (name, value) in &inputs.spec.parameters {
+            self.set(name.as_bytes(), value.as_bytes(), Origin::Parameter);
+        }
+    }
+
     fn add_exports(&mut self, inputs: &Inputs<'_>) {
-        for export in &inputs.spec.exports {
+        for export in &inputs.app.exports {
             match export {
                 Export::Set(name, value) => self.export(name.as_bytes(), value.as_bytes()),
                 Export::Inherit(name) => self.inherit(name.as_bytes(), inputs.head_env),

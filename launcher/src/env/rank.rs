@@ -42,12 +42,13 @@ pub(super) fn add_shared(inputs: &Inputs<'_>, variables: &mut Variables) {
     let universe = slots.sum::<usize>().max(inputs.placement.ranks.len()).to_string();
     let node_count = nodes.len().to_string();
     let job = inputs.job.to_string();
+    let AppNumbers { count: app_count, first_ranks, rank_counts } = app_numbers(inputs);
     let fixed = [
         ("OMPI_COMM_WORLD_SIZE", world_size.as_str(), OPEN_MPI),
         ("OMPI_UNIVERSE_SIZE", &universe, OPEN_MPI),
-        ("OMPI_NUM_APP_CTX", "1", OPEN_MPI),
-        ("OMPI_FIRST_RANKS", "0", OPEN_MPI),
-        ("OMPI_APP_CTX_NUM_PROCS", &world_size, OPEN_MPI),
+        ("OMPI_NUM_APP_CTX", &app_count, OPEN_MPI),
+        ("OMPI_FIRST_RANKS", &first_ranks, OPEN_MPI),
+        ("OMPI_APP_CTX_NUM_PROCS", &rank_counts, OPEN_MPI),
         ("WORLD_SIZE", &world_size, TORCHRUN),
         ("GROUP_WORLD_SIZE", &node_count, TORCHRUN),
         ("ROLE_NAME", "default", TORCHRUN),
@@ -77,6 +78,25 @@ pub(super) fn add_shared(inputs: &Inputs<'_>, variables: &mut Variables) {
     }
 }
 
+/// How a job's ranks are shared out among its programs, as Open MPI writes it: numbers with blanks between.
+struct AppNumbers {
+    count: String,
+    first_ranks: String,
+    rank_counts: String,
+}
+
+fn app_numbers(inputs: &Inputs<'_>) -> AppNumbers {
+    let apps = 0..inputs.spec.apps.len().max(1);
+    let places = &inputs.placement.ranks;
+    let first = |app: usize| places.iter().find(|place| place.app == app).map_or(0, |place| place.rank.0);
+    let count = |app: usize| places.iter().filter(|place| place.app == app).count();
+    AppNumbers {
+        count: apps.len().to_string(),
+        first_ranks: apps.clone().map(|app| first(app).to_string()).collect::<Vec<_>>().join(" "),
+        rank_counts: apps.map(|app| count(app).to_string()).collect::<Vec<_>>().join(" "),
+    }
+}
+
 /// Says whether a variable tells a rank who it is, so that `-x` must not set it, and an outer job's is not passed on.
 pub(super) fn is_identity(name: &[u8]) -> bool {
     IDENTITY.iter().any(|listed| listed.as_bytes() == name) || name.starts_with(b"OMPI_COMM_WORLD_")
@@ -84,9 +104,9 @@ pub(super) fn is_identity(name: &[u8]) -> bool {
 
 /// The kernel refuses to start a program with one variable above 128 KiB, so a long line goes without OMPI_ARGV.
 fn add_command(inputs: &Inputs<'_>, variables: &mut Variables) {
-    let args: Vec<&[u8]> = inputs.spec.args.iter().map(|arg| arg.as_bytes()).collect();
+    let args: Vec<&[u8]> = inputs.app.args.iter().map(|arg| arg.as_bytes()).collect();
     let argv = args.join(&b' ');
-    variables.set(b"OMPI_COMMAND", inputs.spec.program.as_bytes(), Origin::Efarun(OPEN_MPI));
+    variables.set(b"OMPI_COMMAND", inputs.app.program.as_bytes(), Origin::Efarun(OPEN_MPI));
     if !args.is_empty() && argv.len() <= LONGEST_ARGV_BYTES {
         variables.set(b"OMPI_ARGV", &argv, Origin::Efarun(OPEN_MPI));
     }

@@ -63,6 +63,7 @@ impl Origin {
         match self {
             Origin::Head => "passed from here",
             Origin::Export => "-x",
+            Origin::Parameter => "--mca",
             Origin::Node => "the node's own",
             Origin::Efarun(reason) => reason,
         }

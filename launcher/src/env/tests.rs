@@ -5,7 +5,7 @@ use efarun_wire::{BuildId, env as wire};
 
 use super::*;
 use crate::job::Host;
-use crate::mapping::{Request, place, slots_of};
+use crate::mapping::{AppRequest, Request, place, slots_of};
 
 #[test]
 fn environment_of_two_p4d_nodes() {
@@ -141,10 +141,10 @@ fn exports_keep_their_bytes_and_win_over_the_head() {
     let mut job = Job::on(&["a"]);
     job.head_env(&[("NCCL_DEBUG", "INFO"), ("ODD", "x")]);
     job.inputs_env.push((b"RAW".to_vec(), b"\xff\n= ".to_vec()));
-    job.spec.exports.push(Export::Inherit("RAW".into()));
+    job.spec.apps[0].exports.push(Export::Inherit("RAW".into()));
     job.export("NCCL_DEBUG=WARN");
-    job.spec.exports.push(Export::Inherit("MISSING".into()));
-    job.spec.exports.push(Export::Inherit("OD*".into()));
+    job.spec.apps[0].exports.push(Export::Inherit("MISSING".into()));
+    job.spec.apps[0].exports.push(Export::Inherit("OD*".into()));
     let env = job.make().unwrap();
     let pairs = env.node_env(NodeId(0));
     assert!(pairs.contains(&(b"RAW".to_vec(), b"\xff\n= ".to_vec())));
@@ -206,16 +206,16 @@ fn no_pmi_reaches_a_rank_but_by_name() {
         .iter()
         .find(|name| name.starts_with("PMI") || name.starts_with("OMPI_MCA") || *name == "EFARUN_AGENT_FD");
     assert_eq!(stray, None);
-    job.spec.exports.push(Export::Set("PMIX_MCA_gds".into(), "hash".into()));
+    job.spec.apps[0].exports.push(Export::Set("PMIX_MCA_gds".into(), "hash".into()));
     assert!(names(&job.make().unwrap()).contains(&"PMIX_MCA_gds".to_owned()));
 }
 
 #[test]
 fn argv_too_long_for_one_variable_is_left_out() {
     let mut job = Job::on(&["a"]);
-    job.spec.args = vec![OsString::from("x".repeat(200_000))];
+    job.spec.apps[0].args = vec![OsString::from("x".repeat(200_000))];
     assert_eq!(job_value(&job.make().unwrap(), "OMPI_ARGV"), None);
-    job.spec.args = vec!["-b".into(), "8 K".into()];
+    job.spec.apps[0].args = vec!["-b".into(), "8 K".into()];
     assert_eq!(job_value(&job.make().unwrap(), "OMPI_ARGV").unwrap(), "-b 8 K");
 }
 
@@ -234,6 +234,55 @@ fn differences_between_nodes_are_named() {
     job.facts[2].machine_id = job.facts[0].machine_id.clone();
     job.facts[0].env = pairs(&[("LD_LIBRARY_PATH", "/opt/site/lib")]);
     insta::assert_snapshot!("differences", job.make().unwrap().notes.join("\n"));
+}
+
+#[test]
+fn prefix_comes_first_in_both_paths_on_every_node() {
+    let mut job = Job::on(&["a", "b"]);
+    job.spec.apps[0].prefix = Some("/opt/amazon/openmpi".into());
+    job.head_env(&[("PATH", "/bin"), ("LD_LIBRARY_PATH", "/mine")]);
+    job.export("LD_LIBRARY_PATH=/asked");
+    job.facts[1].library_dirs = vec!["/opt/amazon/efa/lib".to_owned()];
+    let env = job.make().unwrap();
+    for node in 0..2 {
+        let on_node = |name: &str| value(&env.node_env(NodeId(node)), name).unwrap();
+        assert_eq!(on_node("PATH"), "/opt/amazon/openmpi/bin:/bin");
+        assert_eq!(on_node("LD_LIBRARY_PATH"), "/opt/amazon/openmpi/lib:/asked:/opt/amazon/efa/lib");
+    }
+    job.spec.apps[0].exports.clear();
+    job.head_env(&[]);
+    let env = job.make().unwrap();
+    assert_eq!(
+        job_value(&env, "PATH").unwrap(),
+        "/opt/amazon/openmpi/bin:/usr/bin",
+        "the node's own is kept"
+    );
+}
+
+#[test]
+fn parameters_reach_ranks_and_an_export_of_the_same_name_wins() {
+    let mut job = Job::on(&["a"]);
+    job.head_env(&[("OMPI_MCA_btl", "heads")]);
+    job.spec.parameters =
+        vec![("OMPI_MCA_btl".into(), "tcp,self".into()), ("OMPI_MCA_pml".into(), "^cm".into())];
+    job.export("OMPI_MCA_pml=ob1");
+    let env = job.make().unwrap();
+    assert_eq!(job_value(&env, "OMPI_MCA_btl").unwrap(), "tcp,self");
+    assert_eq!(job_value(&env, "OMPI_MCA_pml").unwrap(), "ob1");
+}
+
+#[test]
+fn several_programs_are_counted_as_open_mpi_counts_them() {
+    let mut job = Job::on(&["a", "b"]);
+    job.spec.apps.push(job.spec.apps[0].clone());
+    let app = |rank_count| AppRequest { rank_count: Some(rank_count), hosts: None };
+    let request = Request { apps: vec![app(1), app(3)], ..Request::default() };
+    let hosts: Vec<_> = job.placement.nodes.iter().map(|node| slots_of(node.host.clone(), None)).collect();
+    job.placement = place(&request, &hosts).unwrap();
+    let env = job.make().unwrap();
+    let on_a = |name: &str| job_value(&env, name).unwrap();
+    assert_eq!((on_a("OMPI_NUM_APP_CTX"), on_a("OMPI_FIRST_RANKS")), ("2".to_owned(), "0 1".to_owned()));
+    assert_eq!((on_a("OMPI_APP_CTX_NUM_PROCS"), on_a("WORLD_SIZE")), ("1 3".to_owned(), "4".to_owned()));
 }
 
 #[test]
@@ -270,7 +319,7 @@ impl Job {
             spec: spec(),
             inputs_env: Vec::new(),
             facts: names.iter().map(|name| plain(name)).collect(),
-            placement: place(Request::default(), &hosts).unwrap(),
+            placement: place(&every_slot(), &hosts).unwrap(),
             only_this_machine: false,
         }
     }
@@ -281,12 +330,13 @@ impl Job {
 
     fn export(&mut self, assignment: &str) {
         let (name, value) = assignment.split_once('=').unwrap();
-        self.spec.exports.push(Export::Set(name.into(), value.into()));
+        self.spec.apps[0].exports.push(Export::Set(name.into(), value.into()));
     }
 
     fn make(&self) -> Result<JobEnv, EnvError> {
         job_env(&Inputs {
             spec: &self.spec,
+            app: &self.spec.apps[0],
             head_env: &self.inputs_env,
             facts: &self.facts,
             placement: &self.placement,
@@ -299,9 +349,16 @@ impl Job {
 }
 
 fn spec() -> JobSpec {
-    let words = ["./train", "--epochs", "3"].map(OsString::from);
-    let Ok(crate::cli::Command::Run(spec)) = crate::cli::parse(words) else { panic!("the words are a job") };
-    *spec
+    let app = App {
+        program: "./train".into(),
+        args: ["--epochs", "3"].map(OsString::from).to_vec(),
+        ..App::default()
+    };
+    JobSpec { apps: vec![app], ..JobSpec::default() }
+}
+
+fn every_slot() -> Request {
+    Request { apps: vec![AppRequest::default()], ..Request::default() }
 }
 
 fn plain(name: &str) -> NodeFacts {

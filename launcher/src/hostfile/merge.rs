@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::HostError;
 use super::entry::{self, Misread};
 use crate::job::Host;
+use crate::mapping::HostChoice;
 
 /// What one line of a hostfile, or one item of `-H`, says. Two of them are the same host if they reach the same
 /// account by the same door: one name on two ports is two hosts, which is how containers of one machine are listed.
@@ -69,6 +70,31 @@ pub(super) fn select(filed: Vec<Host>, listed: &[Mention], file: &str) -> Result
         true
     });
     Ok(selected)
+}
+
+/// The places in `hosts` of those that a program's list names, with the slots that it gives them. Without slots an item
+/// takes one, as wherever a list makes the hosts; where a hostfile gave the slots, all of them.
+pub(super) fn choices(hosts: &[Host], listed: &[Mention]) -> Result<Vec<HostChoice>, HostError> {
+    let mut choices = Vec::new();
+    for item in merge(listed) {
+        let is_meant = |host: &Host| {
+            item.first.name == host.name && (item.first.user.is_none() || item.first.user == host.user)
+        };
+        let found: Vec<usize> = (0..hosts.len()).filter(|index| is_meant(&hosts[*index])).collect();
+        if found.is_empty() {
+            return Err(HostError::NotInHostfile {
+                name: item.host(String::new()).to_string(),
+                file: "the job's list of hosts".to_owned(),
+                has: shortened(hosts.iter().map(Host::to_string).collect()),
+            });
+        }
+        let choice = |index: usize| {
+            let default = hosts[index].is_from_host_list().then_some(1);
+            HostChoice { index, slots: item.slots().or(default) }
+        };
+        choices.extend(found.into_iter().map(choice));
+    }
+    Ok(choices)
 }
 
 /// All mentions of one host.

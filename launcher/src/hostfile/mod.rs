@@ -18,6 +18,7 @@ mod merge;
 use std::path::Path;
 
 use crate::job::Host;
+use crate::mapping::HostChoice;
 
 pub use error::{HostError, Problem};
 
@@ -44,6 +45,14 @@ pub fn hosts(hostfile: Option<(&Path, &[u8])>, host_list: &[String]) -> Result<V
     }
     let filed = merge::file_hosts(&mentions, &file);
     if listed.is_empty() { Ok(filed) } else { merge::select(filed, &listed, &file) }
+}
+
+/// Says which of a job's hosts one program's `-H` names, in the list's order, with the slots that it gives.
+///
+/// # Errors
+/// An item that is wrong, or that names none of the hosts.
+pub fn choices(hosts: &[Host], host_list: &[String]) -> Result<Vec<HostChoice>, HostError> {
+    merge::choices(hosts, &merge::listed(host_list)?)
 }
 
 fn this_machine() -> Host {

@@ -148,7 +148,11 @@ impl AsFd for Starting {
 
 fn recipe(order: ForkOrder) -> Result<Recipe, StartError> {
     let variable = |name: &[u8]| order.env.iter().find(|(key, _)| key == name).map(|(_, value)| &value[..]);
-    let path = variable(b"PATH").unwrap_or(DEFAULT_PATH).to_vec();
+    let path = variable(b"PATH").unwrap_or(DEFAULT_PATH);
+    let path = match &order.search_path[..] {
+        [] => path.to_vec(),
+        first => [first, b":", path].concat(),
+    };
     let programs = program_candidates(&order.program, &path);
     let mut wdirs = vec![order.wdir.clone()];
     if !order.wdir_required {

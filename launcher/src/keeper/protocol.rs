@@ -31,8 +31,10 @@ pub enum KeeperOrder {
 pub struct ForkOrder {
     /// The rank.
     pub rank: Rank,
-    /// A path, or a name to be looked for in the PATH of `env`.
+    /// A path, or a name to be looked for in `search_path`, then in the PATH of `env`.
     pub program: Vec<u8>,
+    /// Folders with `:` between; may be empty.
+    pub search_path: Vec<u8>,
     /// Its arguments, without the program itself.
     pub args: Vec<Vec<u8>>,
     /// Its environment, complete.

@@ -10,10 +10,12 @@ pub enum MapError {
     #[error("no host to place ranks on")]
     NoHosts,
     /// More ranks than there are slots.
-    #[error("{asked} ranks asked for, {room} slots there:{}\n  hint: {hint}", lines(.hosts))]
+    #[error("{asked} ranks asked for, {room} slots there{}:{}\n  hint: {hint}", taken_text(*.taken), lines(.hosts))]
     TooFewSlots {
         /// How many ranks.
         asked: u32,
+        /// How many slots the programs before this one have taken.
+        taken: u64,
         /// How many the hosts take.
         room: u64,
         /// One line per host: its name, slots, and where the number came from.
@@ -65,9 +67,10 @@ pub enum MapError {
 
 impl MapError {
     pub(super) fn too_few_slots(
-        request: Request,
+        request: &Request,
         asked: u32,
         room: u64,
+        taken: u64,
         hosts: &[HostWithSlots],
     ) -> MapError {
         let listed = describe_all(hosts);
@@ -76,12 +79,14 @@ impl MapError {
         match request.per_node {
             None => MapError::TooFewSlots {
                 asked,
+                taken,
                 room,
                 hosts: listed,
                 hint: format!("add hosts, give more slots, ask for -n {room}, or add --oversubscribe"),
             },
             Some(per_node) if cannot_help(per_node) >= u64::from(asked) => MapError::TooFewSlots {
                 asked,
+                taken,
                 room,
                 hosts: listed,
                 hint: format!(
@@ -154,6 +159,10 @@ fn describe_all(hosts: &[HostWithSlots]) -> Vec<String> {
         lines.push(format!("… and {} more hosts", hosts.len() - LISTED_HOSTS));
     }
     lines
+}
+
+fn taken_text(taken: u64) -> String {
+    if taken == 0 { String::new() } else { format!(" after the {taken} that programs before it take") }
 }
 
 fn hosts_text(count: usize) -> String {

@@ -5,18 +5,20 @@
 //! [`slots_of`] how many slots a host has and which fact says so. Pure: the same input always gives the same
 //! [`Placement`].
 //!
-//! Hosts are filled in the order in which they were named, slot by slot, so the nodes of a placement are a prefix of
-//! the hosts and [`NodeId`] is the host's index. Ranks of one node are consecutive.
+//! Hosts are filled in the order in which they were named, slot by slot, one program after the other. A host that gets
+//! no rank is no node: nodes are numbered among themselves.
 //!
 //! Binding ranks to cores, GPUs and network cards is not decided here.
 
+mod counts;
 mod error;
 mod render;
 
 use efarun_wire::facts::NodeFacts;
 use efarun_wire::{NodeId, Rank};
 
-use crate::job::{Host, JobSpec};
+use crate::hostfile::{self, HostError};
+use crate::job::{App, Host, JobSpec};
 
 pub use error::MapError;
 
@@ -25,23 +27,51 @@ pub use error::MapError;
 pub const MAX_RANKS: u32 = 1 << 20;
 
 /// How many ranks are asked for, and what limits them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Request {
-    /// `-n`: how many ranks; none means one per slot, or `per_node` on every node.
-    pub rank_count: Option<u32>,
-    /// `-N`: at most so many ranks per node.
+    /// The job's programs, in order; ranks are numbered program by program.
+    pub apps: Vec<AppRequest>,
+    /// `-N`: at most so many ranks per node, of each program.
     pub per_node: Option<u32>,
     /// More ranks than slots is allowed.
     pub oversubscribe: bool,
 }
 
-impl From<&JobSpec> for Request {
-    fn from(spec: &JobSpec) -> Request {
-        Request {
-            rank_count: spec.rank_count,
+/// What one program asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AppRequest {
+    /// `-n`: how many ranks; none means one per slot, or `per_node` on every node.
+    pub rank_count: Option<u32>,
+    /// The hosts that the program may run on, by their places in the list of hosts; none means all.
+    pub hosts: Option<Vec<HostChoice>>,
+}
+
+/// A host that a program may run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostChoice {
+    /// Its place in the list of hosts.
+    pub index: usize,
+    /// How many of its slots the program may take; none means all.
+    pub slots: Option<u32>,
+}
+
+impl Request {
+    /// Returns what a job asks of these hosts.
+    ///
+    /// # Errors
+    /// An item of `-H` that names none of the hosts.
+    pub fn new(spec: &JobSpec, hosts: &[Host]) -> Result<Request, HostError> {
+        let app = |app: &App| {
+            // A single program's list has made the list of hosts already.
+            let is_chosen = spec.apps.len() > 1 && !app.host_list.is_empty();
+            let chosen = is_chosen.then(|| hostfile::choices(hosts, &app.host_list)).transpose()?;
+            Ok(AppRequest { rank_count: app.rank_count, hosts: chosen })
+        };
+        Ok(Request {
+            apps: spec.apps.iter().map(app).collect::<Result<_, HostError>>()?,
             per_node: spec.ranks_per_node,
             oversubscribe: spec.oversubscribe,
-        }
+        })
     }
 }
 
@@ -112,13 +142,17 @@ pub struct RankPlace {
     pub node: NodeId,
     /// Its number on that node.
     pub local_rank: u32,
+    /// Which of the job's programs it runs.
+    pub app: usize,
 }
 
 /// What one node runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodePlace {
-    /// The node.
+    /// The node: its number among those that have ranks.
     pub node: NodeId,
+    /// Its place in the list of hosts.
+    pub host_index: usize,
     /// The host that it is.
     pub host: Host,
     /// Its ranks, in order of local rank.
@@ -133,131 +167,62 @@ pub struct NodePlace {
 ///
 /// Without `-N` a host takes as many ranks as it has slots. With `-N Y` it takes at most Y, and slots limit it only
 /// where the user spelled them. More ranks than that is an error unless `oversubscribe` is set: then, without `-N`,
-/// what is left over is shared out evenly, earlier hosts first.
+/// what is left over is shared out evenly, earlier hosts first. A program takes what those before it have left.
 ///
 /// # Errors
 /// [`MapError`] names each host, its slots, where each number came from, and the flag that would allow it.
-pub fn place(request: Request, hosts: &[HostWithSlots]) -> Result<Placement, MapError> {
-    let counts = ranks_per_host(request, hosts)?;
-    let mut placement = Placement { ranks: Vec::new(), nodes: Vec::new() };
-    for (index, (host, count)) in hosts.iter().zip(counts).enumerate().filter(|(_, (_, count))| *count > 0) {
-        let node =
-            NodeId(u32::try_from(index).expect("each node before this one has one of MAX_RANKS ranks"));
-        let first = placement.world_size();
-        let ranks: Vec<Rank> = (first..first + count).map(Rank).collect();
-        placement.ranks.extend(ranks.iter().zip(0..).map(|(rank, local_rank)| RankPlace {
-            rank: *rank,
+pub fn place(request: &Request, hosts: &[HostWithSlots]) -> Result<Placement, MapError> {
+    let counts = counts::ranks_per_host(request, hosts)?;
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    for (app, counts) in counts.iter().enumerate() {
+        let on_hosts = counts.iter().enumerate();
+        places.extend(on_hosts.flat_map(|(host, count)| (0..*count).map(move |_| (host, app))));
+    }
+    let mut nodes: Vec<NodePlace> = Vec::new();
+    let mut node_of_host = vec![None; hosts.len()];
+    let has_rank = |index: usize| counts.iter().any(|counts| counts[index] > 0);
+    for (index, host) in hosts.iter().enumerate().filter(|(index, _)| has_rank(*index)) {
+        let node = NodeId(u32::try_from(nodes.len()).expect("a node has one of at most MAX_RANKS ranks"));
+        node_of_host[index] = Some(node);
+        nodes.push(NodePlace {
             node,
-            local_rank,
-        }));
-        placement.nodes.push(NodePlace {
-            node,
+            host_index: index,
             host: host.host.clone(),
-            ranks,
+            ranks: Vec::new(),
             slots: host.slots,
             slots_origin: host.origin,
         });
     }
-    Ok(placement)
+    let mut ranks = Vec::with_capacity(places.len());
+    for ((host, app), rank) in places.into_iter().zip(0..) {
+        let node = node_of_host[host].expect("every host that has a rank is a node");
+        let on_node = &mut nodes[node.index()].ranks;
+        let local_rank = u32::try_from(on_node.len()).expect("there are at most MAX_RANKS ranks");
+        on_node.push(Rank(rank));
+        ranks.push(RankPlace { rank: Rank(rank), node, local_rank, app });
+    }
+    Ok(Placement { ranks, nodes })
 }
 
-/// Returns how many of the hosts, from the first, need to be contacted before ranks can be placed.
+/// Says for each host whether it needs to be contacted before ranks can be placed.
 ///
-/// A host whose slots are unknown counts as one slot, the least it can have; so a host beyond the prefix can never
-/// get a rank. Some in the prefix may get none once their slots are known.
-pub fn hosts_needed(request: Request, hosts: &[Host]) -> usize {
-    let Some(wanted) = request.rank_count else { return hosts.len() };
-    let mut room = 0;
-    for (index, host) in hosts.iter().enumerate() {
-        let known = slots_of(host.clone(), None);
-        room += u64::from(limit(request, &known).unwrap_or(1));
-        if room >= u64::from(wanted) {
-            return index + 1;
+/// A host whose slots are unknown counts as one slot, the least it can have; so a host that is not needed can never
+/// get a rank. Some that are needed may get none once their slots are known.
+pub fn hosts_needed(request: &Request, hosts: &[Host]) -> Vec<bool> {
+    let known: Vec<HostWithSlots> = hosts.iter().map(|host| slots_of(host.clone(), None)).collect();
+    let mut needed = vec![false; hosts.len()];
+    for app in &request.apps {
+        let mut room = 0;
+        for (index, share) in counts::shares(app, hosts.len()) {
+            let wanted = app.rank_count.map_or(u64::MAX, u64::from);
+            // Where programs share hosts, what the others take is not known here.
+            if room < wanted || request.apps.len() > 1 {
+                needed[index] = true;
+            }
+            room += u64::from(counts::limit(request, &known[index], 0).unwrap_or(1).min(share));
         }
     }
-    hosts.len()
-}
-
-/// Says how many ranks each host gets. Zeros come last: that is what makes the nodes a prefix of the hosts.
-fn ranks_per_host(request: Request, hosts: &[HostWithSlots]) -> Result<Vec<u32>, MapError> {
-    if hosts.is_empty() {
-        return Err(MapError::NoHosts);
-    }
-    check_per_node(request, hosts)?;
-    let limits = limits(request, hosts)?;
-    let room: u64 = limits.iter().map(|limit| u64::from(*limit)).sum();
-    let wanted = request.rank_count.map_or(room, u64::from);
-    let Some(wanted) = u32::try_from(wanted).ok().filter(|wanted| *wanted <= MAX_RANKS) else {
-        return Err(MapError::TooManyRanks { asked: wanted });
-    };
-    let mut left = wanted;
-    let mut counts: Vec<u32> = limits
-        .iter()
-        .map(|limit| {
-            let taken = left.min(*limit);
-            left -= taken;
-            taken
-        })
-        .collect();
-    if left > 0 {
-        if request.per_node.is_some() || !request.oversubscribe {
-            return Err(MapError::too_few_slots(request, wanted, room, hosts));
-        }
-        share_out(left, &mut counts);
-    }
-    Ok(counts)
-}
-
-/// `-N Y` alone asks for Y on every host, so a host with fewer slots spelled is a contradiction; with `-n` as well,
-/// Y is only a limit.
-fn check_per_node(request: Request, hosts: &[HostWithSlots]) -> Result<(), MapError> {
-    let (Some(per_node), None, false) = (request.per_node, request.rank_count, request.oversubscribe) else {
-        return Ok(());
-    };
-    let short = |host: &&HostWithSlots| host.origin == SlotsOrigin::Given && host.slots < Some(per_node);
-    match hosts.iter().find(short) {
-        None => Ok(()),
-        Some(host) => Err(MapError::TooFewSlotsForPerNode {
-            host: host.host.to_string(),
-            per_node,
-            slots: host.describe(),
-        }),
-    }
-}
-
-fn limits(request: Request, hosts: &[HostWithSlots]) -> Result<Vec<u32>, MapError> {
-    // With -n, hosts behind the last one needed may stay unknown: nobody contacted them.
-    let mut wanted = request.rank_count.map_or(u64::MAX, u64::from);
-    let mut limits = Vec::with_capacity(hosts.len());
-    for host in hosts {
-        let limit = match limit(request, host) {
-            Some(limit) => limit,
-            None if wanted == 0 => 0,
-            None => return Err(MapError::slots_unknown(hosts)),
-        };
-        wanted = wanted.saturating_sub(u64::from(limit));
-        limits.push(limit);
-    }
-    Ok(limits)
-}
-
-/// The most ranks that a host takes before it would be oversubscribed.
-fn limit(request: Request, host: &HostWithSlots) -> Option<u32> {
-    match (request.per_node, host.slots) {
-        (Some(per_node), Some(slots)) if host.origin == SlotsOrigin::Given && !request.oversubscribe => {
-            Some(per_node.min(slots))
-        }
-        (Some(per_node), _) => Some(per_node),
-        (None, slots) => slots,
-    }
-}
-
-fn share_out(left: u32, counts: &mut [u32]) {
-    let hosts = u32::try_from(counts.len()).unwrap_or(u32::MAX);
-    let (each, extra) = (left / hosts, left % hosts);
-    for (count, index) in counts.iter_mut().zip(0..) {
-        *count += each + u32::from(index < extra);
-    }
+    needed
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ fn maps_of_the_usual_command_lines() {
     ];
     let mut maps = String::new();
     for (hosts, options) in cases {
-        let map = place(request(options), &self::hosts(hosts)).unwrap();
+        let map = place(&request(options), &self::hosts(hosts)).unwrap();
         maps.push_str(&format!("hosts {hosts}; {options}\n{}\n", map.to_text()));
     }
     insta::assert_snapshot!("maps", maps);
@@ -46,7 +46,7 @@ fn refusals_show_the_arithmetic_and_the_way_out() {
     ];
     let mut refusals = String::new();
     for (hosts, options) in cases {
-        let error = place(request(options), &self::hosts(hosts)).unwrap_err();
+        let error = place(&request(options), &self::hosts(hosts)).unwrap_err();
         refusals.push_str(&format!("hosts {hosts}; {options}\nerror: {error}\n\n"));
     }
     insta::assert_snapshot!("refusals", refusals);
@@ -54,24 +54,24 @@ fn refusals_show_the_arithmetic_and_the_way_out() {
 
 #[test]
 fn map_as_json() {
-    let map = place(request("-n 3"), &hosts("root@a slots=2,b gpus=8")).unwrap();
+    let map = place(&request("-n 3"), &hosts("root@a slots=2,b gpus=8")).unwrap();
     insta::assert_snapshot!("json", serde_json::to_string_pretty(&map.to_json()).unwrap());
 }
 
 #[test]
 fn unknown_slots_matter_only_where_a_rank_could_go() {
     let hosts = hosts("a slots=8,b");
-    assert_eq!(place(request("-n 8"), &hosts).unwrap().nodes.len(), 1);
-    let error = place(request("-n 9"), &hosts).unwrap_err();
+    assert_eq!(place(&request("-n 8"), &hosts).unwrap().nodes.len(), 1);
+    let error = place(&request("-n 9"), &hosts).unwrap_err();
     assert_eq!(error, MapError::SlotsUnknown { hosts: vec!["b".to_owned()] });
-    assert_eq!(place(request("-n 9 -N 5"), &hosts).unwrap().nodes[1].slots, None);
+    assert_eq!(place(&request("-n 9 -N 5"), &hosts).unwrap().nodes[1].slots, None);
 }
 
 #[test]
 fn hosts_that_cannot_get_a_rank_are_not_needed() {
     let needed = |hosts: &str, options: &str| {
         let hosts: Vec<Host> = self::hosts(hosts).into_iter().map(|host| host.host).collect();
-        hosts_needed(request(options), &hosts)
+        hosts_needed(&request(options), &hosts).into_iter().filter(|needed| *needed).count()
     };
     assert_eq!(needed("a slots=8,b slots=8,c slots=8", "-n 16"), 2);
     assert_eq!(needed("a slots=8,b slots=8,c slots=8", "-n 16 -N 4"), 3);
@@ -83,6 +83,37 @@ fn hosts_that_cannot_get_a_rank_are_not_needed() {
     assert_eq!(needed("a slots=1,b slots=1,c slots=1", "-n 9 --oversubscribe"), 3);
 }
 
+#[test]
+fn programs_take_what_those_before_them_have_left() {
+    let app =
+        |rank_count: u32, hosts: Option<Vec<HostChoice>>| AppRequest { rank_count: Some(rank_count), hosts };
+    let request = |apps: Vec<AppRequest>| Request { apps, ..Request::default() };
+    let hosts = hosts("a slots=2,b slots=2,c slots=2");
+    let places = |request: &Request| -> Vec<(String, usize, u32)> {
+        let map = place(request, &hosts).unwrap();
+        let place =
+            |rank: &RankPlace| (map.nodes[rank.node.index()].host.name.clone(), rank.app, rank.local_rank);
+        map.ranks.iter().map(place).collect()
+    };
+    let at = |host: &str, app, local| (host.to_owned(), app, local);
+    let shared = request(vec![app(1, None), app(3, None)]);
+    assert_eq!(places(&shared), [at("a", 0, 0), at("a", 1, 1), at("b", 1, 0), at("b", 1, 1)]);
+    let on_c = Some(vec![HostChoice { index: 2, slots: Some(1) }]);
+    let apart = request(vec![app(1, None), app(1, on_c.clone())]);
+    assert_eq!(places(&apart), [at("a", 0, 0), at("c", 1, 0)]);
+    let map = place(&apart, &hosts).unwrap();
+    assert_eq!(
+        map.nodes.iter().map(|node| (node.node.0, node.host_index)).collect::<Vec<_>>(),
+        [(0, 0), (1, 2)]
+    );
+    let error = place(&request(vec![app(5, None), app(2, None)]), &hosts).unwrap_err().to_string();
+    assert!(
+        error.starts_with("2 ranks asked for, 1 slots there after the 5 that programs before it take:"),
+        "{error}"
+    );
+    assert!(place(&request(vec![app(2, on_c)]), &hosts).is_err());
+}
+
 proptest! {
     #[test]
     fn placement_is_complete_within_its_limits_and_in_order(
@@ -91,7 +122,8 @@ proptest! {
         per_node in prop::option::of(1u32..9),
         oversubscribe: bool,
     ) {
-        let request = Request { rank_count, per_node, oversubscribe };
+        let app = AppRequest { rank_count, hosts: None };
+        let request = Request { apps: vec![app], per_node, oversubscribe };
         let hosts: Vec<HostWithSlots> = slots.iter().map(|(slots, given)| with_slots(*slots, *given)).collect();
         let limit = |host: &HostWithSlots| match (per_node, host.origin) {
             (None, _) => host.slots.unwrap(),
@@ -99,7 +131,7 @@ proptest! {
             (Some(per_node), _) => per_node,
         };
         let room: u32 = hosts.iter().map(limit).sum();
-        let Ok(map) = place(request, &hosts) else {
+        let Ok(map) = place(&request, &hosts) else {
             let contradiction = rank_count.is_none() && per_node.is_some() && !oversubscribe;
             let too_many = rank_count > Some(room) && (!oversubscribe || per_node.is_some());
             prop_assert!(contradiction || too_many, "refused without need");
@@ -121,7 +153,8 @@ proptest! {
         }
         prop_assert_eq!(next, map.world_size());
         let named: Vec<Host> = hosts.iter().map(|host| host.host.clone()).collect();
-        prop_assert!(map.nodes.len() <= hosts_needed(request, &named), "a rank went where nobody was asked");
+        let needed = hosts_needed(&request, &named);
+        prop_assert!(map.nodes.iter().all(|node| needed[node.host_index]), "a rank went where nobody was asked");
     }
 }
 
@@ -174,7 +207,7 @@ fn request(options: &str) -> Request {
         words[at + 1].parse().ok()
     };
     Request {
-        rank_count: after("-n"),
+        apps: vec![AppRequest { rank_count: after("-n"), hosts: None }],
         per_node: after("-N"),
         oversubscribe: words.contains(&"--oversubscribe"),
     }

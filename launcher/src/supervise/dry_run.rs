@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::Prepared;
 use super::writer::Writer;
-use crate::env;
+use crate::env::{self, JobEnv};
 use crate::error::LaunchError;
 use crate::exit_code::ExitCause;
-use crate::job::{Host, JobSpec};
+use crate::job::{App, Host, JobSpec};
 use crate::mapping::{self, HostWithSlots, MapError};
 
 /// Shows what would be started.
@@ -24,9 +24,10 @@ pub fn online(spec: &JobSpec, job: &Prepared, writer: &Writer) -> ExitCause {
         "offline": false,
         "placement": job.placement.to_json(),
         "routes": routes.iter().map(|(host, route)| json!({ "host": host, "route": route })).collect::<Vec<_>>(),
-        "env": job.env.to_json(),
+        "env": job.env[0].to_json(),
+        "apps": apps_json(spec, &job.env),
     });
-    show(spec, writer, &json, &[job.placement.to_text(), job.env.to_text()]);
+    show(spec, writer, &json, &[job.placement.to_text(), env_text(spec, &job.env)]);
     ExitCause::Success
 }
 
@@ -37,7 +38,7 @@ pub fn online(spec: &JobSpec, job: &Prepared, writer: &Writer) -> ExitCause {
 /// When ranks and slots cannot fit, or the environment is refused, as far as either is known.
 pub fn offline(spec: &JobSpec, hosts: &[Host], writer: &Writer) -> Result<ExitCause, LaunchError> {
     let slots: Vec<HostWithSlots> = hosts.iter().map(|host| mapping::slots_of(host.clone(), None)).collect();
-    let placement = match mapping::place(spec.into(), &slots) {
+    let placement = match mapping::place(&super::request(spec, hosts)?, &slots) {
         Ok(placement) => placement,
         Err(MapError::SlotsUnknown { hosts }) => {
             let unknown = json!({ "schema": SCHEMA, "offline": true, "placement": null, "slots_unknown": hosts, "env": null });
@@ -50,21 +51,53 @@ pub fn offline(spec: &JobSpec, hosts: &[Host], writer: &Writer) -> Result<ExitCa
         }
         Err(error) => return Err(error.into()),
     };
-    let env = env::job_env(&env::Inputs {
-        spec,
-        head_env: &super::head_env(),
-        facts: &[],
-        placement: &placement,
-        job: JobId([0; 8]),
-        addresses: &[],
-        master_port: None,
-        only_this_machine: false,
-    })?;
-    let json =
-        json!({ "schema": SCHEMA, "offline": true, "placement": placement.to_json(), "env": env.to_json() });
+    let head_env = super::head_env();
+    let env_of = |app: &App| {
+        env::job_env(&env::Inputs {
+            spec,
+            app,
+            head_env: &head_env,
+            facts: &[],
+            placement: &placement,
+            job: JobId([0; 8]),
+            addresses: &[],
+            master_port: None,
+            only_this_machine: false,
+        })
+    };
+    let env = spec.apps.iter().map(env_of).collect::<Result<Vec<_>, _>>()?;
+    let json = json!({
+        "schema": SCHEMA,
+        "offline": true,
+        "placement": placement.to_json(),
+        "env": env[0].to_json(),
+        "apps": apps_json(spec, &env),
+    });
     let doubt = "nobody was contacted: what depends on the hosts is not shown\n".to_owned();
-    show(spec, writer, &json, &[placement.to_text(), env.to_text(), doubt]);
+    show(spec, writer, &json, &[placement.to_text(), env_text(spec, &env), doubt]);
     Ok(ExitCause::Success)
+}
+
+/// The programs, each with its environment. `env` beside it is the first one's, as before there could be several.
+fn apps_json(spec: &JobSpec, env: &[JobEnv]) -> Vec<Value> {
+    let text = |bytes: &std::ffi::OsString| bytes.to_string_lossy().into_owned();
+    let app = |(app, env): (&App, &JobEnv)| {
+        json!({
+            "program": text(&app.program),
+            "args": app.args.iter().map(text).collect::<Vec<_>>(),
+            "env": env.to_json(),
+        })
+    };
+    spec.apps.iter().zip(env).map(app).collect()
+}
+
+/// The environment; of several programs each under its name.
+fn env_text(spec: &JobSpec, env: &[JobEnv]) -> String {
+    if let [env] = env {
+        return env.to_text();
+    }
+    let app = |(app, env): (&App, &JobEnv)| format!("program {}:\n{}", app.program.display(), env.to_text());
+    spec.apps.iter().zip(env).map(app).collect()
 }
 
 const SCHEMA: &str = "efarun-dry-run/1";

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use efarun_wire::JobId;
 use efarun_wire::facts::NodeFacts;
-use efarun_wire::message::{LaunchPlan, RankPlan};
+use efarun_wire::message::{AppPlan, LaunchPlan, RankPlan};
 use efarun_wire::oob::RootHub;
 use efarun_wire::secure::JobKey;
 use tokio::sync::mpsc;
@@ -33,7 +33,7 @@ use crate::bootstrap::Listener;
 use crate::env::{self, JobEnv};
 use crate::error::LaunchError;
 use crate::exit_code::ExitCause;
-use crate::job::{DryRun, Host, JobSpec};
+use crate::job::{App, DryRun, Host, JobSpec};
 use crate::mapping::{self, Placement};
 use crate::spawn::Spawner;
 use crate::spawn::command::CommandSpawner;
@@ -72,13 +72,15 @@ async fn try_run(
     written: mpsc::UnboundedReceiver<Written>,
 ) -> Result<ExitCause, Vec<LaunchError>> {
     let mut signals = signals::listen().map_err(|source| vec![head("installing signal handlers", source)])?;
+    spec.notes.iter().for_each(|note| writer.note(note));
     let hosts = hosts_of(spec)?;
     if spec.dry_run == Some(DryRun::Offline) {
         return Ok(dry_run::offline(spec, &hosts, writer)?);
     }
     let limits = limits_of(spec);
-    let needed = mapping::hosts_needed(spec.into(), &hosts);
-    let hosts: Vec<Host> = hosts.into_iter().take(needed).collect();
+    let needed = mapping::hosts_needed(&request(spec, &hosts)?, &hosts);
+    let hosts: Vec<Host> =
+        hosts.into_iter().zip(needed).filter(|(_, needed)| *needed).map(|(host, _)| host).collect();
     let identity = identity()?;
     let listener = Arc::new(Listener::new(identity.job));
     let connected = tokio::select! {
@@ -100,12 +102,14 @@ async fn try_run(
 pub struct Prepared {
     /// Where its ranks go.
     pub placement: Placement,
-    /// What they find in their environment.
-    pub env: JobEnv,
+    /// What they find in their environment, program by program.
+    pub env: Vec<JobEnv>,
     /// The agents, by node.
     pub agents: Vec<Connected>,
 }
 
+/// Names the job's hosts: those of the hostfile, or those of every program's `-H`; of both, where every program has
+/// a list.
 fn hosts_of(spec: &JobSpec) -> Result<Vec<Host>, LaunchError> {
     let content = match &spec.hostfile {
         None => None,
@@ -115,7 +119,28 @@ fn hosts_of(spec: &JobSpec) -> Result<Vec<Host>, LaunchError> {
         }
     };
     let hostfile = content.as_ref().map(|(path, bytes)| (*path, bytes.as_slice()));
-    Ok(hostfile::hosts(hostfile, &spec.host_list)?)
+    let some_run_anywhere = spec.apps.iter().any(|app| app.host_list.is_empty());
+    let lists = spec.apps.iter().filter(|_| hostfile.is_none() || !some_run_anywhere);
+    let list: Vec<String> = lists.flat_map(|app| &app.host_list).cloned().collect();
+    let mut hosts = hostfile::hosts(hostfile, &list)?;
+    if spec.nolocal {
+        let named = hosts.len();
+        hosts.retain(|host| !this_machine::is_meant_by(host));
+        if hosts.is_empty() {
+            return Err(LaunchError::NoHostButThis { named });
+        }
+    }
+    if let Some(slots) = spec.default_slots {
+        for host in hosts.iter_mut().filter(|host| host.slots.is_none()) {
+            host.slots = Some(slots);
+            host.origin = format!("{}, --default-slots", host.origin);
+        }
+    }
+    Ok(hosts)
+}
+
+fn request(spec: &JobSpec, hosts: &[Host]) -> Result<mapping::Request, LaunchError> {
+    Ok(mapping::Request::new(spec, hosts)?)
 }
 
 fn identity() -> Result<Identity, LaunchError> {
@@ -228,27 +253,38 @@ fn prepare(
         .zip(&connected)
         .map(|(host, connected)| mapping::slots_of(host.clone(), Some(&connected.agent.facts)))
         .collect();
-    let placement = mapping::place(spec.into(), &slots)?;
+    let placement = mapping::place(&request(spec, hosts)?, &slots)?;
     // Hosts that got no rank are let go: dropping the channel ends the agent.
-    connected.truncate(placement.nodes.len());
+    let mut indices = placement.nodes.iter().map(|node| node.host_index).peekable();
+    let mut index = 0..;
+    connected.retain(|_| indices.next_if_eq(&index.next().expect("it has no end")).is_some());
     let noted =
         placement.nodes.iter().zip(&connected).map(|(node, connected)| (&node.host, &connected.notes[..]));
     for note in report::notes_by_text(noted) {
         writer.note(note);
     }
     let facts: Vec<NodeFacts> = connected.iter().map(|connected| (*connected.agent.facts).clone()).collect();
-    let env = env::job_env(&env::Inputs {
-        spec,
-        head_env: &head_env(),
-        facts: &facts,
-        placement: &placement,
-        job: identity.job,
-        addresses: &addresses(&connected),
-        master_port: facts.first().and_then(|facts| facts.free_port),
-        only_this_machine: facts.len() == 1 && connected[0].is_here,
-    })?;
-    for note in &env.notes {
-        writer.note(note);
+    let (head_env, addresses) = (head_env(), addresses(&connected));
+    let env_of = |app: &App| {
+        env::job_env(&env::Inputs {
+            spec,
+            app,
+            head_env: &head_env,
+            facts: &facts,
+            placement: &placement,
+            job: identity.job,
+            addresses: &addresses,
+            master_port: facts.first().and_then(|facts| facts.free_port),
+            only_this_machine: facts.len() == 1 && connected[0].is_here,
+        })
+    };
+    let env = spec.apps.iter().map(env_of).collect::<Result<Vec<_>, _>>()?;
+    let mut said: Vec<&String> = Vec::new();
+    for note in env.iter().flat_map(|env| &env.notes) {
+        if !said.contains(&note) {
+            said.push(note);
+            writer.note(note);
+        }
     }
     Ok(Prepared { placement, env, agents: connected })
 }
@@ -286,7 +322,7 @@ async fn watch(
     for (place, agent) in placement.nodes.iter().zip(agents) {
         nodes.push(Node {
             host: place.host.to_string(),
-            link: agent.agent.start(node_events.clone()),
+            link: agent.agent.start(place.node, node_events.clone()),
             ranks: place.ranks.clone(),
             plan: Some(launch_plan(spec, &placement, place, &env)),
         });
@@ -313,21 +349,35 @@ fn launch_plan(
     spec: &JobSpec,
     placement: &Placement,
     place: &mapping::NodePlace,
-    env: &JobEnv,
+    env: &[JobEnv],
 ) -> LaunchPlan {
-    let here = || std::env::current_dir().unwrap_or_else(|_| "/".into());
-    let wdir = spec.wdir.clone().unwrap_or_else(here);
-    let ranks = place.ranks.iter().zip(0..).map(|(rank, local_rank)| RankPlan {
-        rank: *rank,
-        local_rank,
-        env: env.per_rank(*rank),
+    let apps = spec.apps.iter().zip(env).map(|(app, env)| {
+        let here = || std::env::current_dir().unwrap_or_else(|_| "/".into());
+        let wdir = app.wdir.clone().unwrap_or_else(here);
+        AppPlan {
+            program: app.program.as_bytes().to_vec(),
+            args: app.args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+            search_path: app
+                .search_path
+                .as_ref()
+                .map_or_else(Vec::new, |path| path.as_os_str().as_bytes().to_vec()),
+            env: env.node_env(place.node),
+            wdir: wdir.as_os_str().as_bytes().to_vec(),
+            wdir_required: app.wdir.is_some(),
+        }
+    });
+    let ranks = place.ranks.iter().map(|rank| {
+        let rank_place = &placement.ranks[rank.index()];
+        RankPlan {
+            rank: *rank,
+            local_rank: rank_place.local_rank,
+            app: u32::try_from(rank_place.app).expect("every program has one of at most MAX_RANKS ranks"),
+            env: env[rank_place.app].per_rank(*rank),
+        }
     });
     LaunchPlan {
-        program: spec.program.as_bytes().to_vec(),
-        args: spec.args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
-        env: env.node_env(place.node),
-        wdir: wdir.as_os_str().as_bytes().to_vec(),
-        wdir_required: spec.wdir.is_some(),
+        node: place.node,
+        apps: apps.collect(),
         ranks: ranks.collect(),
         world_size: placement.world_size(),
         stdin_rank: Some(efarun_wire::Rank(0)).filter(|rank| place.ranks.contains(rank)),

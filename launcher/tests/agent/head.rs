@@ -13,7 +13,7 @@ use efarun_wire::env::EFARUN_JOB_ID;
 use efarun_wire::facts::NodeFacts;
 use efarun_wire::frame;
 use efarun_wire::message::{
-    AgentMessage, AgentOrder, HeadMessage, LaunchPlan, RankExit, RankPlan, RankStatus, Stream,
+    AgentMessage, AgentOrder, AppPlan, HeadMessage, LaunchPlan, RankExit, RankPlan, RankStatus, Stream,
 };
 use efarun_wire::secure::LinkKey;
 use efarun_wire::{BuildId, JobId, NodeId, PROTOCOL_VERSION, Rank};
@@ -137,18 +137,24 @@ impl Head {
         let rank_plan = |rank: u32| RankPlan {
             rank: Rank(rank),
             local_rank: rank,
+            app: 0,
             env: vec![(b"EFARUN_RANK".to_vec(), rank.to_string().into_bytes())],
         };
         let path = std::env::var("PATH").unwrap();
-        LaunchPlan {
+        let app = AppPlan {
             program: b"sh".to_vec(),
             args: vec![b"-c".to_vec(), script.as_bytes().to_vec()],
+            search_path: Vec::new(),
             env: vec![
                 (EFARUN_JOB_ID.as_bytes().to_vec(), self.job.clone().into_bytes()),
                 (b"PATH".to_vec(), path.into_bytes()),
             ],
             wdir: b"/".to_vec(),
             wdir_required: true,
+        };
+        LaunchPlan {
+            node: self.order.node,
+            apps: vec![app],
             ranks: (0..rank_count).map(rank_plan).collect(),
             world_size: rank_count,
             stdin_rank: None,

@@ -36,7 +36,7 @@ async fn a_rank_has_the_ordered_environment_and_descriptors_and_nothing_else() {
     let head = Head::start().await;
     let script = "tr '\\0' '\\n' </proc/$$/environ | cut -d= -f1; exec ls /proc/self/fd";
     let mut plan = head.plan(1, script);
-    plan.env.push((b"WITH_BYTES".to_vec(), b"\xff \n=".to_vec()));
+    plan.apps[0].env.push((b"WITH_BYTES".to_vec(), b"\xff \n=".to_vec()));
     head.link.send(&HeadMessage::Launch(Box::new(plan)));
     let text = head.finish(1).await.text(0);
     // Number 4 is the folder that `ls` reads.
@@ -63,7 +63,7 @@ async fn a_rank_has_default_signals_and_leads_its_group() {
 async fn failed_start(program: &str, wdir: &str) -> (String, String, i32) {
     let head = Head::start().await;
     let mut plan = head.plan(1, "");
-    (plan.program, plan.wdir) = (program.into(), wdir.into());
+    (plan.apps[0].program, plan.apps[0].wdir) = (program.into(), wdir.into());
     head.link.send(&HeadMessage::Launch(Box::new(plan)));
     let Seen { spawn_failures, exits, reaped, .. } = head.finish(1).await;
     assert!(exits.is_empty(), "a rank that did not start does not end");
@@ -118,8 +118,8 @@ async fn a_missing_folder_that_nobody_asked_for_is_noted_once() {
     let head = Head::start().await;
     let home = tempfile::tempdir().unwrap();
     let mut plan = head.plan(2, "pwd");
-    (plan.wdir, plan.wdir_required) = (b"/no/such/folder".to_vec(), false);
-    plan.env.push((b"HOME".to_vec(), home.path().to_str().unwrap().into()));
+    (plan.apps[0].wdir, plan.apps[0].wdir_required) = (b"/no/such/folder".to_vec(), false);
+    plan.apps[0].env.push((b"HOME".to_vec(), home.path().to_str().unwrap().into()));
     head.link.send(&HeadMessage::Launch(Box::new(plan)));
     let seen = head.finish(2).await;
     assert_eq!(seen.text(1).trim(), home.path().to_str().unwrap());

@@ -169,16 +169,11 @@ pub enum Stream {
 /// What an agent needs to start its node's ranks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchPlan {
-    /// The program as the user gave it: a path, or a name to be looked for in the ranks' PATH.
-    pub program: Vec<u8>,
-    /// Its arguments, without the program itself.
-    pub args: Vec<Vec<u8>>,
-    /// The environment that all ranks of the job share, complete: a rank has this, its own, and nothing else.
-    pub env: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The folder that ranks start in.
-    pub wdir: Vec<u8>,
-    /// Whether a missing `wdir` is an error (the user asked for it) or the home folder will do.
-    pub wdir_required: bool,
+    /// The node's number among those that have ranks. Agents of hosts without ranks were let go, so that it may differ
+    /// from the number that the agent introduced itself with.
+    pub node: NodeId,
+    /// The programs that ranks run; [`RankPlan::app`] chooses.
+    pub apps: Vec<AppPlan>,
     /// The ranks of this node, in order of local rank.
     pub ranks: Vec<RankPlan>,
     /// World size, for the out-of-band layer.
@@ -189,6 +184,23 @@ pub struct LaunchPlan {
     pub output_credit: u32,
 }
 
+/// One program of a [`LaunchPlan`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppPlan {
+    /// The program as the user gave it: a path, or a name to be looked for.
+    pub program: Vec<u8>,
+    /// Its arguments, without the program itself.
+    pub args: Vec<Vec<u8>>,
+    /// Folders, with `:` between, in which a name is looked for before those of the ranks' PATH.
+    pub search_path: Vec<u8>,
+    /// The environment that all its ranks share, complete: a rank has this, its own, and nothing else.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The folder that its ranks start in.
+    pub wdir: Vec<u8>,
+    /// Whether a missing `wdir` is an error (the user asked for it) or the home folder will do.
+    pub wdir_required: bool,
+}
+
 /// One rank of a [`LaunchPlan`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankPlan {
@@ -196,6 +208,8 @@ pub struct RankPlan {
     pub rank: Rank,
     /// Its number on its node.
     pub local_rank: u32,
+    /// Which of the plan's programs it runs.
+    pub app: u32,
     /// What it has beyond the shared environment; wins over it.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
 }

@@ -1,0 +1,141 @@
+//! Why a command line cannot be followed.
+
+use std::path::PathBuf;
+
+use crate::exit_code::ExitCause;
+
+/// Why the command line cannot be followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CliExit {
+    /// Nobody knows this option.
+    #[error("unknown option `{option}`{}\n  hint: options come before PROGRAM; `efarun --help` lists them", suggestion_text(.suggestion))]
+    UnknownOption {
+        /// The option as typed.
+        option: String,
+        /// The option that it resembles.
+        suggestion: Option<String>,
+    },
+    /// mpirun knows this option, efarun does not take it.
+    #[error("`{option}` is an option of mpirun that efarun does not take yet\n  hint: {hint}")]
+    NotTaken {
+        /// The option with its values, as typed.
+        option: String,
+        /// What to do without it.
+        hint: String,
+    },
+    /// A word of a list that is none of those that the list may have.
+    #[error("`{option}`: unknown word `{word}`: it is one of {}", .words.join(", "))]
+    UnknownWord {
+        /// The option with its values, as typed.
+        option: String,
+        /// The word.
+        word: String,
+        /// The words that there are.
+        words: Vec<&'static str>,
+    },
+    /// An option lacks its value.
+    #[error("`{option}` needs a value: {option} {value_name}")]
+    MissingValue {
+        /// The option as typed.
+        option: String,
+        /// What the value is.
+        value_name: String,
+    },
+    /// A value for an option that takes none.
+    #[error("`{option}` takes no value, found `{found}`")]
+    UnexpectedValue {
+        /// The option as typed.
+        option: String,
+        /// The value.
+        found: String,
+    },
+    /// A value that does not do.
+    #[error("`{option} {value}`: {problem}")]
+    BadValue {
+        /// The option as typed.
+        option: String,
+        /// The value.
+        value: String,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+    },
+    /// Two values for an option that has one.
+    #[error("`{second}` contradicts `{first}`: leave one out")]
+    Contradiction {
+        /// What came first, as typed.
+        first: String,
+        /// What came later, as typed.
+        second: String,
+    },
+    /// No PROGRAM.
+    #[error("no program to run\n  hint: efarun [OPTIONS] PROGRAM [ARGS]…, such as `efarun -n 4 ./hello`")]
+    NoProgram,
+    /// A `:` that no PROGRAM stands before, or behind.
+    #[error(
+        "no program {place}\n  hint: efarun -n 1 ./first : -n 4 ./second; a `:` that is meant for the program itself is taken so behind `--`"
+    )]
+    NoProgramBesideColon {
+        /// Where: `before the first \`:\``, `after the last \`:\``.
+        place: String,
+    },
+    /// One of several programs without its number of ranks.
+    #[error(
+        "program {number} (`{program}`) has no -n: where there are several, each needs its number of ranks"
+    )]
+    NoRankCount {
+        /// Which of the programs, from 1.
+        number: usize,
+        /// It.
+        program: String,
+    },
+    /// Both a file of programs and a program.
+    #[error("`--app {}` names the programs, and `{program}` is one more: leave one of them out", .file.display())]
+    ProgramBesideApp {
+        /// The file.
+        file: PathBuf,
+        /// The program.
+        program: String,
+    },
+    /// The file of programs cannot be read.
+    #[error("cannot read `--app {}`: {problem}", .file.display())]
+    AppFileUnreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why, as a fragment.
+        problem: String,
+    },
+    /// A line of the file of programs cannot be followed.
+    #[error("{}:{line}: {problem}", .file.display())]
+    AppFile {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: Box<CliExit>,
+    },
+    /// A subcommand without what it is about.
+    #[error("{problem}")]
+    Subcommand {
+        /// What is missing or wrong, and what would be right.
+        problem: String,
+    },
+    /// clap refuses what we let through.
+    #[error("{text}")]
+    Other {
+        /// Its words.
+        text: String,
+    },
+}
+
+impl CliExit {
+    /// Returns the reason for the exit code: always [`ExitCause::Usage`].
+    pub fn exit_cause(&self) -> ExitCause {
+        ExitCause::Usage
+    }
+}
+
+fn suggestion_text(suggestion: &Option<String>) -> String {
+    suggestion.as_ref().map_or_else(String::new, |option| format!(": did you mean `{option}`?"))
+}
