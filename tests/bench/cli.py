@@ -67,6 +67,7 @@ def run_collectives(args: argparse.Namespace, out: Path) -> None:
     facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}", **absent}
     result = Result(sizes, rounds, bands_of(sizes), {}, {c.key: c for c in contenders})
     with Testbed(2) as testbed:
+        facts["congestion control"] = testbed.congestion()
         measuring = Measuring(testbed, programs, say)
         able = {name: [c for c in contenders if fits(c, name, ours)] for name in wanted}
         result.series = {name: {c.key: collectives.Series() for c in able[name]} for name in wanted}

@@ -43,6 +43,25 @@ class Testbed:
     def _up(self):
         # In a session of its own, so that Ctrl-C cannot cut it off half-way.
         subprocess.run([SCRIPT, "--name", self.name, "up", str(self.count)], check=True, start_new_session=True)
+        for host in [*self.hosts, "head"]:
+            self._unpace(host)
+
+    def _unpace(self, host: str):
+        """Sees to it that a host's connections are not paced by its congestion control, as EC2's images have it: BBR,
+        where it is the system's default, would slow all contenders by what it makes of a machine's own bridge."""
+        if self._sysctl(host, CONGESTION).startswith("bbr"):
+            for name in ("cubic", "reno"):
+                self._sysctl(host, "-w", f"{CONGESTION}={name}")
+                if self.congestion(host) == name:
+                    return
+
+    def congestion(self, host: str = "h1") -> str:
+        """The congestion control of a host's connections."""
+        return self._sysctl(host, CONGESTION)
+
+    def _sysctl(self, host: str, *words: str) -> str:
+        done = subprocess.run(self.command(host, ["sysctl", "-n", *words]), capture_output=True, text=True)
+        return done.stdout.strip()
 
     def _down(self):
         _down(self.name)
@@ -70,4 +89,5 @@ def scratch() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="efarun-bench-")
 
 
+CONGESTION = "net.ipv4.tcp_congestion_control"
 ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
