@@ -259,7 +259,12 @@ mod tests {
             count,
             world_size,
             choice: Choice::Auto,
-            messages: MessageLimits { slot_bytes: 256 << 10, min_segment_bytes: 32 << 10, credits: 4 },
+            messages: MessageLimits {
+                slot_bytes: 256 << 10,
+                min_segment_bytes: 32 << 10,
+                min_exchange_bytes: 32 << 10,
+                credits: 4,
+            },
             model: Model::TCP,
         }
     }

@@ -63,8 +63,10 @@ impl fmt::Display for Why {
 pub struct MessageLimits {
     /// The largest payload of one.
     pub slot_bytes: usize,
-    /// The length from which on it pays to cut one in two.
+    /// The length from which on it pays to cut one in two, to pass one part on while the other is on its way.
     pub min_segment_bytes: usize,
+    /// The length from which on it pays where nothing is passed on.
+    pub min_exchange_bytes: usize,
     /// How many a pair of ranks can have in flight.
     pub credits: usize,
 }
@@ -114,7 +116,7 @@ pub fn select(
 ///
 /// What goes from one rank to another at a time, a chunk, a block or the vector, is cut into [`PIECES`], so that one is
 /// reduced while others are on their way; a pipeline is cut so that its depth is filled. No segment is shorter than the
-/// length from which on it pays to cut a message.
+/// length from which on it pays to cut a message, which is another in a pipeline than in rounds of exchanges.
 ///
 /// # Panics
 ///
@@ -140,7 +142,14 @@ pub fn segment_len(
         Algorithm::Chain => PIECES * ranks,
         Algorithm::Dissemination => 1,
     };
-    let least = (messages.min_segment_bytes / element_bytes).clamp(1, most);
+    let passes_on = match algorithm {
+        Algorithm::Ring | Algorithm::Chain => world_size > 2,
+        Algorithm::Tree | Algorithm::DoubleTree => true,
+        Algorithm::Doubling | Algorithm::Bruck | Algorithm::Halving | Algorithm::Direct => false,
+        Algorithm::Binomial | Algorithm::Dissemination => false,
+    };
+    let least_bytes = if passes_on { messages.min_segment_bytes } else { messages.min_exchange_bytes };
+    let least = (least_bytes / element_bytes).clamp(1, most);
     count.div_ceil(pieces).clamp(least, most)
 }
 
@@ -187,8 +196,12 @@ mod tests {
     use crate::coll::explain::{Query, explain};
     use crate::element::ElementType;
 
-    const MESSAGES: MessageLimits =
-        MessageLimits { slot_bytes: 256 << 10, min_segment_bytes: 16 << 10, credits: 4 };
+    const MESSAGES: MessageLimits = MessageLimits {
+        slot_bytes: 256 << 10,
+        min_segment_bytes: 16 << 10,
+        min_exchange_bytes: 16 << 10,
+        credits: 4,
+    };
 
     fn selected(
         choice: Choice,

@@ -109,10 +109,16 @@ pub trait Transport: Send {
         2
     }
 
-    /// The length from which on it pays to cut a message in two, so that one part is on its way while the other is
-    /// used. Below, the second message costs more than that saves.
+    /// The length from which on it pays to cut a message in two, so that one part is passed on while the other is on
+    /// its way. Below, the second message costs more than that saves.
     fn min_segment_bytes(&self) -> usize {
         4 << 10
+    }
+
+    /// As [`Transport::min_segment_bytes`], where the receiver passes nothing on, and saves only the time in which it
+    /// uses one part while the other is on its way.
+    fn min_exchange_bytes(&self) -> usize {
+        self.min_segment_bytes()
     }
 
     /// Prepares to receive from and send to these peers. Opening a peer twice costs nothing. Returns without

@@ -81,6 +81,10 @@ impl Transport for Mux {
         self.legs.iter().map(|leg| leg.transport.min_segment_bytes()).max().unwrap_or_default()
     }
 
+    fn min_exchange_bytes(&self) -> usize {
+        self.legs.iter().map(|leg| leg.transport.min_exchange_bytes()).max().unwrap_or_default()
+    }
+
     fn open(&mut self, receives_from: &[Rank], sends_to: &[Rank]) -> Result<(), TransportError> {
         for leg in &mut self.legs {
             leg.receives_from.clear();

@@ -41,13 +41,19 @@ impl Elsewhere {
 
     fn messages(self) -> MessageLimits {
         match (self.world_size, self.node_count) {
-            (1, _) => MessageLimits { slot_bytes: usize::MAX, min_segment_bytes: 1, credits: 2 },
+            (1, _) => MessageLimits {
+                slot_bytes: usize::MAX,
+                min_segment_bytes: 1,
+                min_exchange_bytes: 1,
+                credits: 2,
+            },
             (_, 1) => SHARED_MEMORY,
             (ranks, nodes) if ranks == nodes => SOCKETS,
             // Schedules are made for what all ranks' transports can do.
             _ => MessageLimits {
                 slot_bytes: SHARED_MEMORY.slot_bytes.min(SOCKETS.slot_bytes),
                 min_segment_bytes: SHARED_MEMORY.min_segment_bytes.max(SOCKETS.min_segment_bytes),
+                min_exchange_bytes: SHARED_MEMORY.min_exchange_bytes.max(SOCKETS.min_exchange_bytes),
                 credits: SHARED_MEMORY.credits.min(SOCKETS.credits),
             },
         }
@@ -55,10 +61,18 @@ impl Elsewhere {
 }
 
 /// The transports' own, which a test compares with those of a World that is there.
-const SHARED_MEMORY: MessageLimits =
-    MessageLimits { slot_bytes: 64 << 10, min_segment_bytes: 4 << 10, credits: 8 };
-const SOCKETS: MessageLimits =
-    MessageLimits { slot_bytes: 256 << 10, min_segment_bytes: 128 << 10, credits: 4 };
+const SHARED_MEMORY: MessageLimits = MessageLimits {
+    slot_bytes: 64 << 10,
+    min_segment_bytes: 4 << 10,
+    min_exchange_bytes: 4 << 10,
+    credits: 8,
+};
+const SOCKETS: MessageLimits = MessageLimits {
+    slot_bytes: 512 << 10,
+    min_segment_bytes: 128 << 10,
+    min_exchange_bytes: 512 << 10,
+    credits: 4,
+};
 
 #[cfg(test)]
 mod tests {

@@ -59,7 +59,7 @@ impl Plans {
 
     /// Refuses an algorithm that the collective does not have, where no plan is needed.
     pub(super) fn check(choice: Choice, collective: Collective) -> Result<(), NoSuchAlgorithm> {
-        let none = MessageLimits { slot_bytes: 1, min_segment_bytes: 1, credits: 1 };
+        let none = MessageLimits { slot_bytes: 1, min_segment_bytes: 1, min_exchange_bytes: 1, credits: 1 };
         select::select(choice, collective, 1, 0, 1, none, &Model::SHARED_MEMORY).map(drop)
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct Limits {
     pub(super) credits: u32,
     /// The length from which on it pays to cut a message.
     pub(super) min_segment_bytes: u32,
+    /// The same where nothing is passed on.
+    pub(super) min_exchange_bytes: u32,
 }
 
 impl Limits {
@@ -52,6 +54,7 @@ impl Limits {
             slot_bytes: capped(transport.slot_bytes()),
             credits: capped(transport.credits()),
             min_segment_bytes: capped(transport.min_segment_bytes()),
+            min_exchange_bytes: capped(transport.min_exchange_bytes()),
         }
     }
 
@@ -60,23 +63,27 @@ impl Limits {
         MessageLimits {
             slot_bytes: self.slot_bytes as usize,
             min_segment_bytes: self.min_segment_bytes as usize,
+            min_exchange_bytes: self.min_exchange_bytes as usize,
             credits: self.credits as usize,
         }
     }
 
     fn to_bytes(self) -> Vec<u8> {
-        [self.slot_bytes, self.credits, self.min_segment_bytes].map(u32::to_le_bytes).concat()
+        [self.slot_bytes, self.credits, self.min_segment_bytes, self.min_exchange_bytes]
+            .map(u32::to_le_bytes)
+            .concat()
     }
 
     /// What holds for all ranks' transports; the limits of a rank that cannot be understood are left out.
     fn of_all(all: &[Vec<u8>]) -> Option<Self> {
         let parse = |blob: &Vec<u8>| {
             let (words, _) = blob.as_chunks::<4>();
-            let [slot_bytes, credits, min_segment_bytes] = *words.first_chunk()?;
+            let [slot_bytes, credits, min_segment_bytes, min_exchange_bytes] = *words.first_chunk()?;
             let limits = Limits {
                 slot_bytes: u32::from_le_bytes(slot_bytes),
                 credits: u32::from_le_bytes(credits),
                 min_segment_bytes: u32::from_le_bytes(min_segment_bytes),
+                min_exchange_bytes: u32::from_le_bytes(min_exchange_bytes),
             };
             // Nothing could be sent within these.
             (limits.slot_bytes > 0 && limits.credits > 0).then_some(limits)
@@ -85,6 +92,7 @@ impl Limits {
             slot_bytes: a.slot_bytes.min(b.slot_bytes),
             credits: a.credits.min(b.credits),
             min_segment_bytes: a.min_segment_bytes.max(b.min_segment_bytes),
+            min_exchange_bytes: a.min_exchange_bytes.max(b.min_exchange_bytes),
         };
         all.iter().filter_map(parse).reduce(both)
     }
@@ -386,16 +394,22 @@ mod tests {
 
     #[test]
     fn limits_of_all_ranks_hold_for_each_of_them() {
-        let limits =
-            |slot_bytes, credits, min_segment_bytes| Limits { slot_bytes, credits, min_segment_bytes };
-        let all = [limits(1 << 18, 4, 1 << 15), limits(1 << 16, 8, 1 << 12)].map(Limits::to_bytes);
-        assert_eq!(Limits::of_all(&all), Some(limits(1 << 16, 4, 1 << 15)));
+        let limits = |slot_bytes, credits, min_segment_bytes, min_exchange_bytes| Limits {
+            slot_bytes,
+            credits,
+            min_segment_bytes,
+            min_exchange_bytes,
+        };
+        let all = [limits(1 << 18, 4, 1 << 15, 1 << 12), limits(1 << 16, 8, 1 << 12, 1 << 16)]
+            .map(Limits::to_bytes);
+        assert_eq!(Limits::of_all(&all), Some(limits(1 << 16, 4, 1 << 15, 1 << 16)));
         assert_eq!(Limits::of_all(&[vec![1, 2, 3]]), None);
     }
 
     #[test]
     fn limits_within_which_nothing_could_be_sent_do_not_count() {
-        let limits = |slot_bytes, credits| Limits { slot_bytes, credits, min_segment_bytes: 1 };
+        let limits =
+            |slot_bytes, credits| Limits { slot_bytes, credits, min_segment_bytes: 1, min_exchange_bytes: 1 };
         let all = [limits(1 << 16, 0), limits(1 << 12, 4), limits(0, 2)].map(Limits::to_bytes);
         assert_eq!(Limits::of_all(&all), Some(limits(1 << 12, 4)));
     }

@@ -140,13 +140,13 @@ pub(super) enum Broken {
 }
 
 /// The largest payload of a message.
-pub(super) const SLOT_BYTES: usize = 256 << 10;
+pub(super) const SLOT_BYTES: usize = 512 << 10;
 /// How many messages of any size a pair can count on having in flight.
 pub(super) const CREDITS: usize = 4;
 /// How many messages, all of them small, a pair has in flight at most.
 pub(super) const MAX_IN_FLIGHT: u64 = 64;
 const ANNOUNCE_AFTER: u64 = MAX_IN_FLIGHT / 4;
-const MAX_IN_FLIGHT_BYTES: usize = 2 * CREDITS * SLOT_BYTES;
+const MAX_IN_FLIGHT_BYTES: usize = 3 * CREDITS * SLOT_BYTES / 2;
 const ANNOUNCE_AFTER_BYTES: usize = MAX_IN_FLIGHT_BYTES / 4;
 
 // What is released and not announced leaves room for the credits that were promised.
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn small_messages_run_out_of_grants_and_large_ones_of_bytes() {
-        for (len_bytes, expected) in [(8, MAX_IN_FLIGHT as usize), (SLOT_BYTES, 2 * CREDITS)] {
+        for (len_bytes, expected) in [(8, MAX_IN_FLIGHT as usize), (SLOT_BYTES, 3 * CREDITS / 2)] {
             let (mut outflow, mut inflow) = (Outflow::default(), Inflow::default());
             inflow.open();
             outflow.grant(inflow.announce()).unwrap();

@@ -390,6 +390,13 @@ impl Transport for TcpTransport {
         128 << 10
     }
 
+    /// What one call sends is moved through the kernel in larger pieces, with fewer wakings and acknowledgements. Two
+    /// bare sockets, as above, exchanged 1 MiB in 310 us by calls of 128 KiB, 250 by 256 KiB, 200 by 512 KiB and 160 by
+    /// one; and 8 MiB in 3.1, 2.5, 2.2 and, by 1 MiB, 2.2 ms, where what is reduced is no longer in the cache.
+    fn min_exchange_bytes(&self) -> usize {
+        SLOT_BYTES
+    }
+
     fn open(&mut self, receives_from: &[Rank], sends_to: &[Rank]) -> Result<(), TransportError> {
         self.check_open()?;
         for &rank in sends_to {

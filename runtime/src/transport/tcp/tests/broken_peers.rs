@@ -68,7 +68,7 @@ fn bytes_that_are_no_frame_lose_the_peer() {
 #[test]
 fn a_message_longer_than_a_slot_loses_the_peer() {
     let cause = lost_after(&message(0, u32::MAX));
-    assert!(cause.contains("4294967295 bytes") && cause.contains("262144"), "{cause}");
+    assert!(cause.contains("4294967295 bytes") && cause.contains("524288"), "{cause}");
 }
 
 #[test]
