@@ -105,7 +105,10 @@ async fn every_login_shell_pushes_once_and_then_finds() {
         assert_eq!(pushed.as_ref().unwrap().path, installed.to_str().unwrap(), "{shell}");
         echoes(started).await;
         let folder = installed.parent().unwrap();
-        assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1, "{shell}: no part is left");
+        let mut files: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        files.sort();
+        assert_eq!(files, ["efarun", "used"], "{shell}: no part is left");
         assert_eq!(std::fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700);
 
         let first = std::fs::metadata(&installed).unwrap().modified().unwrap();
@@ -246,6 +249,21 @@ async fn a_damaged_executable_in_the_cache_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_build_that_is_started_again_counts_as_new() {
+    let machine = Machine::new();
+    let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let (pushed, started) = machine.talk(machine.shell("sh", &machine.launcher)).await;
+    assert!(pushed.is_ok());
+    echoes(started).await;
+    let used = machine.installed(&machine.launcher).with_file_name("used");
+    std::fs::File::open(&used).unwrap().set_modified(long_ago).unwrap();
+    let (found, started) = machine.talk(machine.shell("sh", &machine.launcher)).await;
+    assert!(found.is_ok());
+    echoes(started).await;
+    assert!(std::fs::metadata(&used).unwrap().modified().unwrap() > long_ago);
+}
+
+#[tokio::test]
 async fn only_the_newest_builds_stay_in_the_cache() {
     let machine = Machine::new();
     let mut builds = Vec::new();
@@ -256,8 +274,8 @@ async fn only_the_newest_builds_stay_in_the_cache() {
         echoes(started).await;
         // Folders made within one tick of the file system's clock have no order.
         let when = std::time::SystemTime::now() - Duration::from_secs(1000 - number);
-        let folder = machine.installed(&launcher).parent().unwrap().to_owned();
-        std::fs::File::open(folder).unwrap().set_modified(when).unwrap();
+        let used = machine.installed(&launcher).with_file_name("used");
+        std::fs::File::open(used).unwrap().set_modified(when).unwrap();
         builds.push(launcher);
     }
     let kept: Vec<bool> = builds.iter().map(|launcher| machine.installed(launcher).exists()).collect();
