@@ -10,6 +10,7 @@ mod cuda;
 mod device;
 pub mod dmabuf;
 mod doors;
+mod end;
 mod memory;
 mod poller;
 mod thread;
@@ -30,7 +31,7 @@ use crate::address::Gid;
 use crate::ledger::Ledger;
 use crate::report;
 use crate::settings::{Settings, SettingsError};
-use crate::sysfs::{self, SysfsError};
+use crate::sysfs::{Folder, SysfsError};
 
 /// The devices of this process.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub struct Host {
     /// What they were asked to be.
     pub settings: Settings,
     /// The folder that looks like /sys.
-    pub sysfs: PathBuf,
+    pub sysfs: Folder,
     engine: Mutex<Engine>,
     poller: Arc<Poller>,
     start: Instant,
@@ -68,7 +69,12 @@ impl Host {
     /// Why the environment cannot be used.
     pub fn of_process() -> Result<&'static Host, &'static HostError> {
         static HOST: OnceLock<Result<Host, HostError>> = OnceLock::new();
-        HOST.get_or_init(|| Host::new(Settings::read(|name| std::env::var(name).ok())?)).as_ref()
+        HOST.get_or_init(|| {
+            let host = Host::new(Settings::read(|name| std::env::var(name).ok())?)?;
+            end::prepare();
+            Ok(host)
+        })
+        .as_ref()
     }
 
     fn new(settings: Settings) -> Result<Host, HostError> {
@@ -78,12 +84,12 @@ impl Host {
         let poller = Arc::new(Poller::new().map_err(HostError::System)?);
         let address = settings.address.unwrap_or_else(own_address);
         let start = Instant::now();
-        let sysfs = sysfs::prepare(&settings, address)?;
+        let sysfs = Folder::prepare(&settings, address)?;
         let mut devices = Vec::new();
         for number in 0..settings.nics {
             let name = settings.profile.pci_address(number).device_name();
-            let port = sysfs.join("class/infiniband").join(&name).join("ports/1");
-            let page = sysfs.join(".counters").join(name);
+            let port = sysfs.path().join("class/infiniband").join(&name).join("ports/1");
+            let page = sysfs.path().join(".counters").join(name);
             let ledger =
                 Ledger::open(&page, port, start).map_err(|cause| HostError::Counters(page, cause))?;
             devices.push(Device::new(&settings, Gid::new(address, number), number, &poller, ledger, start));

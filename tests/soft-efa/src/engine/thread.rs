@@ -9,8 +9,6 @@ use crate::report;
 
 /// Starts it. Signals are the program's: the thread takes none.
 pub(super) fn start(host: &'static Host) {
-    // A program that ends without closing anything still shows what it counted.
-    at_exit(show_counters);
     let mut before = SigSet::empty();
     let masked = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before)).is_ok();
     let started = std::thread::Builder::new().name("soft-efa".to_owned()).spawn(move || run(host));
@@ -20,21 +18,6 @@ pub(super) fn start(host: &'static Host) {
     if let Err(error) = started {
         report::say(&format!("no thread: {error}; devices only work while the program polls"));
     }
-}
-
-extern "C" fn show_counters() {
-    // Not waited for: whoever holds the lock does not end any more.
-    if let Ok(host) = Host::of_process()
-        && let Some(mut engine) = host.engine.try_lock()
-    {
-        engine.show_counters(Instant::now());
-    }
-}
-
-#[expect(unsafe_code, reason = "registers a function with the C library")]
-fn at_exit(function: extern "C" fn()) {
-    // SAFETY: a function without arguments, of a library that is never unloaded before the program ends.
-    unsafe { libc::atexit(function) };
 }
 
 fn run(host: &'static Host) {

@@ -84,7 +84,7 @@ fn listed(host: &Host, number: u8) -> Listed {
     device.transport_type = IBV_TRANSPORT_UNSPECIFIED;
     put_text(&mut device.name, &name);
     put_text(&mut device.dev_name, &format!("uverbs{number}"));
-    let class = host.sysfs.join("class");
+    let class = host.sysfs.path().join("class");
     put_text(&mut device.dev_path, &class.join(format!("infiniband_verbs/uverbs{number}")).to_string_lossy());
     put_text(&mut device.ibdev_path, &class.join("infiniband").join(name).to_string_lossy());
     Listed { device, number: number.into() }

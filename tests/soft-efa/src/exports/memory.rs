@@ -133,6 +133,10 @@ unsafe fn register(pd: *mut ibv_pd, addr: *mut c_void, length: usize, iova: u64,
                 kind,
             })
         });
+        report::whisper(|| match (kind, registered) {
+            (Ok(kind), Ok(_)) => format!("device {number} registers {length} bytes of {kind:?} memory"),
+            (_, refused) => format!("device {number} does not register {length} bytes: {refused:?}"),
+        });
         match registered {
             Err(errno) => refuse(errno),
             Ok(key) => Box::into_raw(Box::new(ibv_mr {

@@ -1,17 +1,11 @@
-//! The folder that looks like /sys, for the provider and for tools.
-//!
-//! The tree is data ([`tree`]); writing it is the other half. The provider reads a device's PCI address from where its
-//! `device` link leads, its driver from `device/driver`, and the version of the verbs interface under `SYSFS_PATH`.
+//! What the folder holds, as data.
 
-use std::io::Write;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::path::PathBuf;
 
 use crate::address::Gid;
 use crate::nic::counters;
 use crate::profile::Profile;
-use crate::settings::Settings;
 
 /// Something in the tree, at a path from its root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,80 +127,6 @@ fn topology(profile: &Profile, nics: u8, processors: usize) -> String {
     text + "</object>\n</topology>\n"
 }
 
-/// A tree that could not be written.
-#[derive(Debug, thiserror::Error)]
-#[error("the folder that looks like /sys, {path}: {cause}; SOFTEFA_SYSFS names another")]
-pub struct SysfsError {
-    path: PathBuf,
-    cause: io::Error,
-}
-
-/// Makes the folder if it is not there, and points the provider to it by SYSFS_PATH. Processes of a host that
-/// have the same devices share a folder.
-///
-/// # Errors
-///
-/// [`SysfsError`] when it cannot be written.
-pub fn prepare(settings: &Settings, host: Ipv4Addr) -> Result<PathBuf, SysfsError> {
-    let root = settings.sysfs.clone().unwrap_or_else(|| {
-        let user = nix::unistd::getuid();
-        std::env::temp_dir()
-            .join(format!("soft-efa-{user}"))
-            .join(format!("{}-{host}-{}-{}", settings.fabric, settings.profile.name, settings.nics))
-    });
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let result = write(&root, &tree(settings.profile, host, settings.nics, processors));
-    result.map_err(|cause| SysfsError { path: root.clone(), cause })?;
-    point_to(&root);
-    Ok(root)
-}
-
-/// The provider asks the environment where /sys is.
-#[expect(unsafe_code, reason = "changes the environment")]
-fn point_to(root: &Path) {
-    // SAFETY: called once, under the lock of the process's devices, by the first call that looks for them. A program
-    // that at that very moment changes its environment in another thread has a race of its own: the provider,
-    // too, reads it then.
-    unsafe { std::env::set_var("SYSFS_PATH", root) };
-}
-
-/// Writes the tree, beside its place first, so that nobody sees half of it. One that is there is left as it is.
-fn write(root: &Path, entries: &[Entry]) -> io::Result<()> {
-    if root.join("class").exists() {
-        return Ok(());
-    }
-    let parent = root.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(parent)?;
-    let draft = parent.join(format!(".draft-{}-{}", std::process::id(), fastrand::u64(..)));
-    let written = write_all(&draft, entries).and_then(|()| {
-        // An empty folder may be there already; one with something in it is another process's, finished before ours.
-        match fs::rename(&draft, root) {
-            Err(_) if root.join("class").exists() => Ok(()),
-            result => result,
-        }
-    });
-    let _ = fs::remove_dir_all(&draft);
-    written
-}
-
-fn write_all(root: &Path, entries: &[Entry]) -> io::Result<()> {
-    for entry in entries {
-        let (Entry::File(path, _) | Entry::Link(path, _)) = entry;
-        if let Some(parent) = root.join(path).parent() {
-            fs::create_dir_all(parent)?;
-        }
-        match entry {
-            Entry::File(path, content) => fs::File::create(root.join(path))?.write_all(content.as_bytes())?,
-            Entry::Link(path, target) => {
-                let up = path.components().count() - 1;
-                let relative: PathBuf = std::iter::repeat_n("..", up).collect::<PathBuf>().join(target);
-                std::os::unix::fs::symlink(relative, root.join(path))?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// As the kernel writes a port's state.
 pub const ACTIVE: &str = "4: ACTIVE";
 /// And the state of one that is down.
@@ -222,44 +142,11 @@ mod tests {
     use crate::profile::P4D;
 
     #[test]
-    fn links_lead_to_places_of_the_tree() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("sys");
-        write(&root, &tree(&P4D, Ipv4Addr::new(10, 88, 0, 1), 4, 2)).unwrap();
-        let device = root.join("class/infiniband/rdmap160s27");
-        let place = fs::canonicalize(device.join("device")).unwrap();
-        assert_eq!(place.file_name().unwrap(), "0000:a0:1b.0");
-        assert_eq!(fs::canonicalize(place.join("driver")).unwrap().file_name().unwrap(), "efa");
-        assert_eq!(fs::read_to_string(device.join("ports/1/state")).unwrap(), "4: ACTIVE\n");
-        assert_eq!(
-            fs::read_to_string(device.join("ports/1/gids/0")).unwrap(),
-            "fe80:0000:0000:0000:0003:0aff:fe58:0001\n"
-        );
-        assert_eq!(
-            fs::read_to_string(root.join("class/infiniband_verbs/uverbs3/ibdev")).unwrap(),
-            "rdmap160s27\n"
-        );
-        assert_eq!(fs::read_dir(device.join("ports/1/hw_counters")).unwrap().count(), counters::COUNTERS);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
-    }
-
-    #[test]
     fn topology_has_every_processor_and_device_once() {
         let text = topology(&P4D, 4, 33);
         assert_eq!((text.matches("<object type=\"PU\"").count(), text.matches("PCIDev").count()), (33, 4));
         assert!(text.contains("cpuset=\"0x00000001,0x00000000\""), "{text}");
         assert!(text.contains("cpuset=\"0x00000001,0xffffffff\""), "{text}");
         assert!(text.contains("0000:a0:1b.0") && text.contains("[1d0f:efa1]"), "{text}");
-    }
-
-    #[test]
-    fn tree_that_is_there_is_left_as_it_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("sys");
-        write(&root, &tree(&P4D, Ipv4Addr::LOCALHOST, 1, 2)).unwrap();
-        let file = root.join("class/infiniband_verbs/abi_version");
-        fs::write(&file, "7\n").unwrap();
-        write(&root, &tree(&P4D, Ipv4Addr::LOCALHOST, 1, 2)).unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "7\n");
     }
 }
