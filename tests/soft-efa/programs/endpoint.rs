@@ -55,6 +55,16 @@ pub(crate) struct Remote {
     pub(crate) key: u64,
 }
 
+/// What every operation is posted with.
+struct Posting {
+    ep: *mut sys::fid_ep,
+    peer: fi_addr_t,
+    start: *mut c_void,
+    len: usize,
+    desc: *mut c_void,
+    context: *mut c_void,
+}
+
 /// A completion.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Completion {
@@ -182,9 +192,11 @@ impl Endpoint {
         tag: u64,
         number: u64,
     ) -> Result<(), Failure> {
-        let (ep, peer, piece, context) = (self.ep, self.peer, region.piece(at, len), context(number));
-        // SAFETY: a piece of leaked memory, see the module.
-        self.post("fi_tsend", || unsafe { call::fi_tsend(ep, piece, len, region.desc, peer, tag, context) })
+        self.post_piece("fi_tsend", region, at, len, number, |p| {
+            // SAFETY: a piece of leaked memory, see the module; so below.
+            unsafe { call::fi_tsend(p.ep, p.start, p.len, p.desc, p.peer, tag, p.context) }
+        })
+        .map(drop)
     }
 
     /// A tagged message with data.
@@ -220,7 +232,7 @@ impl Endpoint {
         tag: u64,
         number: u64,
     ) -> Result<(), Failure> {
-        self.trecv_cancellable(region, at, len, tag, number).map(|_| ())
+        self.trecv_cancellable(region, at, len, tag, number).map(drop)
     }
 
     /// A receive, and what names it for [`Endpoint::cancel`].
@@ -232,12 +244,10 @@ impl Endpoint {
         tag: u64,
         number: u64,
     ) -> Result<usize, Failure> {
-        let (ep, peer, piece, context) = (self.ep, self.peer, region.piece(at, len), context(number));
-        // SAFETY: a piece of leaked memory, see the module.
-        self.post("fi_trecv", || unsafe {
-            call::fi_trecv(ep, piece, len, region.desc, peer, tag, 0, context)
-        })?;
-        Ok(context as usize)
+        self.post_piece("fi_trecv", region, at, len, number, |p| {
+            // SAFETY: as above.
+            unsafe { call::fi_trecv(p.ep, p.start, p.len, p.desc, p.peer, tag, 0, p.context) }
+        })
     }
 
     pub(crate) fn cancel(&self, receive: usize) -> Result<(), Failure> {
@@ -252,9 +262,11 @@ impl Endpoint {
         len: usize,
         number: u64,
     ) -> Result<(), Failure> {
-        let (ep, peer, piece, context) = (self.ep, self.peer, region.piece(at, len), context(number));
-        // SAFETY: a piece of leaked memory, see the module.
-        self.post("fi_send", || unsafe { call::fi_send(ep, piece, len, region.desc, peer, context) })
+        self.post_piece("fi_send", region, at, len, number, |p| {
+            // SAFETY: as above.
+            unsafe { call::fi_send(p.ep, p.start, p.len, p.desc, p.peer, p.context) }
+        })
+        .map(drop)
     }
 
     pub(crate) fn recv(
@@ -264,10 +276,11 @@ impl Endpoint {
         len: usize,
         number: u64,
     ) -> Result<(), Failure> {
-        let (ep, piece, context) = (self.ep, region.piece(at, len), context(number));
-        let anybody = sys::FI_ADDR_UNSPEC;
-        // SAFETY: a piece of leaked memory, see the module.
-        self.post("fi_recv", || unsafe { call::fi_recv(ep, piece, len, region.desc, anybody, context) })
+        self.post_piece("fi_recv", region, at, len, number, |p| {
+            // SAFETY: as above.
+            unsafe { call::fi_recv(p.ep, p.start, p.len, p.desc, sys::FI_ADDR_UNSPEC, p.context) }
+        })
+        .map(drop)
     }
 
     /// One receive for as many messages as fit.
@@ -294,11 +307,13 @@ impl Endpoint {
         remote: Remote,
         number: u64,
     ) -> Result<(), Failure> {
-        let (ep, peer, piece, context) = (self.ep, self.peer, region.piece(0, len), context(number));
-        // SAFETY: a piece of leaked memory, see the module.
-        self.post("fi_write", || unsafe {
-            call::fi_write(ep, piece, len, region.desc, peer, remote.address, remote.key, context)
+        self.post_piece("fi_write", region, 0, len, number, |p| {
+            // SAFETY: as above.
+            unsafe {
+                call::fi_write(p.ep, p.start, p.len, p.desc, p.peer, remote.address, remote.key, p.context)
+            }
         })
+        .map(drop)
     }
 
     pub(crate) fn write_data(
@@ -309,11 +324,12 @@ impl Endpoint {
         data: u64,
         number: u64,
     ) -> Result<(), Failure> {
-        let (ep, peer, piece, context) = (self.ep, self.peer, region.piece(0, len), context(number));
-        // SAFETY: a piece of leaked memory, see the module.
-        self.post("fi_writedata", || unsafe {
-            call::fi_writedata(ep, piece, len, region.desc, data, peer, remote.address, remote.key, context)
+        self.post_piece("fi_writedata", region, 0, len, number, |p| {
+            let Remote { address, key } = remote;
+            // SAFETY: as above.
+            unsafe { call::fi_writedata(p.ep, p.start, p.len, p.desc, data, p.peer, address, key, p.context) }
         })
+        .map(drop)
     }
 
     pub(crate) fn read(
@@ -323,11 +339,36 @@ impl Endpoint {
         remote: Remote,
         number: u64,
     ) -> Result<(), Failure> {
-        let (ep, peer, piece, context) = (self.ep, self.peer, region.piece(0, len), context(number));
-        // SAFETY: a piece of leaked memory, see the module.
-        self.post("fi_read", || unsafe {
-            call::fi_read(ep, piece, len, region.desc, peer, remote.address, remote.key, context)
+        self.post_piece("fi_read", region, 0, len, number, |p| {
+            // SAFETY: as above.
+            unsafe {
+                call::fi_read(p.ep, p.start, p.len, p.desc, p.peer, remote.address, remote.key, p.context)
+            }
         })
+        .map(drop)
+    }
+
+    /// Posts what concerns a piece of a region, under a number; what names it to the provider.
+    fn post_piece(
+        &mut self,
+        call: &'static str,
+        region: &Region,
+        at: usize,
+        len: usize,
+        number: u64,
+        mut post: impl FnMut(&Posting) -> isize,
+    ) -> Result<usize, Failure> {
+        let context = context(number);
+        let posting = Posting {
+            ep: self.ep,
+            peer: self.peer,
+            start: region.piece(at, len),
+            len,
+            desc: region.desc,
+            context,
+        };
+        self.post(call, || post(&posting))?;
+        Ok(context as usize)
     }
 
     /// Posts, reading completions while the queue is full.

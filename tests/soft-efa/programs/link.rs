@@ -14,24 +14,16 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// Waits for the other process, and says where: the port may be zero, for one that is free.
     pub(crate) fn listen(address: SocketAddr) -> Result<Link, Failure> {
         let listener = TcpListener::bind(address)?;
+        crate::say(&format!("listening on {}", listener.local_addr()?));
         let (stream, _) = listener.accept()?;
         Link::new(stream, true)
     }
 
-    /// The other process may be a little later.
     pub(crate) fn connect(address: SocketAddr) -> Result<Link, Failure> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match TcpStream::connect_timeout(&address, PATIENCE) {
-                Ok(stream) => return Link::new(stream, false),
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        Link::new(TcpStream::connect_timeout(&address, PATIENCE)?, false)
     }
 
     fn new(stream: TcpStream, is_target: bool) -> Result<Link, Failure> {

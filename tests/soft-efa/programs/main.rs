@@ -24,10 +24,10 @@ use link::Link;
 struct Args {
     /// What to do.
     program: Program,
-    /// Wait for the other process here, and be the target.
+    /// Wait for the other process here, which is said, and be the target.
     #[arg(long, conflicts_with = "connect")]
     listen: Option<SocketAddr>,
-    /// Find the other process there, and be the initiator.
+    /// Find the other process there, where it must be waiting, and be the initiator.
     #[arg(long)]
     connect: Option<SocketAddr>,
     /// The device, by its domain's name; the first otherwise.

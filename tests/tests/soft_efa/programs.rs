@@ -5,7 +5,8 @@ use efarun_tests::{Need, is_full_matrix, require};
 use crate::support::SoftEfa;
 
 /// What works on every device.
-const EVERYWHERE: [&str; 7] = ["tagged", "bandwidth", "rma", "unexpected", "cancel", "multi-recv", "cq-data"];
+pub(crate) const EVERYWHERE: [&str; 7] =
+    ["tagged", "bandwidth", "rma", "unexpected", "cancel", "multi-recv", "cq-data"];
 
 #[test]
 fn reliable_endpoints_keep_their_promises_under_all_manners() {
@@ -85,6 +86,7 @@ fn consumers_that_rely_on_what_efa_does_not_promise_fail() {
     assert!(stderr.contains("Receiver not ready"), "{stderr}");
 }
 
-fn seeds() -> std::ops::RangeInclusive<u32> {
+/// Where choices come from, one after the other.
+pub(crate) fn seeds() -> std::ops::RangeInclusive<u32> {
     if is_full_matrix() { 1..=50 } else { 1..=1 }
 }

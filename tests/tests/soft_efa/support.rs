@@ -41,6 +41,16 @@ impl SoftEfa {
         self
     }
 
+    /// The same, by another profile.
+    pub(crate) fn with_device(self, profile: &str) -> SoftEfa {
+        self.with("SOFTEFA_DEVICE", profile)
+    }
+
+    /// The same, with other choices.
+    pub(crate) fn with_seed(self, seed: u32) -> SoftEfa {
+        self.with("SOFTEFA_SEED", &seed.to_string())
+    }
+
     /// A program on a host of a testbed.
     pub(crate) fn command_on(&self, testbed: &Testbed, host: &str, program: impl AsRef<OsStr>) -> Command {
         // By `env`, so that only the program itself gets the variables, not what leads to it.
@@ -57,8 +67,7 @@ impl SoftEfa {
     /// Two runs of `soft-efa-program` on this machine that talk to each other; what the initiator said.
     pub(crate) fn run(&self, program: &str, options: &[&str]) -> String {
         let (target, initiator) = self.try_run(program, options);
-        succeeded(&format!("{program}, the target"), &target);
-        succeeded(&format!("{program}, the initiator"), &initiator)
+        both_succeeded(program, &target, &initiator)
     }
 
     /// The same; how they ended.
@@ -74,13 +83,14 @@ impl SoftEfa {
 
     /// The target and the initiator, each by its program.
     pub(crate) fn start_as(&self, programs: [&str; 2], options: &[&str]) -> (Guest, Guest) {
-        let address = format!("127.0.0.1:{}", free_port());
-        let start = |program: &str, role: &str| {
-            let mut command = self.command(efarun_tests::program!("soft-efa-program"));
-            command.args([program, role, address.as_str()]).args(options);
-            Guest::start(command)
-        };
-        (start(programs[0], "--listen"), start(programs[1], "--connect"))
+        let program = || self.command(efarun_tests::program!("soft-efa-program"));
+        meet([program(), program()], programs, "127.0.0.1", options)
+    }
+
+    /// The same, the target on h1 and the initiator on h2.
+    pub(crate) fn start_between(&self, testbed: &Testbed, programs: [&str; 2]) -> (Guest, Guest) {
+        let program = |host| self.command_on(testbed, host, efarun_tests::program!("soft-efa-program"));
+        meet([program("h1"), program("h2")], programs, &testbed.host("h1").address, &["--rounds", "1"])
     }
 
     /// A program on this machine.
@@ -151,19 +161,20 @@ impl Guest {
         kill(self.pid, Signal::SIGKILL).unwrap();
     }
 
-    /// Waits for a line of its output.
-    pub(crate) fn wait_for_line(&mut self, wanted: &str) {
+    /// Waits for a line of its output that begins with this; the rest of it.
+    pub(crate) fn wait_for_line(&mut self, wanted: &str) -> String {
         let deadline = Instant::now() + LIMIT;
         loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => {
-                    self.seen += &line;
-                    self.seen.push('\n');
-                    if line == wanted {
-                        return;
-                    }
-                }
-                Err(_) => panic!("{} does not say `{wanted}`, but\n{}", self.name, self.seen),
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                let end = self.end.recv_timeout(Duration::from_secs(1));
+                let end = end.map(|(status, stderr)| (status, String::from_utf8_lossy(&stderr).into_owned()));
+                panic!("{} does not say `{wanted}`, but\n{}{end:?}", self.name, self.seen);
+            };
+            self.seen += &line;
+            self.seen.push('\n');
+            if let Some(rest) = line.strip_prefix(wanted) {
+                return rest.to_owned();
             }
         }
     }
@@ -207,6 +218,13 @@ pub(crate) fn succeeded(what: &str, output: &Output) -> String {
     stdout.into_owned() + &stderr
 }
 
+/// Fails with all that both said, unless both ended well; all that the initiator said otherwise.
+pub(crate) fn both_succeeded(program: &str, target: &Output, initiator: &Output) -> String {
+    let ended_well = target.status.success() && initiator.status.success();
+    assert!(ended_well, "{program}, the target: {target:?}\n{program}, the initiator: {initiator:?}");
+    succeeded(program, initiator)
+}
+
 /// Runs libfabric's ping-pong between two programs, `server` and `client`, and gives what the client printed.
 ///
 /// `address` is where the client finds the server's control port.
@@ -225,10 +243,30 @@ pub(crate) fn pingpong(server: Command, client: Command, address: &str, options:
     client
 }
 
-/// A port that nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// Starts a target at an address of its host, and, once it listens, an initiator.
+fn meet(commands: [Command; 2], programs: [&str; 2], address: &str, options: &[&str]) -> (Guest, Guest) {
+    let [mut target, mut initiator] = commands;
+    target.args([programs[0], "--listen", &format!("{address}:0")]).args(options);
+    let mut target = Guest::start(target);
+    let address = target.wait_for_line("listening on ");
+    initiator.args([programs[1], "--connect", &address]).args(options);
+    (target, Guest::start(initiator))
 }
+
+/// A port for a program that cannot choose one by itself: one that nobody has here, and that the kernel gives to nobody
+/// who asks for any, be it on another host.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id();
+    (0..PORTS.len() as u32)
+        .map(|_| start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32)
+        .map(|place| PORTS.start + place as u16)
+        .find(|port| std::net::TcpListener::bind(("0.0.0.0", *port)).is_ok())
+        .expect("some of five thousand ports are free")
+}
+
+/// Above those of queue pairs, below those that the kernel gives.
+const PORTS: std::ops::Range<u16> = 27_000..32_000;
 
 /// The server cannot say that it listens, so it is asked until it does; wherever it runs.
 fn wait_until_listening(port: u16) {
