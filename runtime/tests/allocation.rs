@@ -4,6 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use efarun_rt::config::Provider;
 use efarun_rt::{Rank, ReduceOp, World};
 
 /// The system's allocator, with a count per thread.
@@ -50,10 +51,10 @@ fn all_collectives(world: &mut World, buffers: &mut [(Vec<f32>, Vec<f32>)]) -> R
     Ok(())
 }
 
-#[test]
-fn a_repeated_call_allocates_nothing() {
-    let world_size = 3;
-    let worlds = World::thread_worlds(world_size).expect("a world");
+/// Repeats all collectives in a world of so many ranks on each node.
+fn repeat(world_size: u32, ranks_per_node: u32) {
+    let builder = World::builder().provider(Provider::Tcp).ranks_per_node(ranks_per_node);
+    let worlds = builder.thread_worlds(world_size).expect("a world");
     std::thread::scope(|scope| {
         for mut world in worlds {
             scope.spawn(move || {
@@ -66,9 +67,24 @@ fn a_repeated_call_allocates_nothing() {
                 for _ in 0..20 {
                     all_collectives(&mut world, &mut buffers).expect("nobody is lost");
                 }
-                assert_eq!(ALLOCATIONS.get() - before, 0);
+                assert_eq!(ALLOCATIONS.get() - before, 0, "{ranks_per_node} ranks on a node");
                 world.close().expect("all close");
             });
         }
     });
+}
+
+#[test]
+fn a_repeated_call_over_shared_memory_allocates_nothing() {
+    repeat(3, 3);
+}
+
+#[test]
+fn a_repeated_call_over_sockets_allocates_nothing() {
+    repeat(3, 1);
+}
+
+#[test]
+fn a_repeated_call_over_shared_memory_and_sockets_allocates_nothing() {
+    repeat(4, 2);
 }

@@ -16,6 +16,7 @@ pub mod shm;
 pub mod tcp;
 
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use efarun_wire::Rank;
@@ -44,6 +45,17 @@ pub struct Message<'a> {
 /// Chosen by the executor for a send, given back when the send is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SendToken(pub u64);
+
+/// How a sleep that covers several transports covers one of them.
+#[derive(Debug)]
+pub enum Sleep<'t> {
+    /// There is nothing to sleep for: something may have happened.
+    Over,
+    /// Until this is readable.
+    On(BorrowedFd<'t>),
+    /// Not together with others, for now.
+    Alone,
+}
 
 /// What a transport can fail with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -167,6 +179,15 @@ pub trait Transport: Send {
 
     /// Sleeps until something may have happened, or for `timeout` at most. May return early.
     fn wait(&mut self, timeout: Duration);
+
+    /// Begins a sleep that covers other transports too: says what it is slept on here. [`Transport::end_sleep`] follows,
+    /// whatever came of it.
+    fn begin_sleep(&mut self) -> Sleep<'_> {
+        Sleep::Alone
+    }
+
+    /// Ends it: takes in what has happened.
+    fn end_sleep(&mut self) {}
 
     /// Ends everything in flight: when it returns, no memory that was handed over is touched any more, and every
     /// later call says [`TransportError::Closed`]. Never fails; what goes wrong is logged.

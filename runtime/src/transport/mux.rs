@@ -4,16 +4,18 @@
 //! node, the fabric to the rest. It adds no messages and no memory of its own; tokens go through unchanged, as
 //! whoever chose them chose them apart. With one transport it costs a table look-up.
 //!
-//! Only transports that have opened a peer are polled and waited for. Where that is more than one, [`Mux::wait`]
-//! sleeps on each in turn for a short while, as no one wait covers shared memory and a completion queue: what happens
-//! on another transport is seen that much later at most.
+//! Only transports that have opened a peer are polled and waited for. Where that is two, [`Mux::wait`] sleeps on both at
+//! once, if both say on what. Otherwise it sleeps on each in turn for a short while: what happens on another transport
+//! is seen that much later at most.
 
 use std::fmt;
 use std::time::Duration;
 
 use efarun_wire::Rank;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 
-use super::{Header, Message, SendToken, Transport, TransportError};
+use super::{Header, Message, SendToken, Sleep, Transport, TransportError};
 
 /// Which of a [`Mux`]'s transports leads to a rank, as an index; none for this rank itself.
 pub type Route = Option<u8>;
@@ -51,6 +53,25 @@ impl Mux {
     fn leg_index(&self, peer: Rank) -> Result<usize, TransportError> {
         let route = self.routes.get(peer.index()).copied().flatten();
         route.map(usize::from).ok_or(TransportError::NoRoute { peer })
+    }
+
+    /// Sleeps on two transports at once. Says whether it could.
+    fn sleep_on_both(&mut self, timeout: Duration) -> bool {
+        let mut used = self.legs.iter_mut().filter(|leg| leg.is_used);
+        let (Some(one), Some(other), None) = (used.next(), used.next(), used.next()) else { return false };
+        let could = match (one.transport.begin_sleep(), other.transport.begin_sleep()) {
+            (Sleep::Alone, _) | (_, Sleep::Alone) => false,
+            (Sleep::Over, _) | (_, Sleep::Over) => true,
+            (Sleep::On(one), Sleep::On(other)) => {
+                let mut fds = [one, other].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+                // Whatever it says, each leg looks for itself.
+                let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None);
+                true
+            }
+        };
+        one.transport.end_sleep();
+        other.transport.end_sleep();
+        could
     }
 
     fn leg(&mut self, peer: Rank) -> Result<&mut dyn Transport, TransportError> {
@@ -147,6 +168,9 @@ impl Transport for Mux {
     }
 
     fn wait(&mut self, timeout: Duration) {
+        if self.sleep_on_both(timeout) {
+            return;
+        }
         let used = self.legs.iter().filter(|leg| leg.is_used).count();
         let timeout = if used > 1 { timeout.min(TURN) } else { timeout };
         for _ in 0..self.legs.len() {
@@ -172,10 +196,13 @@ const TURN: Duration = Duration::from_micros(50);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Instant;
 
     use super::super::conformance::conformance;
     use super::super::double::{Manners, doubles};
+    use super::super::shm::{Arena, Geometry, ShmTransport};
+    use super::super::tcp::{self, TcpConfig, TcpTransport};
     use super::*;
 
     /// Worlds in which ranks of equal parity share a "node", over two sets of doubles.
@@ -219,6 +246,85 @@ mod tests {
         for peer in [Rank(1), Rank(2)] {
             assert_eq!(mux.arrived(peer).unwrap_err(), TransportError::Closed);
         }
+    }
+
+    /// Ranks of equal parity share memory, the others are reached by sockets.
+    fn shared_memory_and_sockets(world_size: u32) -> Vec<Box<dyn Transport>> {
+        let ranks = |parity: u32| (0..world_size).filter(move |rank| rank % 2 == parity).map(Rank);
+        let nodes = [0, 1].map(|parity| ranks(parity).collect::<Vec<_>>());
+        let arenas = nodes
+            .each_ref()
+            .map(|node| Arc::new(Arena::create(Geometry::new(node.len().max(1) as u32)).unwrap()));
+        let join = |(rank, sockets): (u32, TcpTransport)| {
+            let node = rank as usize % 2;
+            let memory = ShmTransport::new(arenas[node].clone(), Rank(rank), nodes[node].clone());
+            let route = |peer| (peer != rank).then_some(u8::from(peer % 2 != rank % 2));
+            let mux =
+                Mux::new(vec![Box::new(memory), Box::new(sockets)], (0..world_size).map(route).collect());
+            Box::new(mux) as Box<dyn Transport>
+        };
+        (0..).zip(tcp::tests::world(world_size, &TcpConfig::new(None))).map(join).collect()
+    }
+
+    #[test]
+    fn shared_memory_and_sockets_as_one_conform() {
+        conformance(shared_memory_and_sockets);
+    }
+
+    /// A wait that goes on to its end when a message comes over either transport, or takes turns, is found out.
+    #[test]
+    fn one_sleep_ends_when_a_message_comes_over_any_of_two_transports() {
+        let [mut sleeper, near, far] = take_three(shared_memory_and_sockets(3));
+        let (word_tx, word_rx) = std::sync::mpsc::channel();
+        let (near_tx, near_rx) = std::sync::mpsc::channel();
+        let (far_tx, far_rx) = std::sync::mpsc::channel();
+        let send_on_word = |mut sender: Box<dyn Transport>, words: std::sync::mpsc::Receiver<()>| {
+            let word_tx = word_tx.clone();
+            move || {
+                sender.open(&[], &[Rank(0)]).unwrap();
+                for () in words {
+                    let deadline = Instant::now() + Duration::from_secs(20);
+                    // SAFETY: static memory.
+                    #[expect(unsafe_code, reason = "try_send's contract")]
+                    while !unsafe {
+                        sender.try_send(Rank(0), Header::default(), &raw const *b"", SendToken(0))
+                    }
+                    .unwrap()
+                    {
+                        assert!(Instant::now() < deadline, "no credit");
+                        sender.wait(Duration::from_millis(1));
+                        sender.poll(&mut Vec::new()).unwrap();
+                    }
+                    sender.poll(&mut Vec::new()).unwrap();
+                }
+                word_tx.send(()).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(send_on_word(near, near_rx));
+            scope.spawn(send_on_word(far, far_rx));
+            sleeper.open(&[Rank(1), Rank(2)], &[]).unwrap();
+            for round in 0..20 {
+                let (from, words) = if round % 2 == 0 { (Rank(2), &near_tx) } else { (Rank(1), &far_tx) };
+                words.send(()).unwrap();
+                let since = Instant::now();
+                while sleeper.arrived(from).unwrap().is_none() {
+                    sleeper.wait(Duration::from_secs(60));
+                    sleeper.poll(&mut Vec::new()).unwrap();
+                    assert!(since.elapsed() < Duration::from_secs(20), "round {round}: the sleep went on");
+                }
+                sleeper.release(from).unwrap();
+            }
+            drop((near_tx, far_tx));
+            (0..2).for_each(|_| word_rx.recv().unwrap());
+        });
+    }
+
+    fn take_three(transports: Vec<Box<dyn Transport>>) -> [Box<dyn Transport>; 3] {
+        let mut transports = transports.into_iter();
+        // Rank 2 shares memory with rank 0.
+        let [zero, one, two] = [(); 3].map(|()| transports.next().unwrap());
+        [zero, two, one]
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The memory that the ranks of one node share.
 //!
-//! A sealed memfd: a page that says what it is, a bell and a `closed` word per rank, then a ring per ordered pair. The ranks
+//! A sealed memfd: a page that says what it is, a bell, a `closed` word and a cord per rank, then a ring per ordered pair. The ranks
 //! that did not make it open it through `/proc/<pid>/fd/<fd>`, which the kernel allows to processes of one user in
 //! one PID namespace, and to threads of the maker itself. A random token in the first page proves that it is the
 //! one that was offered.
@@ -123,6 +123,18 @@ impl Arena {
     /// Says that a local rank closes. Called by that rank only.
     pub(super) fn mark_closed(&self, local_rank: usize) {
         self.word32(self.geometry.bell_offset(local_rank) + CLOSED_OFFSET).store(1, Ordering::Release);
+    }
+
+    /// Where a local rank's cord is: the process and its descriptor. None where it has shown none.
+    pub(super) fn cord(&self, local_rank: usize) -> Option<(u32, u32)> {
+        let word = self.word64(self.geometry.bell_offset(local_rank) + CORD_OFFSET).load(Ordering::Acquire);
+        (word != 0).then_some(((word >> 32) as u32, word as u32))
+    }
+
+    /// Shows where a local rank's cord is. Called by that rank only.
+    pub(super) fn show_cord(&self, local_rank: usize, pid: u32, fd: u32) {
+        let word = u64::from(pid) << 32 | u64::from(fd);
+        self.word64(self.geometry.bell_offset(local_rank) + CORD_OFFSET).store(word, Ordering::Release);
     }
 
     /// Takes memory for a range of the arena, so that touching it later cannot fail.
@@ -320,5 +332,6 @@ const PAGE_BYTES: usize = 4096;
 /// Two cache lines: neighbouring lines are fetched in pairs.
 const BELL_BYTES: usize = 128;
 const CLOSED_OFFSET: usize = 4;
+const CORD_OFFSET: usize = 8;
 const SLOT_HEADER_BYTES: usize = 64;
 const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);

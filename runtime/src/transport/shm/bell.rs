@@ -1,5 +1,8 @@
 //! The word that a rank sleeps on (rule 5 of the module above).
 //!
+//! Its owner sleeps on the word itself, or, where it sleeps on other things too, on a [`super::cord::Cord`]; the two low bits say
+//! which, and whoever rings and finds one of them wakes the owner that way.
+//!
 //! # Safety
 //! One block: the futex call, on a word that the borrow keeps mapped.
 #![allow(unsafe_code)]
@@ -7,7 +10,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A rank's bell: a count of twice the rings, and in its low bit whether the owner sleeps.
+/// A rank's bell: a count of four times the rings, and in its low bits whether and on what the owner sleeps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bell<'a> {
     word: &'a AtomicU32,
@@ -20,15 +23,28 @@ impl<'a> Bell<'a> {
 
     /// The count as it is now. Only its being different from another count has a meaning.
     pub(super) fn count(self) -> u32 {
-        self.word.load(Ordering::Acquire) & !SLEEPS
+        self.word.load(Ordering::Acquire) & COUNT
     }
 
-    /// Tells the owner that something happened, and wakes it if it sleeps.
-    pub(super) fn ring(self) {
-        let before = self.word.fetch_add(2, Ordering::AcqRel);
+    /// Tells the owner that something happened, and wakes it if it sleeps on the bell. Says whether it sleeps on its cord,
+    /// which the caller has to pull.
+    pub(super) fn ring(self) -> bool {
+        let before = self.word.fetch_add(ONE_RING, Ordering::AcqRel);
         if before & SLEEPS != 0 {
             futex(self.word, libc::FUTEX_WAKE, 1, None);
         }
+        before & ON_CORD != 0
+    }
+
+    /// Says that the owner sleeps on its cord from now on, and returns the count: where that is not what it has heard, it
+    /// must not sleep. Only the owner calls this.
+    pub(super) fn take_cord(self) -> u32 {
+        self.word.fetch_or(ON_CORD, Ordering::AcqRel) & COUNT
+    }
+
+    /// Says that it does not any more, and returns the count. Only the owner calls this.
+    pub(super) fn let_cord_go(self) -> u32 {
+        self.word.fetch_and(!ON_CORD, Ordering::AcqRel) & COUNT
     }
 
     /// Waits until the count is not `heard`, for `timeout` at most, and returns the count. Looks `spins` times
@@ -43,7 +59,7 @@ impl<'a> Bell<'a> {
         }
         let deadline = Instant::now() + timeout;
         loop {
-            let count = self.word.fetch_or(SLEEPS, Ordering::AcqRel) & !SLEEPS;
+            let count = self.word.fetch_or(SLEEPS, Ordering::AcqRel) & COUNT;
             let left = deadline.saturating_duration_since(Instant::now());
             if count != heard || left.is_zero() {
                 break;
@@ -51,7 +67,7 @@ impl<'a> Bell<'a> {
             // A signal, a wake-up for an earlier ring or a full timeout: the loop's head tells them apart.
             futex(self.word, libc::FUTEX_WAIT, heard | SLEEPS, Some(left));
         }
-        self.word.fetch_and(!SLEEPS, Ordering::AcqRel) & !SLEEPS
+        self.word.fetch_and(!SLEEPS, Ordering::AcqRel) & COUNT
     }
 }
 
@@ -68,7 +84,12 @@ fn futex(word: &AtomicU32, operation: i32, value: u32, timeout: Option<Duration>
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, timeout) };
 }
 
+/// The owner sleeps on the word.
 const SLEEPS: u32 = 1;
+/// The owner sleeps on its cord.
+const ON_CORD: u32 = 2;
+const ONE_RING: u32 = 4;
+const COUNT: u32 = !(SLEEPS | ON_CORD);
 
 #[cfg(test)]
 mod tests {
@@ -79,16 +100,27 @@ mod tests {
         let word = AtomicU32::new(0);
         let bell = Bell::new(&word);
         bell.ring();
-        assert_eq!(bell.wait_beyond(0, 0, Duration::from_secs(60)), 2);
+        assert_eq!(bell.wait_beyond(0, 0, Duration::from_secs(60)), ONE_RING);
+    }
+
+    #[test]
+    fn a_ring_tells_whether_the_owner_sleeps_on_its_cord() {
+        let word = AtomicU32::new(0);
+        let bell = Bell::new(&word);
+        assert!(!bell.ring());
+        assert_eq!(bell.take_cord(), ONE_RING);
+        assert!(bell.ring());
+        assert_eq!(bell.let_cord_go(), 2 * ONE_RING);
+        assert!(!bell.ring());
     }
 
     #[test]
     fn wait_gives_up_after_its_timeout() {
-        let word = AtomicU32::new(6);
+        let word = AtomicU32::new(8);
         let started = Instant::now();
-        assert_eq!(Bell::new(&word).wait_beyond(6, 0, Duration::from_millis(20)), 6);
+        assert_eq!(Bell::new(&word).wait_beyond(8, 0, Duration::from_millis(20)), 8);
         assert!(started.elapsed() >= Duration::from_millis(20));
-        assert_eq!(word.load(Ordering::Relaxed), 6, "nobody sleeps any more");
+        assert_eq!(word.load(Ordering::Relaxed), 8, "nobody sleeps any more");
     }
 
     #[test]
@@ -100,7 +132,7 @@ mod tests {
             let mut heard = 0;
             for round in 1..=rounds {
                 Bell::new(theirs).ring();
-                while heard < 2 * round {
+                while heard < ONE_RING * round {
                     heard = Bell::new(mine).wait_beyond(heard, 0, Duration::from_secs(60));
                 }
             }

@@ -20,7 +20,8 @@
 //! 5. Whoever stored something that another rank may sleep for adds 2 to that rank's bell; the low bit says that its
 //!    owner sleeps, and the one that finds it set wakes it. The owner sets the bit and learns the count in one
 //!    operation. Operations on one word have one order: either the owner sees the new count and does not sleep, or
-//!    the ringer sees the bit and wakes. No wake-up is lost, whatever the owner looked at before.
+//!    the ringer sees the bit and wakes. No wake-up is lost, whatever the owner looked at before. An owner that sleeps on
+//!    other things too sets another bit, and is woken by a pipe.
 //!
 //! # What a peer can do wrong
 //! A peer runs as the same user and may write anything into the arena at any time. Lengths, numbers and counters are
@@ -33,18 +34,21 @@
 
 mod arena;
 mod bell;
+mod cord;
 mod ring;
 #[cfg(test)]
 mod tests;
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use efarun_wire::Rank;
 
 pub use self::arena::{Arena, Geometry, Offer};
+use self::cord::{Cord, Pull};
 use self::ring::{ReceiveEnd, SendEnd};
-use super::{Header, Message, SendToken, Transport, TransportError};
+use super::{Header, Message, SendToken, Sleep, Transport, TransportError};
 
 /// The transport of one rank over its node's [`Arena`].
 #[derive(Debug)]
@@ -60,6 +64,10 @@ pub struct ShmTransport {
     /// What this rank's bell had counted when it last returned from waiting.
     heard: u32,
     spins: u32,
+    /// Made when this rank first sleeps on something else too.
+    cord: Option<Cord>,
+    /// By local rank.
+    pulls: Vec<Pull>,
     closed: bool,
 }
 
@@ -81,6 +89,8 @@ impl ShmTransport {
             sends: ranks.iter().map(|_| None).collect(),
             receives: ranks.iter().map(|_| None).collect(),
             completed: Vec::with_capacity(MAX_COMPLETED),
+            cord: None,
+            pulls: ranks.iter().map(|_| Pull::default()).collect(),
             me: index,
             arena,
             ranks,
@@ -93,6 +103,13 @@ impl ShmTransport {
         match self.ranks.binary_search(&peer) {
             Ok(index) if index != self.me => Ok(index),
             _ => Err(TransportError::NoRoute { peer }),
+        }
+    }
+
+    /// Tells a rank that something happened.
+    fn ring(&mut self, local_rank: usize) {
+        if self.arena.bell(local_rank).ring() {
+            self.pulls[local_rank].pull(&self.arena, local_rank);
         }
     }
 
@@ -116,7 +133,7 @@ impl Transport for ShmTransport {
             let index = self.index_of(peer)?;
             if self.receives[index].is_none() {
                 self.receives[index] = Some(ReceiveEnd::open(&self.arena, peer, index, self.me)?);
-                self.arena.bell(index).ring();
+                self.ring(index);
             }
         }
         for &peer in sends_to {
@@ -150,7 +167,7 @@ impl Transport for ShmTransport {
         let payload = unsafe { &*payload };
         let sent = end.try_send(&self.arena, header, payload)?;
         if sent {
-            self.arena.bell(index).ring();
+            self.ring(index);
             self.completed.push(token);
         }
         Ok(sent)
@@ -179,7 +196,7 @@ impl Transport for ShmTransport {
         let index = self.index_of(from)?;
         let end = self.receives[index].as_mut().ok_or(TransportError::NoRoute { peer: from })?;
         end.release(&self.arena);
-        self.arena.bell(index).ring();
+        self.ring(index);
         Ok(())
     }
 
@@ -190,13 +207,44 @@ impl Transport for ShmTransport {
         self.heard = self.arena.bell(self.me).wait_beyond(self.heard, self.spins, timeout);
     }
 
+    fn begin_sleep(&mut self) -> Sleep<'_> {
+        if self.closed || !self.completed.is_empty() {
+            return Sleep::Over;
+        }
+        if self.cord.is_none() {
+            match Cord::new() {
+                Ok(cord) => {
+                    cord.show(&self.arena, self.me);
+                    self.cord = Some(cord);
+                }
+                Err(errno) => {
+                    log::debug!("no pipe to sleep on: {}", errno.desc());
+                    return Sleep::Alone;
+                }
+            }
+        }
+        let count = self.arena.bell(self.me).take_cord();
+        match &self.cord {
+            Some(cord) if count == self.heard => Sleep::On(cord.as_fd()),
+            _ => Sleep::Over,
+        }
+    }
+
+    fn end_sleep(&mut self) {
+        self.heard = self.arena.bell(self.me).let_cord_go();
+        if let Some(cord) = &mut self.cord {
+            cord.slacken();
+        }
+    }
+
     fn close(&mut self) {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
         self.arena.mark_closed(self.me);
-        for index in (0..self.ranks.len()).filter(|&index| index != self.me) {
-            self.arena.bell(index).ring();
+        let me = self.me;
+        for index in (0..self.ranks.len()).filter(|&index| index != me) {
+            self.ring(index);
         }
     }
 }

@@ -25,6 +25,11 @@ pub(super) struct Outflow {
 }
 
 impl Outflow {
+    /// Makes room for what can be in flight, so that sending needs no more memory.
+    pub(super) fn reserve(&mut self) {
+        self.in_flight.reserve(MAX_IN_FLIGHT as usize);
+    }
+
     /// Takes a message of this length into flight and numbers it; none if it has to wait for a grant.
     pub(super) fn send(&mut self, len_bytes: usize) -> Option<u64> {
         if !self.has_room(len_bytes) {
@@ -137,6 +142,8 @@ pub(super) enum Broken {
     Number { expected: u32, found: u32 },
     #[error("it sent a message of {len_bytes} bytes, where {SLOT_BYTES} are the most")]
     TooLong { len_bytes: u32 },
+    #[error("it sent more than {MAX_IN_FLIGHT_BYTES} bytes that nobody has taken yet")]
+    TooMuch,
 }
 
 /// The largest payload of a message.
@@ -146,7 +153,7 @@ pub(super) const CREDITS: usize = 4;
 /// How many messages, all of them small, a pair has in flight at most.
 pub(super) const MAX_IN_FLIGHT: u64 = 64;
 const ANNOUNCE_AFTER: u64 = MAX_IN_FLIGHT / 4;
-const MAX_IN_FLIGHT_BYTES: usize = 3 * CREDITS * SLOT_BYTES / 2;
+pub(super) const MAX_IN_FLIGHT_BYTES: usize = 3 * CREDITS * SLOT_BYTES / 2;
 const ANNOUNCE_AFTER_BYTES: usize = MAX_IN_FLIGHT_BYTES / 4;
 
 // What is released and not announced leaves room for the credits that were promised.

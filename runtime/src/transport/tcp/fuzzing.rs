@@ -8,7 +8,6 @@ use std::os::unix::net::UnixStream;
 use socket2::Socket;
 
 use super::link::{Extent, Flows, Link};
-use super::slots::Slots;
 use crate::transport::Header;
 
 /// What came of what a peer sent.
@@ -30,29 +29,29 @@ pub fn receive<'a>(parts: impl Iterator<Item = &'a [u8]>, holds: bool) -> Receiv
     let (mut peer, here) = UnixStream::pair().expect("a pair of sockets");
     here.set_nonblocking(true).expect("a socket that does not wait");
     let mut link = Link::new(Socket::from(here));
-    let (mut flows, mut slots) = (Flows::default(), Slots::default());
+    let mut flows = Flows::default();
     flows.inward.open();
     flows.inward.announce();
     let mut received = Received { messages: Vec::new(), error: None };
     for part in parts {
         peer.write_all(part).expect("a socket takes a few bytes");
-        received.error = link.receive(Extent::All, &mut flows, &mut slots).err();
+        received.error = link.receive(Extent::All, &mut flows).err();
         if !holds || received.error.is_some() {
-            read(&mut flows, &mut slots, &mut received.messages);
+            read(&mut flows, &mut received.messages);
         }
         if received.error.is_some() {
             break;
         }
     }
-    read(&mut flows, &mut slots, &mut received.messages);
+    read(&mut flows, &mut received.messages);
     received
 }
 
-fn read(flows: &mut Flows, slots: &mut Slots, messages: &mut Vec<(Header, Vec<u8>)>) {
+fn read(flows: &mut Flows, messages: &mut Vec<(Header, Vec<u8>)>) {
     while let Some(arrived) = flows.arrived.pop_front() {
         let len_bytes = arrived.header.len_bytes as usize;
-        messages.push((arrived.header, arrived.place.bytes()[..len_bytes].to_vec()));
-        arrived.place.give_back(slots);
+        messages.push((arrived.header, flows.payload(&arrived).to_vec()));
+        arrived.place.release(&mut flows.room, len_bytes);
         flows.inward.release(len_bytes);
         if flows.inward.is_announcement_due() {
             flows.inward.announce();

@@ -15,11 +15,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::libc;
 use socket2::Socket;
 
-use super::credit::{Inflow, Outflow};
+use super::credit::{Broken, Inflow, MAX_IN_FLIGHT, Outflow};
 use super::frame::{Announced, Frame, HEAD_BYTES};
 use super::lent::Payload;
 use super::place::{Expected, Place};
-use super::slots::Slots;
+use super::room::Room;
 use crate::transport::{Header, SendToken};
 
 /// A connection that was authenticated.
@@ -68,6 +68,21 @@ pub(super) struct Flows {
     pub(super) expected: Option<Expected>,
     /// Messages that are here, the oldest first.
     pub(super) arrived: VecDeque<Arrived>,
+    /// Where they are, but for those that have landed.
+    pub(super) room: Room,
+}
+
+impl Flows {
+    /// Makes room for what can be in flight, so that nothing that comes or goes needs more memory.
+    pub(super) fn reserve(&mut self) {
+        self.out.reserve();
+        self.arrived.reserve(MAX_IN_FLIGHT as usize);
+    }
+
+    /// The payload of a message that is here.
+    pub(super) fn payload<'b>(&'b self, message: &'b Arrived) -> &'b [u8] {
+        message.place.bytes(&self.room, message.header.len_bytes as usize)
+    }
 }
 
 /// How far to read.
@@ -82,7 +97,9 @@ pub(super) enum Extent {
 impl Link {
     /// Takes over a connection on which nothing but frames travels from here on.
     pub(super) fn new(socket: Socket) -> Self {
-        Link { socket, queue: VecDeque::new(), stage: Stage::default(), arriving: None }
+        // As many messages as can be in flight, a credit before and behind each.
+        let queue = VecDeque::with_capacity(2 * MAX_IN_FLIGHT as usize + 1);
+        Link { socket, queue, stage: Stage::default(), arriving: None }
     }
 
     /// Sends a message, or queues what the socket does not take. Gives the token back when all of it was taken.
@@ -110,8 +127,11 @@ impl Link {
         if self.queue.is_empty() {
             outgoing.send_on(&self.socket).map_err(|error| lost(&error))?;
         }
-        if outgoing.left() > 0 {
-            self.queue.push_back(outgoing);
+        match self.queue.back_mut() {
+            _ if outgoing.left() == 0 => {}
+            // The later grant is all that the peer needs to know.
+            Some(last) if last.payload.is_none() && last.taken == 0 => *last = outgoing,
+            _ => self.queue.push_back(outgoing),
         }
         Ok(())
     }
@@ -144,28 +164,23 @@ impl Link {
     }
 
     /// Reads what has arrived, as far as `extent` says.
-    pub(super) fn receive(
-        &mut self,
-        extent: Extent,
-        flows: &mut Flows,
-        slots: &mut Slots,
-    ) -> Result<(), String> {
+    pub(super) fn receive(&mut self, extent: Extent, flows: &mut Flows) -> Result<(), String> {
         loop {
-            self.unstage(flows, slots)?;
+            self.unstage(flows)?;
             if extent == Extent::OneMessage && !flows.arrived.is_empty() {
                 return Ok(());
             }
             // The stage holds less than a head now, or nothing when a payload is arriving.
             let (read, room) = match &mut self.arriving {
                 Some(Arriving { header, place, filled }) => {
-                    let rest = &mut place.bytes_mut()[*filled..header.len_bytes as usize];
+                    let rest = &mut place.bytes_mut(&mut flows.room, header.len_bytes as usize)[*filled..];
                     let read = read_some(&self.socket, rest)?;
                     *filled += read.unwrap_or(0);
                     (read, rest.len())
                 }
                 None => match flows.expected.take() {
                     Some(expected) if expected.len_bytes >= DIRECT_BYTES && self.stage.is_empty() => {
-                        self.receive_expected(expected, flows, slots)?
+                        self.receive_expected(expected, flows)?
                     }
                     expected => {
                         flows.expected = expected;
@@ -177,7 +192,7 @@ impl Link {
                 None => return Ok(()),
                 // Less than there was room for: that was all. The next call would say so; this saves it.
                 Some(len) if len < room => {
-                    self.unstage(flows, slots)?;
+                    self.unstage(flows)?;
                     return Ok(());
                 }
                 Some(_) => {}
@@ -191,18 +206,19 @@ impl Link {
         &mut self,
         mut expected: Expected,
         flows: &mut Flows,
-        slots: &mut Slots,
     ) -> Result<(Option<usize>, usize), String> {
         let mut head = [0; HEAD_BYTES];
-        let beginning = &mut expected.place.bytes_mut()[..expected.len_bytes.min(SPILL_BYTES)];
+        let expected_bytes = expected.len_bytes;
+        let place = expected.bytes_mut(&mut flows.room).ok_or_else(|| Broken::TooMuch.to_string())?;
+        let beginning = &mut place[..expected_bytes.min(SPILL_BYTES)];
         let room = HEAD_BYTES + beginning.len();
         let read = read_parts(&self.socket, &mut [IoSliceMut::new(&mut head), IoSliceMut::new(beginning)])?;
         let len = read.unwrap_or(0);
         let frame = Frame::from_bytes(&head).ok().filter(|_| len >= HEAD_BYTES);
         let announced = frame.and_then(|frame| frame.message);
-        if announced.is_some_and(|message| message.header.len_bytes as usize == expected.len_bytes) {
+        if announced.is_some_and(|message| message.header.len_bytes as usize == expected_bytes) {
             flows.expected = Some(expected);
-            self.begin(&head, len - HEAD_BYTES, flows, slots)?;
+            self.begin(&head, len - HEAD_BYTES, flows)?;
         } else {
             self.stage.put(&head[..len.min(HEAD_BYTES)]);
             self.stage.put(&beginning[..len.saturating_sub(HEAD_BYTES)]);
@@ -212,12 +228,12 @@ impl Link {
     }
 
     /// Takes frames out of the stage, until less than a head is left or a payload is incomplete.
-    fn unstage(&mut self, flows: &mut Flows, slots: &mut Slots) -> Result<(), String> {
+    fn unstage(&mut self, flows: &mut Flows) -> Result<(), String> {
         loop {
             if let Some(arriving) = &mut self.arriving {
                 let len_bytes = arriving.header.len_bytes as usize;
-                arriving.filled +=
-                    self.stage.take(&mut arriving.place.bytes_mut()[arriving.filled..len_bytes]);
+                let place = arriving.place.bytes_mut(&mut flows.room, len_bytes);
+                arriving.filled += self.stage.take(&mut place[arriving.filled..]);
                 if arriving.filled < len_bytes {
                     return Ok(());
                 }
@@ -226,24 +242,19 @@ impl Link {
                 }
             }
             let Some(head) = self.stage.take_head() else { return Ok(()) };
-            self.begin(&head, 0, flows, slots)?;
+            self.begin(&head, 0, flows)?;
         }
     }
 
     /// Takes a head, behind which so much of a payload is at its place already.
-    fn begin(
-        &mut self,
-        head: &[u8; HEAD_BYTES],
-        filled: usize,
-        flows: &mut Flows,
-        slots: &mut Slots,
-    ) -> Result<(), String> {
+    fn begin(&mut self, head: &[u8; HEAD_BYTES], filled: usize, flows: &mut Flows) -> Result<(), String> {
         let frame = Frame::from_bytes(head).map_err(|error| error.to_string())?;
         flows.out.grant(frame.granted).map_err(|error| error.to_string())?;
         if let Some(announced) = &frame.message {
             flows.inward.receive(announced).map_err(|error| error.to_string())?;
             let Announced { header, .. } = *announced;
-            let place = Place::of(flows.expected.take(), header.len_bytes as usize, slots);
+            let place = Place::take(flows.expected.take(), header.len_bytes as usize, &mut flows.room);
+            let place = place.ok_or_else(|| Broken::TooMuch.to_string())?;
             self.arriving = Some(Arriving { header, place, filled });
         }
         Ok(())
@@ -396,6 +407,6 @@ const COPIED_BYTES: usize = 512;
 const STAGE_BYTES: usize = 8 << 10;
 /// From this length on an expected message is read to its place at once. Of shorter ones several are read in one call,
 /// and copied.
-pub(super) const DIRECT_BYTES: usize = 2 << 10;
+const DIRECT_BYTES: usize = 2 << 10;
 /// How much of an expected message is read before it is known to be that: there is room for it in the stage.
 const SPILL_BYTES: usize = 64 << 10;

@@ -42,9 +42,10 @@ pub mod fuzzing;
 mod lent;
 mod link;
 mod place;
-mod slots;
+mod room;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
+mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
@@ -56,15 +57,15 @@ use nix::sys::time::TimeSpec;
 use socket2::{Socket, TcpKeepalive};
 
 use self::contact::Contact;
-use self::credit::{CREDITS, SLOT_BYTES};
+use self::credit::{CREDITS, MAX_IN_FLIGHT, SLOT_BYTES};
 use self::dial::{Awaits, CONNECT_PATIENCE, Dial};
 use self::door::Door;
 use self::frame::Frame;
 use self::lent::{Landing, Payload};
-use self::link::{DIRECT_BYTES, Extent, Flows, Link};
-use self::place::{Expected, Place};
-use self::slots::Slots;
-use super::{Header, Message, SendToken, Transport, TransportError};
+use self::link::{Extent, Flows, Link};
+use self::place::Expected;
+use self::watch::Watch;
+use super::{Header, Message, SendToken, Sleep, Transport, TransportError};
 
 /// How a rank's end is made.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +96,7 @@ pub struct TcpTransport {
     peers: Vec<Option<Peer>>,
     /// The peers that were opened or are to be connected, each once.
     used: Vec<Rank>,
-    slots: Slots,
+    watch: Watch,
     completed: Vec<SendToken>,
     /// A send was refused since the last poll, so that grants are worth reading for.
     is_short_of_credit: bool,
@@ -110,6 +111,8 @@ struct Peer {
     line: Line,
     flows: Flows,
     is_send_open: bool,
+    /// Whether sleeps end when its socket takes more.
+    awaits_room: bool,
 }
 
 /// How far the connection to a peer is.
@@ -142,7 +145,7 @@ impl TcpTransport {
             door: Some(door),
             peers: Vec::new(),
             used: Vec::new(),
-            slots: Slots::default(),
+            watch: Watch::new()?,
             completed: Vec::new(),
             is_short_of_credit: false,
             failure: None,
@@ -173,8 +176,13 @@ impl TcpTransport {
             if self.peers.len() <= rank.index() {
                 self.peers.resize_with(rank.index() + 1, || None);
             }
-            self.peers[rank.index()] =
-                Some(Peer { contact, line: Line::Idle, flows: Flows::default(), is_send_open: false });
+            self.peers[rank.index()] = Some(Peer {
+                contact,
+                line: Line::Idle,
+                flows: Flows::default(),
+                is_send_open: false,
+                awaits_room: false,
+            });
         }
         let peers: Vec<Rank> = contacts.iter().map(|(rank, _)| *rank).filter(|rank| *rank != me).collect();
         if peers.len() > self.eager_peers {
@@ -304,7 +312,14 @@ impl TcpTransport {
         if let Err(error) = tuned {
             log::warn!("the connection to rank {rank}: {error}");
         }
+        if let Err(errno) = self.watch.add(rank, &socket) {
+            let cause = format!("its connection cannot be awaited: {}", errno.desc());
+            self.lose(rank, TransportError::PeerLost { peer: rank, cause });
+            return;
+        }
+        self.completed.reserve(MAX_IN_FLIGHT as usize * self.used.len());
         if let Ok(peer) = self.peer(rank) {
+            peer.flows.reserve();
             peer.line = Line::Up(Link::new(socket));
         }
         self.announce_if_due(rank);
@@ -325,7 +340,7 @@ impl TcpTransport {
     fn receive(&mut self, rank: Rank, extent: Extent) {
         let Some(peer) = self.peers.get_mut(rank.index()).and_then(Option::as_mut) else { return };
         if let Line::Up(link) = &mut peer.line
-            && let Err(cause) = link.receive(extent, &mut peer.flows, &mut self.slots)
+            && let Err(cause) = link.receive(extent, &mut peer.flows)
         {
             self.lose(rank, TransportError::PeerLost { peer: rank, cause });
         }
@@ -355,6 +370,49 @@ impl TcpTransport {
             let peer = self.peers.get(rank.index()).and_then(Option::as_ref);
             peer.is_some_and(|peer| matches!(peer.line, Line::Awaited | Line::Dialling(_)))
         })
+    }
+
+    /// Awaits room in the sockets that did not take all of what is queued for them.
+    fn watch_room(&mut self) {
+        for index in 0..self.used.len() {
+            let rank = self.used[index];
+            let Some(peer) = self.peers.get_mut(rank.index()).and_then(Option::as_mut) else { continue };
+            let Line::Up(link) = &peer.line else { continue };
+            if link.is_sending() != peer.awaits_room {
+                peer.awaits_room = link.is_sending();
+                if let Err(errno) = self.watch.await_room(rank, link, peer.awaits_room) {
+                    log::warn!("the connection to rank {rank} is not awaited: {}", errno.desc());
+                }
+            }
+        }
+    }
+
+    /// What to sleep on while connections are made, and until when at most.
+    fn connecting(&self, mut until: Instant) -> (Vec<PollFd<'_>>, Instant) {
+        let mut fds = Vec::new();
+        for &rank in &self.used {
+            let Some(peer) = self.peers.get(rank.index()).and_then(Option::as_ref) else { continue };
+            let Line::Dialling(dial) = &peer.line else { continue };
+            match dial.awaits() {
+                Awaits::Socket(fd, events, deadline) => {
+                    fds.push(PollFd::new(fd, events));
+                    until = deadline.map_or(until, |deadline| until.min(deadline));
+                }
+                Awaits::Until(deadline) => until = until.min(deadline),
+            }
+        }
+        if let Some(door) = &self.door {
+            fds.extend(door.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            until = door.next_deadline().map_or(until, |deadline| until.min(deadline));
+        }
+        (fds, until)
+    }
+
+    /// Reads what has come. What stayed in a socket would end the next sleep at once, whoever it is from.
+    fn receive_from_all(&mut self) {
+        for rank in self.watch.readable() {
+            self.receive(rank, Extent::All);
+        }
     }
 
     /// Sends what is queued; says whether something still is.
@@ -456,25 +514,18 @@ impl Transport for TcpTransport {
 
     #[expect(unsafe_code, reason = "the trait's contract")]
     unsafe fn expect(&mut self, from: Rank, len_bytes: usize, landing: Option<*mut [u8]>) {
-        let slots = &mut self.slots;
         let Some(peer) = self.peers.get_mut(from.index()).and_then(Option::as_mut) else { return };
         let Line::Up(link) = &peer.line else { return };
         // What is here, or has begun to arrive, has its place.
         if len_bytes > SLOT_BYTES || link.is_receiving() || !peer.flows.arrived.is_empty() {
             return;
         }
-        let fits = |landing: &*mut [u8]| landing.len() == len_bytes;
-        let place = match landing.filter(fits) {
-            // SAFETY: the caller leaves the memory alone until `arrived` shows a message of this peer, which is the next
-            // one, or until `close` has returned; and does not change it before that message is released. Links and flows
-            // write to it until the message is whole, and are dropped in `close`.
-            Some(landing) => Place::Landing(unsafe { Landing::new(landing) }),
-            None if len_bytes < DIRECT_BYTES => return,
-            None => Place::Slot(slots.take()),
-        };
-        if let Some(former) = peer.flows.expected.replace(Expected { len_bytes, place }) {
-            former.place.give_back(slots);
-        }
+        let landing = landing.filter(|landing| landing.len() == len_bytes);
+        // SAFETY: the caller leaves the memory alone until `arrived` shows a message of this peer, which is the next one, or
+        // until `close` has returned; and does not change it before that message is released. Links and flows write to it
+        // until the message is whole, and are dropped in `close`.
+        let landing = landing.map(|landing| unsafe { Landing::new(landing) });
+        peer.flows.expected = Some(Expected { len_bytes, landing });
     }
 
     fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError> {
@@ -505,8 +556,7 @@ impl Transport for TcpTransport {
         let peer = self.peer(from)?;
         match (peer.flows.arrived.front(), &peer.line) {
             (Some(message), _) => {
-                let payload = &message.place.bytes()[..message.header.len_bytes as usize];
-                Ok(Some(Message { header: message.header, payload }))
+                Ok(Some(Message { header: message.header, payload: peer.flows.payload(message) }))
             }
             (None, Line::Lost(error)) => Err(error.clone()),
             (None, _) => Ok(None),
@@ -517,8 +567,9 @@ impl Transport for TcpTransport {
         self.check_open()?;
         let peer = self.peer(from)?;
         let released = peer.flows.arrived.pop_front().ok_or(TransportError::NoRoute { peer: from })?;
-        peer.flows.inward.release(released.header.len_bytes as usize);
-        released.place.give_back(&mut self.slots);
+        let len_bytes = released.header.len_bytes as usize;
+        released.place.release(&mut peer.flows.room, len_bytes);
+        peer.flows.inward.release(len_bytes);
         self.announce_if_due(from);
         Ok(())
     }
@@ -527,46 +578,36 @@ impl Transport for TcpTransport {
         if self.is_closed || !self.completed.is_empty() {
             return;
         }
-        let mut deadline = Instant::now() + timeout;
-        let mut links = Vec::with_capacity(self.used.len());
-        let mut fds = Vec::with_capacity(self.used.len());
-        let mut connecting = Vec::new();
-        for &rank in &self.used {
-            let Some(peer) = self.peers.get(rank.index()).and_then(Option::as_ref) else { continue };
-            match &peer.line {
-                Line::Up(link) => {
-                    let sending = if link.is_sending() { PollFlags::POLLOUT } else { PollFlags::empty() };
-                    fds.push(PollFd::new(link.as_fd(), PollFlags::POLLIN | sending));
-                    links.push(rank);
-                }
-                Line::Dialling(dial) => match dial.awaits() {
-                    Awaits::Socket(fd, events, until) => {
-                        connecting.push(PollFd::new(fd, events));
-                        deadline = until.map_or(deadline, |until| deadline.min(until));
-                    }
-                    Awaits::Until(until) => deadline = deadline.min(until),
-                },
-                Line::Idle | Line::Awaited | Line::Lost(_) => {}
-            }
+        self.watch_room();
+        let until = Instant::now() + timeout;
+        let (mut fds, until) = self.connecting(until);
+        let left = TimeSpec::from_duration(until.saturating_duration_since(Instant::now()));
+        let watched = PollFd::new(self.watch.as_fd(), PollFlags::POLLIN);
+        let ready = if fds.is_empty() {
+            ppoll(&mut [watched], Some(left), None)
+        } else {
+            fds.push(watched);
+            ppoll(&mut fds, Some(left), None)
+        };
+        // Interrupted, or nothing happened: the wait is over early, which it may be, or over.
+        if ready.unwrap_or(0) > 0 {
+            self.receive_from_all();
         }
-        if let Some(door) = &self.door {
-            connecting.extend(door.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-            deadline = door.next_deadline().map_or(deadline, |until| deadline.min(until));
+    }
+
+    fn begin_sleep(&mut self) -> Sleep<'_> {
+        if self.is_closed || !self.completed.is_empty() {
+            return Sleep::Over;
         }
-        fds.append(&mut connecting);
-        let left = deadline.saturating_duration_since(Instant::now());
-        if ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None).unwrap_or(0) <= 0 {
-            // Interrupted, or nothing happened: the wait is over early, which it may be, or over.
-            return;
+        if self.door.is_some() || self.is_connecting() {
+            return Sleep::Alone;
         }
-        let readable = PollFlags::POLLIN | PollFlags::POLLERR | PollFlags::POLLHUP;
-        let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.intersects(readable));
-        let ready: Vec<Rank> =
-            fds.iter().zip(links).filter(|(fd, _)| is_ready(fd)).map(|(_, rank)| rank).collect();
-        // What stayed in the socket would end the next sleep at once, whoever it is from.
-        for rank in ready {
-            self.receive(rank, Extent::All);
-        }
+        self.watch_room();
+        Sleep::On(self.watch.as_fd())
+    }
+
+    fn end_sleep(&mut self) {
+        self.receive_from_all();
     }
 
     fn close(&mut self) {

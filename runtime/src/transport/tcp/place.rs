@@ -1,13 +1,13 @@
 //! Where a message's payload is put as it arrives.
 
 use super::lent::Landing;
-use super::slots::{Slot, Slots};
+use super::room::Room;
 
-/// Room for one payload.
+/// Where one payload is.
 #[derive(Debug)]
 pub(super) enum Place {
-    /// Memory of the transport.
-    Slot(Slot),
+    /// In the peer's room, from here on.
+    Room(usize),
     /// Memory of whoever expects the message, exactly as long as it.
     Landing(Landing),
 }
@@ -17,41 +17,50 @@ pub(super) enum Place {
 pub(super) struct Expected {
     /// Its length.
     pub(super) len_bytes: usize,
-    /// Where it may go; at least as long.
-    pub(super) place: Place,
+    /// Where it may land; as long.
+    pub(super) landing: Option<Landing>,
+}
+
+impl Expected {
+    /// The memory that the message would be put in, as far as there is room.
+    pub(super) fn bytes_mut<'b>(&'b mut self, room: &'b mut Room) -> Option<&'b mut [u8]> {
+        match &mut self.landing {
+            Some(landing) => Some(landing.bytes_mut()),
+            None => room.place(self.len_bytes).map(|start| room.bytes_mut(start, self.len_bytes)),
+        }
+    }
 }
 
 impl Place {
-    /// Room for a message: that which was made for it, if it is as long as was said.
-    pub(super) fn of(expected: Option<Expected>, len_bytes: usize, slots: &mut Slots) -> Place {
-        match expected {
-            Some(expected) if expected.len_bytes == len_bytes => return expected.place,
-            Some(other) => other.place.give_back(slots),
-            None => {}
+    /// A place for a message: where it was said to land, if it is as long as was said. None where there is no room.
+    pub(super) fn take(expected: Option<Expected>, len_bytes: usize, room: &mut Room) -> Option<Place> {
+        let expected = expected.filter(|expected| expected.len_bytes == len_bytes);
+        match expected.and_then(|expected| expected.landing) {
+            Some(landing) => Some(Place::Landing(landing)),
+            None => room.take(len_bytes).map(Place::Room),
         }
-        Place::Slot(slots.take())
     }
 
-    /// The payload's memory and, in a slot, what is behind it.
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// The payload.
+    pub(super) fn bytes<'b>(&'b self, room: &'b Room, len_bytes: usize) -> &'b [u8] {
         match self {
-            Place::Slot(slot) => bytemuck::cast_slice(slot),
+            Place::Room(start) => room.bytes(*start, len_bytes),
             Place::Landing(landing) => landing.bytes(),
         }
     }
 
-    /// As [`Place::bytes`], while the message arrives.
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+    /// The payload's memory, while the message arrives.
+    pub(super) fn bytes_mut<'b>(&'b mut self, room: &'b mut Room, len_bytes: usize) -> &'b mut [u8] {
         match self {
-            Place::Slot(slot) => bytemuck::cast_slice_mut(slot),
+            Place::Room(start) => room.bytes_mut(*start, len_bytes),
             Place::Landing(landing) => landing.bytes_mut(),
         }
     }
 
-    /// Lets go of it.
-    pub(super) fn give_back(self, slots: &mut Slots) {
-        if let Place::Slot(slot) = self {
-            slots.give_back(slot);
+    /// Gives the oldest message's place back.
+    pub(super) fn release(self, room: &mut Room, len_bytes: usize) {
+        if let Place::Room(start) = self {
+            room.release(start, len_bytes);
         }
     }
 }

@@ -62,6 +62,7 @@ fn end() -> (TcpTransport, UnixStream) {
         line: Line::Up(Link::new(Socket::from(here))),
         flows: Flows::default(),
         is_send_open: true,
+        awaits_room: false,
     };
     peer.flows.inward.open();
     peer.flows.inward.announce();
@@ -133,7 +134,8 @@ fn an_expected_message_lands_and_is_never_copied() {
         });
         let shown = transport.arrived(Rank(0)).unwrap().expect("it is here").payload.as_ptr();
         assert_eq!(shown, landing.as_ptr(), "{len_bytes} bytes");
-        assert!(transport.slots.is_unused(), "no slot was needed");
+        let room = &transport.peers[0].as_ref().unwrap().flows.room;
+        assert!(room.is_unused(), "no room was needed");
         transport.release(Rank(0)).unwrap();
         assert!(landing == payload(0, len_bytes));
     }

@@ -31,7 +31,7 @@ fn conforms_over_ipv6() {
 }
 
 /// One connected transport per rank.
-fn world(world_size: u32, config: &TcpConfig) -> Vec<TcpTransport> {
+pub(in crate::transport) fn world(world_size: u32, config: &TcpConfig) -> Vec<TcpTransport> {
     let (transports, contacts): (Vec<_>, Vec<_>) =
         (0..world_size).map(|_| TcpTransport::new(config).expect("a port")).unzip();
     let contacts: Vec<(Rank, Vec<u8>)> = (0..).map(Rank).zip(contacts).collect();
