@@ -25,6 +25,9 @@
 //! - [`ledger`]: counters that processes of a host share, and the files that show them.
 //! - [`exports`], [`abi`]: verbs' functions and structs.
 //!
+//! Device memory is the one thing that is reached through somebody else: the driver that the program has loaded
+//! (`engine/cuda.rs`), asked by the process that owns the memory.
+//!
 //! # What holds
 //!
 //! - An operation's bytes cross to the other process and are placed by *its* device, be it in its program's polling or

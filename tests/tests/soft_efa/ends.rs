@@ -1,24 +1,21 @@
 //! Ends: a process that is killed leaves nothing behind and holds nobody up.
 
-use std::collections::BTreeSet;
-
 use efarun_tests::{Need, require};
 
-use crate::support::{LIMIT, SoftEfa, succeeded};
+use crate::support::{Guest, LIMIT, SoftEfa, is_unresponsive, succeeded};
 
 #[test]
 fn killed_receiver_is_told_to_its_sender_and_leaves_nothing() {
     require!(Need::SoftEfa);
     for medium in ["any", "tcp"] {
-        let before = shared_memory();
         let devices = SoftEfa::new(&["--medium", medium, "--manners", "all"]);
         let (target, mut initiator) = devices.start_as(["wait", "send-until-failure"], &[]);
         initiator.wait_for_line("sending");
         target.kill();
         let said = succeeded("the initiator", &initiator.finish(LIMIT));
-        assert!(said.contains("failed: 103 ") || said.contains("failed: 107 "), "{medium}: {said}");
+        assert!(is_unresponsive(&said), "{medium}: {said}");
         drop(target);
-        assert_eq!(before, shared_memory());
+        assert_eq!(left_behind(&devices), [] as [std::path::PathBuf; 0]);
     }
 }
 
@@ -36,11 +33,29 @@ fn killed_sender_holds_up_nobody_else() {
     }
 }
 
-/// Names under /dev/shm and soft-efa's abstract sockets of this network namespace.
-fn shared_memory() -> BTreeSet<String> {
-    let files = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
-    files
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| name.contains("efa"))
+#[test]
+fn last_process_is_followed_by_nothing() {
+    require!(Need::SoftEfa);
+    let devices = SoftEfa::new(&[]);
+    let (target, mut initiator) = devices.start_as(["wait", "send-until-failure"], &[]);
+    initiator.wait_for_line("sending");
+    assert_eq!(left_behind(&devices).len(), 1, "what both look at while they run");
+    // Nobody is left to clear up, but whoever comes next.
+    initiator.kill();
+    target.kill();
+    target.end();
+    initiator.end();
+    succeeded("fi_info", &Guest::start(SoftEfa::new(&[]).command("fi_info")).finish(LIMIT));
+    assert_eq!(left_behind(&devices), [] as [std::path::PathBuf; 0]);
+}
+
+/// What devices have under /tmp and /dev/shm.
+fn left_behind(devices: &SoftEfa) -> Vec<std::path::PathBuf> {
+    let fabric = devices.fabric();
+    let own = std::env::temp_dir().join(format!("soft-efa-{}", nix::unistd::getuid()));
+    let entries = [own, "/dev/shm".into()].into_iter().flat_map(std::fs::read_dir).flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.to_string_lossy().contains(&format!("{fabric}-")))
         .collect()
 }

@@ -2,7 +2,7 @@
 
 use efarun_tests::{Need, require};
 
-use crate::support::{LIMIT, SoftEfa, succeeded};
+use crate::support::{LIMIT, SoftEfa, is_unresponsive, succeeded};
 
 #[test]
 fn codes_of_the_device_reach_the_program() {
@@ -19,32 +19,37 @@ fn codes_of_the_device_reach_the_program() {
 }
 
 #[test]
-fn lost_device_fails_the_operations_on_it() {
+fn lost_device_flushes_what_is_on_it_and_answers_nobody_any_more() {
     require!(Need::SoftEfa);
-    let folder = tempfile::tempdir().unwrap();
-    let trigger = folder.path().join("now");
-    let devices = SoftEfa::new(&["--fault", &format!("device-lost@{}", trigger.display())]);
-    let (target, mut initiator) = devices.start_as(["wait", "send-until-failure"], &[]);
-    initiator.wait_for_line("sending");
-    std::fs::write(&trigger, "").unwrap();
-    let said = succeeded("the initiator", &initiator.finish(LIMIT));
-    assert!(said.contains("failed: "), "{said}");
-    drop(target);
+    let said = sender_after("device-lost", "sender");
+    assert!(said.contains(FLUSHED), "{said}");
+    let said = sender_after("device-lost", "target");
+    assert!(is_unresponsive(&said), "{said}");
 }
 
 #[test]
-fn silence_is_told_after_the_timeout() {
+fn port_that_is_down_is_told_after_the_timeout_whoever_it_belongs_to() {
     require!(Need::SoftEfa);
+    for loser in ["sender", "target"] {
+        let said = sender_after("link-down", loser);
+        assert!(is_unresponsive(&said), "the {loser}'s port is down: {said}");
+    }
+}
+
+/// What a sender says that was sending when a fault began, at its own device or at its target's.
+fn sender_after(fault: &str, loser: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let trigger = folder.path().join("now");
-    let fault = format!("link-down@{}", trigger.display());
-    let devices = SoftEfa::new(&["--fault", &fault, "--timeout", "300"]);
-    let (target, mut initiator) = devices.start_as(["wait", "send-until-failure"], &[]);
+    let whole = SoftEfa::new(&["--timeout", "300"]);
+    let broken = whole.clone().with("SOFTEFA_FAULT", &format!("{fault}@{}", trigger.display()));
+    let (mut target, mut initiator) =
+        if loser == "sender" { broken.start_sender_to(&whole) } else { whole.start_sender_to(&broken) };
     initiator.wait_for_line("sending");
+    target.wait_for_line("receiving");
     std::fs::write(&trigger, "").unwrap();
     let said = succeeded("the initiator", &initiator.finish(LIMIT));
-    assert!(said.contains("failed: 103 "), "{said}");
     drop(target);
+    said
 }
 
 #[test]
@@ -64,3 +69,6 @@ fn limits_are_those_of_the_device() {
     let refused = outputs.iter().filter(|output| !output.status.success()).count();
     assert!(refused > 0, "one queue pair is too few for two: {outputs:?}");
 }
+
+/// libfabric's code and the provider's: EFA's 1.
+const FLUSHED: &str = "failed: 125 1\n";

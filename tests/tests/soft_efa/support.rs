@@ -35,6 +35,12 @@ impl SoftEfa {
         SoftEfa { env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect() }
     }
 
+    /// Which devices see each other.
+    pub(crate) fn fabric(&self) -> &str {
+        let fabric = self.env.iter().find(|(name, _)| name == "SOFTEFA_FABRIC");
+        &fabric.expect("every test has a fabric of its own").1
+    }
+
     /// One more variable for its programs.
     pub(crate) fn with(mut self, name: &str, value: &str) -> SoftEfa {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -83,8 +89,17 @@ impl SoftEfa {
 
     /// The target and the initiator, each by its program.
     pub(crate) fn start_as(&self, programs: [&str; 2], options: &[&str]) -> (Guest, Guest) {
-        let program = || self.command(efarun_tests::program!("soft-efa-program"));
-        meet([program(), program()], programs, "127.0.0.1", options)
+        meet([self.program(), self.program()], programs, "127.0.0.1", options)
+    }
+
+    /// A sender on these devices, and what it sends to on those.
+    pub(crate) fn start_sender_to(&self, target: &SoftEfa) -> (Guest, Guest) {
+        let programs = ["wait", "send-until-failure"];
+        meet([target.program(), self.program()], programs, "127.0.0.1", &[])
+    }
+
+    fn program(&self) -> Command {
+        self.command(efarun_tests::program!("soft-efa-program"))
     }
 
     /// The same, the target on h1 and the initiator on h2.
@@ -179,6 +194,12 @@ impl Guest {
         }
     }
 
+    /// Waits for the end of one that was killed.
+    pub(crate) fn end(mut self) {
+        self.end.recv_timeout(LIMIT).expect("nobody survives that signal");
+        self.is_over = true;
+    }
+
     /// Waits for its end.
     pub(crate) fn finish(mut self, within: Duration) -> Output {
         let ended = self.end.recv_timeout(within);
@@ -223,6 +244,12 @@ pub(crate) fn both_succeeded(program: &str, target: &Output, initiator: &Output)
     let ended_well = target.status.success() && initiator.status.success();
     assert!(ended_well, "{program}, the target: {target:?}\n{program}, the initiator: {initiator:?}");
     succeeded(program, initiator)
+}
+
+/// Whether a sender's peer was heard once and then no more: EFA's 13. The provider has two codes of its own for that, one
+/// for when it had been through its handshake with the peer, and one for when it had not.
+pub(crate) fn is_unresponsive(said: &str) -> bool {
+    ["failed: 103 4124\n", "failed: 103 4126\n"].iter().any(|line| said.contains(line))
 }
 
 /// Runs libfabric's ping-pong between two programs, `server` and `client`, and gives what the client printed.
