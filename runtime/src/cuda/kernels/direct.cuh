@@ -1,0 +1,144 @@
+// Reading from the ranks' inputs and writing to their outputs where they lie, for buffers that all ranks reach.
+//
+// Between the greetings, which say that a rank's buffers are ready and where they are, and goodbyes, which say that this rank
+// is done with everybody's, a thread takes sixteen bytes from each source, in turn from its own rank on, and puts the result
+// at each destination. Elements are reduced in that order: it depends on the rank alone whose block it is.
+//
+// What it must give is what the host's reductions (coll/reduce.rs) give over the ranks in that order; the tests compare bits.
+#pragma once
+#include "element.cuh"
+#include "protocol.cuh"
+
+DEVICE Pair load16(u64 address, i64 left) {
+    if (left >= 16 && address % 16 == 0) {
+#ifdef EMULATED
+        return Pair{*(const u64*)address, *(const u64*)(address + 8)};
+#else
+        ulonglong2 data = *(const ulonglong2*)address;
+        return Pair{data.x, data.y};
+#endif
+    }
+    return Pair{load8(address, left), load8(address + 8, left - 8)};
+}
+
+DEVICE void store16(u64 address, Pair data, i64 left) {
+    if (left >= 16 && address % 16 == 0) {
+#ifdef EMULATED
+        *(u64*)address = data.lo;
+        *(u64*)(address + 8) = data.hi;
+#else
+        *(ulonglong2*)address = make_ulonglong2(data.lo, data.hi);
+#endif
+        return;
+    }
+    store8(address, data.lo, left);
+    store8(address + 8, data.hi, left - 8);
+}
+
+DEVICE u64 place(const Call& call, u32 at, u32 from) {
+    return call.p.window[at] + PLACES + (((u64)call.channel * 2 + (call.number & 1)) * RANKS_MAX + from) * 16;
+}
+
+// Where a rank's input is, and behind it the output, for all threads of the block to read.
+DEVICE u64 found_place(const Call& call, u32 rank) {
+    return call.p.state + STATE_PLACES + ((u64)call.channel * RANKS_MAX + rank) * 16;
+}
+
+// Tells the peers where this rank's buffers are, and learns where theirs are.
+DEVICE void exchange_places(Call& call) {
+    const Parameters& p = call.p;
+    u32 peer = thread_index();
+    if (peer < p.ranks && peer != p.rank) {
+        store_word(place(call, peer, p.rank), p.input_offset);
+        store_word(place(call, peer, p.rank) + 8, p.output_offset);
+    }
+    tell_peers(call, GREETINGS);
+    await_peers(call, GREETINGS);
+    if (peer < p.ranks) {
+        bool is_own = peer == p.rank;
+        u64 input = is_own ? p.input_offset : load_word(place(call, p.rank, peer));
+        u64 output = is_own ? p.output_offset : load_word(place(call, p.rank, peer) + 8);
+        *(u64*)found_place(call, peer) = p.peer_input[peer] + input;
+        *(u64*)(found_place(call, peer) + 8) = p.peer_output[peer] + output;
+    }
+    block_barrier();
+}
+
+// Copies what this thread has put into its own output to the peers' outputs.
+DEVICE void pass_on(const Call& call, const u64* outputs, u64 first, u64 step) {
+    const Parameters& p = call.p;
+    constexpr u32 AT_ONCE = 4;
+    for (u64 base = first; base < p.block_bytes; base += AT_ONCE * step) {
+        Pair found[AT_ONCE];
+#pragma unroll
+        for (u32 i = 0; i < AT_ONCE; i++) {
+            u64 at = base + i * step;
+            if (at < p.block_bytes) found[i] = load16(outputs[0] + at, (i64)p.block_bytes - (i64)at);
+        }
+#pragma unroll
+        for (u32 k = 1; k < RANKS_MAX; k++) {
+            if (k >= p.ranks || !has(p.forward, turn(p, k))) continue;
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++) {
+                u64 at = base + i * step;
+                if (at < p.block_bytes) store16(outputs[k] + at, found[i], (i64)p.block_bytes - (i64)at);
+            }
+        }
+    }
+}
+
+template <class T> DEVICE void direct(const Parameters& p) {
+    Call call = {p, 0, 0, false};
+    if (!begin(call)) return;
+    exchange_places(call);
+    if (!load_shared_word(p.state + STATE_FAILED)) {
+        u64 inputs[RANKS_MAX], outputs[RANKS_MAX];
+#pragma unroll
+        for (u32 k = 0; k < RANKS_MAX; k++) {
+            if (k >= p.ranks) continue;
+            inputs[k] = *(const u64*)found_place(call, turn(p, k));
+            outputs[k] = *(const u64*)(found_place(call, turn(p, k)) + 8);
+        }
+        u64 step = (u64)block_count() * THREADS * 16;
+        u64 first = ((u64)call.channel * THREADS + thread_index()) * 16;
+        // All ranks reading and writing at the same time is slower than all reading, then all writing: 4 H200 moved 301
+        // and 332 GB/s. What is only copied, or goes to one rank, has nothing to gain.
+        bool is_shared = has(p.forward, p.rank) && (p.forward & (p.forward - 1)) && (p.receive & (p.receive - 1));
+        for (u64 at = first; at < p.block_bytes; at += step) {
+            i64 left = (i64)p.block_bytes - (i64)at;
+            Pair found[RANKS_MAX];
+#pragma unroll
+            for (u32 k = 0; k < RANKS_MAX; k++) {
+                if (k < p.ranks && has(p.receive, turn(p, k))) found[k] = load16(inputs[k] + at, left);
+            }
+            Pack<T> lo = Pack<T>::of(0), hi = lo;
+            bool is_first = true;
+#pragma unroll
+            for (u32 k = 0; k < RANKS_MAX; k++) {
+                if (k >= p.ranks || !has(p.receive, turn(p, k))) continue;
+                if (is_first) {
+                    lo = Pack<T>::of(found[k].lo);
+                    hi = Pack<T>::of(found[k].hi);
+                } else {
+                    lo.reduce(Pack<T>::of(found[k].lo), p.op);
+                    hi.reduce(Pack<T>::of(found[k].hi), p.op);
+                }
+                is_first = false;
+            }
+            Pair result = {lo.bytes(p.op, p.ranks), hi.bytes(p.op, p.ranks)};
+#pragma unroll
+            for (u32 k = 0; k < RANKS_MAX; k++) {
+                bool is_destination = k < p.ranks && has(p.forward, turn(p, k));
+                if (is_destination && (k == 0 || !is_shared)) store16(outputs[k] + at, result, left);
+            }
+        }
+        if (is_shared) pass_on(call, outputs, first, step);
+    }
+    // Each thread's writes come before its block's goodbye.
+    fence();
+    block_barrier();
+    tell_peers(call, GOODBYES);
+    await_peers(call, GOODBYES);
+    block_barrier();
+    finish(call);
+}

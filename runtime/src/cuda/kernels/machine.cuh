@@ -1,0 +1,133 @@
+// What the kernels ask of the machine: thread numbers, barriers, and memory that two GPUs look at at once.
+//
+// On a GPU these are instructions. With EMULATED defined they are functions of an emulator (../../nvlink/tests), which runs
+// the same kernels on the CPU, every thread in turn at an order of its choice.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef signed char i8;
+typedef short i16;
+typedef int i32;
+typedef long long i64;
+
+constexpr u32 WARP = 32;
+
+struct Quad {
+    u32 x, y, z, w;
+};
+struct Pair {
+    u64 lo, hi;
+};
+
+#ifdef EMULATED
+#include <string.h>
+
+#define KERNEL(name) extern "C" void name
+#define DEVICE inline
+u32 thread_index();
+u32 block_index();
+u32 block_count();
+void block_barrier();
+bool all_of_warp(bool);
+u64 nanoseconds();
+void store_quad(u64 address, Quad value);
+Quad load_quad(u64 address);
+void store_pair(u64 address, Pair value);
+Pair load_pair(u64 address);
+void store_release(u64 address, u64 value);
+u64 load_acquire(u64 address);
+u32 load_shared_word(u64 address);
+void store_shared_word(u64 address, u32 value);
+u32 exchange(u64 address, u32 value);
+void store_word(u64 address, u64 value);
+u64 load_word(u64 address);
+void fence();
+float f32_of_f16(u16 bits);
+u16 f16_of_f32(float value);
+u16 bf16_of_f32(float value);
+#else
+#define KERNEL(name) extern "C" __global__ void __launch_bounds__(512, 1) name
+#define DEVICE __device__ __forceinline__
+DEVICE u32 thread_index() { return threadIdx.x; }
+DEVICE u32 block_index() { return blockIdx.x; }
+DEVICE u32 block_count() { return gridDim.x; }
+DEVICE void block_barrier() { __syncthreads(); }
+DEVICE bool all_of_warp(bool mine) { return __all_sync(0xffffffffu, mine); }
+DEVICE u64 nanoseconds() {
+    u64 now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    return now;
+}
+// 16 bytes at once, past the caches of one multiprocessor. Each half arrives whole; both halves together do not have to.
+DEVICE void store_quad(u64 address, Quad value) {
+    asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(value.x), "r"(value.y), "r"(value.z),
+                 "r"(value.w)
+                 : "memory");
+}
+DEVICE Quad load_quad(u64 address) {
+    Quad value;
+    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "l"(address)
+                 : "memory");
+    return value;
+}
+// The same for lines of 128 bytes, which eight lanes of a warp store at once: over NVLink such a line arrives whole.
+DEVICE void store_pair(u64 address, Pair value) {
+    asm volatile("st.volatile.global.v2.u64 [%0], {%1, %2};" ::"l"(address), "l"(value.lo), "l"(value.hi) : "memory");
+}
+DEVICE Pair load_pair(u64 address) {
+    Pair value;
+    asm volatile("ld.volatile.global.v2.u64 {%0, %1}, [%2];" : "=l"(value.lo), "=l"(value.hi) : "l"(address) : "memory");
+    return value;
+}
+DEVICE void store_release(u64 address, u64 value) {
+    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+}
+DEVICE u64 load_acquire(u64 address) {
+    u64 value;
+    asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(address) : "memory");
+    return value;
+}
+DEVICE void store_word(u64 address, u64 value) {
+    asm volatile("st.volatile.global.u64 [%0], %1;" ::"l"(address), "l"(value) : "memory");
+}
+DEVICE u64 load_word(u64 address) {
+    u64 value;
+    asm volatile("ld.volatile.global.u64 %0, [%1];" : "=l"(value) : "l"(address) : "memory");
+    return value;
+}
+// A word that the host, or another block, writes.
+DEVICE u32 load_shared_word(u64 address) {
+    u32 value;
+    asm volatile("ld.volatile.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+    return value;
+}
+DEVICE void store_shared_word(u64 address, u32 value) {
+    asm volatile("st.volatile.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+DEVICE u32 exchange(u64 address, u32 value) {
+    u32 before;
+    asm volatile("atom.global.exch.b32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");
+    return before;
+}
+DEVICE void fence() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+DEVICE float f32_of_f16(u16 bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+DEVICE u16 f16_of_f32(float value) {
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+DEVICE u16 bf16_of_f32(float value) {
+    u16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+#endif

@@ -1,0 +1,186 @@
+// How GPUs of a node hand each other data: what a launch is told, where things lie, and how a wait ends.
+//
+// Every rank has a window, memory that all ranks reach. What a rank waits for always lies in its own window; others write
+// it there. A block is a channel: block c of one rank talks with block c of the others and with nobody else, so that
+// what is counted is counted per channel, and no block waits for another of its own GPU.
+//
+// A call of a channel begins with a greeting to every peer, which carries the call's number and a signature of what was
+// called, and does not end before every peer's greeting is there. So when a rank is in call e, every peer has begun call
+// e - 1, and has therefore ended e - 2: cells of two parities, taken in turn, are free when they are written again. That a
+// peer called something else shows by its greeting.
+//
+// A wait gives up when the host says stop, when another block has given up, or at its deadline; it then says why, once.
+#pragma once
+#include "machine.cuh"
+
+constexpr u32 RANKS_MAX = 8;
+constexpr u32 THREADS = 512;
+constexpr u32 WARPS = THREADS / WARP;
+constexpr u32 CHANNELS_MAX = 128;
+// Of the one-shot leaf, and of the two-shot leaf.
+constexpr u32 ONE_SHOT_CHANNELS = 32;
+constexpr u32 TWO_SHOT_CHANNELS = 128;
+
+// A launch. The host's `Parameters` has the same layout (parameters.rs), and a test compares the two.
+struct Parameters {
+    u64 window[RANKS_MAX];
+    // Direct leaf: the ranks' registered memory, each from where this rank's part of the work begins in a buffer at its
+    // start, and how far into that memory this rank's buffers begin, which it tells the others.
+    u64 peer_input[RANKS_MAX];
+    u64 peer_output[RANKS_MAX];
+    u64 input_offset;
+    u64 output_offset;
+    u64 input;
+    u64 output;
+    // This rank's counters, which live from call to call, and what it tells its host.
+    u64 state;
+    u64 status;
+    u64 deadline_ns;
+    // A block is what one rank is responsible for; the vector has `total_bytes` of them one behind the other.
+    u64 block_bytes;
+    u64 total_bytes;
+    // From one rank's block to the next one's; 0 where all ranks' are the same place.
+    u64 input_stride;
+    u64 output_stride;
+    u32 rank;
+    u32 ranks;
+    // Bit r: this rank sends rank r its block; makes its own block of what rank r gives; passes the result on to rank r;
+    // gets rank r's result.
+    u32 send;
+    u32 receive;
+    u32 forward;
+    u32 collect;
+    // Whether this rank's block of the result belongs into its output.
+    u32 keep;
+    u32 padding;
+    u32 op;
+    u32 signature;
+};
+
+// Offsets in a window; `Layout` in layout.rs says the same, and a test compares the two.
+constexpr u64 GREETINGS = 0;
+constexpr u64 GOODBYES = GREETINGS + (u64)CHANNELS_MAX * 2 * RANKS_MAX * 8;
+constexpr u64 PLACES = GOODBYES + (u64)CHANNELS_MAX * 2 * RANKS_MAX * 8;
+constexpr u64 ONE_SHOT_CELLS = PLACES + (u64)CHANNELS_MAX * 2 * RANKS_MAX * 16;
+constexpr u64 TWO_SHOT_LINES = ONE_SHOT_CELLS + (u64)ONE_SHOT_CHANNELS * 2 * RANKS_MAX * THREADS * 16;
+constexpr u64 WINDOW_BYTES = TWO_SHOT_LINES + (u64)TWO_SHOT_CHANNELS * WARPS * 2 * 2 * RANKS_MAX * WARP * 16;
+
+// In `state`.
+constexpr u64 STATE_FAILED = 0;
+constexpr u64 STATE_CALLS = 128;
+constexpr u64 STATE_ROUNDS = STATE_CALLS + CHANNELS_MAX * 4;
+// Of the direct leaf, per channel: where the ranks' inputs and outputs are.
+constexpr u64 STATE_PLACES = STATE_ROUNDS + TWO_SHOT_CHANNELS * WARPS * 8;
+constexpr u64 STATE_BYTES = STATE_PLACES + CHANNELS_MAX * RANKS_MAX * 16;
+
+// In `status`: 32-bit words.
+constexpr u32 STATUS_STOP = 0;
+constexpr u32 STATUS_CAUSE = 1;
+constexpr u32 STATUS_PEER = 2;
+constexpr u32 STATUS_CHANNEL = 3;
+constexpr u32 STATUS_CALL = 4;
+constexpr u32 STATUS_SIGNATURE = 5;
+constexpr u32 CAUSE_TIMEOUT = 1;
+constexpr u32 CAUSE_MISMATCH = 2;
+
+// One thread's part in a call.
+struct Call {
+    const Parameters& p;
+    u32 channel;
+    u32 number;
+    bool is_given_up;
+};
+
+DEVICE bool has(u32 mask, u32 rank) { return (mask >> rank) & 1; }
+
+// Peers are served from this rank's successor on, so that not all ranks begin with the same one.
+DEVICE u32 turn(const Parameters& p, u32 k) {
+    u32 rank = p.rank + k;
+    return rank < p.ranks ? rank : rank - p.ranks;
+}
+
+DEVICE u64 status_word(const Parameters& p, u32 word) { return p.status + word * 4; }
+
+// Tells the host why, unless somebody has.
+DEVICE void give_up(Call& call, u32 cause, u32 peer, u32 signature) {
+    const Parameters& p = call.p;
+    call.is_given_up = true;
+    if (exchange(p.state + STATE_FAILED, 1)) return;
+    store_shared_word(status_word(p, STATUS_CAUSE), cause);
+    store_shared_word(status_word(p, STATUS_PEER), peer);
+    store_shared_word(status_word(p, STATUS_CHANNEL), call.channel);
+    store_shared_word(status_word(p, STATUS_CALL), call.number);
+    store_shared_word(status_word(p, STATUS_SIGNATURE), signature);
+    fence();
+    store_shared_word(status_word(p, STATUS_STOP), 1);
+}
+
+// One wait of a thread for a peer.
+struct Wait {
+    u32 polls;
+    u64 start;
+};
+
+// Whether to look again. Looks at the clock and at the host's word now and then, since both are far away.
+DEVICE bool goes_on(Wait& wait, Call& call, u32 peer) {
+    if (call.is_given_up) return false;
+    if (++wait.polls % 4096 != 0) return true;
+    const Parameters& p = call.p;
+    if (load_shared_word(status_word(p, STATUS_STOP)) || load_shared_word(p.state + STATE_FAILED)) {
+        // Whoever stops by the host's word marks the counters as useless for all calls behind this one.
+        exchange(p.state + STATE_FAILED, 1);
+        call.is_given_up = true;
+        return false;
+    }
+    u64 now = nanoseconds();
+    if (!wait.start) wait.start = now;
+    if (now - wait.start < p.deadline_ns) return true;
+    give_up(call, CAUSE_TIMEOUT, peer, 0);
+    return false;
+}
+
+DEVICE u64 notice(const Call& call, u64 kind, u32 at, u32 from) {
+    u64 index = ((u64)call.channel * 2 + (call.number & 1)) * RANKS_MAX + from;
+    return call.p.window[at] + kind + index * 8;
+}
+
+// One thread per peer puts a notice into the peer's window. What this GPU wrote before the launch, or before the block
+// barrier in front, is seen by whoever sees the notice.
+DEVICE void tell_peers(Call& call, u64 kind) {
+    u32 peer = thread_index();
+    if (peer >= call.p.ranks || peer == call.p.rank) return;
+    store_release(notice(call, kind, peer, call.p.rank), (u64)call.p.signature << 32 | call.number);
+}
+
+// The same threads wait for the peers' notices. A block barrier behind it lets all threads see what peers wrote before.
+DEVICE void await_peers(Call& call, u64 kind) {
+    u32 peer = thread_index();
+    if (peer >= call.p.ranks || peer == call.p.rank) return;
+    Wait wait = {0, 0};
+    u64 found;
+    do {
+        found = load_acquire(notice(call, kind, call.p.rank, peer));
+        if ((u32)found == call.number) {
+            if ((u32)(found >> 32) != call.p.signature) give_up(call, CAUSE_MISMATCH, peer, (u32)(found >> 32));
+            return;
+        }
+    } while (goes_on(wait, call, peer));
+}
+
+// Whether the call takes place: not after an earlier one has failed. All lanes of a warp agree.
+DEVICE bool begin(Call& call) {
+    call.channel = block_index();
+    call.is_given_up = false;
+    u32 failed = load_shared_word(call.p.state + STATE_FAILED);
+    // Counted from 1, as windows begin as zeros.
+    call.number = load_shared_word(call.p.state + STATE_CALLS + call.channel * 4) + 1;
+    return all_of_warp(!failed);
+}
+
+// Behind a block barrier, so that every thread has read the number.
+DEVICE void finish(const Call& call) {
+    if (thread_index() != 0) return;
+    // 0 stands in cells that nobody has written to; the parity goes on.
+    u32 done = call.number + 1 == 0 ? 1 : call.number;
+    store_shared_word(call.p.state + STATE_CALLS + call.channel * 4, done);
+}

@@ -1,0 +1,21 @@
+// The kernels that reduce elements of one type, which ELEMENT names.
+#include "direct.cuh"
+#include "one_shot.cuh"
+#include "two_shot.cuh"
+
+typedef float f32;
+typedef double f64;
+
+#ifdef EMULATED
+#define JOIN(left, right) left##right
+#define NAMED(left, right) JOIN(left, right)
+#define NAME(leaf) NAMED(leaf##_, ELEMENT)
+#define PARAMETERS const Parameters& parameters
+#else
+#define NAME(leaf) leaf
+#define PARAMETERS const __grid_constant__ Parameters parameters
+#endif
+
+KERNEL(NAME(one_shot))(PARAMETERS) { one_shot<ELEMENT>(parameters, true); }
+KERNEL(NAME(two_shot))(PARAMETERS) { two_shot<ELEMENT>(parameters); }
+KERNEL(NAME(direct))(PARAMETERS) { direct<ELEMENT>(parameters); }
