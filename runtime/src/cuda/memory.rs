@@ -9,8 +9,9 @@
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
-use std::ops::Range;
+use std::ops::{Bound, RangeBounds};
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use bytemuck::Pod;
@@ -36,11 +37,11 @@ impl DevicePointer {
 
 /// `len` elements in a device's memory.
 ///
-/// Dropping it waits until the device is done with everything that this process enqueued.
+/// Its memory is freed when it is dropped and no World has it registered any more; freeing waits until the device is done
+/// with everything that this process enqueued.
 #[derive(Debug)]
 pub struct DeviceMemory<T> {
-    device: Device,
-    pointer: DevicePointer,
+    allocation: Arc<Allocation>,
     len: usize,
     element: PhantomData<T>,
 }
@@ -60,12 +61,9 @@ impl<T: Pod> DeviceMemory<T> {
             let result = unsafe { sys::cuMemAlloc_v2(&mut pointer, bytes) };
             device.check("cuMemAlloc", result)?;
         }
-        Ok(DeviceMemory {
-            device: device.clone(),
-            pointer: DevicePointer(pointer),
-            len,
-            element: PhantomData,
-        })
+        let pointer = DevicePointer(pointer);
+        let allocation = Allocation { device: device.clone(), pointer, bytes: len * size_of::<T>() };
+        Ok(DeviceMemory { allocation: Arc::new(allocation), len, element: PhantomData })
     }
 
     /// Allocates and sets every byte to zero.
@@ -92,7 +90,7 @@ impl<T: Pod> DeviceMemory<T> {
 
     /// Whose memory it is.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.allocation.device
     }
 
     /// How many elements it has.
@@ -107,17 +105,27 @@ impl<T: Pod> DeviceMemory<T> {
 
     /// Where it begins.
     pub fn pointer(&self) -> DevicePointer {
-        self.pointer
+        self.allocation.pointer
     }
 
-    /// Where its `index`-th element is.
+    /// A part of it, to be read.
     ///
     /// # Panics
     ///
-    /// When the index is beyond the end.
-    pub fn pointer_at(&self, index: usize) -> DevicePointer {
-        assert!(index <= self.len, "element {index} of {}", self.len);
-        self.pointer.offset(index * size_of::<T>())
+    /// When the range goes beyond the end.
+    pub fn slice(&self, range: impl RangeBounds<usize>) -> DeviceSlice<'_, T> {
+        let (pointer, len) = self.part(range);
+        DeviceSlice { pointer, len, memory: PhantomData }
+    }
+
+    /// A part of it, to be written.
+    ///
+    /// # Panics
+    ///
+    /// When the range goes beyond the end.
+    pub fn slice_mut(&mut self, range: impl RangeBounds<usize>) -> DeviceSliceMut<'_, T> {
+        let (pointer, len) = self.part(range);
+        DeviceSliceMut { pointer, len, memory: PhantomData }
     }
 
     /// Copies from the host to the elements from `start` on. Waits until it is done, and for nothing that other streams do.
@@ -130,7 +138,7 @@ impl<T: Pod> DeviceMemory<T> {
     ///
     /// When there are not as many elements.
     pub fn copy_from_host(&mut self, start: usize, elements: &[T]) -> Result<(), CudaError> {
-        let to = self.part(start..start + elements.len());
+        let (to, _) = self.part(start..start + elements.len());
         let bytes = size_of_val(elements);
         // SAFETY: `part` has checked the device's side; the host's is a slice, borrowed until the copy is done.
         self.blocking("cuMemcpyHtoD", bytes, |stream| unsafe {
@@ -148,7 +156,7 @@ impl<T: Pod> DeviceMemory<T> {
     ///
     /// When there are not as many elements.
     pub fn copy_to_host(&self, start: usize, elements: &mut [T]) -> Result<(), CudaError> {
-        let from = self.part(start..start + elements.len());
+        let (from, _) = self.part(start..start + elements.len());
         let bytes = size_of_val(elements);
         // SAFETY: as above; every pattern of bytes is a `T`.
         self.blocking("cuMemcpyDtoH", bytes, |stream| unsafe {
@@ -173,16 +181,31 @@ impl<T: Pod> DeviceMemory<T> {
     ///
     /// [`CudaError::Call`].
     pub fn fill_bytes(&mut self, byte: u8) -> Result<(), CudaError> {
-        let (to, bytes) = (self.pointer, self.len * size_of::<T>());
+        let (to, bytes) = (self.allocation.pointer, self.allocation.bytes);
         // SAFETY: the allocation has so many bytes.
         self.blocking("cuMemsetD8", bytes, |stream| unsafe {
             sys::cuMemsetD8Async(to.0, byte, bytes, stream)
         })
     }
 
-    fn part(&self, range: Range<usize>) -> DevicePointer {
-        assert!(range.end <= self.len, "elements {range:?} of {}", self.len);
-        self.pointer_at(range.start)
+    /// What keeps the memory from being freed.
+    pub(crate) fn allocation(&self) -> &Arc<Allocation> {
+        &self.allocation
+    }
+
+    fn part(&self, range: impl RangeBounds<usize>) -> (DevicePointer, usize) {
+        let start = match range.start_bound() {
+            Bound::Included(&start) => start,
+            Bound::Excluded(&before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&last) => last + 1,
+            Bound::Excluded(&end) => end,
+            Bound::Unbounded => self.len,
+        };
+        assert!(start <= end && end <= self.len, "elements {start}..{end} of {}", self.len);
+        (self.allocation.pointer.offset(start * size_of::<T>()), end - start)
     }
 
     /// Enqueues something on a stream of its own, and waits for it.
@@ -195,17 +218,85 @@ impl<T: Pod> DeviceMemory<T> {
         if bytes == 0 {
             return Ok(());
         }
-        let stream = Stream::new(&self.device)?;
-        let current = self.device.make_current()?;
-        self.device.check(call, enqueue(stream.handle()))?;
+        let device = &self.allocation.device;
+        let stream = Stream::new(device)?;
+        let current = device.make_current()?;
+        device.check(call, enqueue(stream.handle()))?;
         drop(current);
         stream.synchronize()
     }
 }
 
-impl<T> Drop for DeviceMemory<T> {
+/// Elements in a device's memory that are borrowed to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceSlice<'a, T> {
+    pointer: DevicePointer,
+    len: usize,
+    memory: PhantomData<&'a T>,
+}
+
+/// Elements in a device's memory that are borrowed to be written.
+#[derive(Debug)]
+pub struct DeviceSliceMut<'a, T> {
+    pointer: DevicePointer,
+    len: usize,
+    memory: PhantomData<&'a mut T>,
+}
+
+macro_rules! slice {
+    ($($slice:ident),*) => {$(
+        impl<T> $slice<'_, T> {
+            /// Elements that somebody else allocated: PyTorch, or a C caller.
+            ///
+            /// # Safety
+            ///
+            /// `pointer` is the address of `len` elements that the device reaches, aligned to an element, until
+            /// everything that was enqueued with the slice is done.
+            pub unsafe fn from_raw(pointer: DevicePointer, len: usize) -> Self {
+                $slice { pointer, len, memory: PhantomData }
+            }
+
+            /// Where it begins.
+            pub fn pointer(&self) -> DevicePointer {
+                self.pointer
+            }
+
+            /// How many elements it has.
+            pub fn len(&self) -> usize {
+                self.len
+            }
+
+            /// Whether it has none.
+            pub fn is_empty(&self) -> bool {
+                self.len == 0
+            }
+        }
+    )*};
+}
+
+slice!(DeviceSlice, DeviceSliceMut);
+
+/// What `cuMemAlloc` gave.
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    device: Device,
+    pointer: DevicePointer,
+    bytes: usize,
+}
+
+impl Allocation {
+    pub(crate) fn pointer(&self) -> DevicePointer {
+        self.pointer
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Allocation {
     fn drop(&mut self) {
-        if self.len == 0 {
+        if self.pointer.0 == 0 {
             return;
         }
         // An error of that work is told to whoever waits for it; the memory is free to go in any case.

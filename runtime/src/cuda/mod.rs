@@ -20,7 +20,7 @@ mod memory;
 mod module;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use self::device::Device;
 pub use self::driver::version;
@@ -28,6 +28,7 @@ pub use self::error::CudaError;
 pub use self::event::Event;
 pub use self::graph::Graph;
 pub use self::ipc::{ImportedMemory, IpcHandle};
-pub use self::memory::{DeviceMemory, DevicePointer, HostMemory};
+pub(crate) use self::memory::Allocation;
+pub use self::memory::{DeviceMemory, DevicePointer, DeviceSlice, DeviceSliceMut, HostMemory};
 pub use self::module::{Grid, Kernel, Module};
 pub use self::stream::Stream;

@@ -10,7 +10,7 @@ use std::ffi::{CStr, CString, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUfunction, CUmodule};
+use cudarc::driver::sys::{self, CUfunction, CUmodule, CUstreamCaptureMode};
 
 use super::{CudaError, Device, Stream};
 
@@ -43,8 +43,21 @@ impl Module {
         let ptx = CString::new(ptx).expect("PTX is text");
         let mut raw = ptr::null_mut();
         let _current = device.make_current()?;
-        // SAFETY: the image is a C string, which PTX must be, and is read during the call only.
-        let result = unsafe { sys::cuModuleLoadData(&mut raw, ptx.as_ptr().cast()) };
+        // A stream of this thread may be being captured, into which loading does not go: it allocates, and is none of it.
+        let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the image is a C string, which PTX must be, and is read during the call only. The mode is put back.
+        let result = unsafe {
+            device.check(
+                "cuThreadExchangeStreamCaptureMode",
+                sys::cuThreadExchangeStreamCaptureMode(&mut mode),
+            )?;
+            let result = sys::cuModuleLoadData(&mut raw, ptx.as_ptr().cast());
+            device.check(
+                "cuThreadExchangeStreamCaptureMode",
+                sys::cuThreadExchangeStreamCaptureMode(&mut mode),
+            )?;
+            result
+        };
         device.check("cuModuleLoadData", result)?;
         Ok(Module(Arc::new(Loaded { device: device.clone(), raw })))
     }

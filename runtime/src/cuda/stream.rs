@@ -2,28 +2,38 @@
 //!
 //! # Safety
 //!
-//! A stream of ours is destroyed once, by its drop. One that is somebody else's is never destroyed, and its owner has
-//! promised ([`Stream::borrow_raw`]) that it outlives us.
+//! A stream of ours is destroyed once, with its last clone. One that is somebody else's is never destroyed, and its owner
+//! has promised ([`Stream::borrow_raw`]) that it outlives us.
 #![allow(unsafe_code)]
 
 use std::ptr;
+use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUresult, CUstream, CUstream_flags, CUstreamCaptureStatus};
 
-use super::{CudaError, Device, Event};
+use super::{CudaError, Device, DevicePointer, Event};
 
-/// A queue of work for one device. What is enqueued runs in order, after the call that enqueued it has returned.
-#[derive(Debug)]
+/// A queue of work for one device. What is enqueued runs in order, after the call that enqueued it has returned. Clones
+/// are the same queue.
+#[derive(Clone, Debug)]
 pub struct Stream {
     device: Device,
     raw: CUstream,
-    is_owned: bool,
+    /// None where the stream is somebody else's.
+    _owned: Option<Arc<Owned>>,
 }
 
 // SAFETY: a stream may be used from any thread; the driver locks for itself.
 unsafe impl Send for Stream {}
 // SAFETY: as above.
 unsafe impl Sync for Stream {}
+
+/// Two handles of one stream are equal.
+impl PartialEq for Stream {
+    fn eq(&self, other: &Self) -> bool {
+        self.raw == other.raw && self.device.ordinal() == other.device.ordinal()
+    }
+}
 
 impl Stream {
     /// Makes a stream that does not wait for the device's default stream.
@@ -37,16 +47,18 @@ impl Stream {
         // SAFETY: the context is current; writes one handle.
         let result = unsafe { sys::cuStreamCreate(&mut raw, CUstream_flags::CU_STREAM_NON_BLOCKING as u32) };
         device.check("cuStreamCreate", result)?;
-        Ok(Stream { device: device.clone(), raw, is_owned: true })
+        let owned = Arc::new(Owned { device: device.clone(), raw });
+        Ok(Stream { device: device.clone(), raw, _owned: Some(owned) })
     }
 
     /// A stream that somebody else made: PyTorch's, or a C caller's. Null is the device's default stream.
     ///
     /// # Safety
     ///
-    /// `raw` is a stream of this device's primary context, and is not destroyed before the result is dropped.
+    /// `raw` is a stream of this device's primary context, and is not destroyed before the result and its clones are dropped,
+    /// nor before a World that was given one.
     pub unsafe fn borrow_raw(device: &Device, raw: *mut std::ffi::c_void) -> Stream {
-        Stream { device: device.clone(), raw: raw.cast(), is_owned: false }
+        Stream { device: device.clone(), raw: raw.cast(), _owned: None }
     }
 
     /// Whose queue it is.
@@ -91,6 +103,22 @@ impl Stream {
         self.device.check("cuStreamWaitEvent", result)
     }
 
+    /// Enqueues a copy within the device's memory.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    ///
+    /// # Safety
+    ///
+    /// Both are addresses of so many bytes that the device reaches, until the copy is done.
+    pub unsafe fn copy(&self, from: DevicePointer, to: DevicePointer, bytes: usize) -> Result<(), CudaError> {
+        let _current = self.device.make_current()?;
+        // SAFETY: the caller's promise; the stream is alive.
+        let result = unsafe { sys::cuMemcpyDtoDAsync_v2(to.0, from.0, bytes, self.raw) };
+        self.device.check("cuMemcpyDtoD", result)
+    }
+
     /// Whether it is being captured into a graph.
     ///
     /// # Errors
@@ -115,11 +143,21 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+/// A stream that we made.
+#[derive(Debug)]
+struct Owned {
+    device: Device,
+    raw: CUstream,
+}
+
+// SAFETY: as for `Stream`.
+unsafe impl Send for Owned {}
+// SAFETY: as above.
+unsafe impl Sync for Owned {}
+
+impl Drop for Owned {
     fn drop(&mut self) {
-        if self.is_owned {
-            // SAFETY: ours, and dropped once. Work in it is done first by the driver.
-            self.device.release("cuStreamDestroy", || unsafe { sys::cuStreamDestroy_v2(self.raw) });
-        }
+        // SAFETY: ours, and dropped once. The driver lets the work in it end.
+        self.device.release("cuStreamDestroy", || unsafe { sys::cuStreamDestroy_v2(self.raw) });
     }
 }
