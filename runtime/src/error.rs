@@ -10,6 +10,7 @@ use crate::coll::executor::ExecError;
 use crate::coll::fault::Wait;
 use crate::coll::select::NoSuchAlgorithm;
 use crate::config::ConfigError;
+use crate::cuda::CudaError;
 use crate::transport::TransportError;
 
 /// Why a World could not be made, or an operation on it failed.
@@ -141,6 +142,21 @@ pub enum Error {
         peer: Rank,
         /// How it was lost.
         cause: String,
+    },
+    /// CUDA failed on this rank.
+    #[error("rank {rank}: {cause}")]
+    Gpu {
+        /// This rank.
+        rank: Rank,
+        /// The call and the device.
+        #[source]
+        cause: CudaError,
+    },
+    /// A call on GPU memory, where the World has no GPU. No other rank has learned of it, and the World is not broken.
+    #[error("{operation} on a stream: this World has no GPU: call use_device before, on every rank")]
+    NoDevice {
+        /// The operation.
+        operation: &'static str,
     },
     /// Somebody gave up for everybody.
     #[error("{place}: {} ended the job: {reason}", aborter_text(*.rank))]

@@ -15,6 +15,7 @@ pub mod cuda;
 pub mod element;
 pub mod error;
 pub mod fabric;
+pub mod nvlink;
 pub mod topology;
 pub mod transport;
 pub mod world;

@@ -11,6 +11,7 @@
 
 mod builder;
 mod elsewhere;
+mod gpu;
 mod network;
 mod operations;
 mod plans;
@@ -33,11 +34,13 @@ use crate::error::Error;
 use crate::topology::Topology;
 use crate::transport::Transport;
 
+use self::gpu::Gpu;
 use self::plans::Plans;
 use self::setup::{Limits, Setup};
 
 pub use self::builder::Builder;
 pub use self::elsewhere::Elsewhere;
+pub use self::gpu::OnStream;
 pub use self::report::{Carrier, TransportLine};
 
 /// All ranks of a job, as this one sees it.
@@ -62,6 +65,8 @@ pub struct World {
     /// None in a world of one rank.
     peers: Option<Peers>,
     report: Vec<TransportLine>,
+    /// Once it has one.
+    gpu: Option<Gpu>,
     /// None in a world of one rank that no efarun started. After `peers`, so that it is dropped later: the end
     /// of the link is what tells the others that this rank is gone.
     oob: Option<OobConnection>,
@@ -163,6 +168,9 @@ impl World {
             (None, Some(oob)) => oob.barrier("close", patience).map_err(Error::from),
             (None, None) => Ok(()),
         };
+        if let Some(gpu) = self.gpu.take() {
+            gpu.close(result.is_err());
+        }
         if let Some(peers) = &mut self.peers {
             peers.transport.close();
         }
@@ -206,6 +214,7 @@ impl World {
             config,
             peers: None,
             report: Vec::new(),
+            gpu: None,
             oob: None,
             sequence: 0,
             broken: None,

@@ -74,7 +74,7 @@ impl World {
         op: ReduceOp,
         options: &Options,
     ) -> Result<(), Error> {
-        equal_lengths(Collective::AllReduce, input, output)?;
+        equal_lengths(Collective::AllReduce, input.len(), output.len())?;
         let count = input.len();
         self.run(Collective::AllReduce, count, Buffers::out_of_place(input, output), op, options)
     }
@@ -174,7 +174,7 @@ impl World {
         let collective = self.rooted(Collective::Reduce { root })?;
         let count = input.len();
         let buffers = if self.rank() == root {
-            equal_lengths(collective, input, output)?;
+            equal_lengths(collective, input.len(), output.len())?;
             Buffers::out_of_place(input, output)
         } else {
             Buffers::input_only(input)
@@ -352,7 +352,7 @@ impl World {
     }
 
     /// Refuses a root that is no rank.
-    fn rooted(&self, collective: Collective) -> Result<Collective, Error> {
+    pub(super) fn rooted(&self, collective: Collective) -> Result<Collective, Error> {
         match collective.root() {
             Some(root) if root.0 >= self.world_size() => {
                 Err(Error::Root { operation: collective.name(), root, world_size: self.world_size() })
@@ -362,7 +362,7 @@ impl World {
     }
 
     /// This rank's own of equal blocks.
-    fn own_block(&self, collective: Collective, len: usize) -> Result<Range<usize>, Error> {
+    pub(super) fn own_block(&self, collective: Collective, len: usize) -> Result<Range<usize>, Error> {
         let world_size = self.world_size();
         if !len.is_multiple_of(world_size as usize) {
             return Err(Error::Blocks { operation: collective.name(), len, world_size });
@@ -373,16 +373,20 @@ impl World {
     }
 }
 
-fn equal_lengths<T>(collective: Collective, input: &[T], output: &[T]) -> Result<(), Error> {
-    if input.len() == output.len() {
+pub(super) fn equal_lengths(
+    collective: Collective,
+    input_len: usize,
+    output_len: usize,
+) -> Result<(), Error> {
+    if input_len == output_len {
         return Ok(());
     }
-    Err(lengths(collective, input.len(), output.len(), "they must be equal".to_owned()))
+    Err(lengths(collective, input_len, output_len, "they must be equal".to_owned()))
 }
 
-fn lengths(collective: Collective, input_len: usize, output_len: usize, rule: String) -> Error {
+pub(super) fn lengths(collective: Collective, input_len: usize, output_len: usize, rule: String) -> Error {
     Error::Lengths { operation: collective.name(), input_len, output_len, rule }
 }
 
 /// Stands where nothing is reduced.
-const NO_OP: ReduceOp = ReduceOp::Sum;
+pub(super) const NO_OP: ReduceOp = ReduceOp::Sum;

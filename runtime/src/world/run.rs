@@ -116,7 +116,7 @@ fn explain(error: ExecError, place: &dyn Fn(Option<usize>) -> Place, oob: &mut O
 }
 
 /// What the bootstrap said while the operation waited.
-fn explain_told(place: Place, told: BootstrapError) -> Error {
+pub(super) fn explain_told(place: Place, told: BootstrapError) -> Error {
     match told {
         BootstrapError::RankLost { rank, cause } => Error::PeerLost { place, peer: rank, cause },
         BootstrapError::Aborted { rank, reason } => Error::Aborted { place, rank, reason },

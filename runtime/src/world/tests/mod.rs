@@ -1,5 +1,6 @@
 //! Worlds of threads: what they are, what they do ([`operations`]), and what goes wrong.
 
+mod gpus;
 mod operations;
 
 use std::time::Instant;

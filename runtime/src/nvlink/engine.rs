@@ -1,0 +1,311 @@
+//! Enqueues collectives of one rank on its GPU.
+//!
+//! # Safety
+//!
+//! A launch is told addresses of windows, counters and status, which live as long as the engine, and of the caller's
+//! buffers, which [`Engine::enqueue`] is promised. The parameters' layout is the kernels', which a test compares.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::launch::{Reached, Request, Standing};
+use super::layout::{RANKS_MAX, STATE_BYTES, WINDOW_BYTES};
+use super::parameters::status;
+use super::part::{Leaf, Shape};
+use super::select;
+use super::window::{Offer, Shared, SharingError};
+use crate::coll::collective::Collective;
+use crate::cuda::{
+    CudaError, Device, DeviceMemory, DevicePointer, Event, HostMemory, Kernel, Module, Stream,
+};
+use crate::element::{ElementType, ReduceOp};
+
+/// What a rank needs for collectives on GPU memory, before the others' memory is known.
+#[derive(Debug)]
+pub(crate) struct Preparation {
+    device: Device,
+    window: DeviceMemory<u64>,
+    offer: Offer,
+}
+
+impl Preparation {
+    /// Allocates the rank's window.
+    pub(crate) fn new(device: &Device) -> Result<Preparation, CudaError> {
+        let window = DeviceMemory::zeroed(device, WINDOW_BYTES / size_of::<u64>())?;
+        let offer = Offer::of(&window)?;
+        Ok(Preparation { device: device.clone(), window, offer })
+    }
+
+    /// For the other ranks.
+    pub(crate) fn offer(&self) -> Vec<u8> {
+        self.offer.to_bytes()
+    }
+}
+
+/// Collectives of one rank on its GPU.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    device: Device,
+    standing: Standing,
+    windows: Shared,
+    registered: Vec<Shared>,
+    kernels: HashMap<Option<ElementType>, Kernels>,
+    _state: DeviceMemory<u64>,
+    status: HostMemory,
+    /// Where the last call was enqueued, so that one on another stream comes behind it.
+    last: Option<Stream>,
+    order: Event,
+}
+
+/// The kernels for one element type, or for bytes.
+#[derive(Debug)]
+struct Kernels {
+    one_shot: Kernel,
+    two_shot: Kernel,
+    direct: Kernel,
+}
+
+/// One call, as its caller means it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeviceCall {
+    pub(crate) collective: Collective,
+    pub(crate) element: ElementType,
+    pub(crate) op: ReduceOp,
+    /// What the collective counts, in elements.
+    pub(crate) count: usize,
+    pub(crate) input: DevicePointer,
+    pub(crate) output: DevicePointer,
+    /// Instead of the one that is chosen.
+    pub(crate) leaf: Option<Leaf>,
+}
+
+/// Why a call on the GPU did not end well. Ranks are numbers on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// A rank did not come before the deadline.
+    Timeout {
+        /// The rank.
+        peer: usize,
+    },
+    /// A rank called something else.
+    Mismatch {
+        /// The rank.
+        peer: usize,
+    },
+    /// The host said stop.
+    Stopped,
+}
+
+impl Engine {
+    /// Opens the other ranks' windows. `offers` are in order of rank.
+    pub(crate) fn new(
+        preparation: Preparation,
+        rank: usize,
+        offers: &[Vec<u8>],
+        deadline: Duration,
+    ) -> Result<Engine, SharingError> {
+        let Preparation { device, window, offer: _ } = preparation;
+        let windows = Shared::open(&window, rank, offers)?;
+        let state = DeviceMemory::zeroed(&device, STATE_BYTES / size_of::<u64>())?;
+        let status = HostMemory::new(&device, status::WORDS.div_ceil(2))?;
+        let standing = Standing {
+            rank: rank as u32,
+            ranks: offers.len() as u32,
+            windows: windows.pointers(),
+            state: state.pointer(),
+            status: status.pointer(),
+            deadline_ns: u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX),
+        };
+        let order = Event::new(&device)?;
+        Ok(Engine {
+            device,
+            standing,
+            windows,
+            registered: Vec::new(),
+            kernels: HashMap::new(),
+            _state: state,
+            status,
+            last: None,
+            order,
+        })
+    }
+
+    /// Uses memory in place in calls whose buffers all lie in memory that was registered together.
+    pub(crate) fn register<T: bytemuck::Pod>(
+        &mut self,
+        memory: &DeviceMemory<T>,
+        offers: &[Vec<u8>],
+    ) -> Result<(), SharingError> {
+        self.registered.push(Shared::open(memory, self.standing.rank as usize, offers)?);
+        Ok(())
+    }
+
+    /// Loads the kernels for a type, or for what is only moved. Done once; without it, the first call does it.
+    ///
+    /// Loading can wait for all work of the device. A thread that drives several GPUs loads before it enqueues, as what it
+    /// has enqueued on one GPU waits for what it has not on another.
+    pub(crate) fn prepare(&mut self, element: Option<ElementType>) -> Result<(), CudaError> {
+        self.kernels(element).map(|_| ())
+    }
+
+    /// Which leaf does a call: the one that is asked for, where it can.
+    pub(crate) fn leaf(&self, call: &DeviceCall) -> Leaf {
+        let (shape, is_reached) = (self.shape(call), self.reached(call).is_some());
+        match call.leaf {
+            None => select::leaf(shape, is_reached),
+            Some(Leaf::OneShot) if shape.one_shot_bytes() > select::ONE_SHOT_BYTES_MAX => Leaf::TwoShot,
+            Some(Leaf::Direct) if !is_reached => Leaf::TwoShot,
+            Some(leaf) => leaf,
+        }
+    }
+
+    /// Enqueues a call's kernel, behind all calls before it, and returns.
+    ///
+    /// # Safety
+    ///
+    /// The device reaches input and output, which have the elements that the collective needs, until the call is done.
+    pub(crate) unsafe fn enqueue(&mut self, stream: &Stream, call: &DeviceCall) -> Result<(), CudaError> {
+        let shape = self.shape(call);
+        if shape.count_bytes == 0 && call.collective != Collective::Barrier {
+            return Ok(());
+        }
+        self.order(stream)?;
+        let leaf = self.leaf(call);
+        let reached = if leaf == Leaf::Direct { self.reached(call) } else { None };
+        let DeviceCall { element, op, input, output, .. } = *call;
+        let request = Request { shape, leaf, element, op, input, output, reached };
+        let launch = request.launch(&self.standing);
+        let kernel = self.kernels(shape.is_reduction().then_some(element))?.of(leaf);
+        // SAFETY: what the module's paragraph says, and the caller's promise.
+        unsafe { kernel.launch(stream, launch.grid, &launch.parameters) }
+    }
+
+    /// What a kernel told this rank since the engine was made.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        let word = |index| self.status.word32(index).load(Ordering::Acquire);
+        if word(status::STOP) == 0 {
+            return None;
+        }
+        let peer = word(status::PEER) as usize;
+        log::debug!(
+            "rank {} of the node gave up in call {} of channel {}: signature {:08x} of rank {peer}",
+            self.standing.rank,
+            word(status::CALL),
+            word(status::CHANNEL),
+            word(status::SIGNATURE),
+        );
+        Some(match word(status::CAUSE) {
+            status::CAUSE_TIMEOUT => Trouble::Timeout { peer },
+            status::CAUSE_MISMATCH => Trouble::Mismatch { peer },
+            _ => Trouble::Stopped,
+        })
+    }
+
+    /// Ends what waits on the GPU now, and every call from now on.
+    pub(crate) fn stop(&self) {
+        self.status.word32(status::STOP).store(1, Ordering::Release);
+    }
+
+    /// Gives up without freeing what other ranks of this process may still use.
+    pub(crate) fn leak(self) {
+        self.windows.leak();
+        self.registered.into_iter().for_each(Shared::leak);
+    }
+
+    fn shape(&self, call: &DeviceCall) -> Shape {
+        Shape {
+            collective: call.collective,
+            count_bytes: call.count * call.element.size_bytes(),
+            ranks: self.standing.ranks,
+        }
+    }
+
+    /// Lets a stream wait for the one that was used last. A stream that is being captured is ordered by whoever launches
+    /// its graph.
+    fn order(&mut self, stream: &Stream) -> Result<(), CudaError> {
+        if self.last.as_ref() == Some(stream) || stream.is_captured()? {
+            return Ok(());
+        }
+        if let Some(last) = &self.last {
+            self.order.record(last)?;
+            stream.wait_for(&self.order)?;
+        }
+        self.last = Some(stream.clone());
+        Ok(())
+    }
+
+    /// Every rank's memory for input and output, where both are registered.
+    fn reached(&self, call: &DeviceCall) -> Option<Reached> {
+        let bytes = |len: usize| len * call.element.size_bytes();
+        let whole = call.collective.vector_len(self.standing.ranks, call.count);
+        let (input_len, output_len) = match call.collective {
+            Collective::AllGather => (call.count, whole),
+            Collective::ReduceScatter => (whole, call.count),
+            _ => (whole, whole),
+        };
+        let (inputs, input_offset, input_number) = self.registration(call.input, bytes(input_len))?;
+        let (outputs, output_offset, output_number) = self.registration(call.output, bytes(output_len))?;
+        let identity = ((input_number as u64 + 1) << 32) | (output_number as u64 + 1);
+        Some(Reached { inputs, outputs, input_offset, output_offset, identity })
+    }
+
+    /// All ranks' memory, the offset in it, and its number.
+    fn registration(
+        &self,
+        pointer: DevicePointer,
+        bytes: usize,
+    ) -> Option<([DevicePointer; RANKS_MAX], usize, usize)> {
+        let offsets = self.registered.iter().map(|shared| shared.offset_of(pointer, bytes));
+        let (number, offset) = offsets.enumerate().find_map(|(number, offset)| Some((number, offset?)))?;
+        Some((self.registered[number].pointers(), offset, number))
+    }
+
+    fn kernels(&mut self, element: Option<ElementType>) -> Result<&Kernels, CudaError> {
+        if !self.kernels.contains_key(&element) {
+            let module = Module::load(&self.device, ptx(element))?;
+            let kernels = Kernels {
+                one_shot: module.kernel(c"one_shot")?,
+                two_shot: module.kernel(c"two_shot")?,
+                direct: module.kernel(c"direct")?,
+            };
+            self.kernels.insert(element, kernels);
+        }
+        Ok(&self.kernels[&element])
+    }
+}
+
+impl Kernels {
+    fn of(&self, leaf: Leaf) -> &Kernel {
+        match leaf {
+            Leaf::OneShot => &self.one_shot,
+            Leaf::TwoShot => &self.two_shot,
+            Leaf::Direct => &self.direct,
+        }
+    }
+}
+
+/// What scripts/kernels made of the sources.
+fn ptx(element: Option<ElementType>) -> &'static str {
+    macro_rules! ptx {
+        ($name:literal) => {
+            include_str!(concat!("../cuda/kernels/ptx/", $name, ".ptx"))
+        };
+    }
+    match element {
+        None => ptx!("copy"),
+        Some(ElementType::I8) => ptx!("i8"),
+        Some(ElementType::U8) => ptx!("u8"),
+        Some(ElementType::I16) => ptx!("i16"),
+        Some(ElementType::U16) => ptx!("u16"),
+        Some(ElementType::I32) => ptx!("i32"),
+        Some(ElementType::U32) => ptx!("u32"),
+        Some(ElementType::I64) => ptx!("i64"),
+        Some(ElementType::U64) => ptx!("u64"),
+        Some(ElementType::F16) => ptx!("f16"),
+        Some(ElementType::Bf16) => ptx!("bf16"),
+        Some(ElementType::F32) => ptx!("f32"),
+        Some(ElementType::F64) => ptx!("f64"),
+    }
+}

@@ -1,0 +1,37 @@
+//! Where things lie in the memory that ranks share, and in a rank's own: the same numbers as in the kernels
+//! (`cuda/kernels/protocol.cuh`), with which a test compares them.
+
+/// How many ranks a node can have.
+pub const RANKS_MAX: usize = 8;
+/// Threads of a block.
+pub const THREADS: u32 = 512;
+/// How many blocks a launch can have.
+pub const CHANNELS_MAX: u32 = 128;
+/// How many of them the one-shot leaf can have.
+pub const ONE_SHOT_CHANNELS: u32 = 32;
+/// How many of them the two-shot leaf can have.
+pub const TWO_SHOT_CHANNELS: u32 = 128;
+/// What a thread of the one-shot leaf sends each peer.
+pub const ONE_SHOT_BYTES: usize = 8;
+/// What a warp of the two-shot leaf sends each peer in a round.
+pub const ROUND_BYTES: usize = 480;
+/// What a thread of the direct leaf moves at a time.
+pub const DIRECT_BYTES: usize = 16;
+/// Threads that run in step.
+pub const WARP: u32 = 32;
+
+/// Greetings and goodbyes, a word per channel, parity and peer for each, and with greetings two words more.
+const NOTICES_BYTES: usize = 4 * CHANNELS_MAX as usize * 2 * RANKS_MAX * 8;
+const ONE_SHOT_CELLS_BYTES: usize = ONE_SHOT_CHANNELS as usize * 2 * RANKS_MAX * THREADS as usize * 16;
+/// Two exchanges, two parities.
+const TWO_SHOT_LINES_BYTES: usize = TWO_SHOT_CHANNELS as usize * 2 * 2 * RANKS_MAX * THREADS as usize * 16;
+/// A rank's window, which all ranks reach; zeros at first.
+pub const WINDOW_BYTES: usize = NOTICES_BYTES + ONE_SHOT_CELLS_BYTES + TWO_SHOT_LINES_BYTES;
+
+/// Behind whether a call has failed.
+pub(super) const STATE_CALLS: usize = 128;
+/// A rank's counters; zeros at first.
+pub const STATE_BYTES: usize = STATE_CALLS
+    + CHANNELS_MAX as usize * 4
+    + (TWO_SHOT_CHANNELS * THREADS / WARP) as usize * 8
+    + CHANNELS_MAX as usize * RANKS_MAX * 16;

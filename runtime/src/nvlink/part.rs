@@ -1,0 +1,199 @@
+//! Which part a rank has in a collective, for each leaf.
+//!
+//! Pure. What a collective means is [`Collective`]; a leaf's exchanges are described in its kernel. Here stands who sends
+//! what to whom in which of them, as masks and strides.
+
+use super::layout::DIRECT_BYTES;
+use super::parameters::Part;
+use crate::coll::collective::Collective;
+
+/// A native implementation on GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Leaf {
+    /// One exchange of cells that hold data and number.
+    OneShot,
+    /// Two exchanges of lines that hold data and number.
+    TwoShot,
+    /// Reading and writing the ranks' own buffers.
+    Direct,
+}
+
+impl Leaf {
+    /// Its kernels' name, and `explain`'s.
+    pub fn name(self) -> &'static str {
+        match self {
+            Leaf::OneShot => "one-shot",
+            Leaf::TwoShot => "two-shot",
+            Leaf::Direct => "direct",
+        }
+    }
+}
+
+/// One call, as all ranks agree on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) collective: Collective,
+    /// Bytes of what the collective counts: the vector, or one rank's block.
+    pub(super) count_bytes: usize,
+    pub(super) ranks: u32,
+}
+
+impl Shape {
+    /// What one rank is responsible for, where the work is shared. Whole packs of the kernels, so that what is aligned stays
+    /// so.
+    pub(super) fn block_bytes(self) -> usize {
+        match self.collective {
+            Collective::AllGather | Collective::ReduceScatter => self.count_bytes,
+            _ => self.count_bytes.div_ceil(self.ranks as usize).next_multiple_of(DIRECT_BYTES),
+        }
+    }
+
+    /// What a rank sends each peer at most in the first exchange of the one-shot leaf.
+    pub(super) fn one_shot_bytes(self) -> usize {
+        self.count_bytes
+    }
+
+    /// Whether elements are reduced.
+    pub(super) fn is_reduction(self) -> bool {
+        matches!(
+            self.collective,
+            Collective::AllReduce | Collective::Reduce { .. } | Collective::ReduceScatter
+        )
+    }
+
+    fn root(self) -> u32 {
+        self.collective.root().map_or(0, |root| root.0)
+    }
+
+    /// A rank's part by the one-shot leaf.
+    pub(super) fn one_shot(self, rank: u32) -> Part {
+        let Masks { me, all, others, root, none } = self.masks(rank);
+        let is_root = me == root;
+        let bytes = self.count_bytes as u64;
+        let part =
+            Part { block_bytes: bytes, total_bytes: bytes, rank, ranks: self.ranks, ..Part::default() };
+        match self.collective {
+            Collective::AllReduce => Part { send: others, receive: all, keep: 1, ..part },
+            Collective::ReduceScatter => {
+                Part { input_stride: bytes, send: others, receive: all, keep: 1, ..part }
+            }
+            Collective::AllGather => {
+                Part { output_stride: bytes, send: others, receive: all, keep: 1, ..part }
+            }
+            Collective::Broadcast { .. } => {
+                Part { send: if is_root { others } else { none }, receive: root, keep: 1, ..part }
+            }
+            Collective::Reduce { .. } => Part {
+                send: root & others,
+                receive: if is_root { all } else { none },
+                keep: u32::from(is_root),
+                ..part
+            },
+            Collective::Barrier => part,
+        }
+    }
+
+    /// A rank's part by the two-shot leaf.
+    pub(super) fn two_shot(self, rank: u32) -> Part {
+        let Masks { me, all, others, root, none } = self.masks(rank);
+        let is_root = me == root;
+        let block = self.block_bytes() as u64;
+        let vector = Part {
+            block_bytes: block,
+            total_bytes: self.count_bytes as u64,
+            input_stride: block,
+            output_stride: block,
+            rank,
+            ranks: self.ranks,
+            keep: 1,
+            ..Part::default()
+        };
+        let blocks = Part { total_bytes: block * u64::from(self.ranks), ..vector };
+        match self.collective {
+            Collective::AllReduce => {
+                Part { send: others, receive: all, forward: others, collect: others, ..vector }
+            }
+            Collective::ReduceScatter => Part { output_stride: 0, send: others, receive: all, ..blocks },
+            Collective::AllGather => {
+                Part { input_stride: 0, receive: me, forward: others, collect: others, ..blocks }
+            }
+            // Everybody passes its block to the root too, which has it: so that the root hears from everybody.
+            Collective::Broadcast { .. } => Part {
+                send: if is_root { others } else { none },
+                receive: root,
+                forward: others,
+                collect: others,
+                ..vector
+            },
+            Collective::Reduce { .. } => Part {
+                send: others,
+                receive: all,
+                forward: root & others,
+                collect: if is_root { others } else { none },
+                keep: u32::from(is_root),
+                ..vector
+            },
+            Collective::Barrier => vector,
+        }
+    }
+
+    /// A rank's part by the direct leaf, and where in every rank's input and output it begins.
+    pub(super) fn direct(self, rank: u32) -> Direct {
+        let Masks { me, all, root, .. } = self.masks(rank);
+        let is_root = me == root;
+        let block = self.block_bytes();
+        let start = block * rank as usize;
+        let len = self.count_bytes.saturating_sub(start).min(block);
+        let part = |block_bytes: usize, receive, forward| Part {
+            block_bytes: block_bytes as u64,
+            total_bytes: block_bytes as u64,
+            rank,
+            ranks: self.ranks,
+            receive,
+            forward,
+            keep: 1,
+            ..Part::default()
+        };
+        match self.collective {
+            Collective::AllReduce => Direct { part: part(len, all, all), input: start, output: start },
+            Collective::Reduce { .. } => Direct { part: part(len, all, root), input: start, output: start },
+            Collective::ReduceScatter => Direct { part: part(block, all, me), input: start, output: 0 },
+            Collective::AllGather => Direct { part: part(block, me, all), input: 0, output: start },
+            // The root copies for itself; each other rank takes a piece from it, and passes it to the others.
+            Collective::Broadcast { .. } if is_root => {
+                Direct { part: part(self.count_bytes, root, root), input: 0, output: 0 }
+            }
+            Collective::Broadcast { .. } => {
+                let pieces = self.ranks as usize - 1;
+                let piece = self.count_bytes.div_ceil(pieces).next_multiple_of(DIRECT_BYTES);
+                let start = piece * (rank - u32::from(rank > self.root())) as usize;
+                let len = self.count_bytes.saturating_sub(start).min(piece);
+                Direct { part: part(len, root, all & !root), input: start, output: start }
+            }
+            Collective::Barrier => Direct { part: part(0, 0, 0), input: 0, output: 0 },
+        }
+    }
+
+    fn masks(self, rank: u32) -> Masks {
+        let (me, all) = (1 << rank, (1 << self.ranks) - 1);
+        Masks { me, all, others: all & !me, root: 1 << self.root(), none: 0 }
+    }
+}
+
+/// A part by the direct leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Direct {
+    pub(super) part: Part,
+    /// Bytes into every rank's input.
+    pub(super) input: usize,
+    /// Bytes into every rank's output.
+    pub(super) output: usize,
+}
+
+struct Masks {
+    me: u32,
+    all: u32,
+    others: u32,
+    root: u32,
+    none: u32,
+}

@@ -1,0 +1,86 @@
+//! Which leaf does a call, and with how many blocks.
+//!
+//! Pure, and the same on every rank: both ends of a channel must exist. The sizes are measured ones (BENCHMARKING.md).
+
+use super::layout::{
+    CHANNELS_MAX, DIRECT_BYTES, ONE_SHOT_BYTES, ONE_SHOT_CHANNELS, ROUND_BYTES, THREADS, TWO_SHOT_CHANNELS,
+    WARP,
+};
+use super::part::{Leaf, Shape};
+use crate::coll::collective::Collective;
+
+/// The leaf for a call. `is_registered` says whether every rank reaches every other's buffers.
+pub(super) fn leaf(shape: Shape, is_registered: bool) -> Leaf {
+    if shape.one_shot_bytes() <= one_shot_bytes_max(shape) {
+        Leaf::OneShot
+    } else if is_registered && shape.block_bytes() >= DIRECT_BLOCK_BYTES_MIN {
+        Leaf::Direct
+    } else {
+        Leaf::TwoShot
+    }
+}
+
+/// How many blocks a leaf runs with.
+pub(super) fn blocks(leaf: Leaf, shape: Shape) -> u32 {
+    let up_to = |units: usize, per_block: u32, blocks_max: u32| {
+        u32::try_from(units.div_ceil(per_block as usize)).unwrap_or(blocks_max).clamp(1, blocks_max)
+    };
+    let block_bytes = shape.block_bytes();
+    match leaf {
+        Leaf::OneShot => up_to(shape.one_shot_bytes().div_ceil(ONE_SHOT_BYTES), THREADS, ONE_SHOT_CHANNELS),
+        Leaf::TwoShot => up_to(block_bytes.div_ceil(ROUND_BYTES), THREADS / WARP, TWO_SHOT_CHANNELS),
+        Leaf::Direct => up_to(block_bytes.div_ceil(DIRECT_BYTES), THREADS, CHANNELS_MAX),
+    }
+}
+
+/// To how many bytes sending everything to everybody is the shorter way.
+fn one_shot_bytes_max(shape: Shape) -> usize {
+    let bytes = match (shape.collective, shape.ranks) {
+        (Collective::AllReduce | Collective::Reduce { .. } | Collective::Broadcast { .. }, ..=2) => 128 << 10,
+        (Collective::AllReduce | Collective::Reduce { .. } | Collective::Broadcast { .. }, ..=4) => 128 << 10,
+        (Collective::AllReduce | Collective::Reduce { .. } | Collective::Broadcast { .. }, _) => 32 << 10,
+        _ => 16 << 10,
+    };
+    bytes.min(ONE_SHOT_BYTES_MAX)
+}
+
+/// One cell per thread and peer.
+pub(super) const ONE_SHOT_BYTES_MAX: usize = (ONE_SHOT_CHANNELS * THREADS) as usize * ONE_SHOT_BYTES;
+
+/// Below this the two meetings of a direct call cost more than the copies that it saves.
+const DIRECT_BLOCK_BYTES_MIN: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(collective: Collective, count_bytes: usize, ranks: u32) -> Shape {
+        Shape { collective, count_bytes, ranks }
+    }
+
+    #[test]
+    fn small_calls_are_one_exchange_and_registered_large_ones_direct() {
+        let leaf = |bytes, is_registered| leaf(shape(Collective::AllReduce, bytes, 4), is_registered);
+        assert_eq!(leaf(8, true), Leaf::OneShot);
+        assert_eq!(leaf(1 << 20, true), Leaf::TwoShot);
+        assert_eq!((leaf(64 << 20, false), leaf(64 << 20, true)), (Leaf::TwoShot, Leaf::Direct));
+    }
+
+    #[test]
+    fn blocks_cover_the_one_shot_leaf_and_stay_within_the_channels() {
+        for collective in Collective::ALL {
+            for ranks in 2..=8 {
+                for bytes in [0, 1, 100, 4096, 65_536, 131_072, 1 << 20, 1 << 33] {
+                    let shape = shape(collective, bytes, ranks);
+                    let one_shot = blocks(Leaf::OneShot, shape);
+                    if leaf(shape, false) == Leaf::OneShot {
+                        assert!((one_shot * THREADS) as usize * ONE_SHOT_BYTES >= shape.one_shot_bytes());
+                    }
+                    assert!((1..=ONE_SHOT_CHANNELS).contains(&one_shot));
+                    assert!((1..=TWO_SHOT_CHANNELS).contains(&blocks(Leaf::TwoShot, shape)));
+                    assert!((1..=CHANNELS_MAX).contains(&blocks(Leaf::Direct, shape)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,402 @@
+// Runs the GPU kernels on the CPU: every thread of every block of every rank is a fiber, and who runs next is drawn from a
+// seed. What a rank writes into another's memory arrives later and in another order, each half of a 16-byte cell by
+// itself; only what a release or a fence orders comes in order, and what one warp stores at once as a line comes as one.
+//
+// It finds what is wrong with indices, masks, tails, types, parities and epochs under any order of events. It cannot find a
+// fence that a GPU needs and this does not.
+#define EMULATED
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <random>
+#include <setjmp.h>
+#include <ucontext.h>
+#include <vector>
+
+#include "../../cuda/kernels/machine.cuh"
+
+#define ELEMENT i8
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT u8
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT i16
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT u16
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT i32
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT u32
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT i64
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT u64
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT f16
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT bf16
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT f32
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT f64
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#undef NAME
+#undef PARAMETERS
+#include "../../cuda/kernels/copy.cu"
+
+typedef void (*KernelFunction)(const Parameters&);
+
+// As in the Rust that calls this.
+struct Launch {
+    KernelFunction kernel;
+    Parameters parameters;
+    u32 blocks;
+    u32 threads;
+};
+
+namespace {
+
+constexpr size_t STACK_BYTES = 32 << 10;
+
+struct Block;
+
+// A fiber is entered by its context, and left and taken up again by jumps, which make no system call as contexts do.
+struct Fiber {
+    ucontext_t context;
+    jmp_buf place;
+    bool has_begun;
+    std::unique_ptr<char[]> stack;
+    Block* block;
+    u32 index;
+    bool is_done;
+    // Why it does not run: 0 it may, 1 the block's barrier, 2 its warp.
+    int waits;
+};
+
+struct Warp {
+    u32 arrived, alive;
+    bool all;
+    bool result;
+    Pair pairs[WARP];
+    u64 addresses[WARP];
+};
+
+struct Block {
+    u32 rank, index;
+    const Launch* launch;
+    std::vector<Fiber*> fibers;
+    std::vector<Warp> warps;
+    u32 at_barrier, alive;
+};
+
+// What is on its way into another rank's memory.
+struct Store {
+    u64 address;
+    u64 value;
+};
+
+struct Rank {
+    const Launch* launches;
+    size_t count, next;
+    u32 blocks_left;
+    std::deque<Store> stores;
+};
+
+std::mt19937_64 chance;
+ucontext_t scheduler;
+jmp_buf scheduler_place;
+Fiber* current;
+std::vector<Rank> ranks;
+std::vector<Fiber*> runnable, spare;
+std::vector<std::unique_ptr<Fiber>> all_fibers;
+std::vector<std::unique_ptr<Block>> blocks;
+u64 steps;
+
+u64 draw(u64 below) { return chance() % below; }
+
+void yield() {
+    if (!_setjmp(current->place)) _longjmp(scheduler_place, 1);
+}
+
+// Runs the current fiber until it yields or ends.
+void resume() {
+    if (_setjmp(scheduler_place)) return;
+    if (current->has_begun) _longjmp(current->place, 1);
+    current->has_begun = true;
+    setcontext(&current->context);
+}
+
+void maybe_yield(u64 one_in) {
+    if (draw(one_in) == 0) yield();
+}
+
+// Delivers one store; of those for one address the first.
+void deliver(Rank& rank, size_t at) {
+    for (size_t i = 0; i < at; i++) {
+        if (rank.stores[i].address == rank.stores[at].address) at = i;
+    }
+    *(u64*)rank.stores[at].address = rank.stores[at].value;
+    rank.stores.erase(rank.stores.begin() + at);
+}
+
+void deliver_all(Rank& rank) {
+    while (!rank.stores.empty()) deliver(rank, 0);
+}
+
+void put(u64 address, u64 value) {
+    Rank& rank = ranks[current->block->rank];
+    rank.stores.push_back({address, value});
+    while (rank.stores.size() > 48 || (!rank.stores.empty() && draw(3) == 0)) deliver(rank, draw(rank.stores.size()));
+}
+
+Warp& warp_of(Fiber* fiber) { return fiber->block->warps[fiber->index / WARP]; }
+
+void release_warp(Block* block, u32 warp) {
+    for (u32 i = warp * WARP; i < (warp + 1) * WARP && i < block->fibers.size(); i++) {
+        Fiber* fiber = block->fibers[i];
+        if (!fiber->is_done && fiber->waits == 2) {
+            fiber->waits = 0;
+            runnable.push_back(fiber);
+        }
+    }
+}
+
+void release_block(Block* block) {
+    block->at_barrier = 0;
+    for (Fiber* fiber : block->fibers) {
+        if (!fiber->is_done && fiber->waits == 1) {
+            fiber->waits = 0;
+            runnable.push_back(fiber);
+        }
+    }
+}
+
+// Waits until all lanes of the warp are here; the last one does `act` for all.
+template <class Act> void with_warp(Act act) {
+    Warp& warp = warp_of(current);
+    if (++warp.arrived == warp.alive) {
+        warp.arrived = 0;
+        act(warp);
+        release_warp(current->block, current->index / WARP);
+    } else {
+        current->waits = 2;
+        yield();
+    }
+}
+
+void run_fiber() {
+    current->block->launch->kernel(current->block->launch->parameters);
+    current->is_done = true;
+    _longjmp(scheduler_place, 1);
+}
+
+void start_block(u32 rank, const Launch& launch, u32 index) {
+    auto block = std::make_unique<Block>();
+    block->rank = rank;
+    block->index = index;
+    block->launch = &launch;
+    block->at_barrier = 0;
+    block->alive = launch.threads;
+    block->warps.resize((launch.threads + WARP - 1) / WARP);
+    for (Warp& warp : block->warps) warp.arrived = 0, warp.alive = WARP;
+    for (u32 i = 0; i < launch.threads; i++) {
+        Fiber* fiber;
+        if (spare.empty()) {
+            all_fibers.push_back(std::make_unique<Fiber>());
+            fiber = all_fibers.back().get();
+            fiber->stack.reset(new char[STACK_BYTES]);
+        } else {
+            fiber = spare.back();
+            spare.pop_back();
+        }
+        fiber->block = block.get();
+        fiber->index = i;
+        fiber->is_done = false;
+        fiber->has_begun = false;
+        fiber->waits = 0;
+        getcontext(&fiber->context);
+        fiber->context.uc_stack.ss_sp = fiber->stack.get();
+        fiber->context.uc_stack.ss_size = STACK_BYTES;
+        fiber->context.uc_link = &scheduler;
+        makecontext(&fiber->context, run_fiber, 0);
+        block->fibers.push_back(fiber);
+        runnable.push_back(fiber);
+    }
+    blocks.push_back(std::move(block));
+}
+
+void start_next(u32 rank) {
+    Rank& of = ranks[rank];
+    if (of.next == of.count) return;
+    const Launch& launch = of.launches[of.next++];
+    of.blocks_left = launch.blocks;
+    for (u32 i = 0; i < launch.blocks; i++) start_block(rank, launch, i);
+}
+
+void ended(Fiber* fiber) {
+    Block* block = fiber->block;
+    Warp& warp = warp_of(fiber);
+    warp.alive--;
+    block->alive--;
+    spare.push_back(fiber);
+    if (block->alive && block->at_barrier == block->alive) release_block(block);
+    if (block->alive) return;
+    Rank& rank = ranks[block->rank];
+    if (--rank.blocks_left == 0) {
+        // What a kernel wrote is there when the next one of its stream begins.
+        deliver_all(rank);
+        start_next(block->rank);
+    }
+}
+
+} // namespace
+
+u32 thread_index() { return current->index; }
+u32 block_index() { return current->block->index; }
+u32 block_count() { return current->block->launch->blocks; }
+u64 nanoseconds() { return steps; }
+void block_barrier() {
+    Block* block = current->block;
+    if (++block->at_barrier == block->alive) {
+        release_block(block);
+    } else {
+        current->waits = 1;
+        yield();
+    }
+}
+bool all_of_warp(bool mine) {
+    Warp& warp = warp_of(current);
+    if (warp.arrived == 0) warp.all = true;
+    warp.all = warp.all && mine;
+    with_warp([](Warp& warp) { warp.result = warp.all; });
+    return warp_of(current).result;
+}
+void store_quad(u64 address, Quad value) {
+    put(address, (u64)value.y << 32 | value.x);
+    put(address + 8, (u64)value.w << 32 | value.z);
+    maybe_yield(8);
+}
+Quad load_quad(u64 address) {
+    maybe_yield(2);
+    u64 lo = *(u64*)address, hi = *(u64*)(address + 8);
+    return {(u32)lo, (u32)(lo >> 32), (u32)hi, (u32)(hi >> 32)};
+}
+void store_pair(u64 address, Pair value) {
+    Warp& warp = warp_of(current);
+    u32 lane = current->index % WARP;
+    warp.addresses[lane] = address;
+    warp.pairs[lane] = value;
+    with_warp([](Warp& warp) {
+        // A line's data comes to be before its number, which is the last of its words; other lines in between.
+        u32 first = (u32)draw(4);
+        for (u32 i = 0; i < 4; i++) {
+            u32 line = (first + i) % 4 * 8;
+            for (u32 k = 0; k < 8; k++) {
+                *(u64*)warp.addresses[line + k] = warp.pairs[line + k].lo;
+                *(u64*)(warp.addresses[line + k] + 8) = warp.pairs[line + k].hi;
+            }
+        }
+    });
+    maybe_yield(8);
+}
+Pair load_pair(u64 address) {
+    Warp& warp = warp_of(current);
+    u32 lane = current->index % WARP;
+    maybe_yield(4);
+    warp.addresses[lane] = address;
+    with_warp([](Warp& warp) {
+        for (u32 k = 0; k < WARP; k++) warp.pairs[k] = {*(u64*)warp.addresses[k], *(u64*)(warp.addresses[k] + 8)};
+    });
+    return warp_of(current).pairs[lane];
+}
+void store_release(u64 address, u64 value) {
+    deliver_all(ranks[current->block->rank]);
+    put(address, value);
+    maybe_yield(4);
+}
+u64 load_acquire(u64 address) {
+    maybe_yield(2);
+    return *(u64*)address;
+}
+void store_word(u64 address, u64 value) { put(address, value); }
+u64 load_word(u64 address) { return *(u64*)address; }
+u32 load_shared_word(u64 address) { return *(u32*)address; }
+void store_shared_word(u64 address, u32 value) { *(u32*)address = value; }
+u32 exchange(u64 address, u32 value) {
+    u32 before = *(u32*)address;
+    *(u32*)address = value;
+    return before;
+}
+void fence() { deliver_all(ranks[current->block->rank]); }
+float f32_of_f16(u16 bits) {
+    _Float16 value;
+    memcpy(&value, &bits, 2);
+    return (float)value;
+}
+u16 f16_of_f32(float value) {
+    _Float16 half = (_Float16)value;
+    u16 bits;
+    memcpy(&bits, &half, 2);
+    return bits;
+}
+u16 bf16_of_f32(float value) {
+    u32 bits = float_bits(value);
+    if (value != value) return 0x7fff;
+    return (u16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// What the host's side must agree with.
+extern "C" u64 emulator_constant(u32 which) {
+    const u64 constants[] = {sizeof(Parameters), WINDOW_BYTES, STATE_BYTES, RANKS_MAX, THREADS, CHANNELS_MAX, ONE_SHOT_CHANNELS,
+                             TWO_SHOT_CHANNELS, ROUND_BYTES, offsetof(Parameters, status), offsetof(Parameters, rank),
+                             offsetof(Parameters, op), offsetof(Parameters, signature), STATE_CALLS};
+    return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
+}
+
+// Runs each rank's launches in order, all ranks beside each other. Returns the number of steps, or 0 if after `steps_max`
+// of them not all were done.
+extern "C" u64 emulate(u32 rank_count, const Launch* const* launches, const u64* counts, u64 seed, u64 steps_max) {
+    chance.seed(seed);
+    ranks.clear();
+    runnable.clear();
+    blocks.clear();
+    spare.clear();
+    for (auto& fiber : all_fibers) spare.push_back(fiber.get());
+    ranks.resize(rank_count);
+    for (u32 i = 0; i < rank_count; i++) ranks[i].launches = launches[i], ranks[i].count = counts[i], ranks[i].next = 0;
+    for (u32 i = 0; i < rank_count; i++) start_next(i);
+    u32 favourite = 0;
+    for (steps = 1; !runnable.empty(); steps++) {
+        if (steps > steps_max) return 0;
+        if (steps % 4096 == 0) favourite = (u32)draw(rank_count);
+        size_t at = draw(runnable.size());
+        // For a while one rank runs ahead as far as the others let it.
+        for (int tries = 0; tries < 3 && runnable[at]->block->rank != favourite; tries++) at = draw(runnable.size());
+        current = runnable[at];
+        std::swap(runnable[at], runnable.back());
+        runnable.pop_back();
+        resume();
+        if (current->is_done) ended(current);
+        else if (current->waits == 0) runnable.push_back(current);
+        Rank& rank = ranks[draw(rank_count)];
+        if (!rank.stores.empty()) deliver(rank, draw(rank.stores.size()));
+    }
+    for (Rank& rank : ranks) {
+        if (rank.next != rank.count || rank.blocks_left) return 0;
+    }
+    return steps;
+}

@@ -1,0 +1,153 @@
+//! The protocol between GPUs: layouts agree, cells are used again and again in any order of events, and waits end.
+
+use super::collectives::{Case, run};
+use super::emulator::{Emulator, Node};
+use crate::coll::collective::Collective;
+use crate::element::{ElementType, ReduceOp};
+use crate::nvlink::layout;
+use crate::nvlink::parameters::{Parameters, status};
+use crate::nvlink::part::Leaf;
+use efarun_wire::Rank;
+
+#[test]
+fn kernels_and_host_have_one_layout() {
+    let Some(emulator) = Emulator::new("kernels_and_host_have_one_layout") else { return };
+    let expected = [
+        size_of::<Parameters>(),
+        layout::WINDOW_BYTES,
+        layout::STATE_BYTES,
+        layout::RANKS_MAX,
+        layout::THREADS as usize,
+        layout::CHANNELS_MAX as usize,
+        layout::ONE_SHOT_CHANNELS as usize,
+        layout::TWO_SHOT_CHANNELS as usize,
+        layout::ROUND_BYTES,
+        std::mem::offset_of!(Parameters, status),
+        std::mem::offset_of!(Parameters, part.rank),
+        std::mem::offset_of!(Parameters, op),
+        std::mem::offset_of!(Parameters, signature),
+        layout::STATE_CALLS,
+    ];
+    let found: Vec<_> = (0..expected.len() as u32).map(|which| emulator.constant(which) as usize).collect();
+    assert_eq!(found, expected);
+}
+
+/// Short calls of all kinds, one behind the other: what is written again is written while somebody may still read it,
+/// if the protocol lets him.
+fn mixed_calls(ranks: u32, count: usize, seed: u64) -> Vec<Case> {
+    let call = |index: usize| {
+        let root = Rank((seed as u32 + index as u32) % ranks);
+        let collective = [
+            Collective::Broadcast { root },
+            Collective::AllReduce,
+            Collective::Reduce { root },
+            Collective::Broadcast { root },
+            Collective::AllGather,
+            Collective::ReduceScatter,
+        ][(index + seed as usize) % 6];
+        let leaf = [Leaf::OneShot, Leaf::OneShot, Leaf::TwoShot, Leaf::TwoShot, Leaf::Direct]
+            [(index * 7 + seed as usize) % 5];
+        let len = [1, 60, 240, 700][(index * 5 + seed as usize) % 4];
+        Case::new(
+            (collective, leaf),
+            (ElementType::I32, ReduceOp::Sum),
+            (ranks, len),
+            seed * 100 + index as u64,
+        )
+    };
+    (0..count).map(call).collect()
+}
+
+#[test]
+fn cells_are_used_again_only_when_they_are_free() {
+    let Some(emulator) = Emulator::new("cells_are_used_again_only_when_they_are_free") else { return };
+    for seed in 0..seeds() {
+        let ranks = [2, 3, 4][seed as usize % 3];
+        let node = Node::new(ranks, u64::MAX);
+        run(&emulator, &node, &mixed_calls(ranks, 10, seed), seed, &format!("seed {seed}"));
+    }
+}
+
+#[test]
+fn rounds_of_one_call_use_lines_again_only_when_they_are_free() {
+    let Some(emulator) = Emulator::new("rounds_of_one_call_use_lines_again_only_when_they_are_free") else {
+        return;
+    };
+    // Half a mebibyte per block is one round; these have two or three in some warps.
+    for (seed, collective) in [Collective::Broadcast { root: Rank(1) }, Collective::Reduce { root: Rank(0) }]
+        .into_iter()
+        .enumerate()
+    {
+        let node = Node::new(2, u64::MAX);
+        let case = Case::new((collective, Leaf::TwoShot), (ElementType::I64, ReduceOp::Max), (2, 290_000), 1);
+        run(&emulator, &node, &[case], seed as u64, "rounds");
+    }
+}
+
+#[test]
+fn numbers_of_calls_begin_again_after_their_last() {
+    let Some(emulator) = Emulator::new("numbers_of_calls_begin_again_after_their_last") else { return };
+    for ranks in [2, 3] {
+        let mut node = Node::new(ranks, u64::MAX);
+        node.pretend_calls(u32::MAX - 4);
+        run(&emulator, &node, &mixed_calls(ranks, 9, 5), 11, "wrap");
+    }
+}
+
+#[test]
+fn a_rank_that_calls_something_else_is_named_on_both_sides() {
+    let Some(emulator) = Emulator::new("a_rank_that_calls_something_else_is_named_on_both_sides") else {
+        return;
+    };
+    let case = |op| Case::new((Collective::AllReduce, Leaf::TwoShot), (ElementType::F32, op), (2, 100), 1);
+    let (sum, max) = (case(ReduceOp::Sum), case(ReduceOp::Max));
+    let (one, other) = (sum.request(0), max.request(1));
+    let node = Node::new(2, 1 << 24);
+    assert!(emulator.run(&node, &[vec![one, one], vec![other, other]], 1, 1 << 28));
+    for (rank, signature) in [(0, other.signature()), (1, one.signature())] {
+        let status = node.status(rank);
+        assert_eq!(status[status::CAUSE], status::CAUSE_MISMATCH);
+        assert_eq!((status[status::PEER], status[status::SIGNATURE]), (1 - rank as u32, signature));
+    }
+}
+
+#[test]
+fn a_rank_that_does_not_come_is_named_at_the_deadline_and_nobody_spins_on() {
+    let Some(emulator) =
+        Emulator::new("a_rank_that_does_not_come_is_named_at_the_deadline_and_nobody_spins_on")
+    else {
+        return;
+    };
+    for leaf in [Leaf::OneShot, Leaf::TwoShot, Leaf::Direct] {
+        let case = Case::new((Collective::AllReduce, leaf), (ElementType::F32, ReduceOp::Sum), (3, 1000), 1);
+        let node = Node::new(3, 1 << 20);
+        let requests = [vec![case.request(0); 2], vec![case.request(1); 2], Vec::new()];
+        assert!(emulator.run(&node, &requests, 1, 1 << 28), "{}", leaf.name());
+        for rank in 0..2 {
+            let status = node.status(rank);
+            assert_eq!(
+                (status[status::CAUSE], status[status::PEER]),
+                (status::CAUSE_TIMEOUT, 2),
+                "{}",
+                leaf.name()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_host_that_says_stop_ends_every_wait() {
+    let Some(emulator) = Emulator::new("a_host_that_says_stop_ends_every_wait") else { return };
+    for leaf in [Leaf::OneShot, Leaf::TwoShot, Leaf::Direct] {
+        let case = Case::new((Collective::AllReduce, leaf), (ElementType::F32, ReduceOp::Sum), (2, 1000), 1);
+        let mut node = Node::new(2, u64::MAX);
+        node.stop(0);
+        assert!(emulator.run(&node, &[vec![case.request(0); 2], Vec::new()], 1, 1 << 28), "{}", leaf.name());
+        assert_eq!(node.status(0)[status::CAUSE], 0);
+    }
+}
+
+/// Few in CI, more by `scripts/test --all`.
+fn seeds() -> u64 {
+    if std::env::var_os("EFARUN_TEST_MATRIX").is_some_and(|matrix| matrix == "full") { 120 } else { 12 }
+}
