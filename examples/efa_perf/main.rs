@@ -2,7 +2,7 @@
 //!
 //! Run it under efarun: `efarun -n 8 efa-perf all_reduce -b 8 -e 64M -f 2`. The command line is [`cli`]; what follows
 //! from it, [`plan`]; sizes are [`sweep`], operations [`collective`], inputs with a known result [`data`]; [`run`] has
-//! [`measure`] make the calls on a [`world`], and [`bound`] say what the machine could do; [`report`] holds what came
+//! [`measure`] make the calls on a [`world`], or [`gpu`] on GPU memory, and [`bound`] say what the machine could do; [`report`] holds what came
 //! out, and [`output`] writes it as [`table`], JSON and [`plot`]. [`explain`] says what would run instead. Only rank 0
 //! writes.
 
@@ -11,6 +11,7 @@ mod cli;
 mod collective;
 mod data;
 mod explain;
+mod gpu;
 mod measure;
 mod output;
 mod plan;

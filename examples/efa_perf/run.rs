@@ -13,6 +13,7 @@ use crate::bound::{Bound, GivenLink};
 use crate::cli::{Args, ArgsError, RotationChoice};
 use crate::collective::Operation;
 use crate::complain;
+use crate::gpu::{self, Gpu};
 use crate::measure::rotation::{Rotation, last_level_cache_bytes};
 use crate::measure::{Effort, Measurement};
 use crate::output::{Output, OutputError};
@@ -52,7 +53,18 @@ pub(crate) enum PerfError {
 ///
 /// When the World fails, or results cannot be written.
 pub(crate) fn run(args: &Args) -> Result<Outcome, PerfError> {
-    let mut world = join(args)?;
+    match args.gpus {
+        Some(count) if count > 1 => gpu::run_threads(args, count),
+        _ => run_in(args, join(args)?),
+    }
+}
+
+/// As [`run`], in a World that is there.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn run_in(args: &Args, mut world: World) -> Result<Outcome, PerfError> {
     let is_rank_zero = world.rank().0 == 0;
     let prepared = match prepare(args, &mut world)? {
         Ok(prepared) => prepared,
@@ -61,6 +73,11 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, PerfError> {
     if is_rank_zero {
         prepared.plan.notes.iter().for_each(|note| complain(&format!("note: {note}")));
     }
+    let gpu = match args.gpus.map(|_| Gpu::of(args, &mut world, &prepared.plan)).transpose()? {
+        Some(Ok(gpu)) => Some(gpu),
+        Some(Err(error)) => return give_up(world, &error, Outcome::Failed),
+        None => None,
+    };
     let output = Output::new(args.json.as_deref(), args.plot.as_deref(), is_rank_zero);
     let mut failures = [u8::from(output.is_err())];
     world.all_reduce(&mut failures, ReduceOp::Max)?;
@@ -80,8 +97,10 @@ pub(crate) fn run(args: &Args) -> Result<Outcome, PerfError> {
     } else {
         None
     };
-    let config = config(args, &prepared.effort, bound.as_ref(), &world);
-    let rows = measure(&mut world, &prepared, bound.as_ref(), &config, &mut output)?;
+    let mut config = config(args, &prepared.effort, bound.as_ref(), &world);
+    config.transports.splice(..0, gpu.iter().map(|gpu| gpu.description().to_owned()));
+    let rows = measure((&mut world, gpu.as_ref()), &prepared, bound.as_ref(), &config, &mut output)?;
+    drop(gpu);
     world.close()?;
     let report = Report::new(config, rows);
     let outcome = if report.out_of_bounds == 0 { Outcome::Right } else { Outcome::Wrong };
@@ -168,7 +187,7 @@ impl Prepared {
 }
 
 fn measure(
-    world: &mut World,
+    (world, gpu): (&mut World, Option<&Gpu>),
     prepared: &Prepared,
     bound: Option<&Bound>,
     config: &Config,
@@ -183,7 +202,8 @@ fn measure(
         let first = rows.len();
         for part in parts {
             for operation in &part.operations {
-                measure_operation(world, prepared.effort, part.element, *operation, &mut |mut row: Row| {
+                let on = (&mut *world, gpu);
+                measure_operation(on, prepared.effort, part.element, *operation, &mut |mut row: Row| {
                     if let Some(bound) = bound {
                         row.set_bound(bound.us(collective, row.size_bytes));
                     }
@@ -202,7 +222,7 @@ type OnRow<'a> = &'a mut dyn FnMut(Row) -> Result<(), PerfError>;
 
 /// From the element type as data to the type.
 fn measure_operation(
-    world: &mut World,
+    (world, gpu): (&mut World, Option<&Gpu>),
     effort: Effort,
     element: ElementType,
     operation: Operation,
@@ -210,7 +230,10 @@ fn measure_operation(
 ) -> Result<(), PerfError> {
     macro_rules! of {
         ($type:ty) => {
-            Measurement::<_, $type>::new(world, effort, operation).run(on_row)
+            match gpu {
+                Some(gpu) => gpu::Measurement::<$type>::new(world, gpu, effort, operation)?.run(on_row),
+                None => Measurement::<_, $type>::new(world, effort, operation).run(on_row),
+            }
         };
     }
     match element {

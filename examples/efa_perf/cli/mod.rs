@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use efarun_rt::Rank;
 use efarun_rt::coll::select::{Choice, NoSuchAlgorithm};
+use efarun_rt::nvlink::Leaf;
 
 use crate::collective::Collective;
 use crate::sweep::{ByteSize, Growth, Sweep};
@@ -112,6 +113,23 @@ pub(crate) struct Args {
     #[arg(long = "plot", value_name = "FILE", help_heading = REPORT)]
     pub(crate) plot: Option<PathBuf>,
 
+    /// Measure on GPU memory, with so many GPUs per process. Under efarun that is 1, a process per GPU; a process by itself
+    /// can have several, each a rank in a thread. Not given, buffers are the host's
+    #[arg(short = 'g', long = "ngpus", value_name = "GPUS", help_heading = GPU, conflicts_with_all = ["bound", "explain"],
+          value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub(crate) gpus: Option<u32>,
+    /// 1 registers the buffers, so that large calls read and write them where they lie
+    #[arg(short = 'R', long = "local_register", value_name = "0|1", default_value_t = 0, help_heading = GPU,
+          requires = "gpus", value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub(crate) register: u8,
+    /// Capture the timed calls of a size into a CUDA graph and launch it so often; 0 enqueues them one by one
+    #[arg(short = 'G', long = "cudagraph", value_name = "LAUNCHES", default_value_t = 0, help_heading = GPU,
+          requires = "gpus")]
+    pub(crate) graph_launches: u32,
+    /// How the GPUs do it, whatever the size
+    #[arg(long = "leaf", value_name = "LEAF", value_enum, help_heading = GPU, requires = "gpus")]
+    pub(crate) leaf: Option<LeafName>,
+
     /// Say for each size what would run, why, and what it costs on a model; measure nothing
     #[arg(long = "explain", help_heading = EXPLAIN, conflicts_with_all = ["json", "plot", "bound", "percentiles"])]
     pub(crate) explain: bool,
@@ -124,14 +142,33 @@ pub(crate) struct Args {
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) nodes: Option<u32>,
 
-    /// Devices per process; efarun runs one process per device, so 1 is the only value
-    #[arg(short = 'g', long = "ngpus", value_name = "1", default_value_t = 1, help_heading = COMPATIBLE,
-          value_parser = clap::value_parser!(u32).range(1..=1))]
-    pub(crate) devices: u32,
     /// Threads per process; 1 is the only value
     #[arg(short = 't', long = "nthreads", value_name = "1", default_value_t = 1, help_heading = COMPATIBLE,
           value_parser = clap::value_parser!(u32).range(1..=1))]
     pub(crate) threads: u32,
+}
+
+/// How GPUs of a node do a collective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "kebab-case")]
+pub(crate) enum LeafName {
+    /// Everybody sends everything to everybody, in one exchange
+    OneShot,
+    /// A rank reduces its block and passes it on, in two exchanges
+    TwoShot,
+    /// A rank reads and writes the others' buffers where they lie, with -R 1; without, as two-shot
+    Direct,
+}
+
+impl LeafName {
+    /// As the runtime has it.
+    pub(crate) fn in_runtime(self) -> Leaf {
+        match self {
+            LeafName::OneShot => Leaf::OneShot,
+            LeafName::TwoShot => Leaf::TwoShot,
+            LeafName::Direct => Leaf::Direct,
+        }
+    }
 }
 
 /// What the first argument names.
@@ -281,5 +318,6 @@ const SIZES: &str = "Sizes";
 const OPERATION: &str = "Operation";
 const CALLS: &str = "Calls";
 const REPORT: &str = "Report";
+const GPU: &str = "GPU memory";
 const EXPLAIN: &str = "Explain";
 const COMPATIBLE: &str = "Accepted for nccl-tests' sake";

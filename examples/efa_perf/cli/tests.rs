@@ -73,7 +73,7 @@ fn what_only_nccl_tests_has_is_refused_by_name() {
     assert!(message.contains("nccl-tests has it") && message.contains("double"), "{message}");
     let message = refusal("all_reduce -o mulsum");
     assert!(message.contains("nccl-tests has it") && message.contains("prod"), "{message}");
-    assert!(refusal("all_reduce -g 8").contains('8'));
+    assert!(refusal("all_reduce -g 9").contains('9'));
 }
 
 #[test]
@@ -159,5 +159,19 @@ fn help_is_grouped_and_names_every_type_and_reduction() {
     let names = ElementType::ALL.map(|element| element.to_string()).into_iter();
     for name in names.chain(ReduceOp::ALL.map(|op| op.to_string())) {
         assert!(help.contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn gpu_flags_need_gpus_and_exclude_what_is_about_the_host() {
+    let args = parse("all_reduce -g 4 -R 1 -G 10 --leaf two-shot").unwrap();
+    assert_eq!((args.gpus, args.register, args.graph_launches), (Some(4), 1, 10));
+    assert_eq!(args.leaf, Some(crate::cli::LeafName::TwoShot));
+    assert_eq!(parse("all_reduce").unwrap().gpus, None);
+    for flag in ["-R 1", "-G 2", "--leaf direct"] {
+        assert!(refusal(&format!("all_reduce {flag}")).contains("--ngpus"), "{flag}");
+    }
+    for flag in ["--bound", "--explain"] {
+        assert!(refusal(&format!("all_reduce -g 1 {flag}")).contains(flag), "{flag}");
     }
 }

@@ -41,6 +41,16 @@ impl<T: Sample> GuardedBuffer<T> {
         self.memory[self.start - GUARD_LEN..self.start + len + GUARD_LEN].fill(T::POISON);
     }
 
+    /// The first `len` elements with the guards around them.
+    pub(crate) fn around(&self, len: usize) -> &[T] {
+        &self.memory[self.start - GUARD_LEN..self.start + len + GUARD_LEN]
+    }
+
+    /// See [`GuardedBuffer::around`].
+    pub(crate) fn around_mut(&mut self, len: usize) -> &mut [T] {
+        &mut self.memory[self.start - GUARD_LEN..self.start + len + GUARD_LEN]
+    }
+
     /// How many guard elements around the first `len` elements were written to.
     pub(crate) fn count_broken_guards(&self, len: usize) -> u64 {
         let below = &self.memory[self.start - GUARD_LEN..self.start];
@@ -50,7 +60,7 @@ impl<T: Sample> GuardedBuffer<T> {
 }
 
 /// Elements of guard before and after the data.
-const GUARD_LEN: usize = 4096;
+pub(crate) const GUARD_LEN: usize = 4096;
 
 /// Two cache lines, which some processors fetch together.
 const ALIGN_BYTES: usize = 128;

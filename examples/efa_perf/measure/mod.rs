@@ -65,7 +65,8 @@ impl Effort {
         self.lens(collective, element_bytes, world_size).map(room).max().unwrap_or(0)
     }
 
-    fn windows(self, lens: Lens, element_bytes: usize) -> usize {
+    /// How many buffers the calls of a size use in turn.
+    pub(crate) fn windows(self, lens: Lens, element_bytes: usize) -> usize {
         let window_bytes = (stride(lens, element_bytes) * element_bytes) as u64;
         self.rotation.windows(window_bytes, self.sweep.last_bytes)
     }
@@ -229,18 +230,19 @@ impl<'a, W: Collectives, T: Sample> Measurement<'a, W, T> {
 }
 
 /// From one window to the next: whole cache lines, so that two calls share none.
-fn stride(lens: Lens, element_bytes: usize) -> usize {
+pub(crate) fn stride(lens: Lens, element_bytes: usize) -> usize {
     lens.larger().next_multiple_of(LINE_BYTES / element_bytes)
 }
 
-fn size_bytes<T>(lens: Lens) -> u64 {
+/// What the size's column says.
+pub(crate) fn size_bytes<T>(lens: Lens) -> u64 {
     (lens.larger() * size_of::<T>()) as u64
 }
 
 /// What nccl-tests prints for a collective without a root.
-const NO_ROOT: i64 = -1;
+pub(crate) const NO_ROOT: i64 = -1;
 
 /// What nccl-tests prints for a collective without a reduction.
-const NONE: &str = "none";
+pub(crate) const NONE: &str = "none";
 
 const LINE_BYTES: usize = 64;

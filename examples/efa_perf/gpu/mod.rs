@@ -1,0 +1,115 @@
+//! Measuring on GPU memory: the same sizes, checks and columns, with calls that are enqueued on a CUDA stream.
+//!
+//! A rank is a process with one GPU, by its number on the node, or one of several threads with a GPU each
+//! ([`run_threads`]). [`measure`] times and checks; [`buffer`] has memory on both sides.
+
+mod buffer;
+mod measure;
+
+use efarun_rt::cuda::{self, Device, Stream};
+use efarun_rt::{ElementType, Error, ReduceOp, World};
+
+use crate::cli::Args;
+use crate::plan::Plan;
+use crate::run::{Outcome, PerfError, run_in};
+use crate::units::counted;
+
+pub(crate) use self::measure::Measurement;
+
+/// This rank's GPU, and how it is to be used.
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    device: Device,
+    stream: Stream,
+    is_registered: bool,
+    graph_launches: u32,
+    leaf: Option<efarun_rt::nvlink::Leaf>,
+    description: String,
+}
+
+impl Gpu {
+    /// Opens this rank's GPU and gives it to the World. The inner error is the same on all ranks, as far as it is said.
+    ///
+    /// # Errors
+    ///
+    /// When the World fails.
+    pub(crate) fn of(args: &Args, world: &mut World, plan: &Plan) -> Result<Result<Gpu, String>, PerfError> {
+        let opened = Gpu::open(args, world);
+        // All ranks go on, or none does.
+        let mut failures = [u8::from(opened.is_err())];
+        world.all_reduce(&mut failures, ReduceOp::Max)?;
+        let gpu = match opened {
+            Ok(gpu) if failures == [0] => gpu,
+            Ok(_) => return Ok(Err("another rank has no GPU that it can use".to_owned())),
+            Err(error) => return Ok(Err(format!("{error}; without -g buffers are the host's"))),
+        };
+        world.use_device(&gpu.device)?;
+        let mut elements: Vec<ElementType> = plan.parts.iter().map(|part| part.element).collect();
+        elements.dedup();
+        world.prepare_device(&elements)?;
+        Ok(Ok(gpu))
+    }
+
+    fn open(args: &Args, world: &World) -> Result<Gpu, cuda::CudaError> {
+        let device = Device::open(world.local_rank())?;
+        let version = cuda::version()?;
+        let description = format!(
+            "GPU memory ({}, CUDA {}.{}, buffers {}{})",
+            device.name()?,
+            version / 1000,
+            version % 1000 / 10,
+            if args.register == 1 { "registered" } else { "not registered" },
+            match args.graph_launches {
+                0 => String::new(),
+                launches => format!(", {} of a graph", counted(launches, "launch")),
+            }
+        );
+        Ok(Gpu {
+            stream: Stream::new(&device)?,
+            device,
+            is_registered: args.register == 1,
+            graph_launches: args.graph_launches,
+            leaf: args.leaf.map(crate::cli::LeafName::in_runtime),
+            description,
+        })
+    }
+
+    /// For the header, as a transport's line.
+    pub(crate) fn description(&self) -> &str {
+        &self.description
+    }
+}
+
+/// Measures in a world of threads of this process, a GPU each.
+///
+/// # Errors
+///
+/// When the World fails on a rank; the lowest one's error.
+pub(crate) fn run_threads(args: &Args, count: u32) -> Result<Outcome, PerfError> {
+    let identity = efarun_rt::bootstrap::identity::detect(&efarun_rt::config::Environment::of_process());
+    if !matches!(identity, Ok(efarun_rt::bootstrap::identity::Identity::Alone)) {
+        crate::complain(&format!(
+            "error: -g {count}: this process is one of several ranks, and a rank has one GPU: start {count} times as many \
+             with -g 1"
+        ));
+        return Ok(Outcome::Refused);
+    }
+    let worlds = World::builder().algorithm(args.algo).thread_worlds(count)?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            worlds.into_iter().map(|world| scope.spawn(move || run_in(args, world))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Outcome, PerfError>>| match thread.join()
+        {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        let outcomes: Vec<_> = threads.into_iter().map(join).collect();
+        outcomes.into_iter().collect::<Result<Vec<_>, _>>().map(|outcomes| outcomes[0])
+    })
+}
+
+/// What CUDA says, in terms of the World.
+fn failed(world: &World) -> impl Fn(cuda::CudaError) -> Error + use<> {
+    let rank = world.rank();
+    move |cause| Error::Gpu { rank, cause }
+}
