@@ -277,3 +277,20 @@ fn memory_that_was_freed_while_it_was_registered_is_told_to_whoever_needed_it() 
     let read = Operation::Read { remote_key: bench.keys[1], address: HALF as u64 };
     assert_eq!(status_of(&mut bench, read, 0, 10), Status::RemoteBadAddress);
 }
+
+#[test]
+fn memory_of_cuda_devices_is_refused_without_gpudirect_and_other_memory_is_not() {
+    for (faults, refused) in [("", Ok(())), ("no-gpudirect", Err(nix::errno::Errno::EFAULT))] {
+        let mut bench = Bench::new(Setup { faults, ..Setup::default() });
+        let region = |kind| Region {
+            domain: 1,
+            address: 0,
+            memory: 0,
+            len_bytes: 100,
+            access: Access::LOCAL_WRITE,
+            kind,
+        };
+        assert_eq!(bench.nics[0].register(region(RegionKind::Cuda)).map(drop), refused);
+        assert!(bench.nics[0].register(region(RegionKind::Host)).is_ok());
+    }
+}
