@@ -8,7 +8,9 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::OnceLock;
 
+use parking_lot::{Mutex, MutexGuard};
 use softefa::exports::memory;
 
 use crate::consumer::{ALL_ACCESS, Device, Operation, Pair, Piece};
@@ -17,6 +19,7 @@ use crate::consumer::{ALL_ACCESS, Device, Operation, Pair, Piece};
 struct Cuda {
     library: *mut c_void,
     is_real: bool,
+    _turn: MutexGuard<'static, ()>,
 }
 
 /// `CUdeviceptr`, `CUcontext` and `CUstream`.
@@ -167,26 +170,30 @@ fn other_descriptors_are_no_dma_bufs() {
 
 impl Cuda {
     /// NVIDIA's driver, or what stands for it; none where that cannot be built, which is said.
+    ///
+    /// Tests of one process take turns: a capture is the whole process's affair.
     fn open() -> Option<Cuda> {
-        if let Some(library) = load(c"libcuda.so.1".to_bytes()) {
-            let cuda = Cuda { library, is_real: true };
-            let mut count: c_int = 0;
-            // SAFETY: the driver's functions with the types that cuda.h gives them; so below.
-            let found = unsafe {
-                cuda.find::<unsafe extern "C" fn(c_uint) -> c_int>(c"cuInit")(0) == 0
-                    && cuda.find::<unsafe extern "C" fn(*mut c_int) -> c_int>(c"cuDeviceGetCount")(
-                        &raw mut count,
-                    ) == 0
-            };
-            return (found && count > 0).then_some(cuda).or_else(|| {
-                skip("CUDA memory", "a GPU for the driver that is installed");
-                None
-            });
+        static TURN: Mutex<()> = Mutex::new(());
+        static DRIVER: OnceLock<Option<(usize, bool)>> = OnceLock::new();
+        let turn = TURN.lock();
+        // Chosen once: what is loaded later under the driver's name may be what stands for it.
+        let driver = DRIVER.get_or_init(|| match load(c"libcuda.so.1".to_bytes()) {
+            Some(library) => Some((library as usize, true)),
+            None => fake().map(|library| (library as usize, false)),
+        });
+        let (library, is_real) = (*driver)?;
+        let cuda = Cuda { library: library as *mut c_void, is_real, _turn: turn };
+        let mut count: c_int = 0;
+        // SAFETY: the driver's functions with the types that cuda.h gives them; so below.
+        let found = unsafe {
+            cuda.find::<unsafe extern "C" fn(c_uint) -> c_int>(c"cuInit")(0) == 0
+                && cuda.find::<unsafe extern "C" fn(*mut c_int) -> c_int>(c"cuDeviceGetCount")(&raw mut count)
+                    == 0
+        };
+        if !found || count == 0 {
+            skip("CUDA memory", "a GPU for the driver that is installed");
+            return None;
         }
-        let library = fake()?;
-        let cuda = Cuda { library, is_real: false };
-        // SAFETY: as above.
-        cuda.check("cuInit", unsafe { cuda.find::<unsafe extern "C" fn(c_uint) -> c_int>(c"cuInit")(0) });
         Some(cuda)
     }
 
@@ -367,27 +374,23 @@ fn load(path: &[u8]) -> Option<*mut c_void> {
     (!library.is_null()).then_some(library)
 }
 
-/// What stands for the driver, built once and loaded under the driver's name.
+/// What stands for the driver, built and loaded under the driver's name.
 fn fake() -> Option<*mut c_void> {
-    static BUILT: std::sync::OnceLock<Option<usize>> = std::sync::OnceLock::new();
-    let built = BUILT.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let library = folder.path().join("libcuda.so.1");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verbs/fake_cuda.c");
-        let gcc = Command::new("gcc")
-            .args(["-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", "-o"])
-            .args([&library, &source])
-            .output();
-        let Ok(output) = gcc else {
-            let required = std::env::var("EFARUN_TEST_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|name| name == "soft-efa"), "there is no gcc");
-            skip("CUDA memory", "gcc, to build what stands for the driver");
-            return None;
-        };
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        load(library.as_os_str().as_bytes()).map(|library| library as usize)
-    });
-    built.map(|library| library as *mut c_void)
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libcuda.so.1");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/verbs/fake_cuda.c");
+    let gcc = Command::new("gcc")
+        .args(["-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", "-o"])
+        .args([&library, &source])
+        .output();
+    let Ok(output) = gcc else {
+        let required = std::env::var("EFARUN_TEST_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name == "soft-efa"), "there is no gcc");
+        skip("CUDA memory", "gcc, to build what stands for the driver");
+        return None;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    load(library.as_os_str().as_bytes())
 }
 
 #[expect(clippy::print_stdout, reason = "tests say what they skip by printing")]
