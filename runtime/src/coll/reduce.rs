@@ -228,11 +228,14 @@ macro_rules! integer {
             }
             #[inline(always)]
             fn over(self, divisor: u32) -> Self {
-                // A narrow type may not hold the divisor. The quotient is no further from zero than the dividend, so it fits.
-                if size_of::<Self>() < size_of::<i64>() {
-                    (self as i64 / i64::from(divisor)) as Self
-                } else {
-                    self / divisor as Self
+                // Processors divide vectors of floats only. Where the dividend has so many bits less than a float's, a
+                // quotient that is no integer is further from the next one than it is rounded by; so cutting it off gives
+                // the integer division, and none is further from zero than the dividend, so it fits.
+                match size_of::<Self>() {
+                    1 | 2 => (self as f32 / divisor as f32) as i32 as Self,
+                    4 if Self::MIN == 0 => (self as f64 / f64::from(divisor)) as u32 as Self,
+                    4 => (self as f64 / f64::from(divisor)) as i32 as Self,
+                    _ => self / divisor as Self,
                 }
             }
         }

@@ -54,6 +54,38 @@ fn integers_wrap() {
     all_ops::<u64>(&[u64::MAX, 2], &[1, 7], [&[0, 9], &[u64::MAX, 14], &[1, 2], &[u64::MAX, 7]]);
 }
 
+/// The quotients of all these, each by each divisor, are those of integer division.
+fn divides<T: Element + bytemuck::Pod + Debug + TryFrom<i64> + Into<i64>>(
+    values: impl Iterator<Item = i64> + Clone,
+) {
+    let as_t = |value: i64| T::try_from(value).unwrap_or_else(|_| panic!("{value} is of the type"));
+    let left: Vec<T> = values.clone().map(as_t).collect();
+    let right = vec![T::zeroed(); left.len()];
+    for divisor in (1..40).chain([127, 128, 129, 255, 256, 1000, 32767, 32768, 65535, 65537, 1 << 25]) {
+        let found = reduced(ReduceOp::Avg, Some(divisor), &left, &right);
+        let wrong =
+            values.clone().zip(found).find(|(value, found)| value / i64::from(divisor) != (*found).into());
+        assert_eq!(wrong, None, "{} by {divisor}", T::TYPE);
+    }
+}
+
+#[test]
+fn averages_of_integers_are_cut_off_towards_zero() {
+    divides::<i8>(i64::from(i8::MIN)..=i64::from(i8::MAX));
+    divides::<u8>(0..=i64::from(u8::MAX));
+    divides::<i16>(i64::from(i16::MIN)..=i64::from(i16::MAX));
+    divides::<u16>(0..=i64::from(u16::MAX));
+    // Around the multiples, where a quotient is next to an integer.
+    let near = |most: i64| {
+        let multiples =
+            [1, 2, 3, 7, 39, 1000, 65537].into_iter().flat_map(move |part| [most / part, most / part / 2]);
+        multiples.flat_map(|multiple| multiple - 40..=multiple)
+    };
+    divides::<u32>(near(i64::from(u32::MAX)).chain(0..1000));
+    divides::<i32>(near(i64::from(i32::MAX)).flat_map(|value| [value, -value]).chain([i64::from(i32::MIN)]));
+    divides::<i64>(near(i64::MAX).flat_map(|value| [value, -value]));
+}
+
 #[test]
 fn floats_add_multiply_and_compare() {
     all_ops::<f32>(&[1.5, -2.0], &[0.5, 4.0], [&[2.0, 2.0], &[0.75, -8.0], &[0.5, -2.0], &[1.5, 4.0]]);
