@@ -24,13 +24,17 @@ pub(crate) struct Manners {
     pub(crate) slot_bytes: usize,
     /// Whether sends complete only when the sender does nothing but wait for that.
     pub(crate) is_late: bool,
+    /// Whether sends are refused by chance, as where a queue is full.
+    pub(crate) refuses: bool,
+    /// A rank that fails for good when it has looked or sent so often.
+    pub(crate) dies: Option<(Rank, u32)>,
     /// Where chance begins.
     pub(crate) seed: u64,
 }
 
 impl Default for Manners {
     fn default() -> Self {
-        Manners { credits: 4, slot_bytes: 64 << 10, is_late: false, seed: 1 }
+        Manners { credits: 4, slot_bytes: 64 << 10, is_late: false, refuses: false, dies: None, seed: 1 }
     }
 }
 
@@ -49,6 +53,7 @@ pub(crate) fn doubles(world_size: u32, manners: Manners) -> Vec<Double> {
         lent: Vec::new(),
         expected: HashMap::new(),
         quiet_polls: 0,
+        calls: 0,
         heard: 0,
         is_closed: false,
     };
@@ -70,6 +75,8 @@ pub(crate) struct Double {
     expected: HashMap<Rank, Landing>,
     /// Polls since this rank last did anything else.
     quiet_polls: u32,
+    /// Looks and sends so far.
+    calls: u32,
     heard: u64,
     is_closed: bool,
 }
@@ -153,6 +160,18 @@ impl Double {
         Ok(self.network.state.lock().expect("no thread panics with the lock"))
     }
 
+    /// Counts a look or a send; fails when it is this rank's turn to die.
+    fn live(&mut self) -> Result<(), TransportError> {
+        self.calls += 1;
+        match self.manners.dies {
+            Some((rank, calls)) if rank == self.rank && self.calls > calls => {
+                let cause = "this rank was chosen to die".to_owned();
+                Err(TransportError::Call { call: "live", code: 0, cause })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn change(&self, mut state: MutexGuard<'_, State>) {
         state.changes += 1;
         drop(state);
@@ -192,6 +211,11 @@ impl Transport for Double {
         token: SendToken,
     ) -> Result<bool, TransportError> {
         self.quiet_polls = 0;
+        self.live()?;
+        if self.manners.refuses && self.chance.below(3) == 0 {
+            drop(self.state()?);
+            return Ok(false);
+        }
         if !self.sends_to.contains(&to) {
             drop(self.state()?);
             return Err(TransportError::NoRoute { peer: to });
@@ -248,6 +272,7 @@ impl Transport for Double {
 
     fn arrived(&mut self, from: Rank) -> Result<Option<Message<'_>>, TransportError> {
         self.quiet_polls = 0;
+        self.live()?;
         if !self.held.contains_key(&from) {
             let landing = self.expected.get(&from).copied();
             let mut chance = Chance(self.chance.0);

@@ -101,13 +101,46 @@ proptest! {
         is_in_place: bool,
         keeps_steps: bool,
         is_late: bool,
+        refuses: bool,
         seed: u64,
     ) {
         let all: Vec<_> = all_algorithms(world_size).collect();
-        let manners = Manners { credits, is_late, seed, ..Manners::default() };
+        let manners = Manners { credits, is_late, refuses, seed, ..Manners::default() };
         let setting = Setting { is_in_place, keeps_steps, manners, ..Setting::default() };
         let schedule = built(all[choice.index(all.len())], world_size, count, segment_len, credits);
         expect_exact::<i64>(&*schedule, setting, i64::wrapping_add);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Nobody waits for ever, and nobody takes something for the result that is none.
+    #[test]
+    fn where_a_rank_dies_the_others_end_with_the_result_or_an_error_that_names_a_rank(
+        choice: prop::sample::Index,
+        world_size in 2..=8u32,
+        count in 1..40usize,
+        dying in 0..8u32,
+        calls in 0..60u32,
+        seed: u64,
+    ) {
+        let dying = Rank(dying % world_size);
+        let all: Vec<_> = all_algorithms(world_size).collect();
+        let schedule = built(all[choice.index(all.len())], world_size, count, 4, 2);
+        let manners = Manners { credits: 2, refuses: true, dies: Some((dying, calls)), seed, ..Manners::default() };
+        let inputs = small_inputs::<i64>(&*schedule);
+        let expected = expected(&*schedule, &inputs, i64::wrapping_add);
+        let results = run(&*schedule, &inputs, Setting { manners, ..Setting::default() });
+        for (rank, (result, expected)) in (0..).map(Rank).zip(results.into_iter().zip(expected)) {
+            match result {
+                Ok(result) => prop_assert_eq!(result, expected),
+                Err(ExecError::Transport { source: TransportError::PeerLost { peer, .. }, .. }) => {
+                    prop_assert!(peer != rank);
+                }
+                Err(error) => prop_assert!(rank == dying, "{rank}: {error}"),
+            }
+        }
     }
 }
 
