@@ -1,6 +1,6 @@
 //! The protocol between GPUs: layouts agree, cells are used again and again in any order of events, and waits end.
 
-use super::collectives::{Case, run};
+use super::collectives::{Case, Chance, LEAVES, run};
 use super::emulator::{Emulator, Node};
 use crate::coll::collective::Collective;
 use crate::element::{ElementType, ReduceOp};
@@ -32,22 +32,25 @@ fn kernels_and_host_have_one_layout() {
     assert_eq!(found, expected);
 }
 
-/// Short calls of all kinds, one behind the other: what is written again is written while somebody may still read it,
-/// if the protocol lets him.
+/// Short calls of all kinds, drawn from a seed, one behind the other and often several of one leaf: what is written again is
+/// written while somebody may still read it, if the protocol lets him.
 fn mixed_calls(ranks: u32, count: usize, seed: u64) -> Vec<Case> {
-    let call = |index: usize| {
-        let root = Rank((seed as u32 + index as u32) % ranks);
+    let mut chance = Chance(seed);
+    let mut leaf = Leaf::OneShot;
+    let mut call = |index: usize| {
+        let mut draw = |below: u64| (chance.next() % below) as usize;
+        let root = Rank(draw(u64::from(ranks)) as u32);
         let collective = [
             Collective::Broadcast { root },
             Collective::AllReduce,
             Collective::Reduce { root },
-            Collective::Broadcast { root },
             Collective::AllGather,
             Collective::ReduceScatter,
-        ][(index + seed as usize) % 6];
-        let leaf = [Leaf::OneShot, Leaf::OneShot, Leaf::TwoShot, Leaf::TwoShot, Leaf::Direct]
-            [(index * 7 + seed as usize) % 5];
-        let len = [1, 60, 240, 700][(index * 5 + seed as usize) % 4];
+        ][draw(5)];
+        if draw(4) == 0 {
+            leaf = LEAVES[draw(3)];
+        }
+        let len = [1, 60, 240, 700][draw(4)];
         Case::new(
             (collective, leaf),
             (ElementType::I32, ReduceOp::Sum),
@@ -55,7 +58,7 @@ fn mixed_calls(ranks: u32, count: usize, seed: u64) -> Vec<Case> {
             seed * 100 + index as u64,
         )
     };
-    (0..count).map(call).collect()
+    (0..count).map(&mut call).collect()
 }
 
 #[test]
