@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use efarun::hostfile::{HostError, MAX_SLOTS, hosts};
+use efarun::hostfile::{HostError, MAX_HOSTS, MAX_SLOTS, hosts, split_list};
 use efarun::job::Host;
 use libfuzzer_sys::fuzz_target;
 
@@ -15,9 +15,9 @@ fuzz_target!(|input: &[u8]| {
         None => (input, &[][..]),
     };
     let list = String::from_utf8_lossy(list);
-    let items: Vec<String> = list.split(',').filter(|item| !item.is_empty()).map(str::to_owned).collect();
-    // Lists of hosts grow with their text, and an error may name them.
-    let limit_bytes = 64 * 1024 + 64 * input.len();
+    let items: Vec<String> = split_list(&list).into_iter().filter(|item| !item.is_empty()).collect();
+    // Lists of hosts grow with their text, an error may name them, and ranges mean up to MAX_HOSTS more.
+    let limit_bytes = 64 * 1024 + 64 * input.len() + 1024 * MAX_HOSTS;
     let read = efarun_fuzz::within_bytes(limit_bytes, || hosts(Some((Path::new("hosts"), file)), &items));
     match &read {
         Ok(hosts) => check_hosts(hosts, file),

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use efarun::output::{OutputMux, Terminal};
+use efarun::output::{LineStyle, OutputMux, Terminal};
 use efarun_wire::Rank;
 use efarun_wire::message::Stream;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
@@ -17,7 +17,10 @@ fuzz_target!(|input: &[u8]| {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut written = BTreeMap::new();
     {
-        let mut mux = OutputMux::new(tag, Terminal::new(&mut stdout, &mut stderr));
+        let mut mux = OutputMux::new(
+            LineStyle { tag, ..LineStyle::default() },
+            Terminal::new(&mut stdout, &mut stderr),
+        );
         let mut now = Instant::now();
         while !input.is_empty() && step(&mut mux, &mut written, &mut now, &mut input).is_ok() {}
         mux.finish();

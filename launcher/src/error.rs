@@ -10,11 +10,13 @@ use efarun_wire::message::RankStatus;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
+use crate::binding::BindError;
 use crate::cli::CliExit;
 use crate::env::EnvError;
 use crate::exit_code::ExitCause;
 use crate::hostfile::HostError;
 use crate::mapping::MapError;
+use crate::output::FilesError;
 use crate::spawn::{SpawnError, fragment};
 
 /// Why a job failed.
@@ -41,9 +43,23 @@ pub enum LaunchError {
         /// How many hosts were named.
         named: usize,
     },
+    /// Whoever typed the command: standard input is for a rank that there is not.
+    #[error("--stdin {rank}: the job has {world_size} {}, and ranks are counted from 0", if *.world_size == 1 { "rank" } else { "ranks" })]
+    NoSuchReader {
+        /// The rank.
+        rank: Rank,
+        /// How many there are.
+        world_size: u32,
+    },
+    /// Whoever typed the command: files for ranks' output cannot be made.
+    #[error("--output-filename: {0}")]
+    OutputFiles(#[from] FilesError),
     /// Whoever typed the command: ranks and slots do not fit.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// Whoever typed the command: ranks cannot be bound as asked for.
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// Whoever typed the command: the environment, or nodes that cannot share one.
     #[error(transparent)]
     Environment(#[from] EnvError),
@@ -160,8 +176,9 @@ impl LaunchError {
             LaunchError::CommandLine(exit) => exit.exit_cause(),
             LaunchError::HostfileUnreadable { .. }
             | LaunchError::Hosts(_)
-            | LaunchError::NoHostButThis { .. } => ExitCause::Data,
-            LaunchError::Map(_) => ExitCause::Usage,
+            | LaunchError::NoHostButThis { .. }
+            | LaunchError::OutputFiles(_) => ExitCause::Data,
+            LaunchError::Map(_) | LaunchError::Bind(_) | LaunchError::NoSuchReader { .. } => ExitCause::Usage,
             LaunchError::Environment(error) => error.exit_cause(),
             LaunchError::Spawn(error) if error.is_authentication() => ExitCause::Authentication,
             LaunchError::Spawn(SpawnError::OtherArchitecture { .. }) => ExitCause::Data,

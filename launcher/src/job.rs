@@ -5,6 +5,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use efarun_wire::Rank;
+
+use crate::binding::{BindTo, Policy};
+use crate::mapping::{MapBy, RankBy};
+
 /// A job as the command line asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobSpec {
@@ -26,12 +31,28 @@ pub struct JobSpec {
     pub timeout: Option<Duration>,
     /// `--start-timeout`: from the first connection to the last rank started.
     pub start_timeout: Duration,
-    /// `--tag-output`.
-    pub tag_output: bool,
+    /// How what ranks write is shown.
+    pub output: OutputSpec,
+    /// `--stdin`: who reads the launcher's standard input.
+    pub stdin: StdinTo,
     /// `--dry-run`.
     pub dry_run: Option<DryRun>,
     /// `--oversubscribe`: more ranks than slots is allowed.
     pub oversubscribe: bool,
+    /// `--map-by`.
+    pub map_by: MapBy,
+    /// `--rank-by`.
+    pub rank_by: Option<RankBy>,
+    /// `--bind-to`.
+    pub bind_to: BindTo,
+    /// `--bind-to …:overload-allowed`.
+    pub overload_allowed: bool,
+    /// `--cpus-per-rank`.
+    pub cpus_per_rank: Option<u32>,
+    /// `--display-map`: the map is shown before ranks start.
+    pub display_map: bool,
+    /// `--report-bindings`: each rank's CPUs are told before it starts.
+    pub report_bindings: bool,
     /// `--json`: machine-readable map and final report.
     pub json: bool,
     /// `-v`: says what it does.
@@ -53,9 +74,17 @@ impl Default for JobSpec {
             launch_agent: None,
             timeout: None,
             start_timeout: JobSpec::START_TIMEOUT,
-            tag_output: false,
+            output: OutputSpec::default(),
+            stdin: StdinTo::default(),
             dry_run: None,
             oversubscribe: false,
+            map_by: MapBy::default(),
+            rank_by: None,
+            bind_to: BindTo::default(),
+            overload_allowed: false,
+            cpus_per_rank: None,
+            display_map: false,
+            report_bindings: false,
             json: false,
             verbose: false,
             notes: Vec::new(),
@@ -66,6 +95,16 @@ impl Default for JobSpec {
 impl JobSpec {
     /// `--start-timeout`, where it is not given.
     pub const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// How the job's ranks are bound.
+    pub fn binding(&self) -> Policy {
+        Policy {
+            bind_to: self.bind_to,
+            overload_allowed: self.overload_allowed,
+            cpus_per_rank: self.cpus_per_rank,
+            dealt: self.map_by.dealt(self.rank_by),
+        }
+    }
 }
 
 /// One program of a job, with what holds for its ranks alone.
@@ -87,6 +126,47 @@ pub struct App {
     pub program: OsString,
     /// ARGS, as given.
     pub args: Vec<OsString>,
+}
+
+/// How what ranks write is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OutputSpec {
+    /// `--tag-output`.
+    pub tag: bool,
+    /// `--timestamp-output`.
+    pub timestamp: bool,
+    /// `--merge-stderr-to-stdout`.
+    pub merge_stderr: bool,
+    /// `--output-filename`.
+    pub folder: Option<OutputFolder>,
+}
+
+/// Where files of ranks' output go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// A folder named for the job lies between, unless `:nojobid`.
+    pub by_job: bool,
+    /// The terminal gets everything as well, unless `:nocopy`.
+    pub copy: bool,
+}
+
+/// Who reads the launcher's standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StdinTo {
+    /// Nobody.
+    None,
+    /// This rank.
+    Rank(Rank),
+    /// Every rank, the same bytes.
+    All,
+}
+
+impl Default for StdinTo {
+    fn default() -> StdinTo {
+        StdinTo::Rank(Rank(0))
+    }
 }
 
 /// One `-x`.

@@ -2,12 +2,13 @@
 //!
 //! The life of a job: [`cli`] turns the command line into a [`job::JobSpec`]; [`hostfile`] names the hosts;
 //! [`spawn`] starts an [`agent`] on each of them, over SSH or as a child; each agent has a [`keeper`] beside it that
-//! forks ranks and ends them; the agents report their nodes' facts; [`mapping`] places ranks and [`mod@env`] makes their
-//! environment, both pure; the agents launch; [`supervise`] watches until the last rank is reaped, with
+//! forks ranks and ends them; the agents report their nodes' facts; [`mapping`] places ranks, [`binding`] chooses their cores
+//! and [`mod@env`] makes their environment, all pure; the agents launch; [`supervise`] watches until the last rank is reaped, with
 //! [`bootstrap`] holding the links and [`output`] writing what ranks wrote; [`exit_code`] says what the shell sees.
 #![deny(unsafe_code)]
 
 pub mod agent;
+pub mod binding;
 pub mod bootstrap;
 pub mod build_id;
 pub mod cli;

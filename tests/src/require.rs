@@ -22,6 +22,8 @@ pub enum Need {
     /// What soft EFA devices need beside our own library: libfabric 2.5.1, the libraries that its EFA provider names,
     /// and libfabric's tools.
     SoftEfa,
+    /// Two CPUs, for ranks that are bound to one each.
+    TwoCores,
     /// libfabric 1.22 and MPICH 5, by `scripts/fetch-libfabric`, for soft EFA devices.
     SoftEfaPeers,
 }
@@ -34,6 +36,7 @@ impl Need {
             Need::Libfabric1 | Need::Libfabric2 => "libfabric",
             Need::Shells => "shells",
             Need::Faketime => "faketime",
+            Need::TwoCores => "cores",
             Need::SoftEfa | Need::SoftEfaPeers => "soft-efa",
         }
     }
@@ -49,6 +52,10 @@ impl Need {
             Need::Libfabric2 => libfabric_2_folder().err(),
             Need::Shells => lacking_command(&SHELLS),
             Need::Faketime => faketime_library().err(),
+            Need::TwoCores => {
+                let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                (cpus < 2).then(|| "there is one CPU".to_owned())
+            }
             Need::SoftEfa => libfabric_2_folder().err().or_else(soft_efa_lack),
             Need::SoftEfaPeers => [libfabric_1_22_folder(), mpich_folder()]
                 .iter()

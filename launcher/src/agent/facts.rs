@@ -22,6 +22,7 @@ use crate::keeper::sys;
 pub(super) fn gather(build: BuildId, keeper_pid: i32) -> NodeFacts {
     let node = Node::here();
     let allowed_cpus = allowed_cpus();
+    let (gpus, efa_devices) = (node.gpus(), node.efa_devices());
     let kernel = nix::sys::utsname::uname().ok();
     let uname = |field: fn(&nix::sys::utsname::UtsName) -> &std::ffi::OsStr| {
         kernel.as_ref().map(|kernel| field(kernel).to_string_lossy().into_owned()).unwrap_or_default()
@@ -35,9 +36,10 @@ pub(super) fn gather(build: BuildId, keeper_pid: i32) -> NodeFacts {
         libc: sys::c_library(),
         kernel: uname(|kernel| kernel.release()),
         cores: node.cores(&allowed_cpus),
+        topology: node.topology(&allowed_cpus, &gpus, &efa_devices),
         allowed_cpus,
-        gpus: node.gpus(),
-        efa_devices: node.efa_devices(),
+        gpus,
+        efa_devices,
         efa_driver: node.text("sys/module/efa/version"),
         library_dirs: node.existing(WELL_KNOWN_LIBRARY_DIRS),
         home: home(),
@@ -55,7 +57,7 @@ pub(super) fn gather(build: BuildId, keeper_pid: i32) -> NodeFacts {
 
 /// A node's files, below another root in tests.
 #[derive(Debug)]
-struct Node {
+pub(super) struct Node {
     root: PathBuf,
 }
 
@@ -65,7 +67,7 @@ impl Node {
     }
 
     /// A file's text without surrounding white space; `None` for one that is missing or empty.
-    fn text(&self, path: impl AsRef<Path>) -> Option<String> {
+    pub(super) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
         let text = fs::read_to_string(self.root.join(path)).ok()?;
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
@@ -76,12 +78,19 @@ impl Node {
     }
 
     /// The names in a folder, sorted; none where there is no such folder.
-    fn names(&self, folder: &str) -> Vec<String> {
+    pub(super) fn names(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(self.root.join(folder)).into_iter().flatten().flatten();
         let mut names: Vec<String> =
             entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
         names
+    }
+
+    /// What a path leads to once every link in it is followed, below the root.
+    pub(super) fn resolved(&self, path: &Path) -> Option<String> {
+        let resolved = self.root.join(path).canonicalize().ok()?;
+        let root = self.root.canonicalize().ok()?;
+        Some(format!("/{}", resolved.strip_prefix(root).ok()?.display()))
     }
 
     /// The machine's id and the id of its boot: containers of one machine have the second in common, and a cloned
@@ -92,7 +101,7 @@ impl Node {
     }
 
     /// How many physical cores these CPUs belong to.
-    fn cores(&self, cpus: &[u32]) -> u32 {
+    pub(super) fn cores(&self, cpus: &[u32]) -> u32 {
         // Where /sys says nothing each CPU counts as a core.
         let siblings = |cpu: &u32| {
             let path = format!("sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
@@ -103,7 +112,7 @@ impl Node {
     }
 
     /// NVIDIA display and 3D controllers. Addresses have a fixed width, so that their order as text is PCI's.
-    fn gpus(&self) -> Vec<String> {
+    pub(super) fn gpus(&self) -> Vec<String> {
         let mut devices = self.names("sys/bus/pci/devices");
         devices.retain(|device| {
             let folder = Path::new("sys/bus/pci/devices").join(device);
@@ -114,7 +123,7 @@ impl Node {
         devices
     }
 
-    fn efa_devices(&self) -> Vec<String> {
+    pub(super) fn efa_devices(&self) -> Vec<String> {
         let mut devices = self.names("sys/class/infiniband");
         devices.retain(|name| {
             let folder = Path::new("sys/class/infiniband").join(name).join("device");
@@ -179,20 +188,48 @@ const CONTROLLER_3D: u32 = 0x0302;
 /// The device ids of the EFA generations so far.
 const EFA: std::ops::RangeInclusive<u32> = 0xefa0..=0xefa4;
 
+/// Trees of files as a node has them.
 #[cfg(test)]
-mod tests {
+pub(super) mod fixture {
     use super::*;
 
-    fn node(files: &[(&str, &str)]) -> (tempfile::TempDir, Node) {
+    pub(in crate::agent) fn node(files: &[(&str, &str)]) -> (tempfile::TempDir, Node) {
         let folder = tempfile::tempdir().unwrap();
         for (path, text) in files {
-            let path = folder.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
+            fs::write(made(folder.path(), path), text).unwrap();
         }
         let root = folder.path().to_owned();
         (folder, Node { root })
     }
+
+    /// A tree of lines `path = text` and `path -> target of a link`; `#` begins a comment.
+    pub(in crate::agent) fn tree(lines: &str) -> (tempfile::TempDir, Node) {
+        let (folder, node) = node(&[]);
+        for line in lines.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            match (line.split_once(" = "), line.split_once(" -> ")) {
+                (Some((path, text)), _) => {
+                    fs::write(made(folder.path(), path), format!("{text}\n")).unwrap();
+                }
+                (None, Some((path, target))) => {
+                    std::os::unix::fs::symlink(target, made(folder.path(), path)).unwrap();
+                }
+                (None, None) => panic!("{line}"),
+            }
+        }
+        (folder, node)
+    }
+
+    fn made(root: &Path, path: &str) -> PathBuf {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fixture::node;
+    use super::*;
 
     #[test]
     fn gpus_are_nvidias_controllers_in_pci_order() {

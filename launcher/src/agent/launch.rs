@@ -20,7 +20,8 @@ pub(super) struct OwnEnds {
     /// Only of the rank that reads the job's input.
     pub(super) stdin: Option<pipe::Sender>,
     pub(super) stdout: pipe::Receiver,
-    pub(super) stderr: pipe::Receiver,
+    /// None where standard error goes the way of standard output.
+    pub(super) stderr: Option<pipe::Receiver>,
     pub(super) socket: UnixStream,
 }
 
@@ -32,6 +33,7 @@ pub(super) struct OwnEnds {
 /// The call that failed, and its error.
 pub(super) fn descriptors(
     reads_input: bool,
+    merge_stderr: bool,
 ) -> Result<([OwnedFd; RANK_FDS], OwnEnds), (&'static str, io::Error)> {
     let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(|errno| ("pipe2", io::Error::from(errno)));
     let (stdin, own_stdin) = if reads_input {
@@ -43,14 +45,22 @@ pub(super) fn descriptors(
         (null.into(), None)
     };
     let (own_stdout, stdout) = pipe()?;
-    let (own_stderr, stderr) = pipe()?;
+    let (own_stderr, stderr) = if merge_stderr {
+        (None, stdout.try_clone().map_err(|error| ("dup", error))?)
+    } else {
+        let (own, stderr) = pipe()?;
+        (Some(own), stderr)
+    };
     let socketpair = |error| ("socketpair", error);
     let (own_socket, socket) = StdUnixStream::pair().map_err(socketpair)?;
     own_socket.set_nonblocking(true).map_err(socketpair)?;
     let own = OwnEnds {
         stdin: own_stdin,
         stdout: pipe::Receiver::from_owned_fd(own_stdout).map_err(|error| ("pipe2", error))?,
-        stderr: pipe::Receiver::from_owned_fd(own_stderr).map_err(|error| ("pipe2", error))?,
+        stderr: own_stderr
+            .map(pipe::Receiver::from_owned_fd)
+            .transpose()
+            .map_err(|error| ("pipe2", error))?,
         socket: UnixStream::from_std(own_socket).map_err(socketpair)?,
     };
     Ok(([stdin, stdout, stderr, socket.into()], own))
@@ -67,6 +77,7 @@ pub(super) fn fork_order(plan: &LaunchPlan, rank: &RankPlan) -> Option<ForkOrder
         env: environment(app, rank),
         wdir: app.wdir.clone(),
         wdir_required: app.wdir_required,
+        cpus: rank.cpus.clone(),
     })
 }
 
@@ -98,6 +109,7 @@ mod tests {
             rank: Rank(1),
             local_rank: 1,
             app: 0,
+            cpus: Vec::new(),
             env: pairs(&[("A", "own"), ("EFARUN_AGENT_FD", "9")]),
         };
         let app = AppPlan {

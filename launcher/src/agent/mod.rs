@@ -30,6 +30,7 @@ mod ranks;
 mod serve;
 mod setup;
 mod streams;
+mod topology;
 
 use std::process::ExitCode;
 

@@ -20,7 +20,7 @@ use crate::link_io::{LinkEnd, LinkSender};
 pub(super) struct Ranks {
     pub(super) links: RankLinks,
     head: LinkSender<AgentMessage>,
-    input: Option<(Rank, mpsc::UnboundedSender<Vec<u8>>)>,
+    inputs: BTreeMap<Rank, mpsc::UnboundedSender<Vec<u8>>>,
     sockets: BTreeMap<Rank, tokio::net::UnixStream>,
     events: mpsc::Sender<RankEvent>,
     /// Ends whose ranks' sockets have not been read to their ends yet.
@@ -54,7 +54,7 @@ impl Ranks {
         let mut ranks = Ranks {
             links: RankLinks::new(order.job, &plan, head.clone(), events.clone()),
             head: head.clone(),
-            input: None,
+            inputs: BTreeMap::new(),
             sockets: BTreeMap::new(),
             events,
             exits: BTreeMap::new(),
@@ -83,7 +83,7 @@ impl Ranks {
             return Ok(());
         };
         self.wdirs.insert(rank, fork_order.wdir.clone());
-        match launch::descriptors(plan.stdin_rank == Some(rank)) {
+        match launch::descriptors(plan.stdin_ranks.contains(&rank), plan.merge_stderr) {
             Ok((fds, own)) => {
                 self.take_over(rank, own, carriers);
                 keeper.fork(fork_order, fds).await?;
@@ -99,7 +99,8 @@ impl Ranks {
 
     /// Each task that carries output holds a sender of `carriers`, over which nothing is ever sent.
     fn take_over(&mut self, rank: Rank, own: OwnEnds, carriers: &mpsc::Sender<()>) {
-        for (stream, pipe) in [(Stream::Stdout, own.stdout), (Stream::Stderr, own.stderr)] {
+        let stderr = own.stderr.map(|pipe| (Stream::Stderr, pipe));
+        for (stream, pipe) in [(Stream::Stdout, own.stdout)].into_iter().chain(stderr) {
             let carry = streams::carry_output(rank, stream, pipe, self.head.clone(), self.reaped.subscribe());
             let alive = carriers.clone();
             tokio::spawn(async move {
@@ -109,17 +110,15 @@ impl Ranks {
         }
         if let Some(pipe) = own.stdin {
             let (chunks, incoming) = mpsc::unbounded_channel();
-            tokio::spawn(streams::feed_input(incoming, pipe, self.head.clone()));
-            self.input = Some((rank, chunks));
+            tokio::spawn(streams::feed_input(rank, incoming, pipe, self.head.clone()));
+            self.inputs.insert(rank, chunks);
         }
         self.sockets.insert(rank, own.socket);
     }
 
     /// Passes on bytes for a rank's standard input. The head's credit bounds what waits there.
     pub(super) fn feed(&mut self, rank: Rank, bytes: Vec<u8>) {
-        if let Some((reader, chunks)) = &self.input
-            && *reader == rank
-        {
+        if let Some(chunks) = self.inputs.get(&rank) {
             // The task ends only after this sender is gone.
             let _ = chunks.send(bytes);
         }

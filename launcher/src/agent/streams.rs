@@ -60,6 +60,7 @@ async fn readable(pipe: &pipe::Receiver, reaped: &mut watch::Receiver<bool>) -> 
 /// Feeds a rank's standard input from chunks; an empty one closes it. Once the rank has closed its end the rest is
 /// dropped. Each chunk's credit goes back when the chunk is gone, whichever way.
 pub(super) async fn feed_input(
+    rank: Rank,
     mut chunks: mpsc::UnboundedReceiver<Vec<u8>>,
     pipe: pipe::Sender,
     link: LinkSender<AgentMessage>,
@@ -76,7 +77,7 @@ pub(super) async fn feed_input(
             pipe = None;
         }
         let bytes = u32::try_from(chunk.len()).expect("a chunk is smaller than a message");
-        link.send(&AgentMessage::StdinCredit { bytes });
+        link.send(&AgentMessage::StdinCredit { rank, bytes });
     }
 }
 

@@ -8,9 +8,12 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory, Parser};
 
 use super::manners::Line;
+use super::placement::{self, BindToValue, MapByValue};
 use super::values;
 use crate::exit_code;
-use crate::job::{App, DryRun, Export, JobSpec};
+use crate::hostfile;
+use crate::job::{App, DryRun, Export, JobSpec, OutputFolder, OutputSpec, StdinTo};
+use crate::mapping::RankBy;
 
 /// Starts PROGRAM as ranks on hosts over SSH, wires them up, watches them, and leaves nothing behind.
 ///
@@ -24,7 +27,7 @@ use crate::job::{App, DryRun, Export, JobSpec};
     version,
     disable_help_flag = true,
     disable_version_flag = true,
-    override_usage = "efarun [OPTIONS] PROGRAM [ARGS]… [: [OPTIONS] PROGRAM [ARGS]…]…\n       efarun translate mpirun MPIRUN'S LINE",
+    override_usage = "efarun [OPTIONS] PROGRAM [ARGS]… [: [OPTIONS] PROGRAM [ARGS]…]…\n       efarun translate mpirun MPIRUN'S LINE\n       efarun hosts HOSTS [--to openmpi|mpich|slurm|json]",
     max_term_width = 100,
     args_override_self = false
 )]
@@ -41,12 +44,12 @@ pub(super) struct Flags {
 struct AppFlags {
     /// Hosts by name, separated by commas: `a:4,b,[fd00::1]:2`.
     ///
-    /// `:N` gives slots; without it a host has one, and naming it again adds one. With --hostfile the list selects
+    /// `:N` gives slots; without it a host has one, and naming it again adds one. `p4d[01-16]` names sixteen hosts, `^b`
+    /// takes one away. With --hostfile the list selects
     /// from the file and keeps its slots, unless `:N` restates them. May be repeated. Where there are several programs,
     /// each runs on its own list, or on all hosts where it has none.
     #[arg(
-        short = 'H', long = "host", value_name = "LIST", value_delimiter = ',', action = ArgAction::Append,
-        help_heading = HOSTS,
+        short = 'H', long = "host", value_name = "LIST", action = ArgAction::Append, help_heading = HOSTS,
     )]
     host_list: Vec<String>,
 
@@ -108,8 +111,9 @@ struct JobFlags {
     /// File with one host per line.
     ///
     /// A line is `host`, `host slots=8` or `host:8`, with `user@` before the host and `port=2222` after it where
-    /// needed; `#` begins a comment. A host that is repeated without slots has one per line. With -H as well, only
-    /// the hosts that -H names are used.
+    /// needed; `p4d[01-16]` names sixteen hosts, `^host` takes one away, `#` begins a comment. A host that is repeated
+    /// without slots has one per line. With -H as well, only the hosts that -H names are used. With neither, the file that
+    /// HYDRA_HOST_FILE, I_MPI_HYDRA_HOST_FILE or PBS_NODEFILE names is taken, or the nodes of SLURM_JOB_NODELIST.
     #[arg(
         long, visible_alias = "machinefile", value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|text| values::path(&text)),
         help_heading = HOSTS,
@@ -155,11 +159,36 @@ struct JobFlags {
     #[arg(long, help_heading = RANKS)]
     oversubscribe: bool,
 
-    /// Accepts `none` only: ranks are not bound to cores.
+    /// How ranks are dealt to hosts: slot, node, socket, numa, core, hwthread, gpu or ppr:N:RESOURCE.
     ///
-    /// Taken because mpirun's lines for EFA carry it. Any other value is an error, because it would not be acted on.
-    #[arg(long, value_name = "none", value_parser = values::no_binding, help_heading = RANKS)]
-    bind_to: Option<()>,
+    /// `slot` fills a host before the next one gets a rank; `node` gives each host one rank in turn. `socket`, `numa`,
+    /// `core` and `hwthread` fill hosts as `slot` does, and deal a host's ranks to its sockets, … in turn, which matters
+    /// to --bind-to. `ppr:N:RESOURCE` puts N ranks on each node, socket, numa, core, hwthread or gpu; `gpu` is one on
+    /// each GPU. Modifiers follow a colon: `PE=N`, `OVERSUBSCRIBE`, `NOLOCAL`.
+    #[arg(long, value_name = "POLICY", value_parser = placement::map_by, help_heading = RANKS)]
+    map_by: Option<MapByValue>,
+
+    /// How ranks are numbered: slot, or node.
+    ///
+    /// `slot` numbers all ranks of a host before those of the next, `node` one rank of each host in turn. Without it
+    /// as they are dealt: in turn with `--map-by node`. With `--map-by socket`, `slot` gives a socket consecutive ranks.
+    #[arg(long, value_name = "POLICY", value_parser = placement::rank_by, help_heading = RANKS)]
+    rank_by: Option<RankBy>,
+
+    /// Bind ranks to: none, hwthread, core, numa, socket or gpu.
+    ///
+    /// Without it ranks may run on every core. `core` and `hwthread` give each rank its own; more ranks than there are is
+    /// an error, unless `:overload-allowed` follows. `numa` and `socket` are shared out evenly to consecutive ranks, or
+    /// as --map-by deals them. `gpu` means the cores at the NUMA node of the rank's GPU.
+    #[arg(long, value_name = "WHAT", value_parser = placement::bind_to, help_heading = RANKS)]
+    bind_to: Option<BindToValue>,
+
+    /// Cores for each rank, where --bind-to gives it cores.
+    #[arg(
+        long, visible_alias = "cpus-per-proc", value_name = "N", value_parser = placement::cpus_per_rank,
+        help_heading = RANKS,
+    )]
+    cpus_per_rank: Option<u32>,
 
     /// File with one program per line, each with options of its own.
     ///
@@ -176,6 +205,41 @@ struct JobFlags {
     /// The prefix is Open MPI 4.1's, byte for byte; the first number is always 1.
     #[arg(long, help_heading = OUTPUT)]
     tag_output: bool,
+
+    /// Begin each line of output with the time: `Sat Nov 21 12:17:04 2026<stdout>:`.
+    ///
+    /// This machine's local time, when the line arrived here, byte for byte as Open MPI 4.1 writes it. With
+    /// --tag-output the tag follows the time.
+    #[arg(long, help_heading = OUTPUT)]
+    timestamp_output: bool,
+
+    /// Write each rank's output to DIR/1/rank.N/stdout and stderr as well.
+    ///
+    /// The files are made on this machine, in folders as Open MPI 4.1 makes them; those that are there are emptied.
+    /// `DIR:nojobid` leaves the 1 out, `DIR:nocopy` writes nothing to the terminal, `DIR:nojobid,nocopy` both.
+    #[arg(
+        long, value_name = "DIR[:nojobid][:nocopy]", value_parser = OsStringValueParser::new().try_map(|text| values::output_folder(&text)),
+        help_heading = OUTPUT,
+    )]
+    output_filename: Option<OutputFolder>,
+
+    /// Let ranks write standard error to where their standard output goes, in the order in which they write.
+    #[arg(long, help_heading = OUTPUT)]
+    merge_stderr_to_stdout: bool,
+
+    /// Who reads standard input: a rank's number, `all` or `none`.
+    ///
+    /// The others find it empty. With `all` every rank gets the same bytes, as fast as the slowest takes them.
+    #[arg(long, value_name = "RANK", value_parser = values::stdin, default_value = "0", help_heading = PROGRAM)]
+    stdin: StdinTo,
+
+    /// Show where ranks will run, before they start.
+    #[arg(long, visible_alias = "display-allocation", help_heading = OUTPUT)]
+    display_map: bool,
+
+    /// Say of each rank which CPUs it is bound to, and which GPU and network cards are near.
+    #[arg(long, help_heading = OUTPUT)]
+    report_bindings: bool,
 
     /// Write the map and the final report as JSON to standard output.
     #[arg(long, help_heading = OUTPUT)]
@@ -224,6 +288,7 @@ impl Flags {
     /// Completes the options to one program of a job.
     pub(super) fn into_app(self, program: OsString, args: Vec<OsString>) -> App {
         let AppFlags { host_list, rank_count, exports, wdir, prefix, search_path } = self.app;
+        let host_list = host_list.iter().flat_map(|list| hostfile::split_list(list)).collect();
         App { host_list, rank_count, exports, wdir, prefix, search_path, program, args }
     }
 
@@ -237,19 +302,34 @@ impl Flags {
                 Some(agent.into_iter().chain(args).collect())
             }
         };
+        let map_by = self.job.map_by.unwrap_or_default();
+        let bind_to = self.job.bind_to.unwrap_or_default();
         JobSpec {
             apps,
             ranks_per_node: self.job.ranks_per_node,
             hostfile: self.job.hostfile,
             default_slots: self.job.default_slots,
-            nolocal: self.job.nolocal,
+            nolocal: self.job.nolocal || map_by.nolocal,
             parameters: Vec::new(),
             launch_agent,
             timeout: self.job.timeout,
             start_timeout: self.job.start_timeout,
-            tag_output: self.job.tag_output,
+            output: OutputSpec {
+                tag: self.job.tag_output,
+                timestamp: self.job.timestamp_output,
+                merge_stderr: self.job.merge_stderr_to_stdout,
+                folder: self.job.output_filename,
+            },
+            stdin: self.job.stdin,
             dry_run: self.job.dry_run,
-            oversubscribe: self.job.oversubscribe,
+            oversubscribe: self.job.oversubscribe || map_by.oversubscribe,
+            map_by: map_by.map_by,
+            rank_by: self.job.rank_by,
+            bind_to: bind_to.bind_to,
+            overload_allowed: bind_to.overload_allowed,
+            cpus_per_rank: self.job.cpus_per_rank.or(map_by.cpus_per_rank),
+            display_map: self.job.display_map,
+            report_bindings: self.job.report_bindings,
             json: self.job.json,
             verbose: self.job.verbose,
             notes: Vec::new(),

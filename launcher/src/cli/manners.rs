@@ -28,6 +28,8 @@ pub(super) struct Line {
     pub(super) apps: Vec<AppLine>,
     /// Every option as it was typed, with what became of it.
     pub(super) typed: Vec<Typed>,
+    /// What the user is told beside what became of each option.
+    pub(super) notes: Vec<String>,
     /// Variables that `--mca` and its like give to ranks, each name once.
     pub(super) parameters: Vec<(OsString, OsString)>,
 }
@@ -390,6 +392,10 @@ impl Cutter<'_> {
             let is_new = |given: &Given| !line.has(&given.canonical) && !line.overrides(&given.canonical);
             let (job, own) = (scratch.job, app.own);
             if job.iter().chain(&own).all(is_new) {
+                if job.iter().any(|given| given.canonical == "--hostfile") {
+                    let (file, variable) = (value.display(), variable.display());
+                    line.notes.push(format!("the hosts are those of {file}, which {variable} names"));
+                }
                 line.job.extend(job);
                 line.apps.iter_mut().for_each(|app| app.own.extend(own.iter().cloned()));
                 line.typed.push(Typed { words: typed, outcomes });

@@ -6,13 +6,15 @@
 //!
 //! `flags` has one item per option of efarun's with its help; `dialect` has other launchers' options as tables of data;
 //! `manners` cuts the line into options and programs and brings options into the one form that clap reads;
-//! `translate` says what became of each. Pure: nobody is contacted, and the one file that a line may name (`--app`) is
+//! `translate` says what became of each, and `hosts` converts lists of hosts. Pure: nobody is contacted, and the one file that a line may name (`--app`) is
 //! read by whoever calls.
 
 mod dialect;
 mod error;
 mod flags;
+mod hosts;
 mod manners;
+mod placement;
 mod translate;
 mod typed;
 mod values;
@@ -25,6 +27,7 @@ use std::path::Path;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 
+use crate::hostfile::{self, Found};
 use crate::job::{App, JobSpec};
 
 pub use error::CliExit;
@@ -62,6 +65,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, around: Surroundings<'_>)
     if let Some(word) = words.next_if(|word| word == translate::SUBCOMMAND) {
         return translate::translate(&cutter, &word, words).map(Command::Print);
     }
+    if words.next_if(|word| word == hosts::SUBCOMMAND).is_some() {
+        return hosts::convert(words, around).map(Command::Print);
+    }
     let mut line = cutter.cut(words)?;
     if let Some(text) = flags::asked_text(&command, &line) {
         return Ok(Command::Print(text));
@@ -72,7 +78,29 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, around: Surroundings<'_>)
     if let Some(file) = line.value_of("--app").map(OsStr::to_owned) {
         add_app_file(&cutter, &mut line, Path::new(&file), around)?;
     }
-    into_job(&command, &line).map(|job| Command::Run(Box::new(job)))
+    let mut job = into_job(&command, &line)?;
+    if !is_within_a_rank(around.env) {
+        find_hosts(&mut job, around.env);
+    }
+    Ok(Command::Run(Box::new(job)))
+}
+
+/// Takes the hosts that the environment names, where nothing else names any.
+fn find_hosts(job: &mut JobSpec, env: &[(OsString, OsString)]) {
+    if job.hostfile.is_some() || job.apps.iter().any(|app| !app.host_list.is_empty()) {
+        return;
+    }
+    let Some((variable, found)) = hostfile::found(env) else { return };
+    match found {
+        Found::File(path) => {
+            job.notes.push(format!("the hosts are those of {}, which {variable} names", path.display()));
+            job.hostfile = Some(path);
+        }
+        Found::List(list) => {
+            job.notes.push(format!("the hosts are those of {variable}"));
+            job.apps.iter_mut().for_each(|app| app.host_list.clone_from(&list));
+        }
+    }
 }
 
 /// Returns the clap definitions, for completions and the man page.
@@ -135,7 +163,8 @@ fn into_job(command: &clap::Command, line: &Line) -> Result<JobSpec, CliExit> {
     }
     let mut job = read(line.of_the_job())?.into_job(apps);
     job.parameters = line.parameters.clone();
-    job.notes = line.typed.iter().flat_map(typed::Typed::notes).collect();
+    job.notes = line.notes.clone();
+    job.notes.extend(line.typed.iter().flat_map(typed::Typed::notes));
     if job.verbose {
         job.notes.extend(line.typed.iter().flat_map(typed::Typed::asides));
     }

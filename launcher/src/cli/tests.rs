@@ -9,7 +9,9 @@ use super::*;
 mod programs;
 mod recipes;
 
-use crate::job::{DryRun, Export};
+use crate::binding::{BindTo, Object};
+use crate::job::{DryRun, Export, OutputFolder, OutputSpec, StdinTo};
+use crate::mapping::{MapBy, RankBy};
 
 #[test]
 fn help_lists_every_option_in_its_section() {
@@ -43,7 +45,14 @@ fn refusals_name_the_word_and_what_would_be_right() {
         "--tag-output=yes prog",
         "--dry-run=maybe prog",
         "--dry-run --dry-run=offline prog",
-        "--bind-to core prog",
+        "--bind-to l2cache prog",
+        "--bind-to core:loose prog",
+        "--map-by seq prog",
+        "--map-by slot:SPAN prog",
+        "--map-by ppr:8 prog",
+        "--rank-by core prog",
+        "--cpus-per-proc 0 prog",
+        "--npersocket 4 --bind-to core prog",
         "--launch-agent 'ssh prog",
         "-x =1 prog",
         "-hostflie hosts prog",
@@ -56,7 +65,6 @@ fn refusals_name_the_word_and_what_would_be_right() {
         "--mca orte_startup_timeout soon prog",
         "--mca orte_tag_output maybe prog",
         "--gmca=x prog",
-        "--map-by ppr:8:node prog",
         "-rf ranks prog",
         "--pernode -N 2 prog",
         "--mca rmaps_base_n_pernode 4 -N 8 prog",
@@ -67,9 +75,11 @@ fn refusals_name_the_word_and_what_would_be_right() {
         "translate",
         "translate srun -n 4 prog",
         "translate mpirun --frob",
-        "-npersocket 4 prog",
-        "--merge-stderr-to-stdout prog",
-        "--output-filename=out prog",
+        "--output-filename=out:later prog",
+        "--output-filename= prog",
+        "--output file=out prog",
+        "--stdin 1,2 prog",
+        "--stdin +1 prog",
         "--preload-binary prog",
     ];
     let mut refusals = String::new();
@@ -86,7 +96,9 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
     let job = job(
         "-np 16 -N 8 -hostfile hosts -H a:4,b -H c -x A=b=c -x D --wd /w --launch-agent ssh --timeout 1.5 \
          --start-timeout=9 -tag-output --dry-run=offline --oversubscribe --json -v --allow-run-as-root \
-         --prefix /opt/mpi --path /a:/b --default-slots 3 --nolocal --mca btl tcp,self --bind-to none ./prog -n 3",
+         --prefix /opt/mpi --path /a:/b --default-slots 3 --nolocal --mca btl tcp,self --timestamp-output --stdin 2 \
+         --output-filename out:nojobid,nocopy --merge-stderr-to-stdout --bind-to core:overload-allowed --map-by socket:PE=2 --rank-by slot \
+         --display-map --report-bindings ./prog -n 3",
     );
     let app = App {
         rank_count: Some(16),
@@ -108,9 +120,22 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
         launch_agent: Some(vec!["ssh".into()]),
         timeout: Some(Duration::from_millis(1500)),
         start_timeout: Duration::from_secs(9),
-        tag_output: true,
+        output: OutputSpec {
+            tag: true,
+            timestamp: true,
+            merge_stderr: true,
+            folder: Some(OutputFolder { path: "out".into(), by_job: false, copy: false }),
+        },
+        stdin: StdinTo::Rank(efarun_wire::Rank(2)),
         dry_run: Some(DryRun::Offline),
         oversubscribe: true,
+        map_by: MapBy::Object(Object::Socket),
+        rank_by: Some(RankBy::Slot),
+        bind_to: BindTo::Object(Object::Core),
+        overload_allowed: true,
+        cpus_per_rank: Some(2),
+        display_map: true,
+        report_bindings: true,
         json: true,
         verbose: true,
         notes: Vec::new(),

@@ -6,8 +6,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
+use efarun_wire::Rank;
+
 use crate::hostfile::MAX_SLOTS;
-use crate::job::{DryRun, Export};
+use crate::job::{DryRun, Export, OutputFolder, StdinTo};
 use crate::mapping::MAX_RANKS;
 
 /// A number of ranks, 1 to [`MAX_RANKS`].
@@ -80,20 +82,45 @@ pub(super) fn command_words(text: &str) -> Result<Vec<OsString>, String> {
     Ok(words.into_iter().map(OsString::from).collect())
 }
 
+/// A folder, and behind it `:nojobid`, `:nocopy` or both.
+pub(super) fn output_folder(text: &OsStr) -> Result<OutputFolder, String> {
+    let bytes = text.as_bytes();
+    let at = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
+    let path = path(OsStr::from_bytes(&bytes[..at]))?;
+    let mut folder = OutputFolder { path, by_job: true, copy: true };
+    let words = bytes[at..].split(|byte| matches!(byte, b':' | b',')).filter(|word| !word.is_empty());
+    for word in words {
+        match word.to_ascii_lowercase().as_slice() {
+            b"nojobid" => folder.by_job = false,
+            b"nocopy" => folder.copy = false,
+            b"jobid" | b"copy" => {}
+            _ => return Err("behind the folder's `:` come `nojobid`, `nocopy` or both".to_owned()),
+        }
+    }
+    Ok(folder)
+}
+
+/// Who reads standard input.
+pub(super) fn stdin(text: &str) -> Result<StdinTo, String> {
+    match text {
+        "all" => Ok(StdinTo::All),
+        "none" => Ok(StdinTo::None),
+        number if !number.starts_with('+') => {
+            let rank = number.parse().ok().filter(|rank| *rank < MAX_RANKS);
+            rank.map(|rank| StdinTo::Rank(Rank(rank))).ok_or_else(|| STDIN_IS.to_owned())
+        }
+        _ => Err(STDIN_IS.to_owned()),
+    }
+}
+
+const STDIN_IS: &str = "it must be one rank's number, `all` or `none`";
+
 /// How far `--dry-run` goes.
 pub(super) fn dry_run(text: &str) -> Result<DryRun, String> {
     match text {
         "online" => Ok(DryRun::Online),
         "offline" => Ok(DryRun::Offline),
         _ => Err("it must be `--dry-run` (asks the hosts) or `--dry-run=offline` (asks nobody)".to_owned()),
-    }
-}
-
-/// The only binding that there is.
-pub(super) fn no_binding(text: &str) -> Result<(), String> {
-    match text {
-        "none" => Ok(()),
-        _ => Err("efarun does not bind ranks yet: only `none` is taken".to_owned()),
     }
 }
 

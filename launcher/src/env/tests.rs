@@ -1,6 +1,7 @@
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 
+use efarun_wire::facts::Topology;
 use efarun_wire::{BuildId, env as wire};
 
 use super::*;
@@ -375,6 +376,7 @@ fn plain(name: &str) -> NodeFacts {
         gpus: Vec::new(),
         efa_devices: Vec::new(),
         efa_driver: None,
+        topology: Topology::default(),
         library_dirs: Vec::new(),
         free_port: None,
         home: "/root".to_owned(),

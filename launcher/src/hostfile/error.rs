@@ -1,6 +1,6 @@
 //! What can be wrong with a hostfile or a host list.
 
-use super::MAX_SLOTS;
+use super::{MAX_HOSTS, MAX_SLOTS};
 
 /// Why there are no hosts: the place, and the problem found there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +42,12 @@ pub enum HostError {
         /// The hosts in the file.
         has: Vec<String>,
     },
+    /// Every host was taken away by `^`.
+    #[error("{by} takes away every host that it names: leave out a `^`")]
+    AllExcluded {
+        /// The file, or `-H`.
+        by: String,
+    },
     /// The hostfile holds nothing but blank lines and comments.
     #[error("{file} names no host: write one host per line, such as `10.0.0.1 slots=8`")]
     NoHosts {
@@ -60,6 +66,18 @@ pub enum Problem {
         /// The value, control characters escaped.
         found: String,
     },
+    /// What stands between brackets is no range.
+    #[error("`[{found}]` is no range: write `[01-16]` or `[1,3-4]`")]
+    Range {
+        /// What was found.
+        found: String,
+    },
+    /// Ranges that mean more hosts than anybody has.
+    #[error("that is more than {MAX_HOSTS} hosts")]
+    TooManyHosts,
+    /// `/*` without `*/`.
+    #[error("a comment begins with `/*` and has no `*/`")]
+    UnclosedComment,
     /// The port is not one.
     #[error("port must be a number from 1 to 65535, found `{found}`")]
     Port {

@@ -1,14 +1,15 @@
 //! A hostfile's lines: words, `key = value`, comments.
 
 use super::entry::{self, Misread};
-use super::merge::Mention;
-use super::{HostError, Problem};
+use super::merge::{self, Mention};
+use super::{HostError, Problem, comments};
 
 /// Parses a hostfile into what each line says, in order, duplicates not yet merged.
 pub(super) fn parse(bytes: &[u8], file: &str) -> Result<Vec<Mention>, HostError> {
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
+    let plain = comments::blanked(bytes).map_err(|at| unclosed_comment(bytes, at, file))?;
     let mut mentions = Vec::new();
-    for (index, raw) in bytes.split(|byte| *byte == b'\n').enumerate() {
+    for (index, raw) in plain.split(|byte| *byte == b'\n').enumerate() {
         let line = u32::try_from(index + 1).unwrap_or(u32::MAX);
         let at_fault = |Misread { at, problem }| HostError::Line {
             file: file.to_owned(),
@@ -18,9 +19,24 @@ pub(super) fn parse(bytes: &[u8], file: &str) -> Result<Vec<Mention>, HostError>
             text: String::from_utf8_lossy(raw).trim_end_matches('\r').to_owned(),
         };
         let text = significant(raw).map_err(at_fault)?;
-        mentions.extend(parse_line(text, line).map_err(at_fault)?);
+        let of_line = parse_line(text, line).map_err(at_fault)?;
+        merge::check_count(mentions.len(), of_line.len()).map_err(at_fault)?;
+        mentions.extend(of_line);
     }
     Ok(mentions)
+}
+
+fn unclosed_comment(bytes: &[u8], at: usize, file: &str) -> HostError {
+    let before = &bytes[..at];
+    let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let text = bytes[start..].split(|byte| *byte == b'\n').next().unwrap_or_default();
+    HostError::Line {
+        file: file.to_owned(),
+        line: u32::try_from(before.iter().filter(|byte| **byte == b'\n').count() + 1).unwrap_or(u32::MAX),
+        column: u32::try_from(at - start + 1).unwrap_or(u32::MAX),
+        problem: Problem::UnclosedComment,
+        text: String::from_utf8_lossy(text).trim_end_matches('\r').to_owned(),
+    }
 }
 
 /// The part of a line that counts: without its comment and its carriage return, and printable. A comment may hold
@@ -35,18 +51,17 @@ fn significant(raw: &[u8]) -> Result<&str, Misread> {
     Ok(std::str::from_utf8(raw).expect("printable ASCII is UTF-8"))
 }
 
-fn parse_line(text: &str, line: u32) -> Result<Option<Mention>, Misread> {
+fn parse_line(text: &str, line: u32) -> Result<Vec<Mention>, Misread> {
     let mut words = words(text).into_iter().peekable();
-    let Some(first) = words.next() else { return Ok(None) };
+    let Some(first) = words.next() else { return Ok(Vec::new()) };
     if first.text == "=" || words.peek().is_some_and(|next| next.text == "=") {
         let like_an_option = Problem::LikeAnOption { name: first.text.to_owned() };
         let problem = if first.text.starts_with('-') { like_an_option } else { Problem::EmptyName };
         return Err(Misread { at: first.at, problem });
     }
-    let read = entry::parse(first.text)
+    let mut mentions = merge::mentions(first.text, line)
         .map_err(|misread| Misread { at: first.at + misread.at, problem: misread.problem })?;
-    let mut mention =
-        Mention { user: read.user, name: read.name, port: None, slots: read.slots, place: line };
+    let mut mention = mentions[0].clone();
     while let Some(key) = words.next() {
         let problem = |problem| Misread { at: key.at, problem };
         if words.next_if(|next| next.text == "=").is_none() || key.text == "=" {
@@ -75,7 +90,10 @@ fn parse_line(text: &str, line: u32) -> Result<Option<Mention>, Misread> {
             return Err(problem(Problem::Twice { what }));
         }
     }
-    Ok(Some(mention))
+    for each in &mut mentions {
+        (each.slots, each.port, each.user) = (mention.slots, mention.port, mention.user.clone());
+    }
+    Ok(mentions)
 }
 
 #[derive(Clone, Copy)]

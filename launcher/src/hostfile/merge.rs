@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::HostError;
 use super::entry::{self, Misread};
+use super::{HostError, MAX_HOSTS, Problem, ranges};
 use crate::job::Host;
 use crate::mapping::HostChoice;
 
@@ -15,13 +15,28 @@ pub(super) struct Mention {
     pub(super) name: String,
     pub(super) port: Option<u16>,
     pub(super) slots: Option<u32>,
+    /// `^`: the host is not to be used.
+    pub(super) is_excluded: bool,
     /// The line, or the item, from 1.
     pub(super) place: u32,
 }
 
+/// Reads one entry: `[^][user@]name[:SLOTS]`, where a name may have ranges. At least one mention comes of it.
+pub(super) fn mentions(text: &str, place: u32) -> Result<Vec<Mention>, Misread> {
+    let (is_excluded, entry_text) = text.strip_prefix('^').map_or((false, text), |rest| (true, rest));
+    let shift = |misread: Misread| Misread { at: text.len() - entry_text.len() + misread.at, ..misread };
+    let names = ranges::expand(entry_text).map_err(shift)?;
+    let mention = |name: &String| {
+        let entry = entry::parse(name).map_err(shift)?;
+        Ok(Mention { user: entry.user, name: entry.name, port: None, slots: entry.slots, is_excluded, place })
+    };
+    names.iter().map(mention).collect()
+}
+
 /// Parses the items of `-H`.
 pub(super) fn listed(items: &[String]) -> Result<Vec<Mention>, HostError> {
-    let parse = |(index, item): (usize, &String)| {
+    let mut all = Vec::new();
+    for (index, item) in items.iter().enumerate() {
         let text = item.trim_matches([' ', '\t']);
         let at_fault = |Misread { at, problem }| HostError::Item {
             item: index + 1,
@@ -29,21 +44,38 @@ pub(super) fn listed(items: &[String]) -> Result<Vec<Mention>, HostError> {
             column: item.len() - item.trim_start_matches([' ', '\t']).len() + at + 1,
             problem,
         };
-        let entry = entry::parse(text).map_err(at_fault)?;
         let place = u32::try_from(index + 1).unwrap_or(u32::MAX);
-        Ok(Mention { user: entry.user, name: entry.name, port: None, slots: entry.slots, place })
-    };
-    items.iter().enumerate().map(parse).collect()
+        let of_item = mentions(text, place).map_err(at_fault)?;
+        check_count(all.len(), of_item.len()).map_err(at_fault)?;
+        all.extend(of_item);
+    }
+    Ok(all)
+}
+
+/// Refuses ranges that make too many hosts, together with those before them.
+pub(super) fn check_count(before: usize, more: usize) -> Result<(), Misread> {
+    if more > 1 && before + more > MAX_HOSTS {
+        return Err(Misread { at: 0, problem: Problem::TooManyHosts });
+    }
+    Ok(())
 }
 
 /// Merges the items of `-H` where there is no hostfile.
 pub(super) fn list_hosts(listed: &[Mention]) -> Vec<Host> {
-    merge(listed).iter().map(|group| group.host(Host::FROM_HOST_LIST.to_owned())).collect()
+    merge(listed)
+        .iter()
+        .filter(|group| !group.is_excluded(listed))
+        .map(|group| group.host(Host::FROM_HOST_LIST.to_owned()))
+        .collect()
 }
 
 /// Merges the lines of a hostfile.
 pub(super) fn file_hosts(mentions: &[Mention], file: &str) -> Vec<Host> {
-    merge(mentions).iter().map(|group| group.host(group.origin(file))).collect()
+    merge(mentions)
+        .iter()
+        .filter(|group| !group.is_excluded(mentions))
+        .map(|group| group.host(group.origin(file)))
+        .collect()
 }
 
 /// Keeps the hosts of a hostfile that `-H` names, in the file's order. An item that names no user selects every
@@ -61,6 +93,13 @@ pub(super) fn select(filed: Vec<Host>, listed: &[Mention], file: &str) -> Result
         });
     }
     let mut selected = filed;
+    selected.retain(|host| !listed.iter().any(|item| item.excludes(&host.name, host.user.as_deref())));
+    if selected.is_empty() {
+        return Err(HostError::AllExcluded { by: Host::FROM_HOST_LIST.to_owned() });
+    }
+    if items.is_empty() {
+        return Ok(selected);
+    }
     selected.retain_mut(|host| {
         let Some(item) = items.iter().find(|item| selects(item, host)) else { return false };
         if let Some(slots) = item.slots() {
@@ -107,7 +146,18 @@ struct Group<'a> {
     bare: u32,
 }
 
+impl Mention {
+    /// Whether it takes this host away. Without a user it does so for every user.
+    fn excludes(&self, name: &str, user: Option<&str>) -> bool {
+        self.is_excluded && self.name == name && (self.user.is_none() || self.user.as_deref() == user)
+    }
+}
+
 impl Group<'_> {
+    fn is_excluded(&self, mentions: &[Mention]) -> bool {
+        mentions.iter().any(|mention| mention.excludes(&self.first.name, self.first.user.as_deref()))
+    }
+
     /// A host that is repeated has one slot per bare mention, as under Open MPI. Where some mentions spell their
     /// slots, Open MPI 4.1 gives up; here all of them add up, which is what a file put together from parts means.
     fn slots(&self) -> Option<u32> {
@@ -137,7 +187,7 @@ impl Group<'_> {
 fn merge(mentions: &[Mention]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut groups_by_host = HashMap::new();
-    for mention in mentions {
+    for mention in mentions.iter().filter(|mention| !mention.is_excluded) {
         let at = *groups_by_host.entry((&mention.name, &mention.user, mention.port)).or_insert(groups.len());
         if at == groups.len() {
             groups.push(Group { first: mention, lines: Vec::new(), spelled: None, bare: 0 });

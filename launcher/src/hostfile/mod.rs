@@ -10,10 +10,14 @@
 //! Not its questions: how many slots a host has that gives none ([`crate::mapping`]), whether two names are one
 //! machine ([`crate::env`] notes it from the nodes' facts).
 
+mod comments;
 mod entry;
 mod error;
 mod file;
+mod found;
 mod merge;
+mod ranges;
+mod render;
 
 use std::path::Path;
 
@@ -21,22 +25,48 @@ use crate::job::Host;
 use crate::mapping::HostChoice;
 
 pub use error::{HostError, Problem};
+pub use found::{Found, found};
+pub use render::{Dialect, write};
 
 /// The most slots that one entry may give: far beyond any machine, small enough that sums stay exact.
 pub const MAX_SLOTS: u32 = 65_536;
+
+/// The most hosts that ranges may mean, all of a file's or of a list's together: a slip of a digit does not become a
+/// million names. Hosts that are written out are not limited.
+pub const MAX_HOSTS: usize = 8192;
+
+/// Cuts a list of hosts at its commas, but for those within brackets.
+pub fn split_list(text: &str) -> Vec<String> {
+    let mut is_inside = false;
+    let items = text.split(|character: char| {
+        match character {
+            '[' => is_inside = true,
+            ']' => is_inside = false,
+            _ => {}
+        }
+        character == ',' && !is_inside
+    });
+    items.map(str::to_owned).collect()
+}
 
 /// Returns the hosts of a job, in the order in which ranks fill them.
 ///
 /// `hostfile` is the file's path, for messages, and its content; `host_list` is `-H`, one item per comma. With both,
 /// the list selects from the file: the file's order and slots stay, unless an item restates the slots by `:N` or by
-/// being repeated. With neither, this machine is the only host.
+/// being repeated. With neither, this machine is the only host. Ranges (`p4d[01-16]`) mean every host in them; an entry
+/// that begins with `^` takes its hosts away again.
 ///
 /// # Errors
 /// The first fault, with its place: `FILE:LINE:COLUMN` or the item of `-H`.
 pub fn hosts(hostfile: Option<(&Path, &[u8])>, host_list: &[String]) -> Result<Vec<Host>, HostError> {
     let listed = merge::listed(host_list)?;
     let Some((path, bytes)) = hostfile else {
-        return Ok(if listed.is_empty() { vec![this_machine()] } else { merge::list_hosts(&listed) });
+        let hosts = merge::list_hosts(&listed);
+        return match (listed.is_empty(), hosts.is_empty()) {
+            (true, _) => Ok(vec![this_machine()]),
+            (false, true) => Err(HostError::AllExcluded { by: Host::FROM_HOST_LIST.to_owned() }),
+            (false, false) => Ok(hosts),
+        };
     };
     let file = path.display().to_string();
     let mentions = file::parse(bytes, &file)?;
@@ -44,6 +74,9 @@ pub fn hosts(hostfile: Option<(&Path, &[u8])>, host_list: &[String]) -> Result<V
         return Err(HostError::NoHosts { file });
     }
     let filed = merge::file_hosts(&mentions, &file);
+    if filed.is_empty() {
+        return Err(HostError::AllExcluded { by: file });
+    }
     if listed.is_empty() { Ok(filed) } else { merge::select(filed, &listed, &file) }
 }
 

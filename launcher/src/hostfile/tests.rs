@@ -71,6 +71,14 @@ fn faults_are_named_with_their_place_and_what_would_be_right() {
         "::g",
         "a:1:2",
         "[fe80::1%]:2",
+        "n[1-",
+        "n[1-x] slots=2",
+        "n[3-1]",
+        "n[1-99999999]",
+        "^",
+        "^-a",
+        "a\n /* b",
+        "^a\na",
         "a\0",
         "a\rb",
         "a\u{7f}",
@@ -162,6 +170,25 @@ fn host_list_selects_from_the_hostfile_and_may_restate_slots() {
         "-H selects `d`, which hosts does not have; it has a, root@b, c"
     );
     assert!(select(&["ubuntu@b"]).is_err());
+}
+
+#[test]
+fn ranges_name_every_host_and_a_caret_takes_hosts_away() {
+    let hosts =
+        parse("f", b"u@n[08-10]:4\nm slots=2 // C's comment\n^n09 /* and\nanother */ ^m\nx[1,3] port=7\n")
+            .unwrap();
+    assert_eq!(slots(&hosts), [("n08", Some(4)), ("n10", Some(4)), ("x1", None), ("x3", None)]);
+    assert_eq!((hosts[0].user.as_deref(), hosts[3].port), (Some("u"), Some(7)));
+    assert_eq!(slots(&list(&["n[1-3]:2", "^n2"]).unwrap()), [("n1", Some(2)), ("n3", Some(2))]);
+    let file = b"n[1-4] slots=8\n";
+    let select = |items: &[&str]| super::hosts(Some((Path::new("f"), file)), &owned(items));
+    assert_eq!(slots(&select(&["^n[2-3]"]).unwrap()), [("n1", Some(8)), ("n4", Some(8))]);
+    assert_eq!(slots(&select(&["n[1-2]", "^n1"]).unwrap()), [("n2", Some(8))]);
+    assert_eq!(
+        select(&["^n[1-4]"]).unwrap_err().to_string(),
+        "-H takes away every host that it names: leave out a `^`"
+    );
+    assert!(list(&["^a"]).is_err());
 }
 
 #[test]

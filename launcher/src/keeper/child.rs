@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -15,6 +16,8 @@ use super::sys::{self, CStringArray};
 pub(super) struct Recipe {
     /// The program's files to try, in order.
     pub(super) programs: Vec<CString>,
+    /// The CPUs that it may run on; none means all that the keeper may.
+    pub(super) cpus: Vec<u32>,
     /// The folders to try, in order.
     pub(super) wdirs: Vec<CString>,
     pub(super) args: CStringArray,
@@ -45,7 +48,10 @@ pub(super) fn become_rank(keeper: Pid, fds: &[OwnedFd], recipe: &Recipe, words: 
         Ok(fd) => fd,
         Err(errno) => return Word::new(Step::Dup, 0, errno).say(words),
     };
-    let Err(failed) = prepare(keeper, fds).and_then(|()| change_folder(recipe, words.as_fd())) else {
+    let prepared = prepare(keeper, fds)
+        .and_then(|()| bind(&recipe.cpus))
+        .and_then(|()| change_folder(recipe, words.as_fd()));
+    let Err(failed) = prepared else {
         return start_program(recipe).say(words.as_fd());
     };
     failed.say(words.as_fd());
@@ -66,6 +72,16 @@ fn prepare(keeper: Pid, fds: &[OwnedFd]) -> Result<(), Word> {
         sys::dup_onto(source.as_fd(), number).map_err(failed(Step::Dup))?;
     }
     Ok(())
+}
+
+fn bind(cpus: &[u32]) -> Result<(), Word> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    let added = cpus.iter().try_for_each(|cpu| set.set(*cpu as usize));
+    let bound = added.and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    bound.map_err(|errno| Word::new(Step::Affinity, 0, errno))
 }
 
 fn change_folder(recipe: &Recipe, words: BorrowedFd<'_>) -> Result<(), Word> {
@@ -120,6 +136,7 @@ pub(super) enum Step {
     Dup,
     Chdir,
     Execve,
+    Affinity,
 }
 
 impl Step {
@@ -130,6 +147,7 @@ impl Step {
             Step::Setpgid => "setpgid",
             Step::Prctl => "prctl",
             Step::Dup => "dup",
+            Step::Affinity => "sched_setaffinity",
             Step::Execve => "execve",
         }
     }
@@ -175,7 +193,8 @@ impl Word {
 }
 
 /// By their numbers in a word.
-const STEPS: [Step; 6] = [Step::OtherWdir, Step::Setpgid, Step::Prctl, Step::Dup, Step::Chdir, Step::Execve];
+const STEPS: [Step; 7] =
+    [Step::OtherWdir, Step::Setpgid, Step::Prctl, Step::Dup, Step::Chdir, Step::Execve, Step::Affinity];
 
 const ABOVE_RANK_FDS: RawFd = 10;
 

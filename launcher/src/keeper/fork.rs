@@ -102,6 +102,7 @@ impl Starting {
         let subject = match step {
             Step::Chdir => self.recipe.wdir(word).to_bytes().to_vec(),
             Step::Execve => self.program_at_fault(word),
+            Step::Affinity => format!("CPUs {}", crate::binding::ranges(&self.recipe.cpus)).into_bytes(),
             Step::OtherWdir | Step::Setpgid | Step::Prctl | Step::Dup => self.recipe.given_program.clone(),
         };
         StartError { call: step.call(), subject, errno: word.errno }
@@ -162,6 +163,7 @@ fn recipe(order: ForkOrder) -> Result<Recipe, StartError> {
     let args = [order.program.clone()].into_iter().chain(order.args).collect();
     let env = order.env.iter().map(|(name, value)| [&name[..], b"=", value].concat()).collect();
     Ok(Recipe {
+        cpus: order.cpus,
         programs: terminated(programs)?,
         wdirs: terminated(wdirs)?,
         args: CStringArray::new(terminated(args)?),

@@ -43,6 +43,8 @@ pub struct ForkOrder {
     pub wdir: Vec<u8>,
     /// Whether another folder will not do.
     pub wdir_required: bool,
+    /// The CPUs that it may run on; none means those that the keeper may.
+    pub cpus: Vec<u32>,
 }
 
 /// Keeper to agent.

@@ -1,6 +1,8 @@
 //! How many ranks of each program each host gets.
 
-use super::{AppRequest, HostWithSlots, MAX_RANKS, MapError, Request, SlotsOrigin};
+use super::error::describe_all;
+use super::{AppRequest, HostWithSlots, MAX_RANKS, MapBy, MapError, Request, Resource, SlotsOrigin};
+use crate::binding;
 
 /// Says how many ranks each host gets, program by program.
 pub(super) fn ranks_per_host(request: &Request, hosts: &[HostWithSlots]) -> Result<Vec<Vec<u32>>, MapError> {
@@ -30,14 +32,41 @@ pub(super) fn shares(app: &AppRequest, host_count: usize) -> Vec<(usize, u32)> {
 }
 
 /// The most ranks that a host takes, beside those that it has `taken`, before it would be oversubscribed.
-pub(super) fn limit(request: &Request, host: &HostWithSlots, taken: u32) -> Option<u32> {
+fn limit(request: &Request, host: &HostWithSlots, taken: u32) -> Option<u32> {
     let left = host.slots.map(|slots| slots.saturating_sub(taken));
-    match (request.per_node, left) {
+    let per_node = match request.map_by {
+        MapBy::PerResource { count, resource } => {
+            let limit = count.saturating_mul(resources(resource, host)?);
+            Some(request.per_node.map_or(limit, |per_node| per_node.min(limit)))
+        }
+        MapBy::Slot | MapBy::Node | MapBy::Object(_) => request.per_node,
+    };
+    match (per_node, left) {
         (Some(per_node), Some(left)) if host.origin == SlotsOrigin::Given && !request.oversubscribe => {
             Some(per_node.min(left))
         }
         (Some(per_node), _) => Some(per_node),
         (None, left) => left,
+    }
+}
+
+/// How many ranks a host gets at least, should any be left for it, as far as is known before it is contacted.
+pub(super) fn least(request: &Request, host: &HostWithSlots) -> u32 {
+    match request.map_by {
+        MapBy::Node => 1,
+        // It may have none of them.
+        MapBy::PerResource { resource: Resource::Gpu, .. } => 0,
+        _ => limit(request, host, 0).unwrap_or(1),
+    }
+}
+
+fn resources(resource: Resource, host: &HostWithSlots) -> Option<u32> {
+    match resource {
+        Resource::Node => Some(1),
+        Resource::Object(object) => host.topology.as_ref().map(|topology| binding::count(topology, object)),
+        Resource::Gpu => {
+            host.topology.as_ref().map(|topology| u32::try_from(topology.gpus.len()).unwrap_or(u32::MAX))
+        }
     }
 }
 
@@ -54,14 +83,17 @@ fn ranks_of_app(
     let Some(wanted) = u32::try_from(wanted).ok().filter(|wanted| *wanted <= MAX_RANKS) else {
         return Err(MapError::TooManyRanks { asked: wanted });
     };
-    let mut counts = vec![0; hosts.len()];
-    let mut left = wanted;
-    for (index, limit) in &limits {
-        counts[*index] = left.min(*limit);
-        left -= counts[*index];
+    if wanted == 0 {
+        return Err(MapError::NoRoom { hosts: describe_all(hosts) });
     }
+    let mut counts = vec![0; hosts.len()];
+    let left = match request.map_by {
+        MapBy::Node => deal(wanted, &limits, &mut counts),
+        _ => fill(wanted, &limits, &mut counts),
+    };
     if left > 0 {
-        if request.per_node.is_some() || !request.oversubscribe {
+        let is_limited = request.per_node.is_some() || matches!(request.map_by, MapBy::PerResource { .. });
+        if is_limited || !request.oversubscribe {
             let usable: Vec<HostWithSlots> = limits.iter().map(|(index, _)| hosts[*index].clone()).collect();
             let taken_before = limits.iter().map(|(index, _)| u64::from(taken[*index])).sum();
             return Err(MapError::too_few_slots(request, wanted, room, taken_before, &usable));
@@ -108,6 +140,33 @@ fn limits(
         limits.push((index, limit));
     }
     Ok(limits)
+}
+
+/// Fills one host after the other; gives what is left.
+fn fill(wanted: u32, limits: &[(usize, u32)], counts: &mut [u32]) -> u32 {
+    let mut left = wanted;
+    for (index, limit) in limits {
+        counts[*index] = left.min(*limit);
+        left -= counts[*index];
+    }
+    left
+}
+
+/// Gives each host one rank in turn, as long as it takes any; gives what is left.
+fn deal(wanted: u32, limits: &[(usize, u32)], counts: &mut [u32]) -> u32 {
+    let mut left = wanted;
+    loop {
+        let before = left;
+        for (index, limit) in limits {
+            if left > 0 && counts[*index] < *limit {
+                counts[*index] += 1;
+                left -= 1;
+            }
+        }
+        if left == 0 || left == before {
+            return left;
+        }
+    }
 }
 
 fn share_out(left: u32, limits: &[(usize, u32)], counts: &mut [u32]) {

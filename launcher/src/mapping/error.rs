@@ -39,6 +39,12 @@ pub enum MapError {
         /// What would allow it.
         hint: String,
     },
+    /// Not one rank has room.
+    #[error("no host has room for a rank: --map-by counts what none of them has:{}", lines(.hosts))]
+    NoRoom {
+        /// One line per host.
+        hosts: Vec<String>,
+    },
     /// `-N` alone asks every host for more than it was given.
     #[error(
         "-N {per_node} asks for {per_node} ranks on every host, but {slots}\n  hint: raise its slots, lower -N, or add --oversubscribe"
@@ -153,7 +159,7 @@ impl SlotsOrigin {
     }
 }
 
-fn describe_all(hosts: &[HostWithSlots]) -> Vec<String> {
+pub(super) fn describe_all(hosts: &[HostWithSlots]) -> Vec<String> {
     let mut lines: Vec<String> = hosts.iter().take(LISTED_HOSTS).map(HostWithSlots::describe).collect();
     if hosts.len() > LISTED_HOSTS {
         lines.push(format!("… and {} more hosts", hosts.len() - LISTED_HOSTS));

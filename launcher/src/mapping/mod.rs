@@ -5,22 +5,25 @@
 //! [`slots_of`] how many slots a host has and which fact says so. Pure: the same input always gives the same
 //! [`Placement`].
 //!
-//! Hosts are filled in the order in which they were named, slot by slot, one program after the other. A host that gets
+//! Hosts are filled in the order in which they were named, slot by slot, or in turns ([`MapBy`]), one program after the
+//! other; ranks are numbered host by host, or in turns ([`RankBy`]). A host that gets
 //! no rank is no node: nodes are numbered among themselves.
 //!
-//! Binding ranks to cores, GPUs and network cards is not decided here.
+//! Which cores a rank is bound to is [`crate::binding`]'s to say.
 
 mod counts;
 mod error;
+mod policy;
 mod render;
 
-use efarun_wire::facts::NodeFacts;
+use efarun_wire::facts::{NodeFacts, Topology};
 use efarun_wire::{NodeId, Rank};
 
 use crate::hostfile::{self, HostError};
 use crate::job::{App, Host, JobSpec};
 
 pub use error::MapError;
+pub use policy::{MapBy, RankBy, Resource};
 
 /// The most ranks that a job can have: far beyond what a launcher's tables are made for, and small enough that no
 /// sum of slots overflows.
@@ -35,6 +38,10 @@ pub struct Request {
     pub per_node: Option<u32>,
     /// More ranks than slots is allowed.
     pub oversubscribe: bool,
+    /// By what ranks are dealt to hosts.
+    pub map_by: MapBy,
+    /// In which order they are numbered; none means as they are dealt.
+    pub rank_by: Option<RankBy>,
 }
 
 /// What one program asks for.
@@ -71,6 +78,8 @@ impl Request {
             apps: spec.apps.iter().map(app).collect::<Result<_, HostError>>()?,
             per_node: spec.ranks_per_node,
             oversubscribe: spec.oversubscribe,
+            map_by: spec.map_by,
+            rank_by: spec.rank_by,
         })
     }
 }
@@ -84,6 +93,8 @@ pub struct HostWithSlots {
     pub slots: Option<u32>,
     /// Where the number came from.
     pub origin: SlotsOrigin,
+    /// Its parts; none before the host was contacted.
+    pub topology: Option<Topology>,
 }
 
 /// Where a host's number of slots came from.
@@ -114,7 +125,7 @@ pub fn slots_of(host: Host, facts: Option<&NodeFacts>) -> HostWithSlots {
         (None, Some(facts)) => (Some(facts.cores.max(1)), SlotsOrigin::Cores),
         (None, None) => (None, SlotsOrigin::Unknown),
     };
-    HostWithSlots { host, slots, origin }
+    HostWithSlots { host, slots, origin, topology: facts.map(|facts| facts.topology.clone()) }
 }
 
 /// Which rank runs where.
@@ -175,8 +186,7 @@ pub fn place(request: &Request, hosts: &[HostWithSlots]) -> Result<Placement, Ma
     let counts = counts::ranks_per_host(request, hosts)?;
     let mut places: Vec<(usize, usize)> = Vec::new();
     for (app, counts) in counts.iter().enumerate() {
-        let on_hosts = counts.iter().enumerate();
-        places.extend(on_hosts.flat_map(|(host, count)| (0..*count).map(move |_| (host, app))));
+        places.extend(numbered(request, counts).into_iter().map(|host| (host, app)));
     }
     let mut nodes: Vec<NodePlace> = Vec::new();
     let mut node_of_host = vec![None; hosts.len()];
@@ -204,6 +214,19 @@ pub fn place(request: &Request, hosts: &[HostWithSlots]) -> Result<Placement, Ma
     Ok(Placement { ranks, nodes })
 }
 
+/// The host of each rank of a program, in the order of the ranks.
+fn numbered(request: &Request, counts: &[u32]) -> Vec<usize> {
+    let hosts = || counts.iter().enumerate();
+    match request.rank_by.unwrap_or(request.map_by.rank_by()) {
+        RankBy::Slot => hosts().flat_map(|(host, count)| (0..*count).map(move |_| host)).collect(),
+        RankBy::Node => {
+            let turns = 0..counts.iter().copied().max().unwrap_or(0);
+            let turn = |turn: u32| hosts().filter(move |(_, count)| **count > turn).map(|(host, _)| host);
+            turns.flat_map(turn).collect()
+        }
+    }
+}
+
 /// Says for each host whether it needs to be contacted before ranks can be placed.
 ///
 /// A host whose slots are unknown counts as one slot, the least it can have; so a host that is not needed can never
@@ -219,7 +242,7 @@ pub fn hosts_needed(request: &Request, hosts: &[Host]) -> Vec<bool> {
             if room < wanted || request.apps.len() > 1 {
                 needed[index] = true;
             }
-            room += u64::from(counts::limit(request, &known[index], 0).unwrap_or(1).min(share));
+            room += u64::from(counts::least(request, &known[index]).min(share));
         }
     }
     needed

@@ -83,6 +83,40 @@ fn hosts_that_cannot_get_a_rank_are_not_needed() {
     assert_eq!(needed("a slots=1,b slots=1,c slots=1", "-n 9 --oversubscribe"), 3);
 }
 
+fn hosts_of_ranks(map: &Placement) -> String {
+    map.ranks.iter().map(|rank| map.nodes[rank.node.index()].host.name.as_str()).collect()
+}
+
+#[test]
+fn ranks_are_dealt_and_numbered_as_asked_for() {
+    let map = |options: &str, map_by, rank_by| {
+        let request = Request { map_by, rank_by, ..request(options) };
+        hosts_of_ranks(&place(&request, &hosts("a slots=3,b slots=1,c slots=3")).unwrap())
+    };
+    assert_eq!(map("-n 5", MapBy::Slot, None), "aaabc");
+    assert_eq!(map("-n 5", MapBy::Node, None), "abcac");
+    assert_eq!(map("-n 5", MapBy::Node, Some(RankBy::Slot)), "aabcc");
+    assert_eq!(map("-n 5", MapBy::Slot, Some(RankBy::Node)), "abcaa");
+    assert_eq!(map("", MapBy::Node, None), "abcacac");
+    assert_eq!(map("-n 8 --oversubscribe", MapBy::Node, None), "abcacaca");
+    let two_each = MapBy::PerResource { count: 2, resource: Resource::Node };
+    assert_eq!(map("-n 4", two_each, None), "aabc");
+    assert_eq!(map("", two_each, None), "aabcc");
+}
+
+#[test]
+fn ranks_per_resource_follow_what_each_host_has() {
+    let cpu = |id| efarun_wire::facts::Cpu { id, core: id, package: id / 2, numa: id / 2 };
+    let mut hosts = hosts("a slots=8,b slots=8");
+    hosts[0].topology = Some(Topology { cpus: (0..4).map(cpu).collect(), ..Topology::default() });
+    hosts[1].topology = Some(Topology { cpus: (0..2).map(cpu).collect(), ..Topology::default() });
+    let per = |count, resource| Request { map_by: MapBy::PerResource { count, resource }, ..request("") };
+    let map = place(&per(2, Resource::Object(crate::binding::Object::Socket)), &hosts).unwrap();
+    assert_eq!(hosts_of_ranks(&map), "aaaabb");
+    let error = place(&per(1, Resource::Gpu), &hosts).unwrap_err();
+    assert!(matches!(error, MapError::NoRoom { .. }), "{error}");
+}
+
 #[test]
 fn programs_take_what_those_before_them_have_left() {
     let app =
@@ -121,9 +155,11 @@ proptest! {
         rank_count in prop::option::of(1u32..60),
         per_node in prop::option::of(1u32..9),
         oversubscribe: bool,
+        map_by in prop::sample::select(vec![MapBy::Slot, MapBy::Node]),
+        rank_by in prop::option::of(prop::sample::select(vec![RankBy::Slot, RankBy::Node])),
     ) {
         let app = AppRequest { rank_count, hosts: None };
-        let request = Request { apps: vec![app], per_node, oversubscribe };
+        let request = Request { apps: vec![app], per_node, oversubscribe, map_by, rank_by };
         let hosts: Vec<HostWithSlots> = slots.iter().map(|(slots, given)| with_slots(*slots, *given)).collect();
         let limit = |host: &HostWithSlots| match (per_node, host.origin) {
             (None, _) => host.slots.unwrap(),
@@ -142,10 +178,9 @@ proptest! {
         prop_assert!(fits || (oversubscribe && per_node.is_none()));
         let mut next = 0;
         for (index, node) in map.nodes.iter().enumerate() {
-            prop_assert_eq!(node.node.index(), index, "nodes are a prefix of the hosts");
-            prop_assert!(!node.ranks.is_empty());
+            prop_assert_eq!(node.node.index(), index);
+            prop_assert!(!node.ranks.is_empty() && node.ranks.is_sorted());
             for (local_rank, rank) in node.ranks.iter().enumerate() {
-                prop_assert_eq!(rank.0, next);
                 let place = map.ranks[rank.index()];
                 prop_assert_eq!((place.rank, place.node, place.local_rank as usize), (*rank, node.node, local_rank));
                 next += 1;
@@ -164,7 +199,7 @@ fn with_slots(slots: u32, given: bool) -> HostWithSlots {
         host.slots = Some(slots);
         slots_of(host, None)
     } else {
-        HostWithSlots { host, slots: Some(slots), origin: SlotsOrigin::Cores }
+        HostWithSlots { host, slots: Some(slots), origin: SlotsOrigin::Cores, topology: None }
     }
 }
 
@@ -195,7 +230,7 @@ fn hosts(text: &str) -> Vec<HostWithSlots> {
             "cores" => (Some(number), SlotsOrigin::Cores),
             _ => (None, SlotsOrigin::Unknown),
         };
-        HostWithSlots { host, slots, origin }
+        HostWithSlots { host, slots, origin, topology: None }
     };
     text.split(',').filter(|text| !text.is_empty()).enumerate().map(one).collect()
 }
@@ -210,5 +245,6 @@ fn request(options: &str) -> Request {
         apps: vec![AppRequest { rank_count: after("-n"), hosts: None }],
         per_node: after("-N"),
         oversubscribe: words.contains(&"--oversubscribe"),
+        ..Request::default()
     }
 }

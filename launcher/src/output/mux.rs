@@ -1,5 +1,6 @@
 //! Puts the output of many ranks onto two streams, line by line.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -7,8 +8,9 @@ use std::time::{Duration, Instant};
 use efarun_wire::Rank;
 use efarun_wire::message::Stream;
 
-use super::Terminal;
 use super::line::PartialLine;
+use super::style::{self, LineStyle};
+use super::{RankFiles, Terminal};
 
 /// How long an unfinished line waits for its end before it is shown: long enough for a line that is written in
 /// pieces, short enough for a prompt.
@@ -23,16 +25,30 @@ pub const PARTIAL_LINE_AGE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct OutputMux<O, E> {
     terminal: Terminal<O, E>,
-    tag: bool,
+    style: LineStyle,
+    files: Option<RankFiles>,
+    /// With files, the terminal gets nothing.
+    files_only: bool,
     lines: BTreeMap<(Rank, StreamOrder), PartialLine>,
     tails: BTreeMap<Rank, Tail>,
 }
 
 impl<O: Write, E: Write> OutputMux<O, E> {
-    /// Returns a merger that writes to this terminal. With `tag`, each line begins with `[1,RANK]<stdout>:` or
-    /// `<stderr>:`, as under Open MPI 4.1, whose job number is always 1 for the first program.
-    pub fn new(tag: bool, terminal: Terminal<O, E>) -> Self {
-        OutputMux { terminal, tag, lines: BTreeMap::new(), tails: BTreeMap::new() }
+    /// Returns a merger that writes to this terminal, and begins each line in this style.
+    pub fn new(style: LineStyle, terminal: Terminal<O, E>) -> Self {
+        OutputMux {
+            terminal,
+            style,
+            files: None,
+            files_only: false,
+            lines: BTreeMap::new(),
+            tails: BTreeMap::new(),
+        }
+    }
+
+    /// From now on, writes what ranks write to files as well, or to files only.
+    pub fn set_files(&mut self, files: RankFiles, only: bool) {
+        (self.files, self.files_only) = (Some(files), only);
     }
 
     /// Returns the terminal, for what the launcher itself has to say.
@@ -45,7 +61,7 @@ impl<O: Write, E: Write> OutputMux<O, E> {
         if bytes.is_empty() {
             return self.end(rank, stream);
         }
-        if stream == Stream::Stderr {
+        if stream == Stream::Stderr || self.style.merged {
             self.tails.entry(rank).or_default().push(bytes);
         }
         let ready = self.lines.entry((rank, StreamOrder::of(stream))).or_default().push(bytes, now);
@@ -94,21 +110,40 @@ impl<O: Write, E: Write> OutputMux<O, E> {
     }
 
     fn write(&mut self, rank: Rank, stream: Stream, bytes: &[u8]) {
-        if !self.tag {
-            return self.terminal.write_rank(rank, stream, bytes);
-        }
-        let tag = format!("[1,{rank}]<{}>:", if stream == Stream::Stdout { "stdout" } else { "stderr" });
-        let mut continues = self.terminal.is_line_open_by(rank, stream);
-        let mut tagged = Vec::with_capacity(bytes.len() + bytes.len() / 2 + tag.len());
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if !continues {
-                tagged.extend_from_slice(tag.as_bytes());
+        if let Some(files) = &mut self.files {
+            let styled = styled(self.style, rank, stream, bytes, files.is_line_open(rank, stream));
+            if let Some(error) = files.write(rank, stream, &styled) {
+                self.terminal.note(format!("{error}: nothing more is written there"));
             }
-            tagged.extend_from_slice(line);
-            continues = false;
         }
-        self.terminal.write_rank(rank, stream, &tagged);
+        if !self.files_only {
+            let styled = styled(self.style, rank, stream, bytes, self.terminal.is_line_open_by(rank, stream));
+            self.terminal.write_rank(rank, stream, &styled);
+        }
     }
+}
+
+/// The bytes with a prefix before each line, but for a line that goes on.
+fn styled<'a>(
+    style: LineStyle,
+    rank: Rank,
+    stream: Stream,
+    bytes: &'a [u8],
+    mut goes_on: bool,
+) -> Cow<'a, [u8]> {
+    if style.is_plain() || bytes.is_empty() {
+        return Cow::Borrowed(bytes);
+    }
+    let prefix = style.prefix(rank, stream, style::local_time);
+    let mut styled = Vec::with_capacity(bytes.len() + bytes.len() / 2 + prefix.len());
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        if !goes_on {
+            styled.extend_from_slice(prefix.as_bytes());
+        }
+        styled.extend_from_slice(line);
+        goes_on = false;
+    }
+    Cow::Owned(styled)
 }
 
 /// A stream as a key: standard output first.

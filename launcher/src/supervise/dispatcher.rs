@@ -9,7 +9,7 @@
 //! every agent has acknowledged that nothing is left; then *done*. Each phase has a deadline but running, whose
 //! deadline is the user's `--timeout`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use efarun_wire::message::{
@@ -101,6 +101,8 @@ pub struct Inputs {
     pub written: mpsc::UnboundedReceiver<Written>,
     /// Standard input, where a rank reads it.
     pub stdin: Option<mpsc::Receiver<Vec<u8>>>,
+    /// The ranks that read it.
+    pub stdin_readers: Vec<Rank>,
 }
 
 /// A job's time limits.
@@ -126,7 +128,7 @@ pub async fn run(nodes: Vec<Node>, hub: RootHub, writer: &Writer, inputs: Inputs
         deadline: None,
         interrupts: 0,
         deserters: VecDeque::new(),
-        stdin_credit: STDIN_CREDIT_BYTES as usize,
+        stdin_credit: inputs.stdin_readers.iter().map(|rank| (*rank, STDIN_CREDIT_BYTES as usize)).collect(),
         started: Instant::now(),
         limits,
     };
@@ -150,7 +152,8 @@ struct Job<'a> {
     interrupts: u32,
     /// Ranks that ended with code 0 within their World, and when the others are told.
     deserters: VecDeque<(Instant, Rank)>,
-    stdin_credit: usize,
+    /// What each rank that reads standard input may still be sent.
+    stdin_credit: BTreeMap<Rank, usize>,
     started: Instant,
     limits: Limits,
 }
@@ -173,7 +176,7 @@ impl Job<'_> {
             let phase_deadline = self.deadline;
             let desertion = self.deserters.front().map(|(at, _)| *at).filter(|_| self.is_before_the_end());
             let job_deadline = self.limits.job.map(|(at, _)| at).filter(|_| self.is_before_the_end());
-            let stdin_open = inputs.stdin.is_some() && self.stdin_credit > 0 && self.is_before_the_end();
+            let stdin_open = inputs.stdin.is_some() && self.has_stdin_credit() && self.is_before_the_end();
             tokio::select! {
                 biased;
                 Some(number) = inputs.signals.recv() => self.signal(number),
@@ -208,7 +211,11 @@ impl Job<'_> {
                 self.failed(Failure::NotStarted { rank, call, subject, errno });
             }
             AgentMessage::Output { rank, stream, bytes } => self.writer.output(node, rank, stream, bytes),
-            AgentMessage::StdinCredit { bytes } => self.stdin_credit += bytes as usize,
+            AgentMessage::StdinCredit { rank, bytes } => {
+                if let Some(credit) = self.stdin_credit.get_mut(&rank) {
+                    *credit = credit.saturating_add(bytes as usize);
+                }
+            }
             AgentMessage::Exited(exit) => self.rank_ended(exit),
             AgentMessage::Oob(up) => {
                 match self.hub.receive_up(Member::Node(node), up) {
@@ -378,11 +385,17 @@ impl Job<'_> {
         if bytes.is_empty() {
             *source = None;
         }
-        self.stdin_credit = self.stdin_credit.saturating_sub(bytes.len());
-        let reader = self.nodes.iter().find(|node| node.ranks.contains(&Rank(0)));
-        if let Some(node) = reader {
-            node.link.send(HeadMessage::Stdin { rank: Rank(0), bytes });
+        for (rank, credit) in &mut self.stdin_credit {
+            *credit = credit.saturating_sub(bytes.len());
+            if let Some(node) = self.nodes.iter().find(|node| node.ranks.contains(rank)) {
+                node.link.send(HeadMessage::Stdin { rank: *rank, bytes: bytes.clone() });
+            }
         }
+    }
+
+    /// Whether every reader may be sent more: the slowest sets the pace.
+    fn has_stdin_credit(&self) -> bool {
+        self.stdin_credit.values().all(|credit| *credit > 0)
     }
 
     fn phase_deadline_passed(&mut self) {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Prepared;
 use super::writer::Writer;
+use crate::binding::{self, RankBinding};
 use crate::env::{self, JobEnv};
 use crate::error::LaunchError;
 use crate::exit_code::ExitCause;
@@ -24,10 +25,12 @@ pub fn online(spec: &JobSpec, job: &Prepared, writer: &Writer) -> ExitCause {
         "offline": false,
         "placement": job.placement.to_json(),
         "routes": routes.iter().map(|(host, route)| json!({ "host": host, "route": route })).collect::<Vec<_>>(),
+        "bindings": job.bindings.iter().map(binding_json).collect::<Vec<_>>(),
         "env": job.env[0].to_json(),
         "apps": apps_json(spec, &job.env),
     });
-    show(spec, writer, &json, &[job.placement.to_text(), env_text(spec, &job.env)]);
+    let bindings = bindings_text(&job.bindings);
+    show(spec, writer, &json, &[job.placement.to_text(), bindings, env_text(spec, &job.env)]);
     ExitCause::Success
 }
 
@@ -78,6 +81,20 @@ pub fn offline(spec: &JobSpec, hosts: &[Host], writer: &Writer) -> Result<ExitCa
     Ok(ExitCause::Success)
 }
 
+fn binding_json(binding: &RankBinding) -> Value {
+    json!({ "cpus": binding.cpus, "gpu": binding.gpu, "nics": binding.nics })
+}
+
+/// What each rank gets of its node, where that says anything.
+fn bindings_text(bindings: &[RankBinding]) -> String {
+    if bindings.iter().all(|binding| *binding == RankBinding::default()) {
+        return String::new();
+    }
+    let line =
+        |(rank, binding): (usize, &RankBinding)| format!("rank {rank}: {}\n", binding::describe(binding));
+    bindings.iter().enumerate().map(line).collect()
+}
+
 /// The programs, each with its environment. `env` beside it is the first one's, as before there could be several.
 fn apps_json(spec: &JobSpec, env: &[JobEnv]) -> Vec<Value> {
     let text = |bytes: &std::ffi::OsString| bytes.to_string_lossy().into_owned();
@@ -106,6 +123,6 @@ fn show(spec: &JobSpec, writer: &Writer, json: &Value, text: &[String]) {
     if spec.json {
         writer.print(json.to_string());
     } else {
-        text.iter().for_each(|part| writer.print(part.as_str()));
+        text.iter().filter(|part| !part.is_empty()).for_each(|part| writer.print(part.as_str()));
     }
 }

@@ -21,20 +21,22 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 use std::time::Duration;
 
-use efarun_wire::JobId;
 use efarun_wire::facts::NodeFacts;
 use efarun_wire::message::{AppPlan, LaunchPlan, RankPlan};
 use efarun_wire::oob::RootHub;
 use efarun_wire::secure::JobKey;
+use efarun_wire::{JobId, Rank};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::binding::{self, RankBinding};
 use crate::bootstrap::Listener;
 use crate::env::{self, JobEnv};
 use crate::error::LaunchError;
 use crate::exit_code::ExitCause;
-use crate::job::{App, DryRun, Host, JobSpec};
+use crate::job::{App, DryRun, Host, JobSpec, OutputSpec, StdinTo};
 use crate::mapping::{self, Placement};
+use crate::output::{LineStyle, RankFiles};
 use crate::spawn::Spawner;
 use crate::spawn::command::CommandSpawner;
 use crate::spawn::local::LocalSpawner;
@@ -54,7 +56,7 @@ const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
 /// Runs a job, or shows what would be run, and says with which exit code to end. Everything a user should know has
 /// been written when it returns.
 pub async fn run(spec: JobSpec) -> ExitCause {
-    let Ok((writer, written)) = Writer::start(spec.tag_output) else { return ExitCause::Internal };
+    let Ok((writer, written)) = Writer::start(line_style(&spec)) else { return ExitCause::Internal };
     let cause = match try_run(&spec, &writer, written).await {
         Ok(cause) => cause,
         Err(errors) => {
@@ -64,6 +66,11 @@ pub async fn run(spec: JobSpec) -> ExitCause {
     };
     writer.finish(OUTPUT_PATIENCE);
     cause
+}
+
+fn line_style(spec: &JobSpec) -> LineStyle {
+    let OutputSpec { tag, timestamp, merge_stderr, .. } = spec.output;
+    LineStyle { tag, timestamp, merged: merge_stderr }
 }
 
 async fn try_run(
@@ -94,6 +101,8 @@ async fn try_run(
     if spec.dry_run == Some(DryRun::Online) {
         return Ok(dry_run::online(spec, &job, writer));
     }
+    make_files(spec, &job.placement, writer)?;
+    show_placement(spec, &job, writer);
     Ok(watch(spec, job, signals, written, limits, writer).await)
 }
 
@@ -102,6 +111,8 @@ async fn try_run(
 pub struct Prepared {
     /// Where its ranks go.
     pub placement: Placement,
+    /// What each gets of its node's cores and cards, by rank.
+    pub bindings: Vec<RankBinding>,
     /// What they find in their environment, program by program.
     pub env: Vec<JobEnv>,
     /// The agents, by node.
@@ -254,6 +265,11 @@ fn prepare(
         .map(|(host, connected)| mapping::slots_of(host.clone(), Some(&connected.agent.facts)))
         .collect();
     let placement = mapping::place(&request(spec, hosts)?, &slots)?;
+    if let StdinTo::Rank(rank) = spec.stdin
+        && rank.0 >= placement.world_size()
+    {
+        return Err(LaunchError::NoSuchReader { rank, world_size: placement.world_size() });
+    }
     // Hosts that got no rank are let go: dropping the channel ends the agent.
     let mut indices = placement.nodes.iter().map(|node| node.host_index).peekable();
     let mut index = 0..;
@@ -286,7 +302,56 @@ fn prepare(
             writer.note(note);
         }
     }
-    Ok(Prepared { placement, env, agents: connected })
+    let bindings = bindings(spec, &placement, &facts)?;
+    Ok(Prepared { placement, bindings, env, agents: connected })
+}
+
+/// Chooses every rank's cores, GPU and cards.
+fn bindings(
+    spec: &JobSpec,
+    placement: &Placement,
+    facts: &[NodeFacts],
+) -> Result<Vec<RankBinding>, LaunchError> {
+    let mut bindings = vec![RankBinding::default(); placement.ranks.len()];
+    for (node, facts) in placement.nodes.iter().zip(facts) {
+        let count = u32::try_from(node.ranks.len()).expect("there are at most MAX_RANKS ranks");
+        let of_node = binding::bind(spec.binding(), &facts.topology, count, &node.host.to_string())?;
+        for (rank, binding) in node.ranks.iter().zip(of_node) {
+            bindings[rank.index()] = binding;
+        }
+    }
+    Ok(bindings)
+}
+
+/// Shows the map and the bindings of a job that is about to start, where that is asked for.
+fn show_placement(spec: &JobSpec, job: &Prepared, writer: &Writer) {
+    if spec.display_map {
+        writer.print(job.placement.to_text());
+    }
+    if spec.report_bindings {
+        for (place, binding) in job.placement.ranks.iter().zip(&job.bindings) {
+            let host = &job.placement.nodes[place.node.index()].host;
+            writer.note(format!("rank {} on {host}: {}", place.rank, binding::describe(binding)));
+        }
+    }
+}
+
+/// Makes the files that ranks' output goes to.
+fn make_files(spec: &JobSpec, placement: &Placement, writer: &Writer) -> Result<(), LaunchError> {
+    let Some(folder) = &spec.output.folder else { return Ok(()) };
+    let stderr = !spec.output.merge_stderr;
+    let files = RankFiles::create(&folder.path, folder.by_job, stderr, placement.world_size())?;
+    writer.files(files, !folder.copy);
+    Ok(())
+}
+
+/// The ranks that read standard input.
+fn stdin_readers(spec: &JobSpec, placement: &Placement) -> Vec<Rank> {
+    match spec.stdin {
+        StdinTo::None => Vec::new(),
+        StdinTo::Rank(rank) => vec![rank],
+        StdinTo::All => placement.ranks.iter().map(|place| place.rank).collect(),
+    }
 }
 
 /// The launcher's own environment, exactly as it has it.
@@ -317,19 +382,21 @@ async fn watch(
     writer: &Writer,
 ) -> ExitCause {
     let (node_events, nodes_receiver) = mpsc::unbounded_channel();
-    let Prepared { placement, env, agents } = job;
+    let Prepared { placement, bindings, env, agents } = job;
     let mut nodes = Vec::with_capacity(agents.len());
     for (place, agent) in placement.nodes.iter().zip(agents) {
         nodes.push(Node {
             host: place.host.to_string(),
             link: agent.agent.start(place.node, node_events.clone()),
             ranks: place.ranks.clone(),
-            plan: Some(launch_plan(spec, &placement, place, &env)),
+            plan: Some(launch_plan(spec, &placement, place, &bindings, &env)),
         });
     }
     drop(node_events);
     let hub = RootHub::for_head(placement.nodes.iter().map(|place| (place.node, place.ranks.clone())));
-    let inputs = Inputs { nodes: nodes_receiver, signals, written, stdin: stdin::read() };
+    let stdin_readers = stdin_readers(spec, &placement);
+    let stdin = if stdin_readers.is_empty() { None } else { stdin::read() };
+    let inputs = Inputs { nodes: nodes_receiver, signals, written, stdin, stdin_readers };
     let node_count = nodes.len();
     let ended = dispatcher::run(nodes, hub, writer, inputs, limits).await;
     let error = ended.verdict.first_failure().map(|failure| report::error_of(failure, &placement));
@@ -349,6 +416,7 @@ fn launch_plan(
     spec: &JobSpec,
     placement: &Placement,
     place: &mapping::NodePlace,
+    bindings: &[RankBinding],
     env: &[JobEnv],
 ) -> LaunchPlan {
     let apps = spec.apps.iter().zip(env).map(|(app, env)| {
@@ -372,6 +440,7 @@ fn launch_plan(
             rank: *rank,
             local_rank: rank_place.local_rank,
             app: u32::try_from(rank_place.app).expect("every program has one of at most MAX_RANKS ranks"),
+            cpus: bindings[rank.index()].cpus.clone(),
             env: env[rank_place.app].per_rank(*rank),
         }
     });
@@ -380,7 +449,11 @@ fn launch_plan(
         apps: apps.collect(),
         ranks: ranks.collect(),
         world_size: placement.world_size(),
-        stdin_rank: Some(efarun_wire::Rank(0)).filter(|rank| place.ranks.contains(rank)),
+        stdin_ranks: stdin_readers(spec, placement)
+            .into_iter()
+            .filter(|rank| placement.ranks[rank.index()].node == place.node)
+            .collect(),
+        merge_stderr: spec.output.merge_stderr,
         output_credit: OUTPUT_CREDIT_BYTES,
     }
 }

@@ -14,7 +14,7 @@ use efarun_wire::message::Stream;
 use efarun_wire::{NodeId, Rank};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::output::{OutputMux, Terminal};
+use crate::output::{LineStyle, OutputMux, RankFiles, Terminal};
 
 /// Output bytes that one node may have on their way to the launcher's own output.
 pub const OUTPUT_CREDIT_BYTES: u32 = 1 << 20;
@@ -37,6 +37,7 @@ enum Piece {
     Print(String),
     Note(String),
     Error(String),
+    Files { files: RankFiles, only: bool },
     Tail { rank: Rank, reply: mpsc::Sender<Vec<String>> },
     Finish,
 }
@@ -54,12 +55,12 @@ impl Writer {
     /// # Errors
     ///
     /// When no thread can be started.
-    pub fn start(tag_output: bool) -> std::io::Result<(Writer, UnboundedReceiver<Written>)> {
+    pub fn start(style: LineStyle) -> std::io::Result<(Writer, UnboundedReceiver<Written>)> {
         let (pieces, received) = mpsc::channel();
         let (written, receiver) = unbounded_channel();
         let thread = std::thread::Builder::new()
             .name("output".into())
-            .spawn(move || write_until_finished(&received, tag_output, &written))?;
+            .spawn(move || write_until_finished(&received, style, &written))?;
         Ok((Writer { pieces, thread }, receiver))
     }
 
@@ -81,6 +82,11 @@ impl Writer {
     /// Writes `error: …` to standard error.
     pub fn error(&self, text: impl Into<String>) {
         self.hand(Piece::Error(text.into()));
+    }
+
+    /// From here on, writes what ranks write to files as well, or to files only.
+    pub fn files(&self, files: RankFiles, only: bool) {
+        self.hand(Piece::Files { files, only });
     }
 
     /// The last lines that a rank wrote to its standard error, oldest first.
@@ -108,10 +114,10 @@ impl Writer {
 
 fn write_until_finished(
     pieces: &mpsc::Receiver<Piece>,
-    tag_output: bool,
+    style: LineStyle,
     written: &UnboundedSender<Written>,
 ) {
-    let mut mux = OutputMux::new(tag_output, Terminal::process());
+    let mut mux = OutputMux::new(style, Terminal::process());
     loop {
         let piece = match mux.next_tick() {
             None => pieces.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -130,6 +136,7 @@ fn write_until_finished(
             Ok(Piece::Print(text)) => mux.terminal().print(&text),
             Ok(Piece::Note(text)) => mux.terminal().note(text),
             Ok(Piece::Error(text)) => mux.terminal().error(text),
+            Ok(Piece::Files { files, only }) => mux.set_files(files, only),
             Ok(Piece::Tail { rank, reply }) => {
                 // Whoever asked may have stopped waiting.
                 let _ = reply.send(mux.stderr_tail(rank));

@@ -138,6 +138,7 @@ impl Head {
             rank: Rank(rank),
             local_rank: rank,
             app: 0,
+            cpus: Vec::new(),
             env: vec![(b"EFARUN_RANK".to_vec(), rank.to_string().into_bytes())],
         };
         let path = std::env::var("PATH").unwrap();
@@ -157,7 +158,8 @@ impl Head {
             apps: vec![app],
             ranks: (0..rank_count).map(rank_plan).collect(),
             world_size: rank_count,
-            stdin_rank: None,
+            stdin_ranks: Vec::new(),
+            merge_stderr: false,
             output_credit: 1 << 20,
         }
     }
@@ -203,7 +205,7 @@ impl Head {
                 assert_eq!(seen.exits.insert(exit.rank, exit), None, "an exit comes once");
             }
             AgentMessage::Reaped { ranks, strays } => seen.reaped = Some((ranks, strays)),
-            AgentMessage::StdinCredit { bytes } => seen.stdin_credit += u64::from(bytes),
+            AgentMessage::StdinCredit { bytes, .. } => seen.stdin_credit += u64::from(bytes),
             AgentMessage::Note(text) => seen.notes.push(text),
             AgentMessage::Failed(text) => seen.failed.push(text),
             AgentMessage::Oob(up) => seen.oob.push(up),

@@ -71,7 +71,7 @@ async fn what_was_written_before_the_end_arrives_however_slow_the_head_is() {
 async fn standard_input_reaches_one_rank_and_its_credit_comes_back() {
     let mut head = Head::start().await;
     let mut plan = head.plan(2, "cat");
-    plan.stdin_rank = Some(Rank(1));
+    plan.stdin_ranks = vec![Rank(1)];
     head.link.send(&HeadMessage::Launch(Box::new(plan)));
     let chunk: Vec<u8> = (0..32 << 10).map(|byte| byte as u8).collect();
     let chunks = 40;
@@ -92,7 +92,7 @@ async fn standard_input_reaches_one_rank_and_its_credit_comes_back() {
 async fn a_rank_that_does_not_read_is_not_written_to_without_bound() {
     let mut head = Head::start().await;
     let mut plan = head.plan(1, "echo started; sleep 1000");
-    plan.stdin_rank = Some(Rank(0));
+    plan.stdin_ranks = vec![Rank(0)];
     head.link.send(&HeadMessage::Launch(Box::new(plan)));
     for _ in 0..STDIN_CREDIT_BYTES as usize / (32 << 10) {
         head.link.send(&HeadMessage::Stdin { rank: Rank(0), bytes: vec![0; 32 << 10] });

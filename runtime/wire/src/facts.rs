@@ -31,6 +31,8 @@ pub struct NodeFacts {
     pub efa_devices: Vec<String>,
     /// The EFA kernel driver's version, where it is loaded.
     pub efa_driver: Option<String>,
+    /// Where CPUs, GPUs and EFA devices are.
+    pub topology: Topology,
     /// Those of the well-known library folders that exist here.
     pub library_dirs: Vec<String>,
     /// The home folder of the user that the agent runs as.
@@ -53,4 +55,39 @@ pub struct NodeFacts {
     pub unix_time_ms: u64,
     /// The agent's environment: PATH, LD_LIBRARY_PATH and what else decides how a program starts, as bytes.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// The parts of a node, and how near they are to each other.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topology {
+    /// The CPUs that the agent may run on, ascending.
+    pub cpus: Vec<Cpu>,
+    /// As [`NodeFacts::gpus`].
+    pub gpus: Vec<Device>,
+    /// As [`NodeFacts::efa_devices`].
+    pub efa_devices: Vec<Device>,
+}
+
+/// A CPU as the kernel counts them: a hardware thread of a core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// Its number.
+    pub id: u32,
+    /// Its core, by the number of the core's first CPU.
+    pub core: u32,
+    /// Its socket.
+    pub package: u32,
+    /// Its NUMA node.
+    pub numa: u32,
+}
+
+/// A device on a PCI bus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// A GPU's PCI address, an EFA device's name.
+    pub name: String,
+    /// The bridges before it and itself, from its root bus: `pci0000:10/0000:10:1b.0`. Empty where /sys hides it.
+    pub pci_path: String,
+    /// The NUMA node that it is at, where the machine tells.
+    pub numa: Option<u32>,
 }

@@ -117,9 +117,11 @@ pub enum AgentMessage {
         /// The bytes; empty means that the stream ended.
         bytes: Vec<u8>,
     },
-    /// The head may send this many more bytes of standard input; at the start it may send
-    /// [`STDIN_CREDIT_BYTES`]. Returned as the reading rank takes them, all at once when it closes its end.
+    /// The head may send this many more bytes of standard input to a rank; at the start it may send
+    /// [`STDIN_CREDIT_BYTES`]. Returned as the rank takes them, all at once when it closes its end.
     StdinCredit {
+        /// The rank that reads them.
+        rank: Rank,
         /// Added to what the head may still send.
         bytes: u32,
     },
@@ -145,7 +147,7 @@ pub enum AgentMessage {
     Failed(String),
 }
 
-/// Bytes of standard input that may be on their way to the rank that reads them before the agent gives credit.
+/// Bytes of standard input that may be on their way to each rank that reads them before the agent gives credit.
 pub const STDIN_CREDIT_BYTES: u32 = 256 << 10;
 
 /// Why the head could not be dialled.
@@ -178,8 +180,10 @@ pub struct LaunchPlan {
     pub ranks: Vec<RankPlan>,
     /// World size, for the out-of-band layer.
     pub world_size: u32,
-    /// The rank whose standard input the head feeds; the others read /dev/null.
-    pub stdin_rank: Option<Rank>,
+    /// The ranks of this node whose standard input the head feeds; the others read /dev/null.
+    pub stdin_ranks: Vec<Rank>,
+    /// Ranks write standard error to the pipe of their standard output.
+    pub merge_stderr: bool,
     /// Output bytes that the agent may send before it gets more credit.
     pub output_credit: u32,
 }
@@ -210,6 +214,8 @@ pub struct RankPlan {
     pub local_rank: u32,
     /// Which of the plan's programs it runs.
     pub app: u32,
+    /// The CPUs that it may run on; none means all that its agent may.
+    pub cpus: Vec<u32>,
     /// What it has beyond the shared environment; wins over it.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
 }

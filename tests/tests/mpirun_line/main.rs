@@ -2,6 +2,9 @@
 //!
 //! Whether a line is understood is tested beside the parser; here an option that was parsed and then forgotten fails.
 
+mod hosts_named;
+mod output;
+mod placement;
 mod programs;
 
 use efarun_tests::echo::Echo;
@@ -35,3 +38,16 @@ fn words(line: &str) -> Vec<String> {
 }
 
 const NO_ARGS: [&str; 0] = [];
+
+#[test]
+fn hosts_are_converted_and_lines_translated_without_running_anything() {
+    let said = |line: &str| {
+        let launcher = std::process::Command::new(program!("efarun-under-test")).args(words(line)).output();
+        let output = launcher.expect("the launcher can be run");
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).expect("hosts and options are text")
+    };
+    assert_eq!(said("hosts p4d[01-02]:8 --to mpich"), "p4d01:8\np4d02:8\n");
+    let translated = said("translate mpirun -np 4 --bynode ./p");
+    assert_eq!(translated.lines().next(), Some("efarun --map-by node -n 4 ./p"));
+}

@@ -21,18 +21,26 @@ pub(in crate::cli) const FLAGS: &[ForeignFlag] = &[
     flag(&["dvm", "hnp", "ompi-server", "dvm-uri"], 1, Unused("efarun has no daemons that outlive a job")),
     // How many ranks, and where.
     flag(&["pernode"], 0, Means(&["--npernode=1"])),
-    flag(&["npersocket"], 1, Refused(MAPPING)),
-    flag(&["ppr"], 1, Refused(MAPPING)),
-    flag(&["map-by", "rank-by", "rankfile", "rf"], 1, Refused(MAPPING)),
-    flag(&["bynode", "byslot", "bycore", "bysocket", "bynuma"], 0, Refused(MAPPING)),
-    flag(&["bind-to-core", "bind-to-socket"], 0, Refused("leave it out: efarun does not bind ranks yet")),
+    flag(&["npersocket"], 1, Means(&["--map-by=ppr:{}:socket", "--bind-to=socket"])),
+    flag(&["ppr"], 1, Means(&["--map-by=ppr:{}"])),
+    flag(
+        &["rankfile", "rf"],
+        1,
+        Refused("--map-by, -N and --bind-to place ranks; a file with a line per rank is not taken yet"),
+    ),
+    flag(&["bynode"], 0, Means(&["--map-by=node"])),
+    flag(&["byslot"], 0, Means(&["--map-by=slot"])),
+    flag(&["bycore"], 0, Means(&["--map-by=core"])),
+    flag(&["bysocket"], 0, Means(&["--map-by=socket"])),
+    flag(&["bynuma"], 0, Means(&["--map-by=numa"])),
+    flag(&["bind-to-core"], 0, Means(&["--bind-to=core"])),
+    flag(&["bind-to-socket"], 0, Means(&["--bind-to=socket"])),
     flag(&["bind-to-none"], 0, Means(&["--bind-to=none"])),
     flag(
-        &["cpus-per-proc", "cpus-per-rank", "cpu-set", "cpu-list", "slot-list"],
+        &["cpu-set", "cpu-list", "slot-list"],
         1,
-        Refused("leave it out: efarun does not bind ranks yet"),
+        Refused("--bind-to chooses among the CPUs that efarun may use there: start it under `taskset`"),
     ),
-    flag(&["report-bindings"], 0, NoDifference("efarun does not bind ranks yet")),
     flag(
         &["nooversubscribe"],
         0,
@@ -76,22 +84,12 @@ pub(in crate::cli) const FLAGS: &[ForeignFlag] = &[
     flag(&["display"], 1, List(DISPLAY)),
     flag(&["output"], 1, List(OUTPUT)),
     flag(
-        &[
-            "display-map",
-            "display-allocation",
-            "display-devel-map",
-            "display-devel-allocation",
-            "display-diffable-map",
-            "display-topo",
-        ],
+        &["display-devel-map", "display-devel-allocation", "display-diffable-map", "display-topo"],
         0,
-        Refused("use --dry-run"),
+        Means(&["--display-map"]),
     ),
     flag(&["do-not-launch"], 0, Means(&["--dry-run"])),
     flag(&["runtime-options"], 1, List(RUNTIME_OPTIONS)),
-    flag(&["timestamp-output", "merge-stderr-to-stdout"], 0, Refused("leave it out")),
-    flag(&["output-filename"], 1, Refused("redirect efarun's output, with --tag-output")),
-    flag(&["stdin"], 1, Refused("leave it out: rank 0 reads standard input")),
     flag(&["xml"], 0, Unused("efarun writes no XML: --json has the map and the report")),
     flag(&["show-progress"], 0, NoDifference("progress is shown on a terminal")),
     flag(&["quiet", "q"], 0, NoDifference("nothing is said unless it matters")),
@@ -137,16 +135,19 @@ pub(in crate::cli) const FLAGS: &[ForeignFlag] = &[
 ];
 
 /// `--display`, of Open MPI 5.
-const DISPLAY: &[ListWord] = &[word(
-    &["map", "map-devel", "allocation", "alloc", "topo", "cpus", "bind", "bindings"],
-    Refused("use --dry-run"),
-)];
+const DISPLAY: &[ListWord] = &[
+    word(&["map", "map-devel", "allocation", "alloc", "topo", "cpus"], Means(&["--display-map"])),
+    word(&["bind", "bindings"], Means(&["--report-bindings"])),
+    word(&["parsable", "parseable"], Unused("--json has the map as data")),
+];
 
 /// `--output`, of Open MPI 5.
 const OUTPUT: &[ListWord] = &[
     word(&["tag", "tag-detailed", "tag-fullname", "rank"], Means(&["--tag-output"])),
-    word(&["timestamp", "merge-stderr-to-stdout", "merge"], Refused("leave it out")),
-    word(&["dir", "directory", "file", "filename"], Refused("redirect efarun's output, with --tag-output")),
+    word(&["timestamp"], Means(&["--timestamp-output"])),
+    word(&["merge-stderr-to-stdout", "merge"], Means(&["--merge-stderr-to-stdout"])),
+    word(&["dir", "directory"], Means(&["--output-filename={}"])),
+    word(&["file", "filename"], Refused("use --output-filename DIR, which makes DIR/1/rank.N/stdout")),
     word(&["xml"], Unused("efarun writes no XML: --json has the map and the report")),
     word(&["copy"], NoDifference("output is shown on the terminal in any case")),
 ];
@@ -173,4 +174,3 @@ const RUNTIME_OPTIONS: &[ListWord] = &[
 
 const FAILURE_ENDS: &str = "a rank that fails ends the job";
 const ITS_OWN_WAY: &str = "efarun starts its agents in a way of its own";
-const MAPPING: &str = "hosts are filled in order; -N limits the ranks on each";

@@ -35,7 +35,10 @@ pub(in crate::cli) fn look_up(name: &OsStr) -> Known {
         return Known::Launcher(index);
     }
     let framework = name.split('_').next().unwrap_or_default();
-    if !FRAMEWORKS.contains(&framework) && !name.starts_with("hwloc_base_") {
+    if !FRAMEWORKS.contains(&framework)
+        && !name.starts_with("hwloc_base_")
+        && !name.starts_with("hwloc_default_")
+    {
         return Known::Program;
     }
     Known::Unknown(likely(name, PARAMETERS.iter().flat_map(|row| row.names).copied()))
@@ -110,6 +113,16 @@ pub(in crate::cli) const PARAMETERS: &[ParameterRow] = &[
         &["orte_strip_prefix", "prte_strip_prefix", "orte_hostname_cutoff", "prte_hostname_cutoff"],
         NoDifference("a host's name is used as it is written"),
     ),
+    row(&["rmaps_base_mapping_policy", "rmaps_default_mapping_policy"], Means(&["--map-by={}"])),
+    row(&["rmaps_base_ranking_policy", "rmaps_default_ranking_policy"], Means(&["--rank-by={}"])),
+    row(&["hwloc_base_binding_policy", "hwloc_default_binding_policy"], Means(&["--bind-to={}"])),
+    row(&["rmaps_base_cpus_per_rank", "rmaps_base_cpus_per_proc"], Means(&["--cpus-per-rank={}"])),
+    row(&["rmaps_ppr_pattern"], Means(&["--map-by=ppr:{}"])),
+    row(
+        &["rmaps_base_display_map", "orte_display_alloc", "ras_base_display_alloc"],
+        Switch(&["--display-map"]),
+    ),
+    row(&["hwloc_base_report_bindings"], Switch(&["--report-bindings"])),
     row(&["rmaps_base_oversubscribe"], Switch(&["--oversubscribe"])),
     row(
         &["rmaps_base_no_oversubscribe"],
@@ -119,6 +132,9 @@ pub(in crate::cli) const PARAMETERS: &[ParameterRow] = &[
     row(&["rmaps_base_pernode", "rmaps_ppr_pernode"], Switch(&["--npernode=1"])),
     row(&["rmaps_base_n_pernode", "rmaps_ppr_n_pernode"], Means(&["--npernode={}"])),
     row(&["orte_tag_output"], Switch(&["--tag-output"])),
+    row(&["orte_timestamp_output"], Switch(&["--timestamp-output"])),
+    row(&["orte_output_filename"], Means(&["--output-filename={}"])),
+    row(&["orte_xml_output"], Unused("efarun writes no XML: --json has the map and the report")),
     row(
         &["orte_abort_on_non_zero_status", "orte_abort_non_zero_exit", "prte_abort_on_non_zero_status"],
         AlwaysTrue("a rank that fails ends the job"),

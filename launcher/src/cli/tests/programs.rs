@@ -20,7 +20,7 @@ fn a_colon_begins_another_program_with_options_of_its_own() {
     );
     let expected = [(Some(1), "p -v x"), (Some(2), "q"), (Some(3), "r")];
     assert_eq!(programs(&job), expected.map(|(count, words)| (count, words.to_owned())));
-    assert!(job.tag_output && job.hostfile == Some("h".into()), "what is the job's may stand anywhere");
+    assert!(job.output.tag && job.hostfile == Some("h".into()), "what is the job's may stand anywhere");
     assert_eq!(
         (&job.apps[0].host_list[..], &job.apps[1].host_list[..]),
         (&["a:1".to_owned()][..], &["b:1".to_owned()][..])
@@ -66,7 +66,7 @@ fn programs_may_come_from_a_file() {
     let job = with_file("--app apps -v", file).unwrap();
     assert_eq!(programs(&job), [(Some(2), "./p one word".to_owned()), (Some(1), "q".to_owned())]);
     assert_eq!(job.apps[0].exports, [Export::Set("A".into(), "b c".into())]);
-    assert!(job.tag_output && job.verbose);
+    assert!(job.output.tag && job.verbose);
     let job = with_file("--app apps -x B=1 --wdir /line", b"-n 1 -x A=2 p\n-n 1 --wdir /own q\n").unwrap();
     assert_eq!((job.apps[0].exports.len(), job.apps[1].exports.len()), (2, 1), "the line's hold for each");
     assert_eq!(job.apps[0].wdir, Some("/line".into()));
@@ -110,7 +110,11 @@ fn the_launchers_parameters_in_the_environment_are_acted_on() {
     let job = with_env("p", &k8s);
     assert_eq!((job.hostfile, job.default_slots), (Some("/etc/mpi/hostfile".into()), Some(8)));
     assert_eq!(job.launch_agent.unwrap(), ["ssh", "-o", "ConnectionAttempts=10"]);
-    assert!(job.notes.is_empty() && job.parameters.is_empty(), "{:?}", job.notes);
+    assert_eq!(
+        job.notes,
+        ["the hosts are those of /etc/mpi/hostfile, which OMPI_MCA_orte_default_hostfile names"]
+    );
+    assert!(job.parameters.is_empty());
 }
 
 #[test]
@@ -121,6 +125,17 @@ fn the_line_wins_over_the_environment_and_an_outer_jobs_says_nothing() {
     assert_eq!(with_env("-H a p", &[hostfile]).hostfile, None, "-H names the hosts");
     let inside = [hostfile, ("OMPI_COMM_WORLD_RANK", "3")];
     assert_eq!(with_env("p", &inside).hostfile, None);
+}
+
+#[test]
+fn hosts_of_other_launchers_are_found_where_none_are_named() {
+    let slurm = [("SLURM_JOB_NODELIST", "n[1-2]"), ("SLURM_TASKS_PER_NODE", "4(x2)")];
+    let job = with_env("p", &slurm);
+    assert_eq!(job.apps[0].host_list, ["n1:4", "n2:4"]);
+    assert_eq!(job.notes, ["the hosts are those of SLURM_JOB_NODELIST"]);
+    assert_eq!(with_env("-H a,n[8-9] p", &slurm).apps[0].host_list, ["a", "n[8-9]"]);
+    assert_eq!(with_env("--hostfile h p", &slurm).apps[0].host_list, Vec::<String>::new());
+    assert_eq!(with_env("p", &[("PBS_NODEFILE", "/pbs")]).hostfile, Some("/pbs".into()));
 }
 
 #[test]

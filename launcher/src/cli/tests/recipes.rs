@@ -37,7 +37,7 @@ const RECIPES: &[(&str, &str)] = &[
     ),
     (
         "Horovod on Kubernetes",
-        "-np 4 -H a:4 -bind-to none -mca pml ob1 -mca btl ^openib -mca plm_rsh_args -p\\ 12345\\ -i\\ key python train.py",
+        "-np 4 -H a:4 -bind-to none -map-by slot -mca pml ob1 -mca btl ^openib -mca plm_rsh_args -p\\ 12345\\ -i\\ key python train.py",
     ),
     (
         "Horovod, a program per GPU",

@@ -6,7 +6,8 @@ fn written(
     drive: impl FnOnce(&mut OutputMux<&mut Vec<u8>, &mut Vec<u8>>, Instant),
 ) -> (String, String) {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let mut mux = OutputMux::new(tag, Terminal::new(&mut stdout, &mut stderr));
+    let mut mux =
+        OutputMux::new(LineStyle { tag, ..LineStyle::default() }, Terminal::new(&mut stdout, &mut stderr));
     drive(&mut mux, Instant::now());
     (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
@@ -67,7 +68,7 @@ fn bytes_of_a_rank_that_writes_alone_pass_unchanged() {
     let sent: Vec<u8> =
         (0..=255).cycle().filter(|byte| *byte != b'\n').take(300_000).chain([0, 0xff]).collect();
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let mut mux = OutputMux::new(false, Terminal::new(&mut stdout, &mut stderr));
+    let mut mux = OutputMux::new(LineStyle::default(), Terminal::new(&mut stdout, &mut stderr));
     let now = Instant::now();
     for chunk in sent.chunks(1000) {
         mux.push(Rank(0), Stream::Stdout, chunk, now);
@@ -91,7 +92,7 @@ fn line_that_is_too_long_to_keep_is_passed_on_in_parts() {
 #[test]
 fn stderr_tail_keeps_the_last_lines_and_no_escape_sequences() {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let mut mux = OutputMux::new(false, Terminal::new(&mut stdout, &mut stderr));
+    let mut mux = OutputMux::new(LineStyle::default(), Terminal::new(&mut stdout, &mut stderr));
     let now = Instant::now();
     for number in 0..50 {
         mux.push(Rank(2), Stream::Stderr, format!("line {number}\n").as_bytes(), now);

@@ -1,0 +1,44 @@
+//! Which hosts a job has, by whatever grammar or variable they are named.
+
+use efarun_tests::{Job, Need, Testbed, program, require};
+
+use super::{NO_ARGS, echoes, hosts, on, words};
+
+fn ran_on(job: Job<'_>) -> String {
+    let outcome = job.program(program!("rank_echo"), NO_ARGS).run();
+    hosts(&echoes(&outcome)).join(" ")
+}
+
+#[test]
+fn ranges_and_carets_choose_hosts() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(3);
+    assert_eq!(ran_on(on(&testbed).options(words("-H h[1-3]"))), "h1 h2 h3");
+    assert_eq!(ran_on(on(&testbed).options(words("-H h[1,3]:2,^h1"))), "h3 h3");
+    let hostfile = testbed.hostfile_of("h[1-3] slots=1 // all\n^h2\n".to_owned());
+    let with_file = || on(&testbed).options(["--hostfile".as_ref(), hostfile.as_os_str()]);
+    assert_eq!(ran_on(with_file()), "h1 h3");
+    assert_eq!(ran_on(with_file().options(words("-H ^h1"))), "h3");
+}
+
+#[test]
+fn hosts_that_other_launchers_variables_name_are_used_and_that_is_said() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let hostfile = testbed.hostfile_of("h2:2\n".to_owned());
+    for variable in
+        ["HYDRA_HOST_FILE", "I_MPI_HYDRA_HOST_FILE", "PBS_NODEFILE", "PRTE_MCA_prte_default_hostfile"]
+    {
+        let outcome = on(&testbed).env(variable, &hostfile).program(program!("rank_echo"), NO_ARGS).run();
+        assert_eq!(hosts(&echoes(&outcome)), ["h2", "h2"], "{variable}");
+        outcome.assert_says(&[&format!("which {variable} names")]);
+    }
+    let slurm = |tasks: &str| {
+        let job = on(&testbed).env("SLURM_JOB_NODELIST", "h[1-2]").env("SLURM_TASKS_PER_NODE", tasks);
+        job.program(program!("rank_echo"), NO_ARGS).run()
+    };
+    let outcome = slurm("1,2");
+    assert_eq!(hosts(&echoes(&outcome)), ["h1", "h2", "h2"]);
+    outcome.assert_says(&["the hosts are those of SLURM_JOB_NODELIST"]);
+    assert_eq!(hosts(&echoes(&slurm("2(x2)"))), ["h1", "h1", "h2", "h2"]);
+}
