@@ -91,6 +91,8 @@ pub const FI_ENABLE: c_int = 6;
 pub const FI_OPT_ENDPOINT: c_int = 0;
 pub const FI_OPT_MIN_MULTI_RECV: c_int = 0;
 pub const FI_OPT_FI_HMEM_P2P: c_int = 8;
+/// A `bool`, since 1.20.
+pub const FI_OPT_SHARED_MEMORY_PERMITTED: c_int = 11;
 /// Of the EFA provider, since 2.0: how often the device retries for a receiver that is not ready, as a `size_t`.
 pub const FI_OPT_EFA_RNR_RETRY: c_int = -(0xefa << 16);
 
@@ -106,6 +108,8 @@ pub const FI_ENOMEM: c_int = libc::ENOMEM;
 pub const FI_EINVAL: c_int = libc::EINVAL;
 pub const FI_ENOSYS: c_int = libc::ENOSYS;
 pub const FI_ENODATA: c_int = libc::ENODATA;
+pub const FI_ENOPROTOOPT: c_int = libc::ENOPROTOOPT;
+pub const FI_EOPNOTSUPP: c_int = libc::EOPNOTSUPP;
 pub const FI_ECANCELED: c_int = libc::ECANCELED;
 pub const FI_EOTHER: c_int = 256;
 pub const FI_ETOOSMALL: c_int = 257;

@@ -16,6 +16,7 @@ use libfabric_sys as sys;
 use super::domain::Domain;
 use super::error::FabricError;
 use super::fabric::{log_close, no_object};
+use super::info::Service;
 
 /// A completion queue.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct CompletionQueue {
     raw: NonNull<sys::fid_cq>,
     domain: Arc<Domain>,
     can_wait: bool,
+    /// Bytes from one entry to the next.
+    entry_bytes: usize,
 }
 
 // SAFETY: objects of a domain are opened with FI_THREAD_SAFE.
@@ -37,6 +40,8 @@ pub struct Completion {
     pub context: usize,
     /// Bytes received; meaningless for a send.
     pub len_bytes: usize,
+    /// The data that came with it, where some did.
+    pub data: Option<u32>,
 }
 
 /// An operation that is over and failed.
@@ -46,21 +51,27 @@ pub struct Failure {
     pub context: usize,
     /// libfabric's code, positive.
     pub code: i32,
+    /// The provider's own code.
+    pub provider_code: i32,
     /// What it says about it, the provider's own word included.
     pub text: String,
 }
 
 impl CompletionQueue {
-    /// Opens a queue for `size` operations at once; one that can be waited for where the provider has such.
+    /// Opens a queue for `size` operations at once; one that can be waited for where the provider has such. EFA's is
+    /// not: it moves messages in our calls only, and its queue, slept on, was seen to wake a millisecond late.
     ///
     /// # Errors
     ///
     /// [`FabricError::Call`] of `fi_cq_open`.
     pub fn open(domain: &Arc<Domain>, size: usize) -> Result<Arc<Self>, FabricError> {
         let library = domain.info().library();
+        let (format, entry_bytes) = match domain.info().service() {
+            Service::Tagged => (sys::FI_CQ_FORMAT_TAGGED, size_of::<sys::fi_cq_tagged_entry>()),
+            Service::Writes => (sys::FI_CQ_FORMAT_DATA, size_of::<sys::fi_cq_data_entry>()),
+        };
         let open = |wait_obj| {
-            let mut attr =
-                sys::fi_cq_attr { size, format: sys::FI_CQ_FORMAT_TAGGED, wait_obj, ..sys::zeroed() };
+            let mut attr = sys::fi_cq_attr { size, format, wait_obj, ..sys::zeroed() };
             let mut raw = ptr::null_mut();
             // SAFETY: the domain is open; the attributes are of full size and only read.
             let code = unsafe {
@@ -68,15 +79,17 @@ impl CompletionQueue {
             };
             library.check("fi_cq_open", code).map(|()| raw)
         };
-        let (raw, can_wait) = match open(sys::FI_WAIT_UNSPEC) {
-            Ok(raw) => (raw, true),
+        let may_wait = !domain.info().is_efa();
+        let (raw, can_wait) = match if may_wait { open(sys::FI_WAIT_UNSPEC) } else { open(sys::FI_WAIT_NONE) }
+        {
+            Ok(raw) => (raw, may_wait),
             Err(error) => {
                 log::debug!("{} has no completion queue to wait for: {error}", domain.info().provider());
                 (open(sys::FI_WAIT_NONE)?, false)
             }
         };
         let raw = NonNull::new(raw).ok_or_else(|| no_object(domain.info(), "fi_cq_open"))?;
-        Ok(Arc::new(CompletionQueue { raw, domain: domain.clone(), can_wait }))
+        Ok(Arc::new(CompletionQueue { raw, domain: domain.clone(), can_wait, entry_bytes }))
     }
 
     /// Makes progress and appends what is over, some of it at least when there is any. Never sleeps.
@@ -91,7 +104,7 @@ impl CompletionQueue {
     ) -> Result<(), FabricError> {
         for _ in 0..MAX_BATCHES {
             let mut entries = [sys::zeroed::<sys::fi_cq_tagged_entry>(); BATCH];
-            // SAFETY: the queue is open; the library writes at most BATCH entries of the format asked for.
+            // SAFETY: the queue is open; the library writes at most BATCH entries, of this size or a smaller one.
             let read =
                 unsafe { sys::call::fi_cq_read(self.raw.as_ptr(), entries.as_mut_ptr().cast(), BATCH) };
             let count = self.take("fi_cq_read", read, &entries, completions, failures)?;
@@ -148,11 +161,7 @@ impl CompletionQueue {
         failures: &mut Vec<Failure>,
     ) -> Result<usize, FabricError> {
         if let Ok(count) = usize::try_from(read) {
-            completions.extend(
-                entries[..count]
-                    .iter()
-                    .map(|entry| Completion { context: entry.op_context as usize, len_bytes: entry.len }),
-            );
+            completions.extend((0..count.min(entries.len())).map(|index| self.completion(entries, index)));
             return Ok(count);
         }
         match i32::try_from(-read).unwrap_or(sys::FI_EOTHER) {
@@ -163,6 +172,16 @@ impl CompletionQueue {
             }
             _ => Err(self.domain.info().library().error(call, read)),
         }
+    }
+
+    fn completion(&self, entries: &[sys::fi_cq_tagged_entry], index: usize) -> Completion {
+        // SAFETY: `index` is below what the library wrote, which lies in `entries` at distances of `entry_bytes`; an
+        // entry of either format begins with these fields, and is aligned as the other, as all of it are words.
+        let entry = unsafe {
+            entries.as_ptr().byte_add(index * self.entry_bytes).cast::<sys::fi_cq_data_entry>().read()
+        };
+        let data = (entry.flags & sys::FI_REMOTE_CQ_DATA != 0).then_some(entry.data as u32);
+        Completion { context: entry.op_context as usize, len_bytes: entry.len, data }
     }
 
     fn read_failure(&self) -> Result<Option<Failure>, FabricError> {
@@ -179,7 +198,8 @@ impl CompletionQueue {
         let general = library.text(entry.err);
         let own = self.provider_text(&entry);
         let text = if own.is_empty() || own == general { general } else { format!("{general} ({own})") };
-        Ok(Some(Failure { context: entry.op_context as usize, code: entry.err, text }))
+        let (context, provider_code) = (entry.op_context as usize, entry.prov_errno);
+        Ok(Some(Failure { context, code: entry.err, provider_code, text }))
     }
 
     fn provider_text(&self, entry: &sys::fi_cq_err_entry) -> String {

@@ -21,7 +21,7 @@ use super::error::FabricError;
 use super::fabric::{log_close, no_object};
 use super::mr::MemoryRegion;
 
-/// A reliable-datagram endpoint with tagged messages, ready for use.
+/// A reliable-datagram endpoint, ready for use.
 #[derive(Debug)]
 pub struct Endpoint {
     raw: NonNull<sys::fid_ep>,
@@ -43,6 +43,15 @@ pub struct Part<'a> {
     pub memory: *const [u8],
     /// The region that covers them, where the provider wants local registration.
     pub region: Option<&'a MemoryRegion>,
+}
+
+/// A place in a peer's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its address there.
+    pub address: u64,
+    /// The region's key.
+    pub key: u64,
 }
 
 impl Endpoint {
@@ -71,12 +80,37 @@ impl Endpoint {
             // SAFETY: both objects are open, and the endpoint holds what is bound to it.
             library.check("fi_ep_bind", unsafe { sys::call::fi_ep_bind(raw.as_ptr(), object, flags) })
         };
+        endpoint.forbid_shared_memory()?;
         bind(eq.as_ptr().cast(), 0)?;
         bind(av.as_ptr().cast(), 0)?;
         bind(cq.as_ptr().cast(), sys::FI_TRANSMIT | sys::FI_RECV)?;
         // SAFETY: the endpoint is open and has all it needs.
         library.check("fi_enable", unsafe { sys::call::fi_enable(raw.as_ptr()) })?;
         Ok(endpoint)
+    }
+
+    /// The EFA provider would take a way of its own between processes of a machine, past the card; what shares memory
+    /// with us is reached without libfabric.
+    fn forbid_shared_memory(&self) -> Result<(), FabricError> {
+        if !self.domain.info().is_efa() {
+            return Ok(());
+        }
+        let value = false;
+        // SAFETY: the endpoint is open; the option is a `bool`, which is read before the call returns.
+        let code = unsafe {
+            sys::call::fi_setopt(
+                self.raw.as_ptr(),
+                sys::FI_OPT_ENDPOINT,
+                sys::FI_OPT_SHARED_MEMORY_PERMITTED,
+                (&raw const value).cast(),
+                size_of::<bool>(),
+            )
+        };
+        match -code {
+            // Older providers do not know the option, or have no such way on this fabric.
+            sys::FI_ENOPROTOOPT | sys::FI_EOPNOTSUPP | sys::FI_ENOSYS => Ok(()),
+            _ => self.domain.info().library().check("fi_setopt", code),
+        }
     }
 
     /// The domain that it is in.
@@ -176,6 +210,64 @@ impl Endpoint {
         let returned =
             unsafe { sys::call::fi_tsendmsg(self.raw.as_ptr(), &raw const message, sys::FI_COMPLETION) };
         self.domain.info().library().check_post("fi_tsendmsg", returned)
+    }
+
+    /// Posts a write into a peer's memory, which tells the peer `data` when it is there. `Ok(false)`: the queue is full.
+    ///
+    /// # Safety
+    ///
+    /// As [`Endpoint::post_send`]; and the peer has opened the memory to us for such writes.
+    ///
+    /// # Errors
+    ///
+    /// [`FabricError::Call`] of `fi_writedata`.
+    pub unsafe fn post_write(
+        &self,
+        to: FabricAddress,
+        part: Part<'_>,
+        target: Target,
+        data: u32,
+        context: *mut c_void,
+    ) -> Result<bool, FabricError> {
+        // SAFETY: the endpoint is open; the memory is the caller's promise.
+        let returned = unsafe {
+            sys::call::fi_writedata(
+                self.raw.as_ptr(),
+                part.memory.cast(),
+                part.memory.len(),
+                part.region.map_or(ptr::null_mut(), MemoryRegion::descriptor),
+                data.into(),
+                to.0,
+                target.address,
+                target.key,
+                context,
+            )
+        };
+        self.domain.info().library().check_post("fi_writedata", returned)
+    }
+
+    /// Posts a receive for data that a write brings, without memory. `Ok(false)`: the queue is full.
+    ///
+    /// # Safety
+    ///
+    /// The 64 bytes at `context` belong to the provider until the completion was read or the endpoint closed.
+    ///
+    /// # Errors
+    ///
+    /// [`FabricError::Call`] of `fi_recv`.
+    pub unsafe fn post_receive_for_data(&self, context: *mut c_void) -> Result<bool, FabricError> {
+        // SAFETY: the endpoint is open; the context is the caller's promise.
+        let returned = unsafe {
+            sys::call::fi_recv(
+                self.raw.as_ptr(),
+                ptr::null_mut(),
+                0,
+                ptr::null_mut(),
+                sys::FI_ADDR_UNSPEC,
+                context,
+            )
+        };
+        self.domain.info().library().check_post("fi_recv", returned)
     }
 
     /// Closes it. When it returns `Ok`, the provider touches no memory of its operations any more.

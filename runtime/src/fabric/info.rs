@@ -18,10 +18,20 @@ use libfabric_sys::fi_info;
 use super::error::FabricError;
 use super::library::Library;
 
-/// What an endpoint must be able to do: reliable datagrams with tagged messages, with whatever memory modes the
-/// provider wants.
+/// What an endpoint must be able to do, on reliable datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Tagged messages.
+    Tagged,
+    /// Writes into a peer's memory that tell the peer so by 32 bits of data.
+    Writes,
+}
+
+/// An endpoint that is looked for, with whatever memory modes the provider wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
+    /// What it must be able to do.
+    pub service: Service,
     /// The provider, by libfabric's name for it: `tcp`, `tcp;ofi_rxm`, `efa`.
     pub provider: &'a str,
     /// Its fabric, by name, where one provider has several: `efa`, `efa-direct`.
@@ -36,6 +46,16 @@ pub struct Request<'a> {
 pub struct Info {
     list: Arc<List>,
     raw: NonNull<fi_info>,
+    service: Service,
+}
+
+/// The card behind a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// The kernel's name for it: `rdmap16s27`.
+    pub name: String,
+    /// Where it is on the PCI bus, as sysfs writes it: `0000:10:1b.0`; empty where the provider does not say.
+    pub pci: String,
 }
 
 // SAFETY: see the module's Safety paragraph: immutable after fi_getinfo, freed once by its list.
@@ -74,7 +94,7 @@ impl Info {
         let mut found = Vec::new();
         let mut next = Some(head);
         while let Some(raw) = next {
-            found.push(Info { list: list.clone(), raw });
+            found.push(Info { list: list.clone(), raw, service: request.service });
             // SAFETY: an element of the list, which is alive.
             next = NonNull::new(unsafe { raw.as_ref() }.next);
         }
@@ -107,6 +127,40 @@ impl Info {
         // SAFETY: fi_getinfo fills in all attributes, and the list is alive.
         let attr = unsafe { &*self.raw().ep_attr };
         (attr.protocol, attr.protocol_version)
+    }
+
+    /// What it was asked for.
+    pub fn service(&self) -> Service {
+        self.service
+    }
+
+    /// The card; none where the provider has no such thing.
+    pub fn nic(&self) -> Option<Nic> {
+        // SAFETY: absent or allocated with the info, as are its attributes.
+        let nic = unsafe { self.raw().nic.as_ref() }?;
+        // SAFETY: as above.
+        let (device, bus) = unsafe { (nic.device_attr.as_ref()?, nic.bus_attr.as_ref()) };
+        let pci = |bus: &sys::fi_bus_attr| {
+            let sys::fi_pci_attr { domain_id, bus_id, device_id, function_id } = bus.pci;
+            format!("{domain_id:04x}:{bus_id:02x}:{device_id:02x}.{function_id:x}")
+        };
+        Some(Nic { name: text(device.name).to_owned(), pci: bus.map(pci).unwrap_or_default() })
+    }
+
+    /// How many sends an endpoint takes before the first is complete.
+    pub fn send_queue_len(&self) -> usize {
+        // SAFETY: fi_getinfo fills in all attributes, and the list is alive.
+        unsafe { &*self.raw().tx_attr }.size
+    }
+
+    /// Whether data that a write brings takes a posted receive.
+    pub fn wants_receives_for_data(&self) -> bool {
+        self.raw().mode & sys::FI_RX_CQ_DATA != 0
+    }
+
+    /// Whether it is an EFA device's.
+    pub fn is_efa(&self) -> bool {
+        self.provider() == "efa"
     }
 
     /// Whether memory must be registered also for plain sends and receives.
@@ -174,8 +228,12 @@ impl Hints {
         // since fi_freeinfo frees them.
         unsafe {
             let info = &mut *raw;
-            info.caps = sys::FI_MSG | sys::FI_TAGGED;
-            info.mode = sys::FI_CONTEXT | sys::FI_CONTEXT2;
+            (info.caps, info.mode) = match request.service {
+                Service::Tagged => (sys::FI_MSG | sys::FI_TAGGED, sys::FI_CONTEXT | sys::FI_CONTEXT2),
+                Service::Writes => {
+                    (sys::FI_MSG | sys::FI_RMA, sys::FI_CONTEXT | sys::FI_CONTEXT2 | sys::FI_RX_CQ_DATA)
+                }
+            };
             (*info.ep_attr).type_ = sys::FI_EP_RDM;
             let domain = &mut *info.domain_attr;
             domain.mr_mode = MEMORY_MODES;

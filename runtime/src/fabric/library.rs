@@ -49,11 +49,14 @@ impl Library {
         if returned < 0 { Err(self.error(call, returned as isize)) } else { Ok(()) }
     }
 
-    /// For calls that may find a queue full: `Ok(false)`.
+    /// For calls that may find a queue full: `Ok(false)`. The EFA provider of 1.22 passes on the card's word for that, which
+    /// is that there is no memory, and not negated.
     pub(super) fn check_post(&self, call: &'static str, returned: isize) -> Result<bool, FabricError> {
         match returned {
             0 => Ok(true),
-            code if code == -(sys::FI_EAGAIN as isize) => Ok(false),
+            code if [sys::FI_EAGAIN, sys::FI_ENOMEM].contains(&code.abs().try_into().unwrap_or(0)) => {
+                Ok(false)
+            }
             code => Err(self.error(call, code)),
         }
     }

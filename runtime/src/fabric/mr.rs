@@ -17,7 +17,28 @@ use super::endpoint::Endpoint;
 use super::error::FabricError;
 use super::fabric::{log_close, no_object};
 
-/// A registered piece of memory, for sends and receives of this process.
+/// Who may do what with a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// This process sends from it and receives into it.
+    Messages,
+    /// This process writes from it to others' memory.
+    WriteFrom,
+    /// Others write into it.
+    WrittenTo,
+}
+
+impl Access {
+    fn flags(self) -> u64 {
+        match self {
+            Access::Messages => sys::FI_SEND | sys::FI_RECV,
+            Access::WriteFrom => sys::FI_WRITE | sys::FI_SEND,
+            Access::WrittenTo => sys::FI_REMOTE_WRITE | sys::FI_RECV,
+        }
+    }
+}
+
+/// A registered piece of memory.
 #[derive(Debug)]
 pub struct MemoryRegion {
     raw: NonNull<sys::fid_mr>,
@@ -39,13 +60,17 @@ impl MemoryRegion {
     /// # Errors
     ///
     /// [`FabricError::Call`] of `fi_mr_regattr`, `fi_mr_bind` or `fi_mr_enable`.
-    pub unsafe fn register(endpoint: &Endpoint, memory: *const [u8]) -> Result<Self, FabricError> {
+    pub unsafe fn register(
+        endpoint: &Endpoint,
+        memory: *const [u8],
+        access: Access,
+    ) -> Result<Self, FabricError> {
         let domain = endpoint.domain();
         let part = sys::iovec { iov_base: memory.cast_mut().cast(), iov_len: memory.len() };
         let attr = sys::fi_mr_attr {
             memory: sys::fi_mr_memory { mr_iov: &raw const part },
             iov_count: 1,
-            access: sys::FI_SEND | sys::FI_RECV,
+            access: access.flags(),
             ..sys::zeroed()
         };
         let library = domain.info().library();
@@ -65,6 +90,12 @@ impl MemoryRegion {
             }
         }
         Ok(region)
+    }
+
+    /// What others name the region by.
+    pub fn key(&self) -> u64 {
+        // SAFETY: the region is open.
+        unsafe { sys::call::fi_mr_key(self.raw.as_ptr()) }
     }
 
     /// What operations name the region by.

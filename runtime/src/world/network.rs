@@ -1,7 +1,7 @@
 //! Which network lies between the nodes, and by which address this node is on it.
 //!
-//! All ranks must take the same network, so each says whether its node has an EFA device, and EFA is taken where
-//! all do. For TCP each rank must name an address of its node that all others reach. The one by which it met
+//! All ranks must take the same network, so each says how many EFA devices it could use, and EFA is taken where
+//! all have some; each then uses as many as the rank that has fewest, those that are closest to it. For TCP each rank must name an address of its node that all others reach. The one by which it met
 //! them is such an address, unless it met rank 0 over loopback: then it is on rank 0's node, and the address by
 //! which others met rank 0 leads to both.
 
@@ -14,7 +14,10 @@ use efarun_wire::Rank;
 use crate::bootstrap::OobConnection;
 use crate::config::{Config, Provider};
 use crate::error::Error;
+use crate::fabric::Library;
 use crate::topology::Topology;
+use crate::transport::fabric::affinity::{self, Machine};
+use crate::transport::fabric::efa_devices;
 use crate::world::setup::{Contribution, exchange};
 
 /// What all ranks have agreed on, and this rank's place in it.
@@ -24,6 +27,8 @@ pub(super) struct Agreement {
     pub(super) provider: Provider,
     /// The address of this node that the other nodes reach, for TCP.
     pub(super) local_address: Option<IpAddr>,
+    /// The cards to use, rail by rail, for EFA.
+    pub(super) devices: Vec<String>,
     /// Why it is this network, for people.
     pub(super) reason: String,
 }
@@ -36,30 +41,56 @@ pub(super) fn agree(
     deadline: Instant,
 ) -> Result<Agreement, Error> {
     let address = config.node_address.or_else(|| oob.local_address()).or_else(route_to_master);
-    let has_efa = has_efa_device(Path::new("/sys/class/infiniband"));
+    let mut devices = devices_of(oob.rank(), config.provider, topology);
     let text = |address: Option<IpAddr>| address.map_or_else(String::new, |address| address.to_string());
-    let mine = format!("{} {}", u8::from(has_efa), text(address));
+    let mine = format!("{} {}", devices.len(), text(address));
     let all = exchange(oob, "network", Contribution::Good(mine.into_bytes()), deadline)?;
-    let said: Vec<(bool, Option<IpAddr>)> = all.iter().map(|blob| parse(blob)).collect();
-    let without_efa = said.iter().position(|(has_efa, _)| !has_efa).map(|rank| Rank(rank as u32));
-    let (provider, reason) = choose(config.provider, without_efa.map(|rank| topology.hostname(rank)));
+    let said: Vec<(usize, Option<IpAddr>)> = all.iter().map(|blob| parse(blob)).collect();
+    let fewest = said.iter().enumerate().min_by_key(|(_, (rails, _))| *rails);
+    let (fewest, of) = fewest.map_or((0, 0), |(rank, (rails, _))| (*rails, rank));
+    let (provider, reason) = choose(config.provider, fewest, topology.hostname(Rank(of as u32)));
+    devices.truncate(fewest);
     let of_rank_0 = said.first().and_then(|(_, address)| *address);
-    Ok(Agreement { provider, local_address: reachable(address, of_rank_0), reason })
+    Ok(Agreement { provider, local_address: reachable(address, of_rank_0), devices, reason })
 }
 
-/// The network and the reason, given what was asked for and a host without an EFA device, if there is one.
-fn choose(asked: Provider, without_efa: Option<&str>) -> (Provider, String) {
-    match (asked, without_efa) {
-        (Provider::Auto, None) => (Provider::Efa, "every node has an EFA device".to_owned()),
-        (Provider::Auto, Some(hostname)) => (Provider::Tcp, format!("no EFA device on {hostname}")),
+/// The cards that this rank would use; none where EFA is not to be used, or libfabric finds none.
+fn devices_of(me: Rank, asked: Provider, topology: &Topology) -> Vec<String> {
+    let sysfs = affinity::sysfs();
+    let looks = match asked {
+        Provider::Efa => true,
+        Provider::Auto => has_efa_device(&sysfs.join("class/infiniband")),
+        Provider::Tcp | Provider::FabricTcp => false,
+    };
+    if !looks {
+        return Vec::new();
+    }
+    let found = Library::open().and_then(|library| efa_devices(&library));
+    let nics = found.unwrap_or_else(|error| {
+        log::warn!("this host's EFA devices cannot be used: {error}");
+        Vec::new()
+    });
+    // Asking libfabric may have changed where /sys is: soft devices bring one of their own.
+    let machine = Machine::read(&affinity::sysfs(), &nics);
+    let (local_rank, local_size) = (topology.local_rank(me) as usize, topology.local_ranks(me).len());
+    let rails = affinity::rails(&machine, local_rank, local_size);
+    rails.into_iter().map(|rail| nics[rail].name.clone()).collect()
+}
+
+/// The network and the reason, given what was asked for, and how many EFA devices the rank has that has fewest, with its
+/// host.
+fn choose(asked: Provider, fewest: usize, hostname: &str) -> (Provider, String) {
+    match (asked, fewest) {
+        (Provider::Auto, 0) => (Provider::Tcp, format!("no EFA device on {hostname}")),
+        (Provider::Auto, _) => (Provider::Efa, "every node has an EFA device".to_owned()),
         (asked, _) => (asked, "asked for".to_owned()),
     }
 }
 
-fn parse(blob: &[u8]) -> (bool, Option<IpAddr>) {
+fn parse(blob: &[u8]) -> (usize, Option<IpAddr>) {
     let text = std::str::from_utf8(blob).unwrap_or_default();
-    let (has_efa, address) = text.split_once(' ').unwrap_or_default();
-    (has_efa == "1", address.parse().ok())
+    let (rails, address) = text.split_once(' ').unwrap_or_default();
+    (rails.parse().unwrap_or(0), address.parse().ok())
 }
 
 /// The address to be reached by, of a rank that met the others by `mine`.
@@ -95,10 +126,10 @@ mod tests {
     #[test]
     fn efa_is_taken_where_all_have_it_and_sockets_otherwise() {
         let word = |(provider, reason): (Provider, String)| format!("{provider}: {reason}");
-        assert_eq!(word(choose(Provider::Auto, None)), "efa: every node has an EFA device");
-        assert_eq!(word(choose(Provider::Auto, Some("h2"))), "tcp: no EFA device on h2");
+        assert_eq!(word(choose(Provider::Auto, 4, "h2")), "efa: every node has an EFA device");
+        assert_eq!(word(choose(Provider::Auto, 0, "h2")), "tcp: no EFA device on h2");
         for asked in [Provider::Efa, Provider::Tcp, Provider::FabricTcp] {
-            assert_eq!(choose(asked, Some("h2")), (asked, "asked for".to_owned()));
+            assert_eq!(choose(asked, 0, "h2"), (asked, "asked for".to_owned()));
         }
     }
 
@@ -132,8 +163,8 @@ mod tests {
 
     #[test]
     fn what_ranks_say_survives_its_bytes() {
-        assert_eq!(parse(b"1 10.0.0.1"), (true, "10.0.0.1".parse().ok()));
-        assert_eq!(parse(b"0 "), (false, None));
-        assert_eq!(parse(b"\xff"), (false, None));
+        assert_eq!(parse(b"4 10.0.0.1"), (4, "10.0.0.1".parse().ok()));
+        assert_eq!(parse(b"0 "), (0, None));
+        assert_eq!(parse(b"\xff"), (0, None));
     }
 }

@@ -10,7 +10,9 @@ use crate::transport::shm::Geometry;
 pub enum Carrier {
     /// Memory that the ranks of a node share.
     SharedMemory,
-    /// libfabric.
+    /// EFA devices, by libfabric.
+    Efa,
+    /// Another provider of libfabric.
     Fabric,
     /// The runtime's own sockets.
     Sockets,

@@ -75,7 +75,7 @@ impl World {
         let carried_by = |carrier| self.transport_report().iter().any(|line| line.carrier == carrier);
         if carried_by(Carrier::Sockets) {
             Model::TCP
-        } else if carried_by(Carrier::Fabric) {
+        } else if carried_by(Carrier::Efa) || carried_by(Carrier::Fabric) {
             Model::EFA
         } else {
             Model::SHARED_MEMORY

@@ -217,7 +217,7 @@ enum RemoteTransport {
 
 impl Remote {
     fn make(me: Rank, world_size: u32, agreement: Agreement) -> Result<Self, Error> {
-        let Agreement { provider, local_address, reason } = agreement;
+        let Agreement { provider, local_address, devices, reason } = agreement;
         let network = match provider {
             Provider::Efa => Some(Network::Efa),
             Provider::FabricTcp => Some(Network::Tcp),
@@ -225,7 +225,8 @@ impl Remote {
         };
         let (network, address) = match network {
             Some(network) => {
-                let config = FabricConfig { local_address, ..FabricConfig::new(world_size, network) };
+                let config = FabricConfig::new(world_size, network).over(devices);
+                let config = FabricConfig { local_address, ..config };
                 let made = FabricTransport::new(&config).map_err(|error| failed(me, LIBFABRIC, &error))?;
                 (RemoteTransport::Fabric(made.0), made.1)
             }
@@ -250,8 +251,9 @@ impl Remote {
         let fail = |name| move |error: TransportError| failed(me, name, &error);
         match self.network {
             RemoteTransport::Fabric(mut fabric) => {
+                let carrier = if fabric.is_efa() { Carrier::Efa } else { Carrier::Fabric };
                 fabric.connect(me, addresses).map_err(fail(LIBFABRIC))?;
-                let line = line(Carrier::Fabric, fabric.description());
+                let line = line(carrier, fabric.description());
                 Ok((Box::new(fabric), line))
             }
             RemoteTransport::Sockets(mut tcp) => {

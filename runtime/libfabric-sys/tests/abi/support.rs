@@ -29,8 +29,7 @@ pub(crate) fn skip(test: &str, missing: &str) {
 /// Runs the test `body` of this binary in a process of its own that opens the wanted library, and fails with what it
 /// printed. `test` is the asking test, for the report when the library is missing.
 pub(crate) fn run_on(wanted: Wanted, test: &str, body: &str) {
-    let mut child = child(body);
-    child.env(BODY_VARIABLE, format!("{wanted:?}"));
+    let mut environment = Vec::new();
     match wanted {
         Wanted::Installed => {
             if let Err(error) = libfabric_sys::Library::open() {
@@ -44,9 +43,17 @@ pub(crate) fn run_on(wanted: Wanted, test: &str, body: &str) {
                     format!("no libfabric.so.1 in {}: run scripts/fetch-libfabric", folder.display());
                 return skip(test, &missing);
             }
-            child.env("LD_LIBRARY_PATH", folder);
+            environment.push(("LD_LIBRARY_PATH".to_owned(), folder.display().to_string()));
         }
     }
+    run_in(&environment, wanted, body);
+}
+
+/// Runs the test `body` of this binary in a process of its own with these variables, and fails with what it printed.
+pub(crate) fn run_in(environment: &[(String, String)], wanted: Wanted, body: &str) {
+    let mut child = child(body);
+    child.env(BODY_VARIABLE, format!("{wanted:?}"));
+    child.envs(environment.iter().map(|(name, value)| (name, value)));
     let output = child.output().expect("a test binary can be run again");
     let stdout = String::from_utf8_lossy(&output.stdout);
     for skipped in stdout.lines().filter_map(|line| line.find("SKIPPED: ").map(|start| &line[start..])) {
@@ -54,7 +61,7 @@ pub(crate) fn run_on(wanted: Wanted, test: &str, body: &str) {
     }
     assert!(
         output.status.success() && stdout.contains(&format!("test {body} ... ")),
-        "{body} on {wanted:?}: {}\n{stdout}\n{}",
+        "{body} on {wanted:?} with {environment:?}: {}\n{stdout}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );

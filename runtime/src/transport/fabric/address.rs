@@ -1,11 +1,11 @@
-//! What a rank tells the others about its endpoint, and whether theirs fits.
+//! What a rank tells the others about its endpoints, and whether theirs fit.
 
 use efarun_wire::Rank;
 use serde::{Deserialize, Serialize};
 
 use crate::transport::TransportError;
 
-/// A rank's endpoint, as it travels in the bootstrap's allgather.
+/// A rank's endpoints, as they travel in the bootstrap's allgather.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Address {
     /// Of these fields: [`FORMAT`].
@@ -18,10 +18,21 @@ pub(super) struct Address {
     pub(super) protocol: (u32, u32),
     /// libfabric's version, for messages.
     pub(super) library: String,
+    /// Its host, for messages.
+    pub(super) host: String,
     /// Slots per pair of ranks.
     pub(super) slots: u32,
-    /// Bytes that a slot's payload may have.
-    pub(super) slot_bytes: u32,
+    /// Bytes that a piece of a message may have.
+    pub(super) piece_bytes: u32,
+    /// Its endpoints, rail by rail.
+    pub(super) rails: Vec<RailAddress>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RailAddress {
+    /// Its card, for messages.
+    pub(super) nic: String,
     /// What the endpoint calls its address.
     pub(super) raw: Vec<u8>,
 }
@@ -58,10 +69,25 @@ impl Address {
                 self.describe()
             ));
         }
-        if (self.slots, self.slot_bytes) != (theirs.slots, theirs.slot_bytes) {
+        // Releases of the EFA provider do not understand each other's packets in every case, and say so late or never.
+        if self.provider == "efa" && self.library != theirs.library {
             return incompatible(format!(
-                "it has {} slots of {} bytes, this rank has {} of {}: set them alike on all ranks",
-                theirs.slots, theirs.slot_bytes, self.slots, self.slot_bytes
+                "{} has libfabric {}, {} has {}: install the same EFA installer on all nodes, and give all ranks the same \
+                 LD_LIBRARY_PATH",
+                theirs.host, theirs.library, self.host, self.library
+            ));
+        }
+        if self.rails.len() != theirs.rails.len() {
+            return incompatible(format!(
+                "it uses {} EFA devices, this rank {}: take nodes of one instance type, with as many ranks on each",
+                theirs.rails.len(),
+                self.rails.len()
+            ));
+        }
+        if (self.slots, self.piece_bytes) != (theirs.slots, theirs.piece_bytes) {
+            return incompatible(format!(
+                "it has {} slots with pieces of {} bytes, this rank has {} with {}: set them alike on all ranks",
+                theirs.slots, theirs.piece_bytes, self.slots, self.piece_bytes
             ));
         }
         Ok(())
@@ -75,7 +101,7 @@ impl Address {
     }
 }
 
-pub(super) const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -88,9 +114,10 @@ mod tests {
             fabric: "10.0.0.0/24".into(),
             protocol: (25, 1),
             library: "2.5".into(),
+            host: "h1".into(),
             slots: 4,
-            slot_bytes: 65536,
-            raw: vec![1, 2, 3],
+            piece_bytes: 65536,
+            rails: vec![RailAddress { nic: "eth0".into(), raw: vec![1, 2, 3] }],
         }
     }
 
@@ -136,7 +163,19 @@ mod tests {
         let efa = Address { provider: "efa".into(), fabric: "efa".into(), ..address() };
         let direct = Address { fabric: "efa-direct".into(), ..efa.clone() };
         assert!(cause(efa.check(Rank(7), &direct)).contains("efa-direct"));
-        let other = Address { slot_bytes: 1024, ..address() };
-        assert!(cause(address().check(Rank(7), &other)).contains("it has 4 slots of 1024 bytes"));
+        let other = Address { piece_bytes: 1024, ..address() };
+        assert!(cause(address().check(Rank(7), &other)).contains("it has 4 slots with pieces of 1024 bytes"));
+    }
+
+    #[test]
+    fn another_libfabric_or_number_of_rails_is_named_where_they_must_agree() {
+        let other = Address { library: "1.22".into(), host: "h2".into(), ..address() };
+        assert_eq!(address().check(Rank(7), &other), Ok(()), "tcp is tcp");
+        let efa = Address { provider: "efa".into(), ..address() };
+        let other = Address { provider: "efa".into(), ..other };
+        let text = cause(efa.check(Rank(7), &other));
+        assert!(text.starts_with("h2 has libfabric 1.22, h1 has 2.5: "), "{text}");
+        let other = Address { rails: vec![efa.rails[0].clone(); 4], ..efa.clone() };
+        assert!(cause(efa.check(Rank(7), &other)).contains("it uses 4 EFA devices, this rank 1"));
     }
 }

@@ -1,109 +1,128 @@
-//! Posting operations and taking in their completions.
+//! Sending and receiving messages by tagged operations on rails: what the transport is asked for.
+//!
+//! What happens by itself, when operations are over or can be posted at last, is in [`super::progress`].
 //!
 //! # Safety
 //!
-//! The endpoint reads and writes four kinds of memory, all of which outlive its operations:
-//! - slots, cells and contexts belong to [`Engine`] and are freed by [`Engine::close`] after the endpoint was closed,
-//!   or never where it does not close;
+//! The endpoints read and write four kinds of memory, all of which outlive their operations:
+//! - slots, cells and contexts belong to [`Engine`] and are freed by [`Engine::close`] after the endpoints were closed,
+//!   or never where one does not close;
 //! - payloads belong to the caller of `try_send`, whose contract is the transport's.
 //!
-//! Of a slot, nothing is read or written here while its receive is posted: `arrived` is set by the completion and
-//! taken back before the next receive is posted. Of a cell that is sent, nothing is written while `in_flight` or
-//! `credit_in_flight` says that the send is not complete.
+//! Of a slot, nothing is read or written here while a receive for its pieces is posted, but for those that no message
+//! here has: `arrived` is set by the completions of all pieces of a message and taken back before the next receives are
+//! posted. Of a cell that is sent, nothing is written while `sending` or `credit_in_flight` says that the send is not
+//! complete.
 #![expect(
     unsafe_code,
     reason = "hands memory to the provider; the module's Safety paragraph says why it is sound"
 )]
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
 
 use super::FabricConfig;
+use super::address::RailAddress;
 use super::operation::{Contexts, Kind, Operation};
-use super::slot::{CELL_BYTES, ReceiveEnd, SendEnd, decode, encode};
-use super::tag::{Class, tag};
-use crate::fabric::{
-    AddressVector, Completion, CompletionQueue, Domain, Endpoint, EventQueue, Fabric, FabricAddress,
-    FabricError, Failure, Info, MemoryRegion, Part,
-};
+use super::rail::Rail;
+use super::registrations::Registrations;
+use super::slot::{Cut, Payload, ReceiveEnd, STAGED_BYTES, SendEnd, Sending, encode};
+use crate::fabric::{Access, Completion, FabricAddress, FabricError, Failure, Info, Memory, MemoryRegion};
 use crate::transport::{Header, Message, SendToken, TransportError};
 
-/// An open endpoint and everything that is in flight on it.
+/// Open rails and everything that is in flight on them.
 #[derive(Debug)]
 pub(super) struct Engine {
-    // First, so that it also closes first when an engine is dropped by a panic.
-    endpoint: Endpoint,
-    peers: Vec<Peer>,
-    contexts: Contexts,
-    me: Rank,
+    // First, so that their endpoints also close first when an engine is dropped by a panic.
+    pub(super) rails: Vec<Rail>,
+    pub(super) peers: Vec<Peer>,
+    pub(super) contexts: Contexts,
+    pub(super) me: Rank,
+    pub(super) is_efa: bool,
+    /// The provider wants what it sends and receives into registered.
+    pub(super) wants_regions: bool,
+    /// An endpoint may be closed while messages are under way.
+    closes_any_time: bool,
     slots: usize,
-    slot_bytes: usize,
+    pub(super) cut: Cut,
     /// What is to be posted as soon as the provider takes it.
-    wanted: VecDeque<Operation>,
+    pub(super) wanted: VecDeque<Operation>,
     /// The provider refused something since the last poll, and need not say when it would take it.
-    refused: bool,
+    pub(super) refused: bool,
     /// How long to sleep at most while something is refused; grows while nothing happens.
-    retry: Duration,
-    patience: Duration,
-    completed: Vec<SendToken>,
+    pub(super) retry: Duration,
+    /// How long a peer may be refused before it counts as lost. None where completions tell of every loss.
+    pub(super) patience: Option<Duration>,
+    pub(super) completed: Vec<SendToken>,
     /// The first failure after which sends can no longer be told complete.
-    failure: Option<TransportError>,
-    cq: Arc<CompletionQueue>,
-    eq: Arc<EventQueue>,
-    av: Arc<AddressVector>,
-    completions: Vec<Completion>,
-    failures: Vec<Failure>,
+    pub(super) failure: Option<TransportError>,
+    pub(super) completions: Vec<Completion>,
+    pub(super) failures: Vec<Failure>,
+    pub(super) counts: Counts,
+}
+
+/// What was sent, for comparing with schedules and with what cards count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages.
+    pub messages: u64,
+    /// Their payloads' bytes, by rail.
+    pub payload_bytes: Vec<u64>,
 }
 
 /// What this rank has to do with another.
 #[derive(Debug, Default)]
-struct Peer {
-    address: Option<FabricAddress>,
-    send: Option<SendEnd>,
-    receive: Option<ReceiveEnd>,
+pub(super) struct Peer {
+    /// One per rail; none before it is known.
+    pub(super) addresses: Vec<FabricAddress>,
+    /// Its host and its cards, for people.
+    pub(super) host: String,
+    pub(super) nics: Vec<String>,
+    pub(super) send: Option<SendEnd>,
+    pub(super) receive: Option<ReceiveEnd>,
     /// Since when the provider has refused what goes to this peer, though there was a connection to it.
-    refused_since: Option<Instant>,
+    pub(super) refused_since: Option<Instant>,
     /// Why it cannot be reached any more.
-    lost: Option<String>,
+    pub(super) lost: Option<String>,
 }
 
 impl Engine {
-    /// Opens an endpoint as the info says.
-    pub(super) fn new(info: &Info, config: &FabricConfig) -> Result<Self, FabricError> {
-        let fabric = Fabric::open(info)?;
-        let domain = Domain::open(&fabric)?;
+    /// Opens a rail per info.
+    pub(super) fn new(infos: &[Info], config: &FabricConfig, cut: Cut) -> Result<Self, FabricError> {
         let world_size = config.world_size as usize;
-        let av = AddressVector::open(&domain, world_size)?;
-        let cq = CompletionQueue::open(&domain, (world_size * 4 * config.slots).clamp(1 << 8, 1 << 14))?;
-        let eq = EventQueue::open(&fabric)?;
-        let endpoint = Endpoint::open(&domain, &av, &cq, &eq)?;
+        let per_peer = operations_per_pair(config.slots) * 2;
+        let rails: Result<Vec<Rail>, FabricError> =
+            infos.iter().map(|info| Rail::open(info, world_size, per_peer)).collect();
+        let is_efa = infos.iter().any(Info::is_efa);
         Ok(Engine {
-            endpoint,
+            rails: rails?,
             peers: (0..world_size).map(|_| Peer::default()).collect(),
-            contexts: Contexts::new(config.world_size, config.slots),
+            contexts: Contexts::new(config.world_size, config.slots, cut.pieces),
             me: Rank(0),
+            is_efa,
+            wants_regions: infos.iter().any(Info::wants_local_registration),
+            closes_any_time: !is_efa || infos[0].library().version().number() >= CLOSES_ANY_TIME,
             slots: config.slots,
-            slot_bytes: config.slot_bytes,
+            cut,
             wanted: VecDeque::new(),
             refused: false,
-            retry: FIRST_RETRY,
-            patience: config.patience,
+            retry: super::progress::FIRST_RETRY,
+            patience: (!is_efa).then_some(config.patience),
             completed: Vec::new(),
             failure: None,
-            cq,
-            eq,
-            av,
             completions: Vec::new(),
             failures: Vec::new(),
+            counts: Counts { messages: 0, payload_bytes: vec![0; infos.len()] },
         })
     }
 
-    /// The endpoint's own address.
-    pub(super) fn address(&self) -> Result<Vec<u8>, FabricError> {
-        self.endpoint.address()
+    /// The rails' own addresses.
+    pub(super) fn addresses(&self) -> Result<Vec<RailAddress>, FabricError> {
+        let address =
+            |rail: &Rail| rail.endpoint.address().map(|raw| RailAddress { nic: rail.nic.clone(), raw });
+        self.rails.iter().map(address).collect()
     }
 
     /// Says which rank this is; before anything is opened.
@@ -111,10 +130,20 @@ impl Engine {
         self.me = me;
     }
 
-    /// Learns how to reach a peer.
-    pub(super) fn insert(&mut self, peer: Rank, address: &[u8]) -> Result<(), TransportError> {
-        let inserted = self.av.insert(address)?;
-        self.peer(peer)?.address = Some(inserted);
+    /// Learns how to reach a peer, which has as many rails.
+    pub(super) fn insert(
+        &mut self,
+        peer: Rank,
+        host: &str,
+        rails: &[RailAddress],
+    ) -> Result<(), TransportError> {
+        let inserted: Result<Vec<_>, FabricError> =
+            self.rails.iter().zip(rails).map(|(rail, theirs)| rail.insert(&theirs.raw)).collect();
+        let inserted = inserted?;
+        let peer = self.peer(peer)?;
+        peer.addresses = inserted;
+        peer.host = host.to_owned();
+        peer.nics = rails.iter().map(|rail| rail.nic.clone()).collect();
         Ok(())
     }
 
@@ -122,10 +151,16 @@ impl Engine {
     pub(super) fn open_receive(&mut self, from: Rank) -> Result<(), TransportError> {
         self.reachable(from)?;
         if self.peers[from.index()].receive.is_none() {
-            let mut end = ReceiveEnd::new(self.slots, self.slot_bytes);
-            end.region = self.register(end.memory.whole())?;
+            self.reserve()?;
+            let mut end = ReceiveEnd::new(self.slots, self.cut);
+            end.regions = self.register_slots(&end.memory)?;
             self.peers[from.index()].receive = Some(end);
-            self.want_all(Kind::ReceiveMessage, from)?;
+            for slot in 0..self.slots {
+                let receive = |piece| Operation { kind: Kind::ReceivePiece(piece), peer: from, slot };
+                self.wanted.extend((0..self.cut.pieces).map(receive));
+            }
+            self.post_wanted();
+            self.check()?;
         }
         Ok(())
     }
@@ -134,10 +169,14 @@ impl Engine {
     pub(super) fn open_send(&mut self, to: Rank) -> Result<(), TransportError> {
         self.reachable(to)?;
         if self.peers[to.index()].send.is_none() {
-            let mut end = SendEnd::new(self.slots);
-            end.region = self.register(end.memory.whole())?;
+            self.reserve()?;
+            let mut end = SendEnd::new(self.slots, self.cut);
+            end.regions = self.register_slots(&end.memory)?;
             self.peers[to.index()].send = Some(end);
-            self.want_all(Kind::ReceiveCredit, to)?;
+            let receive = |slot| Operation { kind: Kind::ReceiveCredit, peer: to, slot };
+            self.wanted.extend((0..self.slots).map(receive));
+            self.post_wanted();
+            self.check()?;
         }
         Ok(())
     }
@@ -160,71 +199,50 @@ impl Engine {
         if let Some(cause) = &peer.lost {
             return Err(TransportError::PeerLost { peer: to, cause: cause.clone() });
         }
-        let (Some(address), Some(end)) = (peer.address, &peer.send) else {
-            return Err(TransportError::NoRoute { peer: to });
-        };
-        let Some((slot, generation)) = end.free_slot() else { return Ok(false) };
-        let region = if payload.is_empty() { None } else { self.register(payload.cast_mut())? };
-        let cell = end.header_cell(slot);
-        // SAFETY: the slot's last send is complete, so nobody reads the cell.
-        unsafe { end.memory.write(cell.start, &encode(header)) };
-        let parts = [
-            Part { memory: end.memory.piece(cell), region: end.region.as_ref() },
-            Part { memory: payload, region: region.as_ref() },
-        ];
-        let parts = if payload.is_empty() { &parts[..1] } else { &parts[..] };
-        let context = self.contexts.context(Operation { kind: Kind::SendMessage, peer: to, slot });
-        // SAFETY: cell and context live until the endpoint is closed and are not written while the send is in flight;
-        // the payload is the caller's promise.
-        let posted = unsafe {
-            self.endpoint.post_send(address, tag(Class::Message, self.me, slot, generation), parts, context)
-        };
+        let Some(end) = &peer.send else { return Err(TransportError::NoRoute { peer: to }) };
+        let Some((slot, _)) = end.free_slot() else { return Ok(false) };
+        let stage = end.stage(slot, 0);
+        // SAFETY: the slot's last send is complete, so nobody reads the stage.
+        unsafe { end.memory.write(stage.start, &encode(header)) };
+        if payload.len() <= STAGED_BYTES {
+            // SAFETY: as above; the payload is the caller's, allocated and unchanged during the call.
+            unsafe { end.memory.write(stage.end, &*payload) };
+        }
+        let pieces = self.cut.count(payload.len());
+        let end = self.peers[to.index()].send.as_mut().expect("seen above");
+        end.slots[slot].sending = Some(Sending { token, payload: Payload::new(payload), left: pieces });
+        let send = |piece| Operation { kind: Kind::SendPiece(piece), peer: to, slot };
+        let posted = self.post(send(0));
         let peer = &mut self.peers[to.index()];
+        let end = peer.send.as_mut().expect("seen above");
         match posted {
             Ok(true) => {
-                let end = peer.send.as_mut().expect("seen above");
-                end.slots[slot].in_flight = Some((token, region));
                 end.next += 1;
                 peer.refused_since = None;
+                self.counts.messages += 1;
+                for piece in 1..pieces {
+                    match self.post(send(piece)) {
+                        Ok(true) => {}
+                        Ok(false) => self.wanted.push_back(send(piece)),
+                        Err(error) => return Err(self.lose(to, error.to_string())),
+                    }
+                }
                 Ok(true)
             }
             Ok(false) => {
+                end.slots[slot].sending = None;
                 self.refused = true;
                 // It gave credit, so it was connected.
-                match peer.still_refused(self.patience) {
+                match self.patience.and_then(|patience| peer.still_refused(patience)) {
                     Some(cause) => Err(TransportError::PeerLost { peer: to, cause }),
                     None => Ok(false),
                 }
             }
-            Err(error) => Err(TransportError::PeerLost { peer: to, cause: error.to_string() }),
+            Err(error) => {
+                end.slots[slot].sending = None;
+                Err(TransportError::PeerLost { peer: to, cause: error.to_string() })
+            }
         }
-    }
-
-    /// Takes in what is over, posts what is wanted, and appends the tokens of complete sends.
-    pub(super) fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError> {
-        self.refused = false;
-        self.cq.read(&mut self.completions, &mut self.failures)?;
-        self.take_in();
-        self.post_wanted();
-        completed.append(&mut self.completed);
-        self.check()
-    }
-
-    /// Sleeps until an operation is over, or for `timeout`.
-    pub(super) fn wait(&mut self, timeout: Duration) {
-        if !self.completed.is_empty() || self.failure.is_some() {
-            return;
-        }
-        let mut timeout = timeout;
-        if self.refused || !self.wanted.is_empty() {
-            timeout = timeout.min(self.retry);
-            self.retry = (self.retry * 2).min(LAST_RETRY);
-        }
-        if let Err(error) = self.cq.wait(timeout, &mut self.completions, &mut self.failures) {
-            self.fail(error.into());
-        }
-        self.take_in();
-        self.post_wanted();
     }
 
     /// The next message from a peer, if it is here.
@@ -235,8 +253,8 @@ impl Engine {
         match (end.slots[slot].arrived, &peer.lost) {
             (Some(header), _) => {
                 let range = end.payload(slot, header.len_bytes as usize);
-                // SAFETY: the message is here, so its receive is over, and the next is posted by `release` only,
-                // which needs `&mut self`.
+                // SAFETY: all pieces of the message are here, so their receives are over, and the next are posted by
+                // `release` only, which needs `&mut self`.
                 let payload = unsafe { end.memory.bytes(range) };
                 Ok(Some(Message { header, payload }))
             }
@@ -247,19 +265,25 @@ impl Engine {
 
     /// Gives the slot of the current message back to its sender.
     pub(super) fn release(&mut self, from: Rank) -> Result<(), TransportError> {
+        let cut = self.cut;
         let peer = self.peer(from)?;
         let Some(end) = &mut peer.receive else { return Err(TransportError::NoRoute { peer: from }) };
-        let slot = end.current();
-        if end.slots[slot].arrived.take().is_none() {
+        let index = end.current();
+        let slot = &mut end.slots[index];
+        let Some(header) = slot.arrived.take() else {
             return Err(TransportError::Call {
                 call: "release",
                 code: libc::EINVAL,
                 cause: format!("no message of rank {from} is here"),
             });
-        }
-        end.slots[slot].generation += 1;
+        };
+        let pieces = cut.count(header.len_bytes as usize);
+        slot.here[..pieces].fill(None);
+        slot.unposted = pieces;
+        slot.generation += 1;
         end.next += 1;
-        self.wanted.push_back(Operation { kind: Kind::ReceiveMessage, peer: from, slot });
+        let receive = |piece| Operation { kind: Kind::ReceivePiece(piece), peer: from, slot: index };
+        self.wanted.extend((0..pieces).map(receive));
         self.post_wanted();
         Ok(())
     }
@@ -270,193 +294,91 @@ impl Engine {
         self.peers[to.index()].send.as_ref().is_some_and(|end| end.free_slot().is_some())
     }
 
-    /// Closes the endpoint, then the regions, then frees the memory.
-    pub(super) fn close(self) {
-        let Engine { endpoint, peers, contexts, .. } = self;
-        if let Err(error) = endpoint.close() {
-            // What the provider may still touch must stay.
-            log::error!("the endpoint does not close, its memory is left allocated: {error}");
-            std::mem::forget((peers, contexts));
+    /// Closes the endpoints, then the regions, then frees the memory. Where an endpoint does not close that is an error,
+    /// and all memory stays.
+    pub(super) fn close(mut self) -> Result<(), FabricError> {
+        if !self.closes_any_time && !self.is_quiet_within(DRAIN_PATIENCE) {
+            log::info!("this release of libfabric crashes in closing an endpoint in use, which is left open");
+            std::mem::forget(self);
+            return Ok(());
+        }
+        let Engine { rails, peers, contexts, .. } = self;
+        let closed: Vec<Result<Registrations, FabricError>> = rails.into_iter().map(Rail::close).collect();
+        let closed: Result<Vec<Registrations>, FabricError> = closed.into_iter().collect();
+        match closed {
+            Ok(payloads) => {
+                drop(payloads);
+                Ok(())
+            }
+            Err(error) => {
+                // What the provider may still touch must stay.
+                std::mem::forget((peers, contexts));
+                Err(error)
+            }
         }
     }
 
-    /// Takes in completions and failures that were read.
-    fn take_in(&mut self) {
-        if !self.completions.is_empty() {
-            self.retry = FIRST_RETRY;
-        }
-        let completions = std::mem::take(&mut self.completions);
-        for completion in &completions {
-            match self.contexts.operation(completion.context) {
-                Some(operation) => self.complete(operation, completion.len_bytes),
-                None => log::warn!("a completion of no operation of ours: {completion:?}"),
+    /// Lets what is under way end. What cannot be known is whether a peer has begun to send what we have room for; it has
+    /// not where ranks have met before, as they have in a World that is closed without an error.
+    fn is_quiet_within(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            let is_broken = self.failure.is_some() || self.peers.iter().any(|peer| peer.lost.is_some());
+            let is_sending = |end: &SendEnd| end.slots.iter().any(|slot| slot.sending.is_some());
+            let is_receiving =
+                |end: &ReceiveEnd| end.slots.iter().any(|slot| slot.here.iter().any(Option::is_some));
+            let is_busy = |peer: &Peer| {
+                peer.send.as_ref().is_some_and(is_sending) || peer.receive.as_ref().is_some_and(is_receiving)
+            };
+            let is_busy = self.peers.iter().any(is_busy);
+            if is_broken || !is_busy || Instant::now() > deadline {
+                return !is_broken && !is_busy;
             }
-        }
-        // Keeps the room for the next time.
-        self.completions = completions;
-        self.completions.clear();
-        for failure in std::mem::take(&mut self.failures) {
-            match self.contexts.operation(failure.context) {
-                Some(operation) => self.fail_operation(operation, failure),
-                None => self.fail(TransportError::Call {
-                    call: "fi_cq_readerr",
-                    code: failure.code,
-                    cause: failure.text,
-                }),
-            }
-        }
-        if let Err(error) = self.eq.check() {
-            self.fail(error.into());
+            self.wait(Duration::from_millis(1));
         }
     }
 
-    fn complete(&mut self, operation: Operation, len_bytes: usize) {
-        let Operation { kind, peer: rank, slot } = operation;
-        let peer = &mut self.peers[rank.index()];
-        match (kind, &mut peer.send, &mut peer.receive) {
-            (Kind::SendMessage, Some(end), _) => {
-                self.completed.extend(end.slots[slot].in_flight.take().map(|(token, _region)| token));
-            }
-            (Kind::ReceiveCredit, Some(end), _) => {
-                end.slots[slot].granted += 1;
-                self.wanted.push_back(operation);
-            }
-            (Kind::ReceiveMessage, _, Some(end)) => {
-                // SAFETY: the receive is over and the next is not posted yet.
-                let header = decode(unsafe { end.memory.bytes(end.header(slot)) }, len_bytes);
-                match header {
-                    Some(header) => end.slots[slot].arrived = Some(header),
-                    None => peer.lost = Some(format!("it sent a message of {len_bytes} bytes that is none")),
-                }
-            }
-            (Kind::SendCredit, _, Some(end)) => end.slots[slot].credit_in_flight = false,
-            _ => log::warn!("a completion of an operation that was never posted: {operation:?}"),
-        }
-    }
-
-    fn fail_operation(&mut self, operation: Operation, failure: Failure) {
-        let Operation { kind, peer: rank, slot } = operation;
-        let peer = &mut self.peers[rank.index()];
-        let cause = match kind {
-            Kind::ReceiveMessage | Kind::ReceiveCredit if failure.code == TRUNCATED => {
-                format!("it sent a message that is larger than a slot: {}", failure.text)
-            }
-            _ => failure.text,
-        };
-        if kind == Kind::SendMessage {
-            // Its token never comes: nothing that waits for this send can end well.
-            if let Some(end) = &mut peer.send {
-                end.slots[slot].in_flight = None;
-            }
-            self.fail(TransportError::PeerLost { peer: rank, cause: cause.clone() });
-        }
-        self.peers[rank.index()].lost.get_or_insert(cause);
-    }
-
-    fn fail(&mut self, error: TransportError) {
-        self.failure.get_or_insert(error);
-    }
-
-    fn check(&self) -> Result<(), TransportError> {
+    pub(super) fn check(&self) -> Result<(), TransportError> {
         match &self.failure {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
     }
 
-    /// Posts what waits for room, each once; what is refused waits on, in order.
-    fn post_wanted(&mut self) {
-        for _ in 0..self.wanted.len() {
-            let Some(operation) = self.wanted.pop_front() else { break };
-            match self.post(operation) {
-                Ok(true) if operation.kind == Kind::ReceiveMessage => {
-                    // Only now that the slot can take a message may the peer send one.
-                    self.wanted.push_back(Operation { kind: Kind::SendCredit, ..operation });
-                }
-                Ok(true) => self.peers[operation.peer.index()].refused_since = None,
-                // What is never taken any more is not wanted either: `lost` says so to whoever needs the peer.
-                Ok(false) if self.is_lost_after(operation) => {}
-                Ok(false) => self.wanted.push_back(operation),
-                Err(error) => {
-                    self.peers[operation.peer.index()].lost.get_or_insert(error.to_string());
-                }
-            }
-        }
-    }
-
-    fn post(&mut self, operation: Operation) -> Result<bool, FabricError> {
-        let Operation { kind, peer: rank, slot } = operation;
-        let context = self.contexts.context(operation);
-        let peer = &mut self.peers[rank.index()];
-        match (kind, &mut peer.send, &mut peer.receive, peer.address) {
-            (Kind::ReceiveCredit, Some(end), _, _) => {
-                let tag = tag(Class::Credit, rank, slot, end.slots[slot].granted);
-                let cell = end.memory.piece(end.credit_cell(slot));
-                // SAFETY: cell and context live until the endpoint is closed, and are not touched meanwhile.
-                unsafe { self.endpoint.post_receive(tag, cell, end.region.as_ref(), context) }
-            }
-            (Kind::ReceiveMessage, _, Some(end), _) => {
-                let tag = tag(Class::Message, rank, slot, end.slots[slot].generation);
-                let memory = end.memory.piece(end.slot(slot));
-                // SAFETY: slot and context live until the endpoint is closed; `arrived` is `None`, so that no message
-                // is read there.
-                unsafe { self.endpoint.post_receive(tag, memory, end.region.as_ref(), context) }
-            }
-            (Kind::SendCredit, _, Some(end), Some(address)) => {
-                if end.slots[slot].credit_in_flight {
-                    return Ok(false);
-                }
-                let tag = tag(Class::Credit, self.me, slot, end.slots[slot].generation);
-                let cell = end.memory.piece(end.credit_cell(slot));
-                let part = Part { memory: cell, region: end.region.as_ref() };
-                // SAFETY: cell and context live until the endpoint is closed; the cell is never written.
-                let posted = unsafe { self.endpoint.post_send(address, tag, &[part], context) }?;
-                end.slots[slot].credit_in_flight = posted;
-                Ok(posted)
-            }
-            _ => {
-                log::warn!("an operation of an end that was never opened: {operation:?}");
-                Ok(true)
-            }
-        }
-    }
-
-    /// Whether a refused operation was the last to be tried on its peer.
-    fn is_lost_after(&mut self, operation: Operation) -> bool {
-        let patience = self.patience;
-        let peer = &mut self.peers[operation.peer.index()];
-        // Before a message came from it, the peer need not have looked at our connection yet.
-        let was_connected = peer.receive.as_ref().is_some_and(|end| end.next > 0);
-        operation.kind == Kind::SendCredit && was_connected && peer.still_refused(patience).is_some()
-    }
-
-    fn want_all(&mut self, kind: Kind, peer: Rank) -> Result<(), TransportError> {
-        self.wanted.extend((0..self.slots).map(|slot| Operation { kind, peer, slot }));
-        self.post_wanted();
-        self.check()
-    }
-
-    fn wants_region(&self) -> bool {
-        self.endpoint.domain().info().wants_local_registration()
-    }
-
-    fn register(&self, memory: *mut [u8]) -> Result<Option<MemoryRegion>, FabricError> {
-        if !self.wants_region() {
-            return Ok(None);
-        }
-        // SAFETY: ends drop their region before their memory; a payload's region is dropped when its send is complete
-        // or the endpoint closed, until when the payload stays.
-        unsafe { MemoryRegion::register(&self.endpoint, memory) }.map(Some)
-    }
-
-    fn peer(&mut self, rank: Rank) -> Result<&mut Peer, TransportError> {
+    pub(super) fn peer(&mut self, rank: Rank) -> Result<&mut Peer, TransportError> {
         self.peers.get_mut(rank.index()).ok_or(TransportError::NoRoute { peer: rank })
     }
 
     fn reachable(&mut self, rank: Rank) -> Result<(), TransportError> {
-        match self.peer(rank)?.address {
-            Some(_) => Ok(()),
-            None => Err(TransportError::NoRoute { peer: rank }),
+        if self.peer(rank)?.addresses.is_empty() {
+            return Err(TransportError::NoRoute { peer: rank });
+        }
+        Ok(())
+    }
+
+    /// Room in every rail's queue for one end of a pair.
+    fn reserve(&mut self) -> Result<(), TransportError> {
+        let operations = operations_per_pair(self.slots);
+        self.rails.iter_mut().try_for_each(|rail| rail.reserve(operations))
+    }
+
+    /// Regions of an end's memory, one per rail, where the provider wants any.
+    fn register_slots(&self, memory: &Memory) -> Result<Vec<MemoryRegion>, FabricError> {
+        if !self.wants_regions {
+            return Ok(Vec::new());
+        }
+        // SAFETY: ends drop their regions before their memory, and are dropped after the endpoints were closed.
+        let register =
+            |rail: &Rail| unsafe { MemoryRegion::register(&rail.endpoint, memory.whole(), Access::Messages) };
+        self.rails.iter().map(register).collect()
+    }
+
+    /// Forgets the regions of the last operation's payloads, where none is still being sent.
+    pub(super) fn begin_operation(&mut self) {
+        let is_sending =
+            |peer: &Peer| peer.send.iter().flat_map(|end| &end.slots).any(|slot| slot.sending.is_some());
+        if self.wants_regions && !self.peers.iter().any(is_sending) {
+            self.rails.iter_mut().for_each(|rail| rail.payloads.forget());
         }
     }
 }
@@ -464,7 +386,7 @@ impl Engine {
 impl Peer {
     /// Notes that the provider refused something for this peer. After `patience` the peer is lost: tcp providers never
     /// say that a connection is gone, they make new ones for ever.
-    fn still_refused(&mut self, patience: Duration) -> Option<String> {
+    pub(super) fn still_refused(&mut self, patience: Duration) -> Option<String> {
         let since = *self.refused_since.get_or_insert_with(Instant::now);
         if self.lost.is_none() && since.elapsed() > patience {
             self.lost = Some(format!("its connection is gone, and no new one was made in {patience:?}"));
@@ -473,11 +395,12 @@ impl Peer {
     }
 }
 
-/// Credits carry nothing: their tag says it all.
-const _: () = assert!(CELL_BYTES > 0, "but a cell is sent, since not every provider likes empty messages");
-/// How long to sleep when the provider refused an operation, which it need not wake us for: at first,
-const FIRST_RETRY: Duration = Duration::from_millis(1);
-/// and in the end.
-const LAST_RETRY: Duration = Duration::from_millis(50);
-/// `FI_ETRUNC`.
-const TRUNCATED: i32 = libfabric_sys::FI_ETRUNC;
+/// From which release on the EFA provider closes an endpoint that is receiving: 1.22.0 was seen to crash there, 2.5.1 was
+/// not.
+const CLOSES_ANY_TIME: u32 = 2 << 16 | 5;
+/// How long closing waits for what is under way, on releases before that.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+/// What one end of a pair has in flight on a rail at most: of each slot a piece and a credit.
+fn operations_per_pair(slots: usize) -> usize {
+    2 * slots
+}

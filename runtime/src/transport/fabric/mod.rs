@@ -5,18 +5,25 @@
 //!
 //! # Protocol
 //!
-//! An ordered pair of ranks has a few slots at the receiver. For each slot and generation one message travels, into
-//! a receive that was posted for exactly its tag; and before it one credit travels the other way, the receiver's word
-//! that this receive is posted, again into a receive posted for exactly its tag. The first credits open the pair.
-//! Nothing is known from the order in which anything arrives, no message meets a receiver that is not ready, and a
-//! credit that comes before its receiver opened waits in the provider's queue of unexpected messages, 16 bytes long.
-//! A message's bytes go from the caller's memory behind a header from ours, as one send of two parts.
+//! An ordered pair of ranks has a few slots at the receiver. For each slot and generation one message travels, its
+//! pieces into receives that were posted for exactly their tags; and before it one credit travels the other way, the
+//! receiver's word that these receives are posted, again into a receive posted for exactly its tag. The first credits
+//! open the pair. Nothing is known from the order in which anything arrives, no message meets a receiver that is not
+//! ready, and a credit that comes before its receiver opened waits in the provider's queue of unexpected messages, 16
+//! bytes long. A message's bytes go from the caller's memory behind a header from ours, as one send of two parts.
+//!
+//! # Rails
+//!
+//! A rank has an endpoint on each of its cards, and rail i talks to rail i. A message longer than a piece is cut, and its
+//! pieces go over all rails at once; shorter ones take turns ([`slot`]). It is here when all its pieces are. Counts of what
+//! went over each rail are kept ([`FabricTransport::counts`]).
 //!
 //! # Providers
 //!
 //! On tcp the endpoint progresses in our calls only; the first send to a peer makes the connection, and the provider
-//! refuses sends until it is there. EFA's reliable-datagram fabric is the same code with registered memory; it was
-//! never run on EFA hardware.
+//! refuses sends until it is there. EFA's reliable-datagram fabric is the same code. There, every queue is polled whenever
+//! one is, as an operation on one rail may wait for what another receives; and each failed operation is told by card,
+//! cause and remedy ([`diagnosis`]). It runs in the tests on soft EFA devices, and was never run on EFA hardware.
 //!
 //! # What it cannot do
 //!
@@ -25,9 +32,14 @@
 //! ranks meet in the bootstrap first.
 
 mod address;
+pub mod affinity;
+mod diagnosis;
 mod engine;
 mod operation;
+mod progress;
 mod provider;
+mod rail;
+mod registrations;
 mod slot;
 mod tag;
 #[cfg(test)]
@@ -39,8 +51,10 @@ use std::time::Duration;
 use efarun_wire::Rank;
 
 use self::address::Address;
+pub use self::engine::Counts;
 use self::engine::Engine;
-pub use self::provider::Network;
+pub use self::provider::{Network, efa_devices};
+use self::slot::Cut;
 use super::{Header, Message, SendToken, Transport, TransportError};
 use crate::fabric::{FabricError, Library};
 
@@ -54,10 +68,13 @@ pub struct FabricConfig {
     /// On tcp, the address of ours that the other nodes reach: that of the bootstrap connection. `None` is loopback,
     /// for a world on one host.
     pub local_address: Option<IpAddr>,
+    /// On EFA, the cards to use, one per rail, by the kernel's names; none is the first that the provider offers. All
+    /// ranks need as many.
+    pub devices: Vec<String>,
     /// Messages that a pair of ranks may have in flight.
     pub slots: usize,
-    /// The largest payload of a message.
-    pub slot_bytes: usize,
+    /// The largest piece of a message that goes over one rail, a multiple of 128.
+    pub piece_bytes: usize,
     /// How long a peer that was connected may be without a connection before it counts as lost.
     pub patience: Duration,
 }
@@ -69,11 +86,23 @@ impl FabricConfig {
             world_size,
             network,
             local_address: None,
+            devices: Vec::new(),
             slots: 4,
             // Measured on loopback tcp: 256 KiB carried up to 1.6 times what 64 KiB did.
-            slot_bytes: 256 << 10,
+            piece_bytes: 256 << 10,
             patience: Duration::from_secs(5),
         }
+    }
+
+    /// The same over these cards: slots enough that short messages take turns on all of them, and shorter pieces where
+    /// there are several, so that a message of half a megabyte uses four.
+    pub fn over(mut self, devices: Vec<String>) -> Self {
+        if devices.len() > 1 {
+            self.piece_bytes = 128 << 10;
+            self.slots = self.slots.next_multiple_of(devices.len());
+        }
+        self.devices = devices;
+        self
     }
 }
 
@@ -83,6 +112,7 @@ pub struct FabricTransport {
     /// None after closing.
     engine: Option<Engine>,
     address: Address,
+    cut: Cut,
 }
 
 impl FabricTransport {
@@ -95,26 +125,33 @@ impl FabricTransport {
     ///
     /// # Panics
     ///
-    /// With more than 2^20 ranks, with no slots or more than 256, or with slots of 2^31 bytes or more.
+    /// With more than 2^20 ranks, with no slots or more than 256, with more than 32 devices, or with pieces of less than 4
+    /// KiB, or of 2^26 bytes or more.
     pub fn new(config: &FabricConfig) -> Result<(Self, Vec<u8>), TransportError> {
         assert!(config.world_size <= tag::MAX_RANKS, "a tag has room for {} ranks", tag::MAX_RANKS);
         assert!((1..=tag::MAX_SLOTS).contains(&config.slots), "a tag has room for {} slots", tag::MAX_SLOTS);
-        assert!(config.slot_bytes < 1 << 31, "a header has room for 31 bits of length");
+        assert!(config.devices.len() <= tag::MAX_PIECES, "a tag has room for {} pieces", tag::MAX_PIECES);
+        assert!(config.piece_bytes < 1 << 26, "a header has room for 31 bits of length");
+        assert!(config.piece_bytes >= slot::STAGED_BYTES, "what is copied is not cut");
         let library = Library::open()?;
-        let info = provider::choose(&library, config)?;
-        let engine = Engine::new(&info, config).map_err(|error| with_address(error, config))?;
+        let infos = provider::choose(&library, config)?;
+        let info = &infos[0];
+        let cut = Cut { piece_bytes: config.piece_bytes, pieces: infos.len() };
+        let engine = Engine::new(&infos, config, cut).map_err(|error| with_address(error, config))?;
         let address = Address {
             format: address::FORMAT,
             provider: info.provider().to_owned(),
             fabric: info.fabric_name().to_owned(),
             protocol: info.protocol(),
             library: library.version().to_string(),
+            host: hostname::get()
+                .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned()),
             slots: config.slots as u32,
-            slot_bytes: config.slot_bytes as u32,
-            raw: engine.address()?,
+            piece_bytes: config.piece_bytes as u32,
+            rails: engine.addresses()?,
         };
         let bytes = address.to_bytes();
-        Ok((FabricTransport { engine: Some(engine), address }, bytes))
+        Ok((FabricTransport { engine: Some(engine), address, cut }, bytes))
     }
 
     /// Learns the addresses of the ranks that this transport may reach; its own may be among them.
@@ -128,14 +165,40 @@ impl FabricTransport {
         for (peer, bytes) in addresses.iter().filter(|(peer, _)| *peer != me) {
             let theirs = Address::parse(*peer, bytes)?;
             self.address.check(*peer, &theirs)?;
-            engine.insert(*peer, &theirs.raw)?;
+            engine.insert(*peer, &theirs.host, &theirs.rails)?;
         }
         Ok(())
     }
 
-    /// What carries the messages, for people: `tcp on eth0 (libfabric 2.5)`.
+    /// What carries the messages, for people: `tcp in 10.0.0.0/24 (libfabric 2.5)`, `efa on 4 rails (rdmap16s27,
+    /// rdmap32s27, rdmap144s27, rdmap160s27; libfabric 2.5)`.
     pub fn description(&self) -> String {
-        format!("{} in {} (libfabric {})", self.address.provider, self.address.fabric, self.address.library)
+        let Address { provider, fabric, library, rails, .. } = &self.address;
+        if provider != "efa" {
+            return format!("{provider} in {fabric} (libfabric {library})");
+        }
+        let nics: Vec<&str> = rails.iter().map(|rail| rail.nic.as_str()).collect();
+        let plural = if nics.len() == 1 { "" } else { "s" };
+        format!("efa on {} rail{plural} ({}; libfabric {library})", nics.len(), nics.join(", "))
+    }
+
+    /// Whether it runs on EFA devices.
+    pub fn is_efa(&self) -> bool {
+        self.address.provider == "efa"
+    }
+
+    /// What this rank has sent; zero after closing.
+    pub fn counts(&self) -> Counts {
+        self.engine.as_ref().map_or_else(Counts::default, |engine| engine.counts.clone())
+    }
+
+    /// Closes as [`Transport::close`] does, and says whether everything did.
+    ///
+    /// # Errors
+    ///
+    /// [`TransportError::Call`] of `fi_close`: what the provider may still touch is left allocated.
+    pub fn try_close(&mut self) -> Result<(), TransportError> {
+        self.engine.take().map_or(Ok(()), |engine| engine.close().map_err(TransportError::from))
     }
 
     fn engine(&mut self) -> Result<&mut Engine, TransportError> {
@@ -145,11 +208,16 @@ impl FabricTransport {
 
 impl Transport for FabricTransport {
     fn slot_bytes(&self) -> usize {
-        self.address.slot_bytes as usize
+        self.cut.slot_bytes()
+    }
+
+    fn credits(&self) -> usize {
+        self.address.slots as usize
     }
 
     fn open(&mut self, receives_from: &[Rank], sends_to: &[Rank]) -> Result<(), TransportError> {
         let engine = self.engine()?;
+        engine.begin_operation();
         for &peer in sends_to {
             engine.open_send(peer)?;
         }
@@ -190,8 +258,8 @@ impl Transport for FabricTransport {
     }
 
     fn close(&mut self) {
-        if let Some(engine) = self.engine.take() {
-            engine.close();
+        if let Err(error) = self.try_close() {
+            log::error!("an endpoint does not close, its memory is left allocated: {error}");
         }
     }
 }

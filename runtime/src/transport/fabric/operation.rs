@@ -1,7 +1,7 @@
 //! The operations that may be in flight, each with the context that names it to the provider.
 //!
-//! Per peer and slot there are four, and each is in flight once at most: a context has a fixed place, and its address
-//! says whose it is.
+//! Per peer and slot there are two for each piece and two for the credit, and each is in flight once at most: a context has
+//! a fixed place, and its address says whose it is.
 
 use std::ffi::c_void;
 
@@ -21,12 +21,12 @@ pub(super) struct Operation {
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Of the sending end: sends a message into the peer's slot.
-    SendMessage,
+    /// Of the sending end: sends a piece of a message into the peer's slot.
+    SendPiece(usize),
+    /// Of the receiving end: receives a piece of a message into the slot.
+    ReceivePiece(usize),
     /// Of the sending end: receives the peer's word that its slot is free.
     ReceiveCredit,
-    /// Of the receiving end: receives a message into the slot.
-    ReceiveMessage,
     /// Of the receiving end: tells the peer that the slot is free.
     SendCredit,
 }
@@ -36,17 +36,24 @@ pub(super) enum Kind {
 pub(super) struct Contexts {
     memory: Memory,
     slots: usize,
+    pieces: usize,
 }
 
 impl Contexts {
-    pub(super) fn new(world_size: u32, slots: usize) -> Self {
-        Contexts { memory: Memory::new(world_size as usize * KINDS.len() * slots * CONTEXT_BYTES), slots }
+    pub(super) fn new(world_size: u32, slots: usize, pieces: usize) -> Self {
+        let count = world_size as usize * slots * kinds(pieces);
+        Contexts { memory: Memory::new(count * CONTEXT_BYTES), slots, pieces }
     }
 
     /// The context of an operation: 64 bytes that are the provider's while it is in flight.
     pub(super) fn context(&self, operation: Operation) -> *mut c_void {
-        let kind = KINDS.iter().position(|&kind| kind == operation.kind).expect("every kind is listed");
-        let index = (operation.peer.index() * KINDS.len() + kind) * self.slots + operation.slot;
+        let kind = match operation.kind {
+            Kind::ReceiveCredit => 0,
+            Kind::SendCredit => 1,
+            Kind::SendPiece(piece) => 2 + piece,
+            Kind::ReceivePiece(piece) => 2 + self.pieces + piece,
+        };
+        let index = (operation.peer.index() * self.slots + operation.slot) * kinds(self.pieces) + kind;
         self.memory.piece(index * CONTEXT_BYTES..(index + 1) * CONTEXT_BYTES).cast()
     }
 
@@ -58,13 +65,22 @@ impl Contexts {
             return None;
         }
         let index = offset / CONTEXT_BYTES;
-        let (pair, slot) = (index / self.slots, index % self.slots);
-        let peer = Rank(u32::try_from(pair / KINDS.len()).ok()?);
-        Some(Operation { kind: KINDS[pair % KINDS.len()], peer, slot })
+        let (pair, kind) = (index / kinds(self.pieces), index % kinds(self.pieces));
+        let kind = match kind {
+            0 => Kind::ReceiveCredit,
+            1 => Kind::SendCredit,
+            piece if piece < 2 + self.pieces => Kind::SendPiece(piece - 2),
+            piece => Kind::ReceivePiece(piece - 2 - self.pieces),
+        };
+        let peer = Rank(u32::try_from(pair / self.slots).ok()?);
+        Some(Operation { kind, peer, slot: pair % self.slots })
     }
 }
 
-const KINDS: [Kind; 4] = [Kind::SendMessage, Kind::ReceiveCredit, Kind::ReceiveMessage, Kind::SendCredit];
+fn kinds(pieces: usize) -> usize {
+    2 + 2 * pieces
+}
+
 /// `struct fi_context2`.
 const CONTEXT_BYTES: usize = 64;
 
@@ -74,10 +90,12 @@ mod tests {
 
     #[test]
     fn every_operation_is_found_by_its_context() {
-        let contexts = Contexts::new(3, 2);
+        let contexts = Contexts::new(3, 2, 2);
         let mut seen = std::collections::HashSet::new();
+        let pieces = (0..2).flat_map(|piece| [Kind::SendPiece(piece), Kind::ReceivePiece(piece)]);
+        let kinds: Vec<Kind> = pieces.chain([Kind::ReceiveCredit, Kind::SendCredit]).collect();
         for peer in (0..3).map(Rank) {
-            for kind in KINDS {
+            for &kind in &kinds {
                 for slot in 0..2 {
                     let operation = Operation { kind, peer, slot };
                     let address = contexts.context(operation) as usize;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::FabricConfig;
-use crate::fabric::{FabricError, Info, Library, Request};
+use crate::fabric::{FabricError, Info, Library, Nic, Request, Service};
 
 /// The kind of network that a world runs on. All ranks must take the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,14 +14,17 @@ pub enum Network {
     Efa,
 }
 
-/// The provider for a configuration, first choice first.
-pub(super) fn choose(library: &Library, config: &FabricConfig) -> Result<Info, FabricError> {
+/// What a rank's rails are opened from: of the provider for the configuration, first choice first, the devices that it
+/// names, or the first.
+pub(super) fn choose(library: &Library, config: &FabricConfig) -> Result<Vec<Info>, FabricError> {
     let source = match config.network {
         Network::Tcp => Some(config.local_address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))),
         Network::Efa => None,
     };
     for (provider, fabric) in candidates(config.network, library.version().number()) {
-        if let Some(info) = Info::query(library, &Request { provider, fabric, source })?.into_iter().next() {
+        let request = Request { service: Service::Tagged, provider, fabric, source };
+        let infos = named(Info::query(library, &request)?, &config.devices);
+        for info in &infos {
             log::debug!(
                 "libfabric {} at {}: provider {provider}, fabric {}, domain {}",
                 library.version(),
@@ -29,19 +32,49 @@ pub(super) fn choose(library: &Library, config: &FabricConfig) -> Result<Info, F
                 info.fabric_name(),
                 info.domain_name()
             );
-            return Ok(info);
+        }
+        if !infos.is_empty() {
+            return Ok(infos);
         }
     }
     let wanted = match (config.network, source) {
         (Network::Tcp, Some(address)) => format!("tcp endpoint at {address}"),
         (Network::Tcp, None) => "tcp endpoint".to_owned(),
-        (Network::Efa, _) => "endpoint on an EFA device".to_owned(),
+        (Network::Efa, _) if config.devices.is_empty() => "endpoint on an EFA device".to_owned(),
+        (Network::Efa, _) => format!("endpoint on {}", config.devices.join(", ")),
     };
     Err(FabricError::NoProvider {
         version: library.version().to_string(),
         path: library.path().to_owned(),
         wanted,
     })
+}
+
+/// The infos of these devices in this order, none if one is missing; the first info where no device is named.
+fn named(infos: Vec<Info>, devices: &[String]) -> Vec<Info> {
+    if devices.is_empty() {
+        return infos.into_iter().take(1).collect();
+    }
+    let find = |device: &String| {
+        infos.iter().find(|info| info.nic().is_some_and(|nic| nic.name == *device)).cloned()
+    };
+    devices.iter().map(find).collect::<Option<Vec<Info>>>().unwrap_or_default()
+}
+
+/// The EFA devices that the provider offers for tagged messages, in its order.
+///
+/// # Errors
+///
+/// [`FabricError`] where libfabric cannot be asked.
+pub fn efa_devices(library: &Library) -> Result<Vec<Nic>, FabricError> {
+    for (provider, fabric) in candidates(Network::Efa, library.version().number()) {
+        let infos =
+            Info::query(library, &Request { service: Service::Tagged, provider, fabric, source: None })?;
+        if !infos.is_empty() {
+            return Ok(infos.iter().filter_map(Info::nic).collect());
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// Providers and fabrics by name.

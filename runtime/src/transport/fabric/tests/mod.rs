@@ -1,6 +1,8 @@
-//! The transport over tcp on one machine, on the installed libfabric and on 2.5.1.
+//! The transport over tcp on one machine, on the installed libfabric and on 2.5.1; over EFA in [`soft_efa`].
 //!
 //! Each `bodies` test runs in child processes, one per library; see `support`.
+
+mod soft_efa;
 
 use std::net::{Ipv6Addr, UdpSocket};
 use std::time::Instant;
@@ -8,7 +10,7 @@ use std::time::Instant;
 use super::*;
 use crate::transport::conformance::conformance;
 
-#[path = "../../../libfabric-sys/tests/abi/support.rs"]
+#[path = "../../../../libfabric-sys/tests/abi/support.rs"]
 mod support;
 
 /// Each case as a test per library.

@@ -1,0 +1,101 @@
+//! A rail: one card, with an endpoint of ours on it and all that the endpoint needs.
+//!
+//! Rail i of a rank talks to rail i of the others. Nothing protects a completion queue from overflowing, so a rail counts
+//! how many operations its pairs may have in flight, and takes no pair for which its queue has no room
+//! ([`Rail::reserve`]).
+
+use std::sync::Arc;
+
+use super::registrations::Registrations;
+use crate::fabric::{
+    AddressVector, Completion, CompletionQueue, Domain, Endpoint, EventQueue, Fabric, FabricAddress,
+    FabricError, Failure, Info,
+};
+use crate::transport::TransportError;
+
+/// An open endpoint on a card.
+#[derive(Debug)]
+pub(super) struct Rail {
+    // First, so that it also closes first when a rail is dropped by a panic.
+    pub(super) endpoint: Endpoint,
+    /// Regions of what callers send on it.
+    pub(super) payloads: Registrations,
+    /// The card's name, or what is closest to one.
+    pub(super) nic: String,
+    av: Arc<AddressVector>,
+    cq: Arc<CompletionQueue>,
+    eq: Arc<EventQueue>,
+    capacity: usize,
+    reserved: usize,
+}
+
+impl Rail {
+    /// Opens an endpoint as the info says, in a world of this size, whose pairs have up to `per_peer` operations in
+    /// flight on it.
+    pub(super) fn open(info: &Info, world_size: usize, per_peer: usize) -> Result<Self, FabricError> {
+        let fabric = Fabric::open(info)?;
+        let domain = Domain::open(&fabric)?;
+        let av = AddressVector::open(&domain, world_size)?;
+        let capacity = (world_size * per_peer).next_power_of_two().clamp(LEAST_CAPACITY, MOST_CAPACITY);
+        let cq = CompletionQueue::open(&domain, capacity)?;
+        let eq = EventQueue::open(&fabric)?;
+        let endpoint = Endpoint::open(&domain, &av, &cq, &eq)?;
+        let nic = info.nic().map_or_else(|| info.domain_name().to_owned(), |nic| nic.name);
+        Ok(Rail { endpoint, payloads: Registrations::default(), nic, av, cq, eq, capacity, reserved: 0 })
+    }
+
+    /// Learns a peer's address.
+    pub(super) fn insert(&self, address: &[u8]) -> Result<FabricAddress, FabricError> {
+        self.av.insert(address)
+    }
+
+    /// Makes sure that so many more operations in flight at once do not overflow the queue.
+    pub(super) fn reserve(&mut self, operations: usize) -> Result<(), TransportError> {
+        let reserved = self.reserved + operations;
+        if reserved > self.capacity {
+            return Err(TransportError::Call {
+                call: "fi_cq_open",
+                code: libc::ENOSPC,
+                cause: format!(
+                    "the completion queue of {} has {} entries, and this rank's peers need {reserved}: choose algorithms \
+                     in which a rank has fewer peers (EFARUN_ALGORITHM=ring)",
+                    self.nic, self.capacity
+                ),
+            });
+        }
+        self.reserved = reserved;
+        Ok(())
+    }
+
+    /// Makes progress and takes what is over.
+    pub(super) fn read(
+        &self,
+        completions: &mut Vec<Completion>,
+        failures: &mut Vec<Failure>,
+    ) -> Result<(), FabricError> {
+        self.cq.read(completions, failures)?;
+        self.eq.check()
+    }
+
+    /// The queue that can be slept on, or that naps.
+    pub(super) fn cq(&self) -> &CompletionQueue {
+        &self.cq
+    }
+
+    /// Closes the endpoint and all that it needed, but for the regions, which close when they are dropped. Where it does not
+    /// close, they stay.
+    pub(super) fn close(self) -> Result<Registrations, FabricError> {
+        match self.endpoint.close() {
+            Ok(()) => Ok(self.payloads),
+            Err(error) => {
+                std::mem::forget(self.payloads);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What a queue has at least,
+const LEAST_CAPACITY: usize = 1 << 8;
+/// and at most: what libfabric's EFA provider gives by itself is 12,288, and larger queues are the device's to refuse.
+const MOST_CAPACITY: usize = 1 << 15;
