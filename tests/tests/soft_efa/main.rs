@@ -6,4 +6,5 @@ mod faults;
 mod hosts;
 mod one_host;
 mod programs;
+mod ranks;
 mod support;

@@ -57,6 +57,11 @@ impl SoftEfa {
         self.with("SOFTEFA_SEED", &seed.to_string())
     }
 
+    /// Whether its programs have this variable.
+    pub(crate) fn sets(&self, name: &str) -> bool {
+        self.env.iter().any(|(set, _)| set == name)
+    }
+
     /// A program on a host of a testbed.
     pub(crate) fn command_on(&self, testbed: &Testbed, host: &str, program: impl AsRef<OsStr>) -> Command {
         // By `env`, so that only the program itself gets the variables, not what leads to it.
