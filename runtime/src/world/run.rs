@@ -30,6 +30,7 @@ impl World {
             return Err(Error::Broken { first: first.clone() });
         }
         let choice = self.choice(collective, options);
+        let is_efa = self.report.iter().any(|line| line.carrier == Carrier::Efa);
         let patience = options.deadline.unwrap_or(self.config.deadline);
         let world_size = self.world_size();
         let element_bytes = buffers.element().size_bytes();
@@ -58,7 +59,7 @@ impl World {
         let place = |step| Place { operation: collective.name(), sequence, rank: self.rank, step };
         let error = match (told, error) {
             (Some(told), error) => explain_told(place(step_of(&error)), told),
-            (None, error) => explain(error, &place, oob),
+            (None, error) => explain(error, &place, oob, is_efa),
         };
         self.broken = Some(error.to_string());
         Err(error)
@@ -91,7 +92,12 @@ impl World {
 }
 
 /// What the executor said, in terms of the World.
-fn explain(error: ExecError, place: &dyn Fn(Option<usize>) -> Place, oob: &mut OobConnection) -> Error {
+fn explain(
+    error: ExecError,
+    place: &dyn Fn(Option<usize>) -> Place,
+    oob: &mut OobConnection,
+    is_efa: bool,
+) -> Error {
     let place = place(step_of(&error));
     match error {
         ExecError::Mismatch { peer, sequence, peer_sequence, signature, peer_signature, .. } => {
@@ -106,6 +112,11 @@ fn explain(error: ExecError, place: &dyn Fn(Option<usize>) -> Place, oob: &mut O
         ExecError::Transport { source: TransportError::PeerLost { peer, cause }, .. } => {
             // A peer that gave up says why in the bootstrap, and that may be on its way yet.
             match await_reason(oob) {
+                // A peer that was cut off may have ended for the same reason as this rank is about to; what the card says
+                // leads further than that it did.
+                Some(BootstrapError::RankLost { rank, cause: told }) if rank == peer && is_efa => {
+                    Error::PeerLost { place, peer, cause: format!("{cause}; and of its process: {told}") }
+                }
                 Some(told) => explain_told(place, told),
                 None => Error::PeerLost { place, peer, cause },
             }

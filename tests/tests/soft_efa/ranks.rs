@@ -2,10 +2,11 @@
 //! broke, with rank, card, cause and remedy, where it breaks.
 
 use std::process::Output;
+use std::time::Duration;
 
 use efarun_tests::{Need, Testbed, is_full_matrix, libfabric_1_22_folder, program, require};
 
-use crate::support::{Guest, LIMIT, SoftEfa, free_port, succeeded};
+use crate::support::{Guest, SoftEfa, free_port, succeeded};
 
 #[test]
 fn every_collective_is_right_on_both_releases_of_libfabric() {
@@ -43,7 +44,7 @@ fn a_killed_rank_is_named_and_everything_closes() {
     let (killed, mut left) = (ranks.pop().unwrap(), ranks.pop().unwrap());
     left.wait_for_line("summing");
     killed.kill();
-    let said = failed(&left.finish(LIMIT));
+    let said = failed(&left.finish(PATIENCE));
     assert!(said.contains("rank 1 is lost"), "{said}");
 }
 
@@ -53,7 +54,7 @@ fn a_security_group_that_lets_nothing_through_is_told() {
     let devices =
         SoftEfa::new(&["--device", "p4d", "--timeout", "1000", "--fault", "silence=127.0.0.2>127.0.0.3"]);
     let ranks = alone(&[devices.clone(), devices], &["--until-failure", "1000"]);
-    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(LIMIT))).collect();
+    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(PATIENCE))).collect();
     for part in ["rank 1 is lost", "security group", "EFA code 15", "from rdmap16s27 to rdmap16s27 on "] {
         assert!(said.contains(part), "{part}: {said}");
     }
@@ -69,7 +70,7 @@ fn a_link_that_goes_down_is_told() {
     let mut ranks = alone(&[devices.clone(), devices], &["--until-failure", "40000"]);
     ranks[0].wait_for_line("summing");
     std::fs::write(&trigger, "").unwrap();
-    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(LIMIT))).collect();
+    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(PATIENCE))).collect();
     assert!(said.contains("answered before") && said.contains("its link is"), "{said}");
 }
 
@@ -78,7 +79,7 @@ fn a_receiver_that_is_never_ready_ends_at_the_deadline() {
     require!(Need::SoftEfa);
     let devices = SoftEfa::new(&["--device", "p4d", "--fault", "fail=10:send"]).with("EFARUN_DEADLINE", "3");
     let ranks = alone(&[devices.clone(), devices], &["--until-failure", "1000"]);
-    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(LIMIT))).collect();
+    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(PATIENCE))).collect();
     assert!(said.contains("s for rank 1 to be ready for a message"), "{said}");
 }
 
@@ -88,7 +89,7 @@ fn two_releases_of_libfabric_in_a_world_are_named() {
     let devices = SoftEfa::new(&["--device", "p4d"]);
     let older = devices.clone().with("LD_LIBRARY_PATH", libfabric_1_22_folder().to_str().unwrap());
     let ranks = alone(&[devices, older], &["1"]);
-    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(LIMIT))).collect();
+    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(PATIENCE))).collect();
     assert!(said.contains("has libfabric 1.22") && said.contains("has 2.5"), "{said}");
     assert!(said.contains("install the same EFA installer on all nodes"), "{said}");
 }
@@ -165,7 +166,7 @@ fn identity(rank: usize, world_size: usize, meeting: &str) -> [(&'static str, St
 /// Waits for ranks that are to get all right and close all; what they said.
 fn finish(ranks: Vec<Guest>) -> String {
     let said = ranks.into_iter().enumerate().map(|(rank, guest)| {
-        let said = succeeded(&format!("rank {rank}"), &guest.finish(LIMIT));
+        let said = succeeded(&format!("rank {rank}"), &guest.finish(PATIENCE));
         assert!(said.contains(&format!("rank {rank}: all right")), "{said}");
         assert_all_closed(&said);
         said
@@ -186,6 +187,9 @@ fn failed(output: &Output) -> String {
 fn assert_all_closed(said: &str) {
     assert!(!said.contains("closing the") && !said.contains("does not close"), "{said}");
 }
+
+/// Longer than any rank waits for another.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 fn seeds() -> impl Iterator<Item = String> {
     (1..=if is_full_matrix() { 50 } else { 1 }).map(|seed: u32| seed.to_string())

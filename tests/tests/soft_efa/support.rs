@@ -287,7 +287,7 @@ fn meet(commands: [Command; 2], programs: [&str; 2], address: &str, options: &[&
 
 /// A port for a program that cannot choose one by itself: one that nobody has here, and that the kernel gives to nobody
 /// who asks for any, be it on another host.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id();
     (0..PORTS.len() as u32)
