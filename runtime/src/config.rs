@@ -90,9 +90,12 @@ fn provider(environment: &Environment) -> Result<Provider, ConfigError> {
     match environment.text(env::EFARUN_PROVIDER)? {
         Some("auto") => Ok(Provider::Auto),
         Some("efa") => Ok(Provider::Efa),
+        Some("efa-rdm") => Ok(Provider::EfaRdm),
         Some("tcp") => Ok(Provider::Tcp),
         Some("fabric-tcp") => Ok(Provider::FabricTcp),
-        Some(value) => Err(ConfigError::new(env::EFARUN_PROVIDER, value, "auto, efa, tcp or fabric-tcp")),
+        Some(value) => {
+            Err(ConfigError::new(env::EFARUN_PROVIDER, value, "auto, efa, efa-rdm, tcp or fabric-tcp"))
+        }
         // Who sets libfabric's own variable means libfabric, which hides all providers that it does not name.
         None => Ok(match environment.text("FI_PROVIDER")? {
             None => Provider::Auto,
@@ -108,8 +111,10 @@ fn provider(environment: &Environment) -> Result<Provider, ConfigError> {
 pub enum Provider {
     /// EFA where every rank's node has a device, TCP otherwise.
     Auto,
-    /// EFA's reliable datagrams, by libfabric.
+    /// EFA, by libfabric: by writes into each other's memory where every rank's devices can, by messages otherwise.
     Efa,
+    /// EFA by messages, whatever the devices can.
+    EfaRdm,
     /// TCP, by sockets of the runtime's own.
     Tcp,
     /// TCP, by libfabric.
@@ -140,7 +145,7 @@ macro_rules! display_as_words {
 
 display_as_words! {
     LocalTransport { Auto => "auto", Shm => "shm", Network => "network" }
-    Provider { Auto => "auto", Efa => "efa", Tcp => "tcp", FabricTcp => "fabric-tcp" }
+    Provider { Auto => "auto", Efa => "efa", EfaRdm => "efa-rdm", Tcp => "tcp", FabricTcp => "fabric-tcp" }
 }
 
 /// One setting, for help texts and the manual.
@@ -208,7 +213,8 @@ pub const SETTINGS: [Setting; 14] = [
     Setting {
         name: env::EFARUN_PROVIDER,
         default: "what FI_PROVIDER says, else auto",
-        about: "What carries messages between nodes. efa: EFA devices, by libfabric. tcp: TCP by the runtime's own \
+        about: "What carries messages between nodes. efa: EFA devices, by libfabric, writing into each other's memory \
+                where all of them can. efa-rdm: EFA devices by messages, whatever they can. tcp: TCP by the runtime's own \
                 sockets, which needs no library. fabric-tcp: TCP by libfabric, which is slower; FI_PROVIDER=tcp means \
                 this too. auto takes efa where every node has a device, and tcp otherwise. The same on every rank.",
     },
@@ -355,6 +361,7 @@ mod tests {
         for (name, value, provider) in [
             (env::EFARUN_PROVIDER, "tcp", Provider::Tcp),
             (env::EFARUN_PROVIDER, "efa", Provider::Efa),
+            (env::EFARUN_PROVIDER, "efa-rdm", Provider::EfaRdm),
             (env::EFARUN_PROVIDER, "fabric-tcp", Provider::FabricTcp),
             ("FI_PROVIDER", "tcp", Provider::FabricTcp),
             ("FI_PROVIDER", "efa", Provider::Efa),

@@ -246,23 +246,28 @@ impl Endpoint {
         self.domain.info().library().check_post("fi_writedata", returned)
     }
 
-    /// Posts a receive for data that a write brings, without memory. `Ok(false)`: the queue is full.
+    /// Posts a receive without a tag, from anybody, as data that a write brings takes one. `Ok(false)`: the queue is full.
     ///
     /// # Safety
     ///
-    /// The 64 bytes at `context` belong to the provider until the completion was read or the endpoint closed.
+    /// As [`Endpoint::post_receive`].
     ///
     /// # Errors
     ///
     /// [`FabricError::Call`] of `fi_recv`.
-    pub unsafe fn post_receive_for_data(&self, context: *mut c_void) -> Result<bool, FabricError> {
-        // SAFETY: the endpoint is open; the context is the caller's promise.
+    pub unsafe fn post_receive_for_data(
+        &self,
+        memory: *mut [u8],
+        region: &MemoryRegion,
+        context: *mut c_void,
+    ) -> Result<bool, FabricError> {
+        // SAFETY: the endpoint is open; memory and context are the caller's promise.
         let returned = unsafe {
             sys::call::fi_recv(
                 self.raw.as_ptr(),
-                ptr::null_mut(),
-                0,
-                ptr::null_mut(),
+                memory.cast(),
+                memory.len(),
+                region.descriptor(),
                 sys::FI_ADDR_UNSPEC,
                 context,
             )

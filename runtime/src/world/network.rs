@@ -1,7 +1,8 @@
 //! Which network lies between the nodes, and by which address this node is on it.
 //!
 //! All ranks must take the same network, so each says how many EFA devices it could use, and EFA is taken where
-//! all have some; each then uses as many as the rank that has fewest, those that are closest to it. For TCP each rank must name an address of its node that all others reach. The one by which it met
+//! all have some; each then uses as many as the rank that has fewest, those that are closest to it, and by writes where all
+//! ranks' devices can ([`crate::transport::fabric`]). For TCP each rank must name an address of its node that all others reach. The one by which it met
 //! them is such an address, unless it met rank 0 over loopback: then it is on rank 0's node, and the address by
 //! which others met rank 0 leads to both.
 
@@ -14,10 +15,10 @@ use efarun_wire::Rank;
 use crate::bootstrap::OobConnection;
 use crate::config::{Config, Provider};
 use crate::error::Error;
-use crate::fabric::Library;
+use crate::fabric::{Library, Nic};
 use crate::topology::Topology;
 use crate::transport::fabric::affinity::{self, Machine};
-use crate::transport::fabric::efa_devices;
+use crate::transport::fabric::{Network, efa_devices};
 use crate::world::setup::{Contribution, exchange};
 
 /// What all ranks have agreed on, and this rank's place in it.
@@ -29,6 +30,8 @@ pub(super) struct Agreement {
     pub(super) local_address: Option<IpAddr>,
     /// The cards to use, rail by rail, for EFA.
     pub(super) devices: Vec<String>,
+    /// Whether they write into others' memory, on all ranks.
+    pub(super) writes: bool,
     /// Why it is this network, for people.
     pub(super) reason: String,
 }
@@ -41,56 +44,94 @@ pub(super) fn agree(
     deadline: Instant,
 ) -> Result<Agreement, Error> {
     let address = config.node_address.or_else(|| oob.local_address()).or_else(route_to_master);
-    let mut devices = devices_of(oob.rank(), config.provider, topology);
-    let text = |address: Option<IpAddr>| address.map_or_else(String::new, |address| address.to_string());
-    let mine = format!("{} {}", devices.len(), text(address));
-    let all = exchange(oob, "network", Contribution::Good(mine.into_bytes()), deadline)?;
-    let said: Vec<(usize, Option<IpAddr>)> = all.iter().map(|blob| parse(blob)).collect();
-    let fewest = said.iter().enumerate().min_by_key(|(_, (rails, _))| *rails);
-    let (fewest, of) = fewest.map_or((0, 0), |(rank, (rails, _))| (*rails, rank));
-    let (provider, reason) = choose(config.provider, fewest, topology.hostname(Rank(of as u32)));
-    devices.truncate(fewest);
-    let of_rank_0 = said.first().and_then(|(_, address)| *address);
-    Ok(Agreement { provider, local_address: reachable(address, of_rank_0), devices, reason })
+    let Cards { mut names, writes } = cards_of(oob.rank(), config.provider, topology);
+    let mine = Word { rails: names.len(), writes, address };
+    let all = exchange(oob, "network", Contribution::Good(mine.to_bytes()), deadline)?;
+    let said: Vec<Word> = all.iter().map(|blob| Word::parse(blob)).collect();
+    let host_of = |is_such: &dyn Fn(&Word) -> bool| {
+        said.iter().position(is_such).map(|rank| topology.hostname(Rank(rank as u32)))
+    };
+    let fewest = said.iter().map(|word| word.rails).min().unwrap_or(0);
+    let (provider, mut reason) = choose(config.provider, host_of(&|word| word.rails == 0));
+    names.truncate(fewest);
+    let reader = host_of(&|word| !word.writes);
+    let writes = provider == Provider::Efa && fewest > 0 && reader.is_none();
+    if provider == Provider::Efa {
+        reason += &match reader {
+            None => ", and every card writes into others' memory".to_owned(),
+            Some(host) => format!(", and cards of {host} do not write into others' memory"),
+        };
+    }
+    let of_rank_0 = said.first().and_then(|word| word.address);
+    Ok(Agreement { provider, local_address: reachable(address, of_rank_0), devices: names, writes, reason })
+}
+
+/// What a rank says to the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Word {
+    /// How many EFA devices it would use.
+    rails: usize,
+    /// Whether they write into others' memory.
+    writes: bool,
+    /// The address by which it met the others.
+    address: Option<IpAddr>,
+}
+
+impl Word {
+    fn to_bytes(self) -> Vec<u8> {
+        let address = self.address.map_or_else(String::new, |address| address.to_string());
+        format!("{} {} {address}", self.rails, u8::from(self.writes)).into_bytes()
+    }
+
+    /// Words that make no sense are those of a rank without EFA.
+    fn parse(blob: &[u8]) -> Self {
+        let mut words = std::str::from_utf8(blob).unwrap_or_default().split(' ');
+        let mut next = || words.next().unwrap_or_default();
+        let (rails, writes) = (next().parse().unwrap_or(0), next() == "1");
+        Word { rails, writes, address: next().parse().ok() }
+    }
+}
+
+/// The cards that a rank would use.
+#[derive(Debug, Default)]
+struct Cards {
+    names: Vec<String>,
+    writes: bool,
 }
 
 /// The cards that this rank would use; none where EFA is not to be used, or libfabric finds none.
-fn devices_of(me: Rank, asked: Provider, topology: &Topology) -> Vec<String> {
-    let sysfs = affinity::sysfs();
+fn cards_of(me: Rank, asked: Provider, topology: &Topology) -> Cards {
     let looks = match asked {
-        Provider::Efa => true,
-        Provider::Auto => has_efa_device(&sysfs.join("class/infiniband")),
+        Provider::Efa | Provider::EfaRdm => true,
+        Provider::Auto => has_efa_device(&affinity::sysfs().join("class/infiniband")),
         Provider::Tcp | Provider::FabricTcp => false,
     };
     if !looks {
-        return Vec::new();
+        return Cards::default();
     }
-    let found = Library::open().and_then(|library| efa_devices(&library));
-    let nics = found.unwrap_or_else(|error| {
+    let ask = |library: Library| {
+        Ok((efa_devices(&library, Network::Efa)?, efa_devices(&library, Network::EfaDirect)?))
+    };
+    let (nics, writers) = Library::open().and_then(ask).unwrap_or_else(|error| {
         log::warn!("this host's EFA devices cannot be used: {error}");
-        Vec::new()
+        Default::default()
     });
     // Asking libfabric may have changed where /sys is: soft devices bring one of their own.
     let machine = Machine::read(&affinity::sysfs(), &nics);
     let (local_rank, local_size) = (topology.local_rank(me) as usize, topology.local_ranks(me).len());
-    let rails = affinity::rails(&machine, local_rank, local_size);
-    rails.into_iter().map(|rail| nics[rail].name.clone()).collect()
+    let mine: Vec<&Nic> =
+        affinity::rails(&machine, local_rank, local_size).iter().map(|&rail| &nics[rail]).collect();
+    let writes = mine.iter().all(|nic| writers.iter().any(|writer| writer.name == nic.name));
+    Cards { names: mine.iter().map(|nic| nic.name.clone()).collect(), writes }
 }
 
-/// The network and the reason, given what was asked for, and how many EFA devices the rank has that has fewest, with its
-/// host.
-fn choose(asked: Provider, fewest: usize, hostname: &str) -> (Provider, String) {
-    match (asked, fewest) {
-        (Provider::Auto, 0) => (Provider::Tcp, format!("no EFA device on {hostname}")),
-        (Provider::Auto, _) => (Provider::Efa, "every node has an EFA device".to_owned()),
+/// The network and the reason, given what was asked for, and a host that has no EFA device, if there is one.
+fn choose(asked: Provider, without_efa: Option<&str>) -> (Provider, String) {
+    match (asked, without_efa) {
+        (Provider::Auto, Some(hostname)) => (Provider::Tcp, format!("no EFA device on {hostname}")),
+        (Provider::Auto, None) => (Provider::Efa, "every node has an EFA device".to_owned()),
         (asked, _) => (asked, "asked for".to_owned()),
     }
-}
-
-fn parse(blob: &[u8]) -> (usize, Option<IpAddr>) {
-    let text = std::str::from_utf8(blob).unwrap_or_default();
-    let (rails, address) = text.split_once(' ').unwrap_or_default();
-    (rails.parse().unwrap_or(0), address.parse().ok())
 }
 
 /// The address to be reached by, of a rank that met the others by `mine`.
@@ -126,10 +167,10 @@ mod tests {
     #[test]
     fn efa_is_taken_where_all_have_it_and_sockets_otherwise() {
         let word = |(provider, reason): (Provider, String)| format!("{provider}: {reason}");
-        assert_eq!(word(choose(Provider::Auto, 4, "h2")), "efa: every node has an EFA device");
-        assert_eq!(word(choose(Provider::Auto, 0, "h2")), "tcp: no EFA device on h2");
-        for asked in [Provider::Efa, Provider::Tcp, Provider::FabricTcp] {
-            assert_eq!(choose(asked, 0, "h2"), (asked, "asked for".to_owned()));
+        assert_eq!(word(choose(Provider::Auto, None)), "efa: every node has an EFA device");
+        assert_eq!(word(choose(Provider::Auto, Some("h2"))), "tcp: no EFA device on h2");
+        for asked in [Provider::Efa, Provider::EfaRdm, Provider::Tcp, Provider::FabricTcp] {
+            assert_eq!(choose(asked, Some("h2")), (asked, "asked for".to_owned()));
         }
     }
 
@@ -163,8 +204,13 @@ mod tests {
 
     #[test]
     fn what_ranks_say_survives_its_bytes() {
-        assert_eq!(parse(b"4 10.0.0.1"), (4, "10.0.0.1".parse().ok()));
-        assert_eq!(parse(b"0 "), (0, None));
-        assert_eq!(parse(b"\xff"), (0, None));
+        for word in [
+            Word { rails: 4, writes: true, address: "10.0.0.1".parse().ok() },
+            Word { rails: 1, writes: false, address: "fe80::1".parse().ok() },
+            Word::default(),
+        ] {
+            assert_eq!(Word::parse(&word.to_bytes()), word);
+        }
+        assert_eq!(Word::parse(b"\xff"), Word::default());
     }
 }

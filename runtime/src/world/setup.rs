@@ -217,9 +217,10 @@ enum RemoteTransport {
 
 impl Remote {
     fn make(me: Rank, world_size: u32, agreement: Agreement) -> Result<Self, Error> {
-        let Agreement { provider, local_address, devices, reason } = agreement;
+        let Agreement { provider, local_address, devices, writes, reason } = agreement;
         let network = match provider {
-            Provider::Efa => Some(Network::Efa),
+            Provider::Efa if writes => Some(Network::EfaDirect),
+            Provider::Efa | Provider::EfaRdm => Some(Network::Efa),
             Provider::FabricTcp => Some(Network::Tcp),
             Provider::Tcp | Provider::Auto => None,
         };

@@ -26,7 +26,7 @@ pub const EFARUN_BOOTSTRAP_TIMEOUT: &str = "EFARUN_BOOTSTRAP_TIMEOUT";
 pub const EFARUN_KEY_FILE: &str = "EFARUN_KEY_FILE";
 /// `1` allows a bootstrap without a key beyond loopback.
 pub const EFARUN_INSECURE: &str = "EFARUN_INSECURE";
-/// `auto`, `efa`, `tcp` or `fabric-tcp`: what carries messages between nodes.
+/// `auto`, `efa`, `efa-rdm`, `tcp` or `fabric-tcp`: what carries messages between nodes.
 pub const EFARUN_PROVIDER: &str = "EFARUN_PROVIDER";
 /// `auto`, `shm` or `network`: which transport serves ranks of one node.
 pub const EFARUN_LOCAL_TRANSPORT: &str = "EFARUN_LOCAL_TRANSPORT";

@@ -2,6 +2,7 @@
 //! broke, with rank, card, cause and remedy, where it breaks.
 
 use std::process::Output;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use efarun_tests::{Need, Testbed, is_full_matrix, libfabric_1_22_folder, program, require};
@@ -34,6 +35,32 @@ fn a_rank_alone_on_its_host_uses_all_four_cards_of_a_p4d() {
         let rails = "efa on 4 rails (rdmap16s27, rdmap32s27, rdmap144s27, rdmap160s27; libfabric";
         assert_eq!(said.matches(rails).count(), 2, "{said}");
     }
+}
+
+#[test]
+fn ranks_whose_cards_write_use_that_and_others_do_not() {
+    require!(Need::SoftEfa);
+    for seed in seeds() {
+        let options = ["--device", "p5", "--nics", "4", "--manners", "all", "--seed", &seed];
+        let p5 = SoftEfa::new(&options);
+        let said = finish(alone(&[p5.clone(), p5.clone()], &["0,1,257,70000,600000"]));
+        assert_eq!(said.matches("efa-direct on 4 rails (rdmap79s0, rdmap80s0").count(), 2, "{said}");
+        assert!(said.contains("every card writes into others' memory"), "{said}");
+        let by_messages = p5.clone().with("EFARUN_PROVIDER", "efa-rdm");
+        let said = finish(alone(&[by_messages.clone(), by_messages], &["1,70000"]));
+        assert_eq!(said.matches("efa on 4 rails (rdmap79s0, rdmap80s0").count(), 2, "{said}");
+    }
+}
+
+#[test]
+fn one_host_whose_cards_do_not_write_decides_for_all() {
+    require!(Need::SoftEfa);
+    let p5 = SoftEfa::new(&["--device", "p5", "--nics", "4"]);
+    let p4d = p5.clone().with("SOFTEFA_DEVICE", "p4d").with("SOFTEFA_NICS", "2");
+    let said = finish(alone(&[p5, p4d], &["1,5003"]));
+    assert!(said.contains("efa on 2 rails (rdmap79s0, rdmap80s0;"), "{said}");
+    assert!(said.contains("efa on 2 rails (rdmap16s27, rdmap32s27;"), "{said}");
+    assert_eq!(said.matches("do not write into others' memory) to 1 peer").count(), 2, "{said}");
 }
 
 #[test]
@@ -106,7 +133,7 @@ fn every_collective_is_right_between_hosts() {
 
 /// Starts ranks on this machine, two to a host that is only posed.
 fn here(devices: &SoftEfa, world_size: usize, arguments: &[&str]) -> Vec<Guest> {
-    let meeting = format!("127.0.0.1:{}", free_port());
+    let meeting = meeting();
     let start = |rank: usize| {
         let host = rank / 2;
         let devices = devices.clone().with("SOFTEFA_ADDRESS", &format!("127.0.0.{}", host + 2));
@@ -120,7 +147,7 @@ fn here(devices: &SoftEfa, world_size: usize, arguments: &[&str]) -> Vec<Guest> 
 
 /// Starts a rank on each of these devices on this machine, each on a posed host of its own.
 fn alone(devices: &[SoftEfa], arguments: &[&str]) -> Vec<Guest> {
-    let meeting = format!("127.0.0.1:{}", free_port());
+    let meeting = meeting();
     let start = |(rank, devices): (usize, &SoftEfa)| {
         let devices = devices.clone().with("SOFTEFA_ADDRESS", &format!("127.0.0.{}", rank + 2));
         let mut command = devices.command(program!("rank_collectives"));
@@ -150,6 +177,15 @@ fn between(devices: &SoftEfa, testbed: &Testbed, arguments: &[&str]) -> Vec<Gues
         Guest::start(command)
     };
     (0..world_size).map(start).collect()
+}
+
+/// Where the ranks of a world on this machine meet: at an address that no other test has, as a port that was free a moment
+/// ago may be another's by now.
+fn meeting() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let port = 29_500 + NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("127.{}.{middle}.{low}:{port}", 64 + high % 64)
 }
 
 /// Who a rank is, without a launcher.

@@ -26,6 +26,17 @@ pub(super) struct Address {
     pub(super) piece_bytes: u32,
     /// Its endpoints, rail by rail.
     pub(super) rails: Vec<RailAddress>,
+    /// Where others write their grants, where messages are written.
+    pub(super) mailbox: Option<Mailbox>,
+}
+
+/// A rank's memory for grants, a part for each rank of the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mailbox {
+    /// Its address there.
+    pub(super) address: u64,
+    /// Its key, on the first rail.
+    pub(super) key: u64,
 }
 
 /// One endpoint.
@@ -118,6 +129,7 @@ mod tests {
             slots: 4,
             piece_bytes: 65536,
             rails: vec![RailAddress { nic: "eth0".into(), raw: vec![1, 2, 3] }],
+            mailbox: None,
         }
     }
 

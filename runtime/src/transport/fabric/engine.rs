@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use efarun_wire::Rank;
 
 use super::FabricConfig;
-use super::address::RailAddress;
+use super::address::{Address, RailAddress};
 use super::operation::{Contexts, Kind, Operation};
 use super::rail::Rail;
 use super::registrations::Registrations;
@@ -131,19 +131,14 @@ impl Engine {
     }
 
     /// Learns how to reach a peer, which has as many rails.
-    pub(super) fn insert(
-        &mut self,
-        peer: Rank,
-        host: &str,
-        rails: &[RailAddress],
-    ) -> Result<(), TransportError> {
+    pub(super) fn insert(&mut self, peer: Rank, theirs: &Address) -> Result<(), TransportError> {
         let inserted: Result<Vec<_>, FabricError> =
-            self.rails.iter().zip(rails).map(|(rail, theirs)| rail.insert(&theirs.raw)).collect();
+            self.rails.iter().zip(&theirs.rails).map(|(rail, theirs)| rail.insert(&theirs.raw)).collect();
         let inserted = inserted?;
         let peer = self.peer(peer)?;
         peer.addresses = inserted;
-        peer.host = host.to_owned();
-        peer.nics = rails.iter().map(|rail| rail.nic.clone()).collect();
+        peer.host = theirs.host.clone();
+        peer.nics = theirs.rails.iter().map(|rail| rail.nic.clone()).collect();
         Ok(())
     }
 
@@ -288,6 +283,11 @@ impl Engine {
         Ok(())
     }
 
+    /// What was sent.
+    pub(super) fn counts(&self) -> Counts {
+        self.counts.clone()
+    }
+
     /// Whether the next message to a peer has a slot.
     #[cfg(test)]
     pub(super) fn has_credit(&self, to: Rank) -> bool {
@@ -368,8 +368,7 @@ impl Engine {
             return Ok(Vec::new());
         }
         // SAFETY: ends drop their regions before their memory, and are dropped after the endpoints were closed.
-        let register =
-            |rail: &Rail| unsafe { MemoryRegion::register(&rail.endpoint, memory.whole(), Access::Messages) };
+        let register = |rail: &Rail| unsafe { rail.register(memory.whole(), Access::Messages) };
         self.rails.iter().map(register).collect()
     }
 

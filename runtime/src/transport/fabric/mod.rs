@@ -1,4 +1,4 @@
-//! libfabric between nodes: tagged messages on a reliable-datagram endpoint.
+//! libfabric between nodes: messages over reliable-datagram endpoints, one per card.
 //!
 //! Each rank makes a [`FabricTransport`], which gives an address; the bootstrap carries all addresses to all ranks;
 //! [`FabricTransport::connect`] takes them in. Nothing is sent before a pair is opened.
@@ -25,6 +25,9 @@
 //! one is, as an operation on one rail may wait for what another receives; and each failed operation is told by card,
 //! cause and remedy ([`diagnosis`]). It runs in the tests on soft EFA devices, and was never run on EFA hardware.
 //!
+//! On EFA devices that write into others' memory (p5 and later), messages are such writes instead, into the same kind of
+//! slots, and credits too ([`direct`]): nothing is matched or copied on the way.
+//!
 //! # What it cannot do
 //!
 //! A peer that died is seen by who sends to it; one that only waits for it learns from the bootstrap. A rank that
@@ -34,6 +37,7 @@
 mod address;
 pub mod affinity;
 mod diagnosis;
+mod direct;
 mod engine;
 mod operation;
 mod progress;
@@ -52,7 +56,6 @@ use efarun_wire::Rank;
 
 use self::address::Address;
 pub use self::engine::Counts;
-use self::engine::Engine;
 pub use self::provider::{Network, efa_devices};
 use self::slot::Cut;
 use super::{Header, Message, SendToken, Transport, TransportError};
@@ -110,9 +113,28 @@ impl FabricConfig {
 #[derive(Debug)]
 pub struct FabricTransport {
     /// None after closing.
-    engine: Option<Engine>,
+    engine: Option<Box<Engine>>,
     address: Address,
     cut: Cut,
+}
+
+/// What carries messages over rails.
+#[derive(Debug)]
+enum Engine {
+    /// By tagged messages.
+    Tagged(engine::Engine),
+    /// By writes.
+    Direct(direct::Engine),
+}
+
+/// The same call on either.
+macro_rules! either {
+    ($engine:expr, $it:ident => $call:expr) => {
+        match $engine {
+            Engine::Tagged($it) => $call,
+            Engine::Direct($it) => $call,
+        }
+    };
 }
 
 impl FabricTransport {
@@ -137,7 +159,11 @@ impl FabricTransport {
         let infos = provider::choose(&library, config)?;
         let info = &infos[0];
         let cut = Cut { piece_bytes: config.piece_bytes, pieces: infos.len() };
-        let engine = Engine::new(&infos, config, cut).map_err(|error| with_address(error, config))?;
+        let engine = match config.network {
+            Network::Tcp | Network::Efa => engine::Engine::new(&infos, config, cut).map(Engine::Tagged),
+            Network::EfaDirect => direct::Engine::new(&infos, config, cut).map(Engine::Direct),
+        };
+        let engine = engine.map_err(|error| with_address(error, config))?;
         let address = Address {
             format: address::FORMAT,
             provider: info.provider().to_owned(),
@@ -148,10 +174,14 @@ impl FabricTransport {
                 .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned()),
             slots: config.slots as u32,
             piece_bytes: config.piece_bytes as u32,
-            rails: engine.addresses()?,
+            rails: either!(&engine, it => it.addresses())?,
+            mailbox: match &engine {
+                Engine::Tagged(_) => None,
+                Engine::Direct(engine) => Some(engine.mailbox()),
+            },
         };
         let bytes = address.to_bytes();
-        Ok((FabricTransport { engine: Some(engine), address, cut }, bytes))
+        Ok((FabricTransport { engine: Some(Box::new(engine)), address, cut }, bytes))
     }
 
     /// Learns the addresses of the ranks that this transport may reach; its own may be among them.
@@ -160,12 +190,12 @@ impl FabricTransport {
     ///
     /// [`TransportError::Incompatible`] for a rank that was set up differently, or whose address is none.
     pub fn connect(&mut self, me: Rank, addresses: &[(Rank, Vec<u8>)]) -> Result<(), TransportError> {
-        let engine = self.engine.as_mut().ok_or(TransportError::Closed)?;
-        engine.set_rank(me);
+        let engine = self.engine.as_deref_mut().ok_or(TransportError::Closed)?;
+        either!(engine, it => it.set_rank(me));
         for (peer, bytes) in addresses.iter().filter(|(peer, _)| *peer != me) {
             let theirs = Address::parse(*peer, bytes)?;
             self.address.check(*peer, &theirs)?;
-            engine.insert(*peer, &theirs.host, &theirs.rails)?;
+            either!(engine, it => it.insert(*peer, &theirs))?;
         }
         Ok(())
     }
@@ -177,9 +207,10 @@ impl FabricTransport {
         if provider != "efa" {
             return format!("{provider} in {fabric} (libfabric {library})");
         }
+        let name = if self.address.mailbox.is_some() { "efa-direct" } else { "efa" };
         let nics: Vec<&str> = rails.iter().map(|rail| rail.nic.as_str()).collect();
         let plural = if nics.len() == 1 { "" } else { "s" };
-        format!("efa on {} rail{plural} ({}; libfabric {library})", nics.len(), nics.join(", "))
+        format!("{name} on {} rail{plural} ({}; libfabric {library})", nics.len(), nics.join(", "))
     }
 
     /// Whether it runs on EFA devices.
@@ -189,7 +220,7 @@ impl FabricTransport {
 
     /// What this rank has sent; zero after closing.
     pub fn counts(&self) -> Counts {
-        self.engine.as_ref().map_or_else(Counts::default, |engine| engine.counts.clone())
+        self.engine.as_ref().map_or_else(Counts::default, |engine| either!(&**engine, it => it.counts()))
     }
 
     /// Closes as [`Transport::close`] does, and says whether everything did.
@@ -198,11 +229,12 @@ impl FabricTransport {
     ///
     /// [`TransportError::Call`] of `fi_close`: what the provider may still touch is left allocated.
     pub fn try_close(&mut self) -> Result<(), TransportError> {
-        self.engine.take().map_or(Ok(()), |engine| engine.close().map_err(TransportError::from))
+        let close = |engine: Box<Engine>| either!(*engine, it => it.close().map_err(TransportError::from));
+        self.engine.take().map_or(Ok(()), close)
     }
 
     fn engine(&mut self) -> Result<&mut Engine, TransportError> {
-        self.engine.as_mut().ok_or(TransportError::Closed)
+        self.engine.as_deref_mut().ok_or(TransportError::Closed)
     }
 }
 
@@ -217,12 +249,12 @@ impl Transport for FabricTransport {
 
     fn open(&mut self, receives_from: &[Rank], sends_to: &[Rank]) -> Result<(), TransportError> {
         let engine = self.engine()?;
-        engine.begin_operation();
+        either!(engine, it => it.begin_operation());
         for &peer in sends_to {
-            engine.open_send(peer)?;
+            either!(engine, it => it.open_send(peer))?;
         }
         for &peer in receives_from {
-            engine.open_receive(peer)?;
+            either!(engine, it => it.open_receive(peer))?;
         }
         Ok(())
     }
@@ -236,24 +268,24 @@ impl Transport for FabricTransport {
         token: SendToken,
     ) -> Result<bool, TransportError> {
         // SAFETY: the caller's promise is the one that the engine asks for.
-        unsafe { self.engine()?.try_send(to, header, payload, token) }
+        unsafe { either!(self.engine()?, it => it.try_send(to, header, payload, token)) }
     }
 
     fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError> {
-        self.engine()?.poll(completed)
+        either!(self.engine()?, it => it.poll(completed))
     }
 
     fn arrived(&mut self, from: Rank) -> Result<Option<Message<'_>>, TransportError> {
-        self.engine()?.arrived(from)
+        either!(self.engine()?, it => it.arrived(from))
     }
 
     fn release(&mut self, from: Rank) -> Result<(), TransportError> {
-        self.engine()?.release(from)
+        either!(self.engine()?, it => it.release(from))
     }
 
     fn wait(&mut self, timeout: Duration) {
-        if let Some(engine) = &mut self.engine {
-            engine.wait(timeout);
+        if let Some(engine) = self.engine.as_deref_mut() {
+            either!(engine, it => it.wait(timeout));
         }
     }
 

@@ -51,13 +51,7 @@ impl Engine {
     fn read(&mut self) {
         for rail in 0..self.rails.len() {
             if let Err(error) = self.rails[rail].read(&mut self.completions, &mut self.failures) {
-                let nic = &self.rails[rail].nic;
-                let error = match error {
-                    FabricError::Call { call, code, text } => {
-                        TransportError::Call { call, code, cause: format!("{text}, on {nic}") }
-                    }
-                    error => error.into(),
-                };
+                let error = self.rails[rail].broken(error);
                 self.fail(error);
             }
             self.take_in(rail);

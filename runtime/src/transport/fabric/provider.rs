@@ -10,8 +10,10 @@ use crate::fabric::{FabricError, Info, Library, Nic, Request, Service};
 pub enum Network {
     /// TCP over any interface.
     Tcp,
-    /// The reliable-datagram fabric of EFA devices.
+    /// The reliable-datagram fabric of EFA devices, by messages.
     Efa,
+    /// EFA devices that write into others' memory, by such writes.
+    EfaDirect,
 }
 
 /// What a rank's rails are opened from: of the provider for the configuration, first choice first, the devices that it
@@ -19,10 +21,11 @@ pub enum Network {
 pub(super) fn choose(library: &Library, config: &FabricConfig) -> Result<Vec<Info>, FabricError> {
     let source = match config.network {
         Network::Tcp => Some(config.local_address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))),
-        Network::Efa => None,
+        Network::Efa | Network::EfaDirect => None,
     };
+    let service = service(config.network);
     for (provider, fabric) in candidates(config.network, library.version().number()) {
-        let request = Request { service: Service::Tagged, provider, fabric, source };
+        let request = Request { service, provider, fabric, source };
         let infos = named(Info::query(library, &request)?, &config.devices);
         for info in &infos {
             log::debug!(
@@ -41,7 +44,10 @@ pub(super) fn choose(library: &Library, config: &FabricConfig) -> Result<Vec<Inf
         (Network::Tcp, Some(address)) => format!("tcp endpoint at {address}"),
         (Network::Tcp, None) => "tcp endpoint".to_owned(),
         (Network::Efa, _) if config.devices.is_empty() => "endpoint on an EFA device".to_owned(),
-        (Network::Efa, _) => format!("endpoint on {}", config.devices.join(", ")),
+        (Network::EfaDirect, _) if config.devices.is_empty() => {
+            "endpoint on an EFA device that writes into others' memory".to_owned()
+        }
+        (Network::Efa | Network::EfaDirect, _) => format!("endpoint on {}", config.devices.join(", ")),
     };
     Err(FabricError::NoProvider {
         version: library.version().to_string(),
@@ -61,20 +67,27 @@ fn named(infos: Vec<Info>, devices: &[String]) -> Vec<Info> {
     devices.iter().map(find).collect::<Option<Vec<Info>>>().unwrap_or_default()
 }
 
-/// The EFA devices that the provider offers for tagged messages, in its order.
+/// The EFA devices that the provider offers for this network, in its order.
 ///
 /// # Errors
 ///
 /// [`FabricError`] where libfabric cannot be asked.
-pub fn efa_devices(library: &Library) -> Result<Vec<Nic>, FabricError> {
-    for (provider, fabric) in candidates(Network::Efa, library.version().number()) {
-        let infos =
-            Info::query(library, &Request { service: Service::Tagged, provider, fabric, source: None })?;
+pub fn efa_devices(library: &Library, network: Network) -> Result<Vec<Nic>, FabricError> {
+    for (provider, fabric) in candidates(network, library.version().number()) {
+        let request = Request { service: service(network), provider, fabric, source: None };
+        let infos = Info::query(library, &request)?;
         if !infos.is_empty() {
             return Ok(infos.iter().filter_map(Info::nic).collect());
         }
     }
     Ok(Vec::new())
+}
+
+fn service(network: Network) -> Service {
+    match network {
+        Network::Tcp | Network::Efa => Service::Tagged,
+        Network::EfaDirect => Service::Writes,
+    }
 }
 
 /// Providers and fabrics by name.
@@ -90,5 +103,7 @@ fn candidates(network: Network, version: u32) -> Vec<(&'static str, Option<&'sta
         // Before 2.1 the fabric's name was the device's address, and there was one only.
         Network::Efa if version >= V2_1 => vec![("efa", Some("efa"))],
         Network::Efa => vec![("efa", None)],
+        Network::EfaDirect if version >= V2_1 => vec![("efa", Some("efa-direct"))],
+        Network::EfaDirect => Vec::new(),
     }
 }

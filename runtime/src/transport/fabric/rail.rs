@@ -3,13 +3,15 @@
 //! Rail i of a rank talks to rail i of the others. Nothing protects a completion queue from overflowing, so a rail counts
 //! how many operations its pairs may have in flight, and takes no pair for which its queue has no room
 //! ([`Rail::reserve`]).
+#![expect(unsafe_code, reason = "passes on a promise about memory")]
 
 use std::sync::Arc;
 
+use super::address::RailAddress;
 use super::registrations::Registrations;
 use crate::fabric::{
-    AddressVector, Completion, CompletionQueue, Domain, Endpoint, EventQueue, Fabric, FabricAddress,
-    FabricError, Failure, Info,
+    Access, AddressVector, Completion, CompletionQueue, Domain, Endpoint, EventQueue, Fabric, FabricAddress,
+    FabricError, Failure, Info, MemoryRegion,
 };
 use crate::transport::TransportError;
 
@@ -42,6 +44,40 @@ impl Rail {
         let endpoint = Endpoint::open(&domain, &av, &cq, &eq)?;
         let nic = info.nic().map_or_else(|| info.domain_name().to_owned(), |nic| nic.name);
         Ok(Rail { endpoint, payloads: Registrations::default(), nic, av, cq, eq, capacity, reserved: 0 })
+    }
+
+    /// Its own address.
+    pub(super) fn address(&self) -> Result<RailAddress, FabricError> {
+        self.endpoint.address().map(|raw| RailAddress { nic: self.nic.clone(), raw })
+    }
+
+    /// Registers memory of ours with its card.
+    ///
+    /// # Safety
+    ///
+    /// The memory stays mapped until the region is dropped.
+    pub(super) unsafe fn register(
+        &self,
+        memory: *const [u8],
+        access: Access,
+    ) -> Result<MemoryRegion, FabricError> {
+        // SAFETY: the caller's promise.
+        unsafe { MemoryRegion::register(&self.endpoint, memory, access) }
+    }
+
+    /// How many operations its queue has room for.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// An error of its queues, with its card.
+    pub(super) fn broken(&self, error: FabricError) -> TransportError {
+        match error {
+            FabricError::Call { call, code, text } => {
+                TransportError::Call { call, code, cause: format!("{text}, on {}", self.nic) }
+            }
+            error => error.into(),
+        }
     }
 
     /// Learns a peer's address.

@@ -269,7 +269,7 @@ fn cell(index: usize) -> Range<usize> {
 
 /// Of a message of so many bytes, header included, the payload is copied, which is cheaper than registering it. Such a
 /// message also fits one packet.
-const STAGE_BYTES: usize = 4096;
+pub(super) const STAGE_BYTES: usize = 4096;
 /// The longest payload that is copied.
 pub(super) const STAGED_BYTES: usize = STAGE_BYTES - CELL_BYTES;
 /// A header's size, and what everything is aligned to.

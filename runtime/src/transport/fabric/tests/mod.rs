@@ -94,7 +94,7 @@ fn a_peer_that_closed_before_the_first_send_is_lost_to_its_sender() {
     // Without credit there is no send: the credit comes first, and so the connection.
     let [mut sender, mut receiver] = pair();
     let deadline = Instant::now() + DEADLINE;
-    while !sender.engine().unwrap().has_credit(Rank(1)) {
+    while !has_credit(&mut sender) {
         assert!(Instant::now() < deadline, "no credit in {DEADLINE:?}");
         progress(&mut receiver);
         progress(&mut sender);
@@ -214,6 +214,11 @@ fn loss_seen_by(sender: &mut FabricTransport, payload: &[u8]) -> Rank {
         TransportError::PeerLost { peer, .. } => peer,
         other => panic!("{other}"),
     }
+}
+
+fn has_credit(sender: &mut FabricTransport) -> bool {
+    let Engine::Tagged(engine) = sender.engine().unwrap() else { panic!("tcp is tagged") };
+    engine.has_credit(Rank(1))
 }
 
 fn progress(transport: &mut FabricTransport) {

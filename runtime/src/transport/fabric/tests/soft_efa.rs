@@ -41,6 +41,11 @@ bodies! {
     keys_that_are_bad_are_told,
     a_card_that_is_lost_is_told,
     queues_that_are_full_are_waited_for,
+    conforms_by_writes_on_a_p5,
+    conforms_by_writes_on_four_rails_of_a_p5,
+    a_peer_that_closed_is_lost_to_its_writer_by_cause_and_card,
+    writes_that_fail_are_told_by_cause_and_card,
+    a_p4d_does_not_write,
 }
 
 on_soft_efa! {
@@ -55,6 +60,11 @@ on_soft_efa! {
         keys_that_are_bad_are_told: ["--device", "p4d", "--fault", "fail=7:send"];
         a_card_that_is_lost_is_told: ["--device", "p4d", "--fault", "device-lost@2000ops"];
         queues_that_are_full_are_waited_for: ["--device", "p4d", "--nics", "2", "--fault", "queue-full=30"];
+        conforms_by_writes_on_a_p5: ["--device", "p5", "--manners", "all", "--fault", "queue-full=10"];
+        conforms_by_writes_on_four_rails_of_a_p5: ["--device", "p5", "--nics", "4", "--manners", "all"];
+        a_peer_that_closed_is_lost_to_its_writer_by_cause_and_card: ["--device", "p5"];
+        writes_that_fail_are_told_by_cause_and_card: ["--device", "p5", "--nics", "2", "--fault", "fail=7:write"];
+        a_p4d_does_not_write: ["--device", "p4d"];
     }
     libfabric_1_22, "1.22.0": {
         conforms_on_a_p4d: ["--device", "p4d", "--manners", "all"];
@@ -81,11 +91,41 @@ fn queues_that_are_full_are_waited_for() {
     close_both(sender, receiver);
 }
 
+fn conforms_by_writes_on_a_p5() {
+    conformance(|world_size| boxed(world(&efa_direct(world_size))));
+}
+
+fn conforms_by_writes_on_four_rails_of_a_p5() {
+    conformance(|world_size| boxed(world(&efa_direct(world_size).over(rails_of_p5(4)))));
+}
+
+fn a_peer_that_closed_is_lost_to_its_writer_by_cause_and_card() {
+    let [mut sender, mut receiver] = pair(&efa_direct(2));
+    stream(&mut sender, &mut receiver, 10, 1000);
+    receiver.try_close().unwrap();
+    let cause = loss(sender);
+    assert!(cause.contains("EFA code 9") && cause.contains("its endpoint is gone"), "{cause}");
+    assert!(cause.contains("from rdmap79s0 to rdmap79s0 on "), "{cause}");
+}
+
+fn writes_that_fail_are_told_by_cause_and_card() {
+    let [sender, mut receiver] = pair(&efa_direct(2).over(rails_of_p5(2)));
+    let cause = loss_of(sender, Some(&mut receiver));
+    assert!(cause.contains("not registered") && cause.contains("EFA code 7"), "{cause}");
+    receiver.try_close().unwrap();
+}
+
+fn a_p4d_does_not_write() {
+    let refused = FabricTransport::new(&efa_direct(2)).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("an EFA device that writes into others' memory"), "{refused}");
+}
+
 fn rails_carry_equal_shares() {
-    let [mut sender, mut receiver] = pair(&efa(2).over(rails(4)));
+    let rails = &rails(4);
+    let [mut sender, mut receiver] = pair(&efa(2).over(rails.clone()));
     // Short messages take turns, and so do the pieces of those that are not cut evenly.
     for (len, count) in [(1000, 400), (300_000, 40), (512 << 10, 8)] {
-        let before = (sender.counts(), sent_by_cards());
+        let before = (sender.counts(), sent_by_cards(rails));
         stream(&mut sender, &mut receiver, count, len);
         let payload_bytes = (count * len) as u64;
         let shares = difference(&sender.counts().payload_bytes, &before.0.payload_bytes);
@@ -95,7 +135,7 @@ fn rails_carry_equal_shares() {
         // Cards count headers, credits and packets of the provider's protocol besides, and show it a little later.
         let deadline = Instant::now() + DEADLINE;
         let carried = loop {
-            let carried = difference(&sent_by_cards(), &before.1);
+            let carried = difference(&sent_by_cards(rails), &before.1);
             if carried.iter().sum::<u64>() >= payload_bytes {
                 break carried;
             }
@@ -227,14 +267,14 @@ fn close_both(mut sender: FabricTransport, mut receiver: FabricTransport) {
 }
 
 /// What each card of this host has sent, in order of the rails.
-fn sent_by_cards() -> Vec<u64> {
+fn sent_by_cards(rails: &[String]) -> Vec<u64> {
     let counter = |name: &String| {
         let file = affinity::sysfs().join(format!("class/infiniband/{name}/ports/1/hw_counters/tx_bytes"));
         let text =
             std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         text.trim().parse::<u64>().unwrap()
     };
-    rails(4).iter().map(counter).collect()
+    rails.iter().map(counter).collect()
 }
 
 fn difference(after: &[u64], before: &[u64]) -> Vec<u64> {
@@ -251,6 +291,15 @@ fn assert_even(shares: &[u64], what: &str) {
 fn rails(count: usize) -> Vec<String> {
     let all = ["rdmap16s27", "rdmap32s27", "rdmap144s27", "rdmap160s27"];
     all[..count].iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// Cards of a p5.
+fn rails_of_p5(count: usize) -> Vec<String> {
+    (79..79 + count).map(|bus| format!("rdmap{bus}s0")).collect()
+}
+
+fn efa_direct(world_size: u32) -> FabricConfig {
+    FabricConfig::new(world_size, Network::EfaDirect)
 }
 
 fn efa(world_size: u32) -> FabricConfig {

@@ -1,0 +1,219 @@
+//! The two ends of an ordered pair of ranks: memory, and how far each slot is.
+//!
+//! Message k uses slot k mod slots in generation k / slots. The receiver's slots lie one behind the other, each a header
+//! and a payload; where, and by which key on which rail, is in the grant that the receiver writes into the sender's
+//! mailbox once. The sender writes a message into the slot: a short one in one piece behind its header, a longer one's
+//! header by itself and its payload in pieces, each over the rail that [`Cut`] gives it. The receiver counts the notices
+//! that come with them: the message is here when the header is, and as many pieces as the header's length has. In what
+//! order they land makes no difference, and nobody looks at memory before its notice came.
+
+use std::ops::Range;
+
+use super::super::slot::{CELL_BYTES, Cut, Payload, STAGE_BYTES, STAGED_BYTES, place};
+use crate::fabric::{Memory, MemoryRegion, Target};
+use crate::transport::{Header, SendToken};
+
+/// The sending end.
+#[derive(Debug)]
+pub(super) struct SendEnd {
+    /// What is written from: a stage per slot.
+    pub(super) memory: Memory,
+    /// One per rail.
+    pub(super) regions: Vec<MemoryRegion>,
+    /// The number of the next message.
+    pub(super) next: u64,
+    pub(super) slots: Vec<SendSlot>,
+}
+
+/// A slot at the receiver, as the sender knows it.
+#[derive(Debug, Default)]
+pub(super) struct SendSlot {
+    /// How many generations the receiver has freed beyond the first.
+    pub(super) freed: u64,
+    /// The message that is not written completely yet.
+    pub(super) sending: Option<Sending>,
+}
+
+/// A message under way.
+#[derive(Debug)]
+pub(super) struct Sending {
+    pub(super) token: SendToken,
+    pub(super) payload: Payload,
+    pub(super) generation: u64,
+    /// Writes that are not over.
+    pub(super) left: usize,
+}
+
+impl SendEnd {
+    pub(super) fn new(slots: usize) -> Self {
+        SendEnd {
+            memory: Memory::new(slots * STAGE_BYTES),
+            regions: Vec::new(),
+            next: 0,
+            slots: (0..slots).map(|_| SendSlot::default()).collect(),
+        }
+    }
+
+    /// Slot and generation of the next message, if the slot is free there and here.
+    pub(super) fn free_slot(&self) -> Option<(usize, u64)> {
+        let (index, generation) = place(self.next, self.slots.len());
+        let slot = &self.slots[index];
+        (slot.freed >= generation && slot.sending.is_none()).then_some((index, generation))
+    }
+
+    /// Where the slot's message is kept while it is written: its header and, of a short one, the payload.
+    pub(super) fn stage(&self, slot: usize, payload_bytes: usize) -> Range<usize> {
+        let start = slot * STAGE_BYTES;
+        start..start + CELL_BYTES + payload_bytes
+    }
+}
+
+/// The receiving end.
+#[derive(Debug)]
+pub(super) struct ReceiveEnd {
+    pub(super) memory: Memory,
+    /// One per rail, for others to write to.
+    pub(super) regions: Vec<MemoryRegion>,
+    /// The number of the message that [`crate::transport::Transport::arrived`] shows next.
+    pub(super) next: u64,
+    pub(super) slots: Vec<ReceiveSlot>,
+    stride_bytes: usize,
+}
+
+/// A slot here.
+#[derive(Debug, Default)]
+pub(super) struct ReceiveSlot {
+    /// The generation that may be written, or is here.
+    pub(super) generation: u64,
+    /// The header, when it is here.
+    pub(super) header: Option<Header>,
+    /// Pieces of the payload that are here.
+    pub(super) pieces: usize,
+    /// A credit is to be written, or being written.
+    pub(super) credit_in_flight: bool,
+}
+
+impl ReceiveEnd {
+    pub(super) fn new(slots: usize, cut: Cut) -> Self {
+        let stride_bytes = stride_bytes(cut);
+        ReceiveEnd {
+            memory: Memory::new(slots * stride_bytes),
+            regions: Vec::new(),
+            next: 0,
+            slots: (0..slots).map(|_| ReceiveSlot::default()).collect(),
+            stride_bytes,
+        }
+    }
+
+    /// The slot of the next message.
+    pub(super) fn current(&self) -> usize {
+        place(self.next, self.slots.len()).0
+    }
+
+    /// Where the header of the slot's message is.
+    pub(super) fn header(&self, slot: usize) -> Range<usize> {
+        let start = slot * self.stride_bytes;
+        start..start + CELL_BYTES
+    }
+
+    /// Where the payload of the slot's message is.
+    pub(super) fn payload(&self, slot: usize, len_bytes: usize) -> Range<usize> {
+        let start = self.header(slot).end;
+        start..start + len_bytes
+    }
+}
+
+impl ReceiveSlot {
+    /// The message, if all of it is here.
+    pub(super) fn arrived(&self, cut: Cut) -> Option<Header> {
+        self.header.filter(|header| self.pieces == pieces(header.len_bytes as usize, cut))
+    }
+}
+
+/// Where a peer's slots are, as its grant says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Grant {
+    pub(super) address: u64,
+    /// One per rail.
+    pub(super) keys: Vec<u64>,
+}
+
+impl Grant {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let words = std::iter::once(&self.address).chain(&self.keys);
+        words.flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8], rails: usize) -> Self {
+        let (words, _) = bytes.as_chunks::<8>();
+        let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+        Grant { address: words.next().unwrap_or_default(), keys: words.take(rails).collect() }
+    }
+
+    /// A place in a slot, counted from its header, for writes over a rail.
+    pub(super) fn target(&self, slot: usize, offset: usize, rail: usize, cut: Cut) -> Target {
+        let offset = slot * stride_bytes(cut) + offset;
+        Target { address: self.address + offset as u64, key: self.keys[rail] }
+    }
+}
+
+/// How many pieces come beside the first write of a message.
+pub(super) fn pieces(len_bytes: usize, cut: Cut) -> usize {
+    if len_bytes <= STAGED_BYTES { 0 } else { cut.count(len_bytes) }
+}
+
+/// From one slot to the next.
+fn stride_bytes(cut: Cut) -> usize {
+    CELL_BYTES + cut.slot_bytes().next_multiple_of(CELL_BYTES)
+}
+
+/// What a peer's part of the mailbox has: room for its grant, and for what comes with a credit, which nobody reads.
+pub(super) fn mailbox_bytes(rails: usize) -> usize {
+    (8 + 8 * rails).next_multiple_of(CELL_BYTES) + CELL_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CUT: Cut = Cut { piece_bytes: 8192, pieces: 2 };
+
+    #[test]
+    fn a_slot_is_free_again_when_it_was_freed_and_is_not_being_written() {
+        let mut end = SendEnd::new(2);
+        assert_eq!(end.free_slot(), Some((0, 0)));
+        end.next = 2;
+        assert_eq!(end.free_slot(), None);
+        end.slots[0].freed = 1;
+        assert_eq!(end.free_slot(), Some((0, 1)));
+        let payload = Payload::new(&raw const b""[..]);
+        end.slots[0].sending = Some(Sending { token: SendToken(0), payload, generation: 0, left: 1 });
+        assert_eq!(end.free_slot(), None);
+    }
+
+    #[test]
+    fn a_message_is_here_when_its_header_and_all_its_pieces_are() {
+        let header = |len_bytes| Header { signature: 1, sequence: 2, len_bytes };
+        let mut slot = ReceiveSlot { pieces: 2, ..ReceiveSlot::default() };
+        assert_eq!(slot.arrived(CUT), None, "pieces may overtake the header");
+        slot.header = Some(header(10_000));
+        assert_eq!(slot.arrived(CUT), slot.header);
+        slot.pieces = 1;
+        assert_eq!(slot.arrived(CUT), None);
+        slot = ReceiveSlot { header: Some(header(100)), ..ReceiveSlot::default() };
+        assert_eq!(slot.arrived(CUT), slot.header);
+    }
+
+    #[test]
+    fn a_grant_survives_its_bytes_and_leads_into_slots() {
+        let grant = Grant { address: 1 << 40, keys: vec![7, 9] };
+        let mut bytes = grant.to_bytes();
+        assert!(bytes.len() + CELL_BYTES <= mailbox_bytes(2));
+        bytes.resize(mailbox_bytes(2), 0xEE);
+        assert_eq!(Grant::from_bytes(&bytes, 2), grant);
+        let end = ReceiveEnd::new(2, CUT);
+        let target = grant.target(1, CELL_BYTES + 8192, 1, CUT);
+        let expected = (1 << 40) + end.payload(1, 10_000).start as u64 + 8192;
+        assert_eq!(target, Target { address: expected, key: 9 });
+    }
+}
