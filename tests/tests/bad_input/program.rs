@@ -133,10 +133,9 @@ fn host_of_another_architecture_is_told_with_both() {
     require!(Need::Testbed);
     let testbed = Testbed::up(2);
     let other = other_architecture();
-    testbed.sh(
-        "h2",
-        &format!("printf '#!/bin/sh\\necho {other}\\n' >$HOME/uname; chmod +x $HOME/uname; mount --bind $HOME/uname $(command -v uname)"),
-    );
+    // What the kernel tells is in a file from 6.1 on, and asked for by `uname` before.
+    testbed.sh("h2", &format!("printf '#!/bin/sh\\necho {other}\\n' >$HOME/uname; chmod +x $HOME/uname; mount --bind $HOME/uname $(command -v uname)"));
+    testbed.sh("h2", &format!("if [ -e /proc/sys/kernel/arch ]; then echo {other} >$HOME/arch; mount --bind $HOME/arch /proc/sys/kernel/arch; fi"));
     let outcome = on(&testbed).options(["-H", "h1,h2"]).program(program!("rank_hang"), NO_ARGS).run();
     let told = format!(
         "error: host h2 (-H) is {other}, and this efarun is built for {}\n  hint: all hosts of a job are of one architecture: run an efarun that is built for {other}, from a machine of that kind, or leave this host out",
