@@ -63,8 +63,11 @@ fn bound(options: &str) -> Job<'static> {
 
 /// What this machine lets this process, and so every rank, run on.
 fn everything() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").expect("every Linux has it");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .expect("the kernel says what it allows");
     line.trim().to_owned()
 }
 
