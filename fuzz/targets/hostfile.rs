@@ -16,8 +16,9 @@ fuzz_target!(|input: &[u8]| {
     };
     let list = String::from_utf8_lossy(list);
     let items: Vec<String> = split_list(&list).into_iter().filter(|item| !item.is_empty()).collect();
-    // Lists of hosts grow with their text, an error may name them, and ranges mean up to MAX_HOSTS more.
-    let limit_bytes = 64 * 1024 + 64 * input.len() + 1024 * MAX_HOSTS;
+    // Lists of hosts grow with their text, an error may name them, and ranges mean up to MAX_HOSTS more, of which a
+    // list that grows holds some twice.
+    let limit_bytes = 64 * 1024 + 64 * input.len() + 2048 * MAX_HOSTS;
     let read = efarun_fuzz::within_bytes(limit_bytes, || hosts(Some((Path::new("hosts"), file)), &items));
     match &read {
         Ok(hosts) => check_hosts(hosts, file),
