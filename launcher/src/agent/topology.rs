@@ -83,9 +83,9 @@ mod tests {
         assert_eq!(parse_ranges("-,x-3,"), Vec::<u32>::new());
     }
 
-    /// The recorded trees, each with all its CPUs.
+    /// Trees written after what is documented of these machines, not recorded on them; each with all its CPUs.
     #[test]
-    fn recorded_machines_are_read_as_they_are() {
+    fn machines_are_read_as_their_trees_say() {
         let mut text = String::new();
         for (name, tree) in [("p4d", P4D), ("p5", P5), ("plain", PLAIN)] {
             let (_folder, node) = fixture::tree(tree);
@@ -108,7 +108,7 @@ mod tests {
                 text.push_str(&format!("  rank {rank}: {}\n", crate::binding::describe(binding)));
             }
         }
-        insta::assert_snapshot!("recorded_machines", text);
+        insta::assert_snapshot!("machines", text);
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub struct Failure {
 
 impl CompletionQueue {
     /// Opens a queue for `size` operations at once; one that can be waited for where the provider has such. EFA's is
-    /// not: it moves messages in our calls only, and its queue, slept on, was seen to wake a millisecond late.
+    /// not: it moves messages in our calls only.
     ///
     /// # Errors
     ///
