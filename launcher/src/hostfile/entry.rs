@@ -127,4 +127,4 @@ fn decimal(text: &str) -> Option<u32> {
 }
 
 /// The longest name that the DNS, and with it every resolver, takes.
-const MAX_NAME_BYTES: usize = 255;
+pub(super) const MAX_NAME_BYTES: usize = 255;

@@ -4,7 +4,7 @@
 //! it; several brackets are all combinations, the last one running fastest. Brackets around an IPv6 address hold a `:`
 //! and are left alone, as is text without brackets.
 
-use super::entry::Misread;
+use super::entry::{MAX_NAME_BYTES, Misread};
 use super::{MAX_HOSTS, Problem};
 
 /// Gives the names that an entry means; itself where it has no range.
@@ -12,6 +12,8 @@ pub(super) fn expand(text: &str) -> Result<Vec<String>, Misread> {
     let mut names = vec![String::new()];
     let (mut rest, mut at) = (text, 0);
     while let Some(open) = rest.find('[') {
+        // Before it is repeated for every number.
+        check_len(open).map_err(|misread| Misread { at, ..misread })?;
         let inside = &rest[open + 1..];
         let unclosed = Misread { at: at + open, problem: Problem::UnclosedBracket };
         let close = inside.find(']').ok_or(unclosed)?;
@@ -39,8 +41,19 @@ fn append(names: &mut Vec<String>, endings: &[String]) -> Result<(), Misread> {
     if names.len().saturating_mul(endings.len()) > MAX_HOSTS {
         return Err(Misread { at: 0, problem: Problem::TooManyHosts });
     }
+    if let ([name, _, ..], [ending, ..]) | ([name], [ending, _, ..]) = (&names[..], endings) {
+        check_len(name.len() + ending.len())?;
+    }
     *names =
         names.iter().flat_map(|name| endings.iter().map(move |ending| format!("{name}{ending}"))).collect();
+    Ok(())
+}
+
+/// Refuses what would be too long for a host's name with a user before it, however it ends.
+fn check_len(len_bytes: usize) -> Result<(), Misread> {
+    if len_bytes > 2 * MAX_NAME_BYTES {
+        return Err(Misread { at: 0, problem: Problem::TooLong { len_bytes } });
+    }
     Ok(())
 }
 
@@ -143,6 +156,17 @@ mod tests {
             assert_eq!(expand(text).unwrap_err().at, at, "{text}");
         }
         assert_eq!(expand("n[0-99][0-99]").unwrap_err().problem, Problem::TooManyHosts);
+    }
+
+    /// Found by the fuzzer: a long text beside a range took its length times the number of hosts.
+    #[test]
+    fn text_that_is_too_long_for_a_name_is_not_repeated() {
+        let long = "n".repeat(2 * MAX_NAME_BYTES);
+        for text in [format!("{long}n[1-8192]"), format!("[1-8192]{long}n"), format!("[1-90]{long}[1-90]")] {
+            let misread = expand(&text).unwrap_err();
+            assert!(matches!(misread.problem, Problem::TooLong { .. }), "{:?}", misread.problem);
+        }
+        assert_eq!(expand(&format!("{long}[::1]")).unwrap().len(), 1);
     }
 
     #[test]
