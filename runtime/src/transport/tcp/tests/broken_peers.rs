@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use socket2::Socket;
+
 use super::*;
 use crate::transport::tcp::credit::MAX_IN_FLIGHT;
 use crate::transport::tcp::frame::HEAD_BYTES;

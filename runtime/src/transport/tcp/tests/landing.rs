@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
+use socket2::Socket;
 
 use super::*;
 
