@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory, Parser};
 
-use super::manners::Line;
+use super::line::Line;
 use super::placement::{self, BindToValue, MapByValue};
 use super::values;
 use crate::exit_code;

@@ -13,6 +13,7 @@ mod dialect;
 mod error;
 mod flags;
 mod hosts;
+mod line;
 mod manners;
 mod placement;
 mod translate;
@@ -33,7 +34,8 @@ use crate::job::{App, JobSpec};
 pub use error::CliExit;
 
 use flags::Flags;
-use manners::{Cutter, Line};
+use line::Line;
+use manners::Cutter;
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

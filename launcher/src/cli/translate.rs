@@ -5,7 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::CliExit;
-use super::manners::{Cutter, Line};
+use super::line::Line;
+use super::manners::Cutter;
 use super::typed::{Outcome, Typed};
 
 /// The word that asks for it.
