@@ -1,0 +1,1 @@
+"""Accepts a set of EFA instances: checks them, measures them, and writes down both. `scripts/accept` is its command."""
