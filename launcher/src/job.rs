@@ -31,6 +31,10 @@ pub struct JobSpec {
     pub timeout: Option<Duration>,
     /// `--start-timeout`: from the first connection to the last rank started.
     pub start_timeout: Duration,
+    /// `--grace`: between the signal that asks ranks to end and KILL.
+    pub grace: Duration,
+    /// `--on-failure`.
+    pub on_failure: OnFailure,
     /// How what ranks write is shown.
     pub output: OutputSpec,
     /// `--stdin`: who reads the launcher's standard input.
@@ -74,6 +78,8 @@ impl Default for JobSpec {
             launch_agent: None,
             timeout: None,
             start_timeout: JobSpec::START_TIMEOUT,
+            grace: JobSpec::GRACE,
+            on_failure: OnFailure::default(),
             output: OutputSpec::default(),
             stdin: StdinTo::default(),
             dry_run: None,
@@ -95,6 +101,9 @@ impl Default for JobSpec {
 impl JobSpec {
     /// `--start-timeout`, where it is not given.
     pub const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+    /// `--grace`, where it is not given.
+    pub const GRACE: Duration = Duration::from_secs(1);
 
     /// How the job's ranks are bound.
     pub fn binding(&self) -> Policy {
@@ -150,6 +159,16 @@ pub struct OutputFolder {
     pub by_job: bool,
     /// The terminal gets everything as well, unless `:nocopy`.
     pub copy: bool,
+}
+
+/// What the failure of a rank, or the loss of its node, means for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// They are ended.
+    #[default]
+    Abort,
+    /// They are told, and go on.
+    Continue,
 }
 
 /// Who reads the launcher's standard input.

@@ -51,7 +51,7 @@ impl Agent {
     /// Has the keeper end everything, and passes on what it reports of that.
     async fn wind_down(&mut self) {
         let grace_ms = u32::try_from(HEAD_LOST_GRACE.as_millis()).expect("the grace is short");
-        if self.keeper.order(&KeeperOrder::End { grace_ms }).await.is_err() {
+        if self.keeper.order(&KeeperOrder::End { grace_ms, signal: libc::SIGTERM }).await.is_err() {
             return;
         }
         let deadline = Instant::now() + HEAD_LOST_GRACE + KEEPER_PATIENCE;

@@ -78,6 +78,7 @@ pub(super) fn fork_order(plan: &LaunchPlan, rank: &RankPlan) -> Option<ForkOrder
         wdir: app.wdir.clone(),
         wdir_required: app.wdir_required,
         cpus: rank.cpus.clone(),
+        limits: plan.limits.clone(),
     })
 }
 

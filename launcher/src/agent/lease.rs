@@ -13,6 +13,7 @@ use efarun_wire::message::AgentOrder;
 pub(super) struct Lease {
     start: Instant,
     heard: Instant,
+    suspended: bool,
     heartbeat: Heartbeat,
 }
 
@@ -21,7 +22,23 @@ impl Lease {
     pub(super) fn new(order: &AgentOrder, now: Instant) -> Lease {
         let [interval, lease] =
             [order.heartbeat_ms, order.lease_ms].map(|ms| Duration::from_millis(ms.into()));
-        Lease { start: now, heard: now, heartbeat: Heartbeat::new(interval, lease, Duration::ZERO) }
+        Lease {
+            start: now,
+            heard: now,
+            suspended: false,
+            heartbeat: Heartbeat::new(interval, lease, Duration::ZERO),
+        }
+    }
+
+    /// From now on until [`Lease::resume`] the head may be silent: it has said that it stops itself.
+    pub(super) fn suspend(&mut self) {
+        self.suspended = true;
+    }
+
+    /// The head goes on. It has a whole lease from now on.
+    pub(super) fn resume(&mut self, now: Instant) {
+        self.suspended = false;
+        self.heartbeat.on_heard(now - self.start);
     }
 
     /// When to look again.
@@ -34,6 +51,9 @@ impl Lease {
         if heard > self.heard {
             self.heard = heard;
             self.heartbeat.on_heard(heard - self.start);
+        }
+        if self.suspended {
+            self.heartbeat.on_heard(now - self.start);
         }
         // The head pings and the agent answers: an interval that is over is only an occasion to look.
         self.heartbeat.ping_due(now - self.start);
@@ -79,6 +99,18 @@ mod tests {
     #[test]
     fn a_head_that_goes_on_talking_keeps_the_lease() {
         assert_eq!(lost_after(|_, now| now), None);
+    }
+
+    #[test]
+    fn a_head_that_stopped_itself_may_be_silent_until_it_goes_on() {
+        let start = Instant::now();
+        let mut lease = lease(start);
+        lease.suspend();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert!((1..600).all(|turn| lease.lost_after(at(turn * 100), start).is_none()));
+        lease.resume(at(60_000));
+        let lost = (1..20).find(|turn| lease.lost_after(at(60_000 + turn * 100), start).is_some());
+        assert!(lost.is_some_and(|turn| (5..8).contains(&turn)), "{lost:?}");
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod rank_links;
 mod ranks;
 mod serve;
 mod setup;
+mod stacks;
 mod streams;
 mod topology;
 

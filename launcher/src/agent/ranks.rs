@@ -11,7 +11,9 @@ use efarun_wire::message::{AgentMessage, AgentOrder, LaunchPlan, RankExit, RankP
 use super::keeper_link::KeeperLink;
 use super::launch::{self, OwnEnds};
 use super::rank_links::{RankEvent, RankLinks};
+use super::stacks::RunningRank;
 use super::streams;
+use crate::keeper::limits;
 use crate::keeper::protocol::KeeperReport;
 use crate::link_io::{LinkEnd, LinkSender};
 
@@ -27,6 +29,10 @@ pub(super) struct Ranks {
     exits: BTreeMap<Rank, RankExit>,
     reaped: watch::Sender<bool>,
     forked: u32,
+    /// Those that have started and not ended.
+    running: BTreeMap<Rank, RunningRank>,
+    /// Where each rank's own tools are: its PATH.
+    paths: BTreeMap<Rank, Vec<u8>>,
     said_other_wdir: bool,
     /// The folder that each rank was to start in.
     wdirs: BTreeMap<Rank, Vec<u8>>,
@@ -60,9 +66,14 @@ impl Ranks {
             exits: BTreeMap::new(),
             reaped: watch::Sender::new(false),
             forked: 0,
+            running: BTreeMap::new(),
+            paths: BTreeMap::new(),
             said_other_wdir: false,
             wdirs: BTreeMap::new(),
         };
+        for shortfall in limits::shortfalls(&plan.limits) {
+            head.send(&AgentMessage::Note(shortfall));
+        }
         for rank in &plan.ranks {
             ranks.launch_one(&plan, rank, &carriers, keeper).await?;
         }
@@ -83,6 +94,8 @@ impl Ranks {
             return Ok(());
         };
         self.wdirs.insert(rank, fork_order.wdir.clone());
+        let path = fork_order.env.iter().find(|(name, _)| name == b"PATH");
+        self.paths.insert(rank, path.map(|(_, path)| path.clone()).unwrap_or_default());
         match launch::descriptors(plan.stdin_ranks.contains(&rank), plan.merge_stderr) {
             Ok((fds, own)) => {
                 self.take_over(rank, own, carriers);
@@ -129,11 +142,18 @@ impl Ranks {
         self.forked
     }
 
+    /// The ranks that have started and not ended.
+    pub(super) fn running(&self) -> Vec<RunningRank> {
+        self.running.values().cloned().collect()
+    }
+
     /// Handles a report about a rank.
     pub(super) fn handle(&mut self, report: KeeperReport) {
         match report {
             KeeperReport::Forked { rank, pid, other_wdir } => {
                 self.forked += 1;
+                let path = self.paths.remove(&rank).unwrap_or_default();
+                self.running.insert(rank, RunningRank { rank, pid, path });
                 self.head.send(&AgentMessage::Spawned { rank, pid });
                 if let Some(socket) = self.sockets.remove(&rank) {
                     self.links.add(rank, socket);
@@ -148,6 +168,7 @@ impl Ranks {
                 self.head.send(&AgentMessage::SpawnFailed { rank, call, subject, errno });
             }
             KeeperReport::Exited { rank, status, ran_ms, ended_by_launcher } => {
+                self.running.remove(&rank);
                 // Whether it was in a World is known once its socket has been read to its end.
                 self.exited(RankExit { rank, status, ran_ms, ended_by_launcher, within_world: false });
             }

@@ -20,6 +20,7 @@ use super::lease::Lease;
 use super::rank_links::RankEvent;
 use super::ranks::{Ranks, StreamsEnded};
 use super::setup::KeeperProcess;
+use super::stacks;
 use crate::keeper::protocol::{KeeperOrder, KeeperReport};
 use crate::link_io::{self, LinkEnd, LinkReceiver, LinkSender};
 
@@ -212,8 +213,29 @@ impl Agent {
                 self.head.grant(bytes);
                 Ok(())
             }
-            HeadMessage::Signal { number } => self.keeper.order(&KeeperOrder::Signal { number }).await,
-            HeadMessage::End { grace_ms } => self.keeper.order(&KeeperOrder::End { grace_ms }).await,
+            HeadMessage::Signal { number } => {
+                if let (libc::SIGCONT, Some(lease)) = (number, &mut self.lease) {
+                    lease.resume(Instant::now());
+                }
+                self.keeper.order(&KeeperOrder::Signal { number }).await
+            }
+            HeadMessage::Suspend => {
+                let ordered = self.keeper.order(&KeeperOrder::Signal { number: libc::SIGTSTP }).await;
+                if let Some(lease) = &mut self.lease {
+                    lease.suspend();
+                }
+                self.head.send(&AgentMessage::Suspended);
+                ordered
+            }
+            HeadMessage::CollectStacks => {
+                if let Some(ranks) = &self.ranks {
+                    tokio::spawn(stacks::collect(ranks.running(), self.head.clone()));
+                }
+                Ok(())
+            }
+            HeadMessage::End { grace_ms, signal } => {
+                self.keeper.order(&KeeperOrder::End { grace_ms, signal }).await
+            }
             HeadMessage::Goodbye => {
                 self.has_goodbye = true;
                 return (!matches!(self.output, Output::Draining(_))).then_some(Leaving::Goodbye);

@@ -12,7 +12,7 @@ use super::placement::{self, BindToValue, MapByValue};
 use super::values;
 use crate::exit_code;
 use crate::hostfile;
-use crate::job::{App, DryRun, Export, JobSpec, OutputFolder, OutputSpec, StdinTo};
+use crate::job::{App, DryRun, Export, JobSpec, OnFailure, OutputFolder, OutputSpec, StdinTo};
 use crate::mapping::RankBy;
 
 /// Starts PROGRAM as ranks on hosts over SSH, wires them up, watches them, and leaves nothing behind.
@@ -260,6 +260,9 @@ struct JobFlags {
     dry_run: Option<DryRun>,
 
     /// End the job after S seconds, with exit code 110.
+    ///
+    /// Before that every rank is asked where it is: what its threads wait for, and their stacks where `gdb` or, for
+    /// Python, `py-spy` is in the ranks' PATH. That takes some seconds; ranks that are at the same place are told once.
     #[arg(long, value_name = "S", value_parser = values::seconds, help_heading = LIMITS)]
     timeout: Option<Duration>,
 
@@ -270,6 +273,24 @@ struct JobFlags {
         long, value_name = "S", value_parser = values::seconds, default_value = "60", help_heading = LIMITS,
     )]
     start_timeout: Duration,
+
+    /// Time that ranks have to end when they are asked to, before they are killed.
+    ///
+    /// When a rank has failed, and at the end of --timeout, they are asked by TERM; at Ctrl-C, or a TERM, HUP or QUIT to
+    /// efarun, by that signal, and by TERM when half of the time is over. A second Ctrl-C kills at once. With 0 they are
+    /// not asked.
+    #[arg(long, value_name = "S", value_parser = values::grace, default_value = "1", help_heading = LIMITS)]
+    grace: Duration,
+
+    /// What a rank's failure, or a host's loss, means for the others: abort, or continue.
+    ///
+    /// With `continue` they are told which ranks are lost, as `shrink` needs it, and go on. The exit code is that of the
+    /// first failure all the same.
+    #[arg(
+        long, value_name = "WHAT", value_parser = values::on_failure, default_value = "abort",
+        help_heading = LIMITS,
+    )]
+    on_failure: OnFailure,
 
     /// Accepted: efarun has no objection to root.
     #[arg(long, help_heading = LIMITS)]
@@ -314,6 +335,8 @@ impl Flags {
             launch_agent,
             timeout: self.job.timeout,
             start_timeout: self.job.start_timeout,
+            grace: self.job.grace,
+            on_failure: self.job.on_failure,
             output: OutputSpec {
                 tag: self.job.tag_output,
                 timestamp: self.job.timestamp_output,

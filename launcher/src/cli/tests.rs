@@ -10,7 +10,7 @@ mod programs;
 mod recipes;
 
 use crate::binding::{BindTo, Object};
-use crate::job::{DryRun, Export, OutputFolder, OutputSpec, StdinTo};
+use crate::job::{DryRun, Export, OnFailure, OutputFolder, OutputSpec, StdinTo};
 use crate::mapping::{MapBy, RankBy};
 
 #[test]
@@ -38,6 +38,9 @@ fn refusals_name_the_word_and_what_would_be_right() {
         "-N 0 prog",
         "-n 4 -np 5 prog",
         "--timeout 0 prog",
+        "--grace -1 prog",
+        "--grace 3601 prog",
+        "--on-failure retry prog",
         "--timeout -1 prog",
         "--timeout 1e9 prog",
         "--timeout inf prog",
@@ -98,7 +101,7 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
          --start-timeout=9 -tag-output --dry-run=offline --oversubscribe --json -v --allow-run-as-root \
          --prefix /opt/mpi --path /a:/b --default-slots 3 --nolocal --mca btl tcp,self --timestamp-output --stdin 2 \
          --output-filename out:nojobid,nocopy --merge-stderr-to-stdout --bind-to core:overload-allowed --map-by socket:PE=2 --rank-by slot \
-         --display-map --report-bindings ./prog -n 3",
+         --display-map --report-bindings --grace 2.5 --on-failure continue ./prog -n 3",
     );
     let app = App {
         rank_count: Some(16),
@@ -120,6 +123,8 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
         launch_agent: Some(vec!["ssh".into()]),
         timeout: Some(Duration::from_millis(1500)),
         start_timeout: Duration::from_secs(9),
+        grace: Duration::from_millis(2500),
+        on_failure: OnFailure::Continue,
         output: OutputSpec {
             tag: true,
             timestamp: true,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use efarun_wire::Rank;
 
 use crate::hostfile::MAX_SLOTS;
-use crate::job::{DryRun, Export, OutputFolder, StdinTo};
+use crate::job::{DryRun, Export, OnFailure, OutputFolder, StdinTo};
 use crate::mapping::MAX_RANKS;
 
 /// A number of ranks, 1 to [`MAX_RANKS`].
@@ -38,6 +38,24 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
         return Err(format!("that is more than ten years; {wanted}"));
     }
     Ok(Duration::from_secs_f64(seconds).max(Duration::from_millis(1)))
+}
+
+/// A time in seconds, 0 allowed.
+pub(super) fn grace(text: &str) -> Result<Duration, String> {
+    if text.parse::<f64>().is_ok_and(|seconds| seconds == 0.0 && !text.starts_with('-')) {
+        return Ok(Duration::ZERO);
+    }
+    let wanted = "it must be a number of seconds up to an hour, such as 5 or 0.5; 0 kills at once";
+    seconds(text).ok().filter(|grace| *grace <= LONGEST_GRACE).ok_or_else(|| wanted.to_owned())
+}
+
+/// What the failure of a rank means for the others.
+pub(super) fn on_failure(text: &str) -> Result<OnFailure, String> {
+    match text {
+        "abort" => Ok(OnFailure::Abort),
+        "continue" => Ok(OnFailure::Continue),
+        _ => Err("it must be `abort` (the others are ended) or `continue` (they go on)".to_owned()),
+    }
 }
 
 /// `NAME` or `NAME=VALUE`, any bytes.
@@ -128,6 +146,9 @@ pub(super) fn dry_run(text: &str) -> Result<DryRun, String> {
 pub(super) fn path(text: &OsStr) -> Result<std::path::PathBuf, String> {
     if text.is_empty() { Err("a path is needed".to_owned()) } else { Ok(text.into()) }
 }
+
+/// Whoever waits longer for an end wants no end.
+const LONGEST_GRACE: Duration = Duration::from_secs(3600);
 
 /// Ten years: a deadline beyond it is a slip, and sums of times stay far from overflow.
 const LONGEST_S: f64 = 10.0 * 366.0 * 24.0 * 3600.0;

@@ -9,6 +9,9 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use efarun_wire::message::ResourceLimit;
+
+use super::limits;
 use super::sys::{self, CStringArray};
 
 /// Everything that a child needs.
@@ -18,6 +21,8 @@ pub(super) struct Recipe {
     pub(super) programs: Vec<CString>,
     /// The CPUs that it may run on; none means all that the keeper may.
     pub(super) cpus: Vec<u32>,
+    /// What it may use at least.
+    pub(super) limits: Vec<ResourceLimit>,
     /// The folders to try, in order.
     pub(super) wdirs: Vec<CString>,
     pub(super) args: CStringArray,
@@ -42,13 +47,14 @@ impl Recipe {
 
 /// Makes this process the rank, in a process group of its own, and starts its program. Returns only when that
 /// failed, having said so.
-pub(super) fn become_rank(keeper: Pid, fds: &[OwnedFd], recipe: &Recipe, words: BorrowedFd<'_>) {
+pub(super) fn become_rank(keeper: Pid, agent: Pid, fds: &[OwnedFd], recipe: &Recipe, words: BorrowedFd<'_>) {
     // Away from the numbers that the rank's descriptors get.
     let words = match moved_up(words) {
         Ok(fd) => fd,
         Err(errno) => return Word::new(Step::Dup, 0, errno).say(words),
     };
-    let prepared = prepare(keeper, fds)
+    limits::raise(&recipe.limits);
+    let prepared = prepare(keeper, agent, fds)
         .and_then(|()| bind(&recipe.cpus))
         .and_then(|()| change_folder(recipe, words.as_fd()));
     let Err(failed) = prepared else {
@@ -57,7 +63,7 @@ pub(super) fn become_rank(keeper: Pid, fds: &[OwnedFd], recipe: &Recipe, words: 
     failed.say(words.as_fd());
 }
 
-fn prepare(keeper: Pid, fds: &[OwnedFd]) -> Result<(), Word> {
+fn prepare(keeper: Pid, agent: Pid, fds: &[OwnedFd]) -> Result<(), Word> {
     let failed = |step| move |errno| Word::new(step, 0, errno);
     nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(failed(Step::Setpgid))?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed(Step::Prctl))?;
@@ -65,6 +71,9 @@ fn prepare(keeper: Pid, fds: &[OwnedFd]) -> Result<(), Word> {
     if nix::unistd::getppid() != keeper {
         return Err(Word::new(Step::Prctl, 0, Errno::ESRCH));
     }
+    // What asks where the rank is (`agent::stacks`) runs below the agent, and is none of the rank's ancestors. Only
+    // kernels with Yama know this, and only they need it.
+    let _ = sys::allow_tracing_by_descendants_of(agent);
     sys::reset_signals();
     let sources: Vec<OwnedFd> =
         fds.iter().map(|fd| moved_up(fd.as_fd())).collect::<Result<_, _>>().map_err(failed(Step::Dup))?;

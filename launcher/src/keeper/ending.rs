@@ -1,4 +1,4 @@
-//! How all descendants are ended: TERM, a grace, then KILL until none is left.
+//! How all descendants are ended: a signal that asks, a grace, then KILL until none is left.
 //!
 //! An [`Ending`] is driven by its owner's loop: [`Ending::advance`] when [`Ending::wake_at`] has come or a child has
 //! ended. The owner reaps, and is done when it has no children. The keeper ends its ranks this way, and the agent
@@ -13,6 +13,7 @@ use super::sys::{self, Reaped};
 /// One order to end everything, being carried out.
 #[derive(Debug)]
 pub(crate) struct Ending {
+    began_at: Instant,
     kill_at: Instant,
     phase: Phase,
     strays: HashSet<(i32, u64)>,
@@ -20,24 +21,31 @@ pub(crate) struct Ending {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// By another signal than TERM: what has been started in the background of a shell ignores INT, and a program may
+    /// know TERM alone.
+    AskedOtherwise,
+    /// By TERM.
     Asked,
-    Killing { next_at: Instant },
+    Killing {
+        next_at: Instant,
+    },
 }
 
 impl Ending {
-    /// Begins: the groups that `leaders` lead, and all other descendants, are asked to end, and to go on should they
-    /// be stopped. `leaders` are children that have not been reaped.
-    pub(crate) fn begin(now: Instant, grace: Duration, leaders: &[i32]) -> Ending {
-        let mut ending = Ending { kill_at: now + grace, phase: Phase::Asked, strays: HashSet::new() };
+    /// Begins: the groups that `leaders` lead, and all other descendants, are asked to end by this signal, and to go on
+    /// should they be stopped. `leaders` are children that have not been reaped.
+    pub(crate) fn begin(now: Instant, grace: Duration, signal: i32, leaders: &[i32]) -> Ending {
+        let phase = if signal == libc::SIGTERM { Phase::Asked } else { Phase::AskedOtherwise };
+        let mut ending = Ending { began_at: now, kill_at: now + grace, phase, strays: HashSet::new() };
         if !grace.is_zero() {
-            ending.signal_all(leaders, &[libc::SIGTERM, libc::SIGCONT]);
+            ending.signal_all(leaders, &[signal, libc::SIGCONT]);
         }
         ending
     }
 
     /// Begins where nobody is left to end.
     pub(crate) fn of_nobody(now: Instant) -> Ending {
-        Ending::begin(now, Duration::ZERO, &[])
+        Ending::begin(now, Duration::ZERO, libc::SIGTERM, &[])
     }
 
     /// Takes a further order: the shorter grace counts.
@@ -48,15 +56,21 @@ impl Ending {
     /// When [`Ending::advance`] has something to do.
     pub(crate) fn wake_at(&self) -> Instant {
         match self.phase {
+            Phase::AskedOtherwise => self.began_at + (self.kill_at - self.began_at) / 2,
             Phase::Asked => self.kill_at,
             Phase::Killing { next_at } => next_at,
         }
     }
 
-    /// Does what is due: once the grace is over, kills whatever is there now, again and again. Gives the survivors
+    /// Does what is due: asks by TERM where that has not been done; once the grace is over, kills whatever is there now, again and again. Gives the survivors
     /// when [`STUCK_AFTER`] has passed, at every further attempt, and is asked on.
     pub(crate) fn advance(&mut self, now: Instant, leaders: &[i32]) -> Option<Vec<String>> {
         if now < self.wake_at() {
+            return None;
+        }
+        if self.phase == Phase::AskedOtherwise && now < self.kill_at {
+            self.phase = Phase::Asked;
+            self.signal_all(leaders, &[libc::SIGTERM, libc::SIGCONT]);
             return None;
         }
         self.phase = Phase::Killing { next_at: now + KILL_AGAIN_AFTER };
@@ -103,7 +117,7 @@ impl std::fmt::Display for Process {
 ///
 /// The survivors, one fragment each, when the kernel keeps some of them for longer than [`STUCK_AFTER`].
 pub(crate) fn end_all_descendants() -> Result<u32, Vec<String>> {
-    let mut ending = Ending::begin(Instant::now(), Duration::ZERO, &[]);
+    let mut ending = Ending::begin(Instant::now(), Duration::ZERO, libc::SIGTERM, &[]);
     loop {
         match sys::reap_one() {
             Reaped::Child(..) => {}

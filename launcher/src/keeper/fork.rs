@@ -66,9 +66,9 @@ pub(super) fn start(order: ForkOrder, fds: Vec<OwnedFd>) -> Result<Starting, Sta
     // Without O_NONBLOCK a child that hangs in its exec would stop the keeper with it.
     let (words, child_words) =
         nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(failed("pipe2"))?;
-    let keeper = nix::unistd::getpid();
+    let (keeper, agent) = (nix::unistd::getpid(), nix::unistd::getppid());
     let forked_at = Instant::now();
-    let pid = sys::fork_running(|| child::become_rank(keeper, &fds, &recipe, child_words.as_fd()))
+    let pid = sys::fork_running(|| child::become_rank(keeper, agent, &fds, &recipe, child_words.as_fd()))
         .map_err(failed("fork"))?;
     // The child does the same: whoever comes first, the group is there before anybody signals it. It fails when the
     // program has started already, and then the child has done it.
@@ -164,6 +164,7 @@ fn recipe(order: ForkOrder) -> Result<Recipe, StartError> {
     let env = order.env.iter().map(|(name, value)| [&name[..], b"=", value].concat()).collect();
     Ok(Recipe {
         cpus: order.cpus,
+        limits: order.limits,
         programs: terminated(programs)?,
         wdirs: terminated(wdirs)?,
         args: CStringArray::new(terminated(args)?),

@@ -19,9 +19,10 @@
 
 mod agent_socket;
 mod child;
-mod descendants;
+pub(crate) mod descendants;
 pub(crate) mod ending;
 mod fork;
+pub(crate) mod limits;
 mod program_fault;
 pub mod protocol;
 mod run;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use efarun_wire::Rank;
-use efarun_wire::message::RankStatus;
+use efarun_wire::message::{RankStatus, ResourceLimit};
 
 /// Agent to keeper. The end of the socket means that the agent is gone: every descendant is ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,11 +18,13 @@ pub enum KeeperOrder {
         /// The signal's number on Linux.
         number: i32,
     },
-    /// End every descendant: TERM, the grace, KILL. Answered by [`KeeperReport::Reaped`], or by
+    /// End every descendant: the signal, the grace, KILL. Answered by [`KeeperReport::Reaped`], or by
     /// [`KeeperReport::Stuck`] for what the kernel does not let go. A second order shortens the grace of the first.
     End {
-        /// Between TERM and KILL, in milliseconds. 0 means KILL at once.
+        /// Between the signal and KILL, in milliseconds. 0 means KILL at once.
         grace_ms: u32,
+        /// As in [`efarun_wire::message::HeadMessage::End`].
+        signal: i32,
     },
 }
 
@@ -45,6 +47,8 @@ pub struct ForkOrder {
     pub wdir_required: bool,
     /// The CPUs that it may run on; none means those that the keeper may.
     pub cpus: Vec<u32>,
+    /// What it may use at least.
+    pub limits: Vec<ResourceLimit>,
 }
 
 /// Keeper to agent.

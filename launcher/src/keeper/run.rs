@@ -75,7 +75,7 @@ impl Keeper {
             // What they say is seen by reaping; reading them makes the descriptor quiet again.
             while let Ok(Some(_)) = self.signals.read_signal() {}
             if !self.agent.is_open() && self.ending.is_none() {
-                self.end(AGENT_LOST_GRACE);
+                self.end(AGENT_LOST_GRACE, libc::SIGTERM);
             }
             self.settle_starts();
             self.reap();
@@ -108,7 +108,7 @@ impl Keeper {
                     sys::signal_child(-pid, number);
                 }
             }
-            KeeperOrder::End { grace_ms } => self.end(Duration::from_millis(grace_ms.into())),
+            KeeperOrder::End { grace_ms, signal } => self.end(Duration::from_millis(grace_ms.into()), signal),
         }
     }
 
@@ -134,7 +134,7 @@ impl Keeper {
         self.agent.report(&KeeperReport::ForkFailed { rank, call: call.to_owned(), subject, errno });
     }
 
-    fn end(&mut self, grace: Duration) {
+    fn end(&mut self, grace: Duration, signal: i32) {
         // What has ended by itself is reported as such, and needs no signal.
         self.settle_starts();
         self.reap();
@@ -143,7 +143,7 @@ impl Keeper {
         let leaders = self.leaders();
         match &mut self.ending {
             Some(ending) => ending.shorten(now, grace),
-            None if self.has_children => self.ending = Some(Ending::begin(now, grace, &leaders)),
+            None if self.has_children => self.ending = Some(Ending::begin(now, grace, signal, &leaders)),
             // Descendants without children there are none, as this process inherits them. After a job that ended
             // well that spares a walk over /proc, which takes 10 microseconds for each process of the machine.
             None => self.ending = Some(Ending::of_nobody(now)),

@@ -121,6 +121,13 @@ pub(crate) fn ignore_signal(signal: nix::sys::signal::Signal) {
     unsafe { libc::signal(signal as c_int, libc::SIG_IGN) };
 }
 
+/// Lets this process and its descendants trace the calling one, also where the kernel grants that to ancestors alone.
+pub(crate) fn allow_tracing_by_descendants_of(pid: nix::unistd::Pid) -> nix::Result<()> {
+    // SAFETY: takes numbers only.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::c_long::from(pid.as_raw()), 0, 0, 0) })
+        .map(drop)
+}
+
 /// The version of the C library that this process runs with.
 pub(crate) fn c_library() -> String {
     // SAFETY: gives a static string.

@@ -7,9 +7,9 @@
 //! # Phases
 //! *Starting* until every rank runs; *running*; *ending* from the first failure, or from the last rank's exit, until
 //! every agent has acknowledged that nothing is left; then *done*. Each phase has a deadline but running, whose
-//! deadline is the user's `--timeout`.
+//! deadline is the user's `--timeout`; when that is over the ranks are asked where they are before they are ended.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use efarun_wire::message::{
@@ -21,19 +21,21 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::signals;
+use super::stacks::{self, Collection};
 use super::verdict::{Failure, Verdict};
 use super::writer::{Writer, Written};
 use crate::bootstrap::{NodeEvent, NodeLink};
 use crate::error::status_text;
-
-/// Between TERM and KILL.
-pub const GRACE: Duration = Duration::from_secs(1);
+use crate::job::OnFailure;
 
 /// Beyond the grace, how long agents may take to acknowledge that everything is reaped.
 const REAP_PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long the agents' processes may take to go once all is reaped.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long agents may take to say that their ranks are stopped, before the launcher stops without it.
+const SUSPEND_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long others have to end too after a rank that ended with code 0 within its World. Ranks that leave together end
 /// within this time of each other; one that waits for the deserter is told well before its own patience ends.
@@ -69,7 +71,7 @@ enum NodeState {
 enum Phase {
     Starting,
     Running,
-    Ending { grace: Duration },
+    Ending,
     Done,
 }
 
@@ -88,6 +90,8 @@ pub struct Ended {
     pub unacknowledged: Vec<(String, Vec<i32>)>,
     /// From launch to the last acknowledgement.
     pub took: Duration,
+    /// The ranks that did not fail were left to themselves.
+    pub went_on: bool,
 }
 
 /// What the dispatcher listens to.
@@ -105,13 +109,17 @@ pub struct Inputs {
     pub stdin_readers: Vec<Rank>,
 }
 
-/// A job's time limits.
+/// How long things may take, and what a failure means.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// When every rank must run, and the span that was allowed for it.
     pub start: (Instant, Duration),
     /// When the job must have ended, and the span.
     pub job: Option<(Instant, Duration)>,
+    /// What ranks have between the signal that asks them to end and KILL.
+    pub grace: Duration,
+    /// What the failure of a rank means for the others.
+    pub on_failure: OnFailure,
 }
 
 /// Runs a job whose agents are all connected, from launch to the last acknowledgement.
@@ -127,6 +135,8 @@ pub async fn run(nodes: Vec<Node>, hub: RootHub, writer: &Writer, inputs: Inputs
         phase: Phase::Starting,
         deadline: None,
         interrupts: 0,
+        stacks: None,
+        suspending: None,
         deserters: VecDeque::new(),
         stdin_credit: inputs.stdin_readers.iter().map(|rank| (*rank, STDIN_CREDIT_BYTES as usize)).collect(),
         started: Instant::now(),
@@ -150,6 +160,10 @@ struct Job<'a> {
     deadline: Option<Instant>,
     /// Signals so far that asked for the end.
     interrupts: u32,
+    /// The time is over, and the ranks are being asked where they are.
+    stacks: Option<(Collection, Instant)>,
+    /// The launcher is about to stop, and awaits the word of these nodes' agents, until then.
+    suspending: Option<(BTreeSet<NodeId>, Instant)>,
     /// Ranks that ended with code 0 within their World, and when the others are told.
     deserters: VecDeque<(Instant, Rank)>,
     /// What each rank that reads standard input may still be sent.
@@ -176,6 +190,8 @@ impl Job<'_> {
             let phase_deadline = self.deadline;
             let desertion = self.deserters.front().map(|(at, _)| *at).filter(|_| self.is_before_the_end());
             let job_deadline = self.limits.job.map(|(at, _)| at).filter(|_| self.is_before_the_end());
+            let stacks = self.stacks.as_ref().map(|(_, at)| *at);
+            let suspending = self.suspending.as_ref().map(|(_, at)| *at);
             let stdin_open = inputs.stdin.is_some() && self.has_stdin_credit() && self.is_before_the_end();
             tokio::select! {
                 biased;
@@ -186,6 +202,8 @@ impl Job<'_> {
                 () = until(phase_deadline), if phase_deadline.is_some() => self.phase_deadline_passed(),
                 () = until(desertion), if desertion.is_some() => self.tell_of_deserter(),
                 () = until(job_deadline), if job_deadline.is_some() => self.job_deadline_passed(),
+                () = until(stacks), if stacks.is_some() => self.end(),
+                () = until(suspending), if suspending.is_some() => self.suspend(),
             }
         }
     }
@@ -233,6 +251,10 @@ impl Job<'_> {
                 self.writer.note(format!("{}: {text}", self.nodes[node.index()].host));
             }
             AgentMessage::Failed(cause) => self.node_failed(node, cause),
+            AgentMessage::Stacks { rank, text } => {
+                self.follow_stacks(|collection| collection.told(rank, text))
+            }
+            AgentMessage::Suspended => self.agent_suspended(node),
             // The link answers pings and has seen facts and dialling; a second copy of these says nothing new.
             AgentMessage::Pong { .. } | AgentMessage::Facts(_) | AgentMessage::Dialed(_) => {}
         }
@@ -254,11 +276,13 @@ impl Job<'_> {
             let actions = self.hub.publish(EventKind::RankLost { rank: exit.rank, cause });
             self.act(actions);
         }
+        self.follow_stacks(|collection| collection.ended(exit.rank));
         if exit.status == RankStatus::Code(0) && exit.within_world && !exit.ended_by_launcher {
             self.deserters.push_back((Instant::now() + DESERTION_PATIENCE, exit.rank));
         }
-        if ends_the_job || (self.verdict.all_ended() && self.is_before_the_end()) {
-            self.end(GRACE);
+        let ends_the_job = ends_the_job && self.limits.on_failure == OnFailure::Abort;
+        if ends_the_job || self.verdict.all_ended() {
+            self.end();
         }
     }
 
@@ -273,18 +297,27 @@ impl Job<'_> {
 
     fn failed(&mut self, failure: Failure) {
         self.verdict.failed(failure);
+        self.end();
+    }
+
+    /// Begins the end, unless it has begun: ranks are asked by TERM.
+    fn end(&mut self) {
         if self.is_before_the_end() {
-            self.end(GRACE);
+            self.end_by(libc::SIGTERM, self.limits.grace);
         }
     }
 
     /// Tells every node to end its ranks. Called once with the grace, and again with none when the user insists.
-    fn end(&mut self, grace: Duration) {
-        self.phase = Phase::Ending { grace };
+    fn end_by(&mut self, signal: i32, grace: Duration) {
+        if let Some((collection, _)) = self.stacks.take() {
+            self.writer.note(collection.text());
+        }
+        self.phase = Phase::Ending;
         self.deadline = Some(Instant::now() + grace + REAP_PATIENCE);
+        let grace_ms = grace.as_millis() as u32;
         for (node, state) in self.nodes.iter().zip(&self.states) {
             if *state == NodeState::Active {
-                node.link.send(HeadMessage::End { grace_ms: grace.as_millis() as u32 });
+                node.link.send(HeadMessage::End { grace_ms, signal });
             }
         }
         self.advance();
@@ -305,18 +338,25 @@ impl Job<'_> {
                 let actions = self.hub.member_gone(Member::Node(node), &cause);
                 self.act(actions);
                 for rank in self.nodes[node.index()].ranks.clone() {
+                    self.verdict.lost(rank);
+                    self.follow_stacks(|collection| collection.ended(rank));
                     let actions = self.hub.publish(EventKind::RankLost { rank, cause: cause.clone() });
                     self.act(actions);
                 }
-                self.failed(Failure::NodeLost { node, cause });
+                self.verdict.failed(Failure::NodeLost { node, cause });
+                let goes_on = self.phase == Phase::Running && self.limits.on_failure == OnFailure::Continue;
+                if !goes_on || self.verdict.all_ended() {
+                    self.end();
+                }
             }
         }
+        self.agent_suspended(node);
         self.advance();
     }
 
     /// Moves on from ending when every node has answered, and from that when every agent is gone.
     fn advance(&mut self) {
-        let Phase::Ending { .. } = self.phase else { return };
+        let Phase::Ending = self.phase else { return };
         if self.states.contains(&NodeState::Active) {
             return;
         }
@@ -352,6 +392,9 @@ impl Job<'_> {
     }
 
     fn signal(&mut self, number: i32) {
+        if number == signals::STOPPING {
+            return self.ask_to_suspend();
+        }
         if !signals::ends_the_job(number) {
             for node in &self.nodes {
                 node.link.send(HeadMessage::Signal { number });
@@ -363,12 +406,46 @@ impl Job<'_> {
             1 => {
                 let name = signals::name(number);
                 self.writer.note(format!("{name}: ending all ranks (again to kill them at once)"));
-                self.failed(Failure::Interrupted { number });
+                self.verdict.failed(Failure::Interrupted { number });
+                if self.is_before_the_end() {
+                    self.end_by(number, self.limits.grace);
+                }
             }
-            2 => self.end(Duration::ZERO),
+            2 => {
+                self.writer.note("killing all ranks (again to leave without their hosts' word)");
+                self.end_by(libc::SIGKILL, Duration::ZERO);
+            }
             // The third leaves; who is left is listed by the report.
             _ => self.phase = Phase::Done,
         }
+    }
+
+    /// Has every rank stopped before this process stops itself. Once ranks are being ended there is nothing to stop.
+    fn ask_to_suspend(&mut self) {
+        let active = self.states.iter().enumerate().filter(|(_, state)| **state == NodeState::Active);
+        let awaited: BTreeSet<NodeId> = active.map(|(index, _)| NodeId(index as u32)).collect();
+        if !self.is_before_the_end() || awaited.is_empty() {
+            return signals::stop_this_process();
+        }
+        for node in &awaited {
+            self.nodes[node.index()].link.send(HeadMessage::Suspend);
+        }
+        self.suspending = Some((awaited, Instant::now() + SUSPEND_PATIENCE));
+    }
+
+    fn agent_suspended(&mut self, node: NodeId) {
+        if let Some((awaited, _)) = &mut self.suspending
+            && awaited.remove(&node)
+            && awaited.is_empty()
+        {
+            self.suspend();
+        }
+    }
+
+    /// Stops this process. Whoever lets it go on does so by CONT, which arrives here as a signal and goes to the ranks.
+    fn suspend(&mut self) {
+        self.suspending = None;
+        signals::stop_this_process();
     }
 
     fn written(&mut self, written: Written) {
@@ -405,13 +482,39 @@ impl Job<'_> {
                 self.failed(Failure::NotStartedInTime { waiting_for, limit: self.limits.start.1 });
             }
             Phase::Running => self.deadline = None,
-            Phase::Ending { .. } | Phase::Done => self.phase = Phase::Done,
+            Phase::Ending | Phase::Done => self.phase = Phase::Done,
         }
     }
 
     fn job_deadline_passed(&mut self) {
-        if let Some((_, limit)) = self.limits.job {
-            self.failed(Failure::TimedOut { limit });
+        let Some((_, limit)) = self.limits.job.take() else { return };
+        self.verdict.failed(Failure::TimedOut { limit });
+        let active = self.nodes.iter().zip(&self.states).filter(|(_, state)| **state == NodeState::Active);
+        let mut running = Vec::new();
+        for (node, _) in active {
+            let here = node.ranks.iter().copied().filter(|rank| self.is_running(*rank));
+            let known = running.len();
+            running.extend(here);
+            if running.len() > known {
+                node.link.send(HeadMessage::CollectStacks);
+            }
+        }
+        if running.is_empty() {
+            return self.end();
+        }
+        self.stacks = Some((Collection::of(running), Instant::now() + stacks::PATIENCE));
+    }
+
+    fn is_running(&self, rank: Rank) -> bool {
+        self.pids[rank.index()].is_some() && self.verdict.exits()[rank.index()].is_none()
+    }
+
+    /// Tells the collection of stacks, if there is one, what happened. Once it is complete the ranks are ended.
+    fn follow_stacks(&mut self, tell: impl FnOnce(&mut Collection)) {
+        let Some((collection, _)) = &mut self.stacks else { return };
+        tell(collection);
+        if collection.is_complete() {
+            self.end();
         }
     }
 
@@ -438,6 +541,7 @@ impl Job<'_> {
             acknowledged: 0,
             unacknowledged: Vec::new(),
             took: self.started.elapsed(),
+            went_on: self.limits.on_failure == OnFailure::Continue,
             verdict: self.verdict,
         };
         for (node, state) in self.nodes.iter().zip(&self.states) {

@@ -11,6 +11,7 @@ pub mod dry_run;
 pub mod progress;
 pub mod report;
 pub mod signals;
+pub mod stacks;
 pub mod stdin;
 pub mod this_machine;
 pub mod verdict;
@@ -35,6 +36,7 @@ use crate::env::{self, JobEnv};
 use crate::error::LaunchError;
 use crate::exit_code::ExitCause;
 use crate::job::{App, DryRun, Host, JobSpec, OutputSpec, StdinTo};
+use crate::keeper::limits;
 use crate::mapping::{self, Placement};
 use crate::output::{LineStyle, RankFiles};
 use crate::spawn::Spawner;
@@ -169,6 +171,8 @@ fn limits_of(spec: &JobSpec) -> Limits {
     Limits {
         start: (now + spec.start_timeout, spec.start_timeout),
         job: spec.timeout.map(|limit| (now + limit, limit)),
+        grace: spec.grace,
+        on_failure: spec.on_failure,
     }
 }
 
@@ -455,6 +459,7 @@ fn launch_plan(
             .collect(),
         merge_stderr: spec.output.merge_stderr,
         output_credit: OUTPUT_CREDIT_BYTES,
+        limits: limits::own(),
     }
 }
 
@@ -470,6 +475,10 @@ async fn ending_signal(signals: &mut mpsc::UnboundedReceiver<i32>) -> i32 {
     while let Some(number) = signals.recv().await {
         if signals::ends_the_job(number) {
             return number;
+        }
+        if number == signals::STOPPING {
+            // No rank runs, and no agent has a lease yet.
+            signals::stop_this_process();
         }
     }
     std::future::pending().await

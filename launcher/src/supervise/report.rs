@@ -70,7 +70,7 @@ const NAMED_HOSTS: usize = 8;
 pub fn failure_lines(error: &LaunchError, ended: &Ended, writer: &Writer) -> Vec<String> {
     let mut first = error.to_string();
     let others = ended.verdict.exits().len().saturating_sub(1);
-    if let (LaunchError::RankFailed { .. }, 1..) = (error, others) {
+    if let (LaunchError::RankFailed { .. }, 1.., false) = (error, others, ended.went_on) {
         let plural = if others == 1 { "rank" } else { "ranks" };
         first += &format!("; {others} other {plural} ended");
     }

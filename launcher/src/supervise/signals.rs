@@ -1,7 +1,8 @@
 //! Signals to the launcher, as a stream of numbers.
 //!
-//! INT, TERM, HUP and QUIT ask for the end of the job; USR1, USR2, ALRM and CONT are passed on to the ranks. The
-//! terminal's stop signal keeps its default, so that Ctrl-Z stops the launcher and nothing else.
+//! INT, TERM, HUP and QUIT ask for the end of the job; USR1, USR2, ALRM and CONT are passed on to the ranks. TSTP, a
+//! terminal's Ctrl-Z, stops the ranks and then the launcher ([`stop_this_process`]). A HUP that was ignored when the
+//! launcher started, as under `nohup`, stays ignored.
 
 use std::io;
 
@@ -12,6 +13,9 @@ use tokio::sync::mpsc;
 const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
 /// Signals that go to the ranks.
 const FORWARDED: [i32; 4] = [libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGCONT];
+
+/// The terminal's stop signal.
+pub const STOPPING: i32 = libc::SIGTSTP;
 
 /// Whether this signal ends the job; the others are passed on.
 pub fn ends_the_job(number: i32) -> bool {
@@ -25,7 +29,11 @@ pub fn ends_the_job(number: i32) -> bool {
 /// When a handler cannot be installed.
 pub fn listen() -> io::Result<mpsc::UnboundedReceiver<i32>> {
     let (sender, receiver) = mpsc::unbounded_channel();
-    for number in ENDING.into_iter().chain(FORWARDED) {
+    let hangup_is_ignored = ignored_at_start(libc::SIGHUP);
+    for number in ENDING.into_iter().chain(FORWARDED).chain([STOPPING]) {
+        if number == libc::SIGHUP && hangup_is_ignored {
+            continue;
+        }
         let mut stream = signal(SignalKind::from_raw(number))?;
         let sender = sender.clone();
         tokio::spawn(async move {
@@ -37,6 +45,20 @@ pub fn listen() -> io::Result<mpsc::UnboundedReceiver<i32>> {
         });
     }
     Ok(receiver)
+}
+
+/// Stops this process as Ctrl-Z stops any other, until somebody sends it CONT.
+pub fn stop_this_process() {
+    // STOP cannot be refused.
+    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP);
+}
+
+/// Whether whoever started the launcher had it ignore this signal.
+fn ignored_at_start(number: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask =
+        status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (number - 1) & 1 == 1)
 }
 
 /// The name of a signal: `SIGKILL`; `signal 63` where it has none.

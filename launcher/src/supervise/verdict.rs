@@ -4,6 +4,7 @@
 //! The first failure decides, once; whatever fails after it is an echo, counted and not told. Exits that the
 //! launcher itself caused never count. Pure: no clock, no I/O.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use efarun_wire::message::{RankExit, RankStatus};
@@ -64,7 +65,8 @@ pub enum Failure {
 #[derive(Debug)]
 pub struct Verdict {
     exits: Vec<Option<RankExit>>,
-    never_started: u32,
+    /// Ranks that never started, or whose node was lost before their end was known.
+    without_end: BTreeSet<Rank>,
     first: Option<Failure>,
     echoes: u32,
     deserter: Option<Rank>,
@@ -75,7 +77,7 @@ impl Verdict {
     pub fn new(world_size: u32) -> Self {
         Verdict {
             exits: vec![None; world_size as usize],
-            never_started: 0,
+            without_end: BTreeSet::new(),
             first: None,
             echoes: 0,
             deserter: None,
@@ -106,8 +108,8 @@ impl Verdict {
 
     /// Records any other failure. Says whether this is the one that ends the job.
     pub fn failed(&mut self, failure: Failure) -> bool {
-        if matches!(failure, Failure::NotStarted { .. }) {
-            self.never_started += 1;
+        if let Failure::NotStarted { rank, .. } = failure {
+            self.lost(rank);
         }
         if self.first.is_some() {
             self.echoes += 1;
@@ -117,10 +119,17 @@ impl Verdict {
         true
     }
 
-    /// Whether every rank has ended, or never started.
+    /// Records that a rank has no end that will be known: it never started, or its node is lost.
+    pub fn lost(&mut self, rank: Rank) {
+        if self.exits.get(rank.index()).is_some_and(Option::is_none) {
+            self.without_end.insert(rank);
+        }
+    }
+
+    /// Whether every rank has ended, never started, or is lost.
     pub fn all_ended(&self) -> bool {
         let ended = self.exits.iter().flatten().count();
-        ended + self.never_started as usize >= self.exits.len()
+        ended + self.without_end.len() >= self.exits.len()
     }
 
     /// Ranks whose end is known.
@@ -184,6 +193,17 @@ mod tests {
         verdict.rank_ended(exit(0, RankStatus::Code(1)));
         verdict.deserted(Rank(1));
         assert_eq!(verdict.deserter(), None, "it left because of the failure");
+    }
+
+    #[test]
+    fn lost_ranks_are_not_waited_for_and_have_no_end() {
+        let mut verdict = Verdict::new(3);
+        verdict.rank_ended(exit(0, RankStatus::Code(0)));
+        [0, 1, 1, 7].into_iter().for_each(|rank| verdict.lost(Rank(rank)));
+        assert!(!verdict.all_ended());
+        verdict.rank_ended(exit(2, RankStatus::Code(0)));
+        assert!(verdict.all_ended());
+        assert_eq!((verdict.ended_count(), verdict.first_failure()), (2, None));
     }
 
     #[test]

@@ -58,7 +58,7 @@ async fn ranks_that_ignore_term_are_killed_after_the_grace() {
 #[tokio::test]
 async fn a_second_end_shortens_the_grace() {
     let mut head = running(1, STUBBORN, 2).await;
-    head.link.send(&HeadMessage::End { grace_ms: 1_000_000 });
+    head.link.send(&HeadMessage::End { grace_ms: 1_000_000, signal: libc::SIGTERM });
     head.end(Duration::ZERO).await;
 }
 
@@ -150,6 +150,22 @@ async fn a_head_that_says_nothing_after_the_launch_is_lost_when_its_lease_is_ove
     head.until_closed().await;
     assert!(head.seen.failed[0].contains("no sign of life"), "{:?}", head.seen.failed);
     head.expect_all_gone(Instant::now()).await;
+}
+
+#[tokio::test]
+async fn a_head_that_stops_itself_is_waited_for_and_its_ranks_are_stopped() {
+    let mut head = Head::start_by(AgentOrder { lease_ms: 600, ..order() }).await;
+    head.launch(1, "trap 'echo goes on' CONT; echo ready; while :; do sleep 0.01; done");
+    head.until_line("ready").await;
+    head.link.send(&HeadMessage::Suspend);
+    head.until("the word that ranks are stopped", |seen| seen.suspended).await;
+    head.until_stopped(head.seen.spawned[&Rank(0)]).await;
+    // As long as this the head says nothing; what passes is what is tested.
+    tokio::time::sleep(Duration::from_millis(1800)).await;
+    head.link.send(&HeadMessage::Signal { number: libc::SIGCONT });
+    head.until_line("goes on").await;
+    head.end(Duration::ZERO).await;
+    head.goodbye().await;
 }
 
 #[tokio::test]

@@ -56,6 +56,8 @@ pub(crate) struct Seen {
     pub(crate) reaped: Option<(u32, u32)>,
     pub(crate) oob: Vec<efarun_wire::message::OobUp>,
     pub(crate) pongs: u32,
+    pub(crate) suspended: bool,
+    pub(crate) stacks: BTreeMap<Rank, String>,
     pub(crate) dialed: Option<Result<std::net::SocketAddr, efarun_wire::message::DialFailure>>,
 }
 
@@ -161,6 +163,7 @@ impl Head {
             stdin_ranks: Vec::new(),
             merge_stderr: false,
             output_credit: 1 << 20,
+            limits: Vec::new(),
         }
     }
 
@@ -210,6 +213,8 @@ impl Head {
             AgentMessage::Failed(text) => seen.failed.push(text),
             AgentMessage::Oob(up) => seen.oob.push(up),
             AgentMessage::Pong { .. } => seen.pongs += 1,
+            AgentMessage::Suspended => seen.suspended = true,
+            AgentMessage::Stacks { rank, text } => drop(seen.stacks.insert(rank, text)),
             AgentMessage::Dialed(outcome) => seen.dialed = Some(outcome),
             AgentMessage::Facts(_) => panic!("facts come once"),
         }
@@ -252,7 +257,7 @@ impl Head {
 
     /// Orders the end of all ranks and waits for its acknowledgement.
     pub(crate) async fn end(&mut self, grace: Duration) {
-        self.link.send(&HeadMessage::End { grace_ms: grace.as_millis() as u32 });
+        self.link.send(&HeadMessage::End { grace_ms: grace.as_millis() as u32, signal: libc::SIGTERM });
         self.until("all is reaped", |seen| seen.reaped.is_some()).await;
         assert_eq!(self.processes(), Vec::<String>::new(), "reaped means that nothing is left");
     }

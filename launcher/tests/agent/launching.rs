@@ -1,6 +1,7 @@
 //! How ranks start, and how their ends are told.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use efarun_wire::message::{HeadMessage, RankStatus};
 use efarun_wire::{BuildId, Rank};
@@ -145,5 +146,20 @@ async fn facts_are_of_this_machine() {
     assert!(facts.keeper_pid > 1 && facts.agent_pid > 1);
     assert_eq!(facts.architecture, std::env::consts::ARCH);
     assert!(facts.env.iter().any(|(name, _)| name == b"PATH"));
+    head.goodbye().await;
+}
+
+#[tokio::test]
+async fn ranks_tell_where_they_are_with_what_their_children_wait_for() {
+    let mut head = Head::start().await;
+    head.launch(2, "echo ready; sleep 1000; :");
+    head.until("both are ready", |seen| seen.text(0) == "ready\n" && seen.text(1) == "ready\n").await;
+    head.until_running("sleep 1000", 2).await;
+    head.link.send(&HeadMessage::CollectStacks);
+    head.until("both tell", |seen| seen.stacks.len() == 2).await;
+    let told = &head.seen.stacks[&Rank(1)];
+    assert!(told.contains("`sh -c echo ready; sleep 1000; :`") && told.contains("`sleep 1000`"), "{told}");
+    assert!(told.contains("nanosleep"), "{told}");
+    head.end(Duration::ZERO).await;
     head.goodbye().await;
 }

@@ -69,10 +69,13 @@ pub enum HeadMessage {
         /// The signal's number on Linux.
         number: i32,
     },
-    /// End all ranks: TERM, the grace, KILL, reap, then answer [`AgentMessage::Reaped`].
+    /// End all ranks: the signal, the grace, KILL, reap, then answer [`AgentMessage::Reaped`].
     End {
-        /// Between TERM and KILL, in milliseconds. 0 means KILL at once.
+        /// Between the signal and KILL, in milliseconds. 0 means KILL at once.
         grace_ms: u32,
+        /// The signal that asks for the end, by its number on Linux: TERM, or what the user sent the launcher. One
+        /// other than TERM is followed by TERM when half of the grace is over.
+        signal: i32,
     },
     /// All is done; the agent exits.
     Goodbye,
@@ -81,6 +84,11 @@ pub enum HeadMessage {
         /// Returned in the answer.
         number: u64,
     },
+    /// Stop all ranks by TSTP, do without the head's signs of life until it sends CONT, and answer
+    /// [`AgentMessage::Suspended`]: the head is about to stop itself.
+    Suspend,
+    /// Say of every rank that runs where it is, each by an [`AgentMessage::Stacks`].
+    CollectStacks,
 }
 
 /// Agent to head.
@@ -145,7 +153,19 @@ pub enum AgentMessage {
     Note(String),
     /// The agent cannot go on, and why. Its ranks are being ended.
     Failed(String),
+    /// The answer to [`HeadMessage::Suspend`].
+    Suspended,
+    /// Where the processes of a rank are, as lines for a person. Costs no credit: it is short.
+    Stacks {
+        /// The rank.
+        rank: Rank,
+        /// The lines, at most [`MAX_STACKS_BYTES`].
+        text: String,
+    },
 }
+
+/// The longest text of an [`AgentMessage::Stacks`].
+pub const MAX_STACKS_BYTES: usize = 64 << 10;
 
 /// Bytes of standard input that may be on their way to each rank that reads them before the agent gives credit.
 pub const STDIN_CREDIT_BYTES: u32 = 256 << 10;
@@ -186,6 +206,28 @@ pub struct LaunchPlan {
     pub merge_stderr: bool,
     /// Output bytes that the agent may send before it gets more credit.
     pub output_credit: u32,
+    /// What the ranks may use at least, as far as the node allows it.
+    pub limits: Vec<ResourceLimit>,
+}
+
+/// A limit of the head's that ranks are to have too, where theirs would be lower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceLimit {
+    /// What is limited.
+    pub resource: LimitedResource,
+    /// The soft limit; `u64::MAX` is none.
+    pub soft: u64,
+}
+
+/// What a [`ResourceLimit`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LimitedResource {
+    /// `ulimit -l`, in bytes: what registering memory for a network card takes.
+    LockedMemory,
+    /// `ulimit -n`.
+    OpenFiles,
+    /// `ulimit -c`, in bytes.
+    CoreSize,
 }
 
 /// One program of a [`LaunchPlan`].

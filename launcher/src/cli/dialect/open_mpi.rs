@@ -118,12 +118,12 @@ pub(in crate::cli) const FLAGS: &[ForeignFlag] = &[
     ),
     // Limits and endings.
     flag(&["spawn-timeout"], 1, Means(&["--start-timeout={}"])),
-    flag(&["report-state-on-timeout", "get-stack-traces"], 0, Unused("efarun does not collect stacks yet")),
-    flag(&["max-restarts"], 1, Unused("a rank that fails ends the job")),
-    flag(&["enable-recovery", "continuous"], 0, Unused("a rank that fails ends the job")),
+    flag(&["report-state-on-timeout", "get-stack-traces"], 0, NoDifference(STACKS_IN_ANY_CASE)),
+    flag(&["max-restarts"], 1, Unused("a rank that fails is not started again")),
+    flag(&["enable-recovery", "continuous"], 0, Means(&["--on-failure=continue"])),
     flag(&["disable-recovery"], 0, NoDifference("a rank that fails ends the job")),
-    flag(&["with-ft"], 1, Unused("a rank that fails ends the job")),
-    flag(&["forward-signals"], 1, Unused("USR1, USR2, ALRM and CONT are passed on")),
+    flag(&["with-ft"], 1, List(WITH_FT)),
+    flag(&["forward-signals"], 1, Unused("USR1, USR2, ALRM, TSTP and CONT are passed on")),
     flag(&["personality", "cf", "mpi-personality"], 1, Unused("efarun is neither of them")),
     // Debuggers.
     flag(
@@ -152,25 +152,24 @@ const OUTPUT: &[ListWord] = &[
     word(&["copy"], NoDifference("output is shown on the terminal in any case")),
 ];
 
+/// `--with-ft`, of Open MPI 5.
+const WITH_FT: &[ListWord] = &[
+    word(&["ulfm", "mpi", "yes", "true", "1"], Means(&["--on-failure=continue"])),
+    word(&["none", "no", "false", "0"], NoDifference("a rank that fails ends the job")),
+];
+
 /// `--runtime-options`, of Open MPI 5.
 const RUNTIME_OPTIONS: &[ListWord] = &[
     word(&["donotlaunch"], Means(&["--dry-run"])),
+    word(&["recoverable", "continuous"], Means(&["--on-failure=continue"])),
     word(&["show-progress"], NoDifference("progress is shown on a terminal")),
     word(&["error-nonzero-status", "abort-nonzero-exit"], Meaning::AlwaysTrue(FAILURE_ENDS)),
     word(
-        &[
-            "notifyerrors",
-            "autorestart",
-            "recoverable",
-            "continuous",
-            "max-restarts",
-            "exec-agent",
-            "output-proctable",
-            "fwd-environment",
-        ],
+        &["notifyerrors", "autorestart", "max-restarts", "exec-agent", "output-proctable", "fwd-environment"],
         Unused(FAILURE_ENDS),
     ),
 ];
 
+const STACKS_IN_ANY_CASE: &str = "--timeout asks every rank where it is in any case";
 const FAILURE_ENDS: &str = "a rank that fails ends the job";
 const ITS_OWN_WAY: &str = "efarun starts its agents in a way of its own";

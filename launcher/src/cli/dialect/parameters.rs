@@ -141,10 +141,9 @@ pub(in crate::cli) const PARAMETERS: &[ParameterRow] = &[
     ),
     row(&["orte_do_not_launch"], Switch(&["--dry-run"])),
     row(&["orte_startup_timeout", "prte_startup_timeout"], Means(&["--start-timeout={}"])),
-    row(
-        &["orte_enable_recovery", "prte_enable_recovery", "orte_max_restarts", "prte_max_restarts"],
-        Unused("a rank that fails ends the job"),
-    ),
+    row(&["orte_enable_recovery", "prte_enable_recovery"], Switch(&["--on-failure=continue"])),
+    row(&["orte_max_restarts", "prte_max_restarts"], Unused("a rank that fails is not started again")),
+    row(&["odls_base_sigkill_timeout"], Means(&["--grace={}"])),
     row(
         &[
             "orte_base_help_aggregate",
