@@ -151,9 +151,22 @@ impl Running<'_> {
     ///
     /// When that has not happened at the job's deadline, or its output has ended.
     pub fn wait_for_output(&self, text: &str, times: usize) {
+        self.wait_for(|written| &written.stdout, text, times);
+    }
+
+    /// Waits until the launcher has written `text` to its standard error.
+    ///
+    /// # Panics
+    ///
+    /// When that has not happened at the job's deadline, or its output has ended.
+    pub fn wait_for_note(&self, text: &str) {
+        self.wait_for(|written| &written.stderr, text, 1);
+    }
+
+    fn wait_for(&self, stream: fn(&Written) -> &Vec<u8>, text: &str, times: usize) {
         let mut written = self.output.written.lock().expect("no reader panics");
         loop {
-            let found = count(&written.stdout, text.as_bytes());
+            let found = count(stream(&written), text.as_bytes());
             if found >= times {
                 return;
             }

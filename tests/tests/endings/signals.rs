@@ -1,0 +1,151 @@
+//! Signals to the launcher.
+
+use std::time::{Duration, Instant};
+
+use efarun_tests::{Job, Need, Running, Testbed, program, require, wait_until_gone};
+use nix::sys::signal::Signal;
+
+use super::{here, launcher_after, on, shell};
+
+/// Waits for nothing but signals.
+const WAIT: &str = "echo is up; while :; do sleep 0.02; done";
+
+#[test]
+fn whoever_ends_the_launcher_by_a_signal_has_ranks_asked_by_the_same_one() {
+    for (name, signal, code) in [
+        ("INT", Signal::SIGINT, 130),
+        ("TERM", Signal::SIGTERM, 143),
+        ("HUP", Signal::SIGHUP, 129),
+        ("QUIT", Signal::SIGQUIT, 131),
+    ] {
+        let script = format!("trap 'echo asked by {name}; exit 0' {name}; {WAIT}");
+        let job = shell(here().options(["-n", "2", "--grace", "20"]), &script).start();
+        job.wait_for_output("is up", 2);
+        job.signal(signal);
+        let outcome = job.wait();
+        outcome.assert_code(code);
+        let asked = outcome.stdout().matches(&format!("asked by {name}")).count();
+        assert_eq!(asked, 2, "{}", outcome.shown());
+    }
+}
+
+#[test]
+fn rank_that_ignores_the_first_signal_is_asked_by_term_in_time() {
+    let script = format!("trap '' INT; trap 'echo asked by TERM; exit 0' TERM; {WAIT}");
+    let job = shell(here().options(["-n", "1", "--grace", "8"]), &script).start();
+    job.wait_for_output("is up", 1);
+    job.signal(Signal::SIGINT);
+    let outcome = job.wait();
+    outcome.assert_code(130);
+    assert!(outcome.stdout().contains("asked by TERM"), "{}", outcome.shown());
+}
+
+#[test]
+fn signals_for_the_program_are_passed_on_and_end_nothing() {
+    let traps: String =
+        ["USR1", "USR2", "ALRM"].map(|name| format!("trap 'echo got {name}' {name}; ")).concat();
+    let job = shell(here().options(["-n", "2"]), &format!("{traps}{WAIT}")).start();
+    job.wait_for_output("is up", 2);
+    for (name, signal) in [("USR1", Signal::SIGUSR1), ("USR2", Signal::SIGUSR2), ("ALRM", Signal::SIGALRM)] {
+        job.signal(signal);
+        job.wait_for_output(&format!("got {name}"), 2);
+    }
+    job.signal(Signal::SIGTERM);
+    job.wait().assert_code(143);
+}
+
+#[test]
+fn ctrl_z_stops_ranks_on_all_hosts_and_the_launcher_and_cont_lets_them_go_on() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let job =
+        shell(on(&testbed).options(["-H", "h1,h2"]), &format!("trap 'echo goes on' CONT; {WAIT}")).start();
+    job.wait_for_output("is up", 2);
+    job.signal(Signal::SIGTSTP);
+    wait_for_state(&job, job.pid(), 'T');
+    for rank in 0..2 {
+        let shell = job.rank(rank).into_iter().min_by_key(|process| process.pid).expect("the rank runs");
+        assert_eq!(state(shell.pid), Some('T'), "rank {rank} runs on while the launcher is stopped");
+    }
+    job.signal(Signal::SIGCONT);
+    job.wait_for_output("goes on", 2);
+    job.signal(Signal::SIGINT);
+    job.wait().assert_code(130);
+}
+
+#[test]
+fn second_ctrl_c_kills_ranks_on_all_hosts_at_once() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let job =
+        on(&testbed).options(["-H", "h1:2,h2:2", "--grace", "600"]).program(program!("rank_hang"), ["deaf"]);
+    let job = job.start();
+    job.wait_for_output("is up", 4);
+    job.signal(Signal::SIGINT);
+    job.wait_for_note("again to kill");
+    job.signal(Signal::SIGINT);
+    job.wait().assert_code(130).assert_says(&["4/4 ranks reaped, 2/2 agents gone"]);
+}
+
+#[test]
+fn third_ctrl_c_leaves_and_lists_who_did_not_confirm() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let job = on(&testbed).options(["-H", "h1,h2"]).program(program!("rank_hang"), ["deaf"]).start();
+    job.wait_for_output("is up", 2);
+    testbed.pause("h2");
+    let launcher = job.pid();
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Once the launcher is gone the host may go on, and sees that it is.
+            let left = || {
+                let all = efarun_tests::Process::all();
+                all.into_iter().filter(|process| process.pid == launcher).collect()
+            };
+            let gone = wait_until_gone(Duration::from_secs(25), left);
+            testbed.heal("h2");
+            gone.expect("the launcher leaves");
+        });
+        job.signal(Signal::SIGINT);
+        job.wait_for_note("again to kill");
+        job.signal(Signal::SIGINT);
+        job.wait_for_note("again to leave");
+        let confirmed = wait_until_gone(Duration::from_secs(20), || testbed.host("h1").guests());
+        confirmed.expect("h1 ends its part");
+        job.signal(Signal::SIGINT);
+        job.wait()
+    });
+    outcome.assert_code(130).assert_says(&[
+        "1/2 agents gone",
+        "h2 did not acknowledge",
+        "process ids that were running: ",
+    ]);
+}
+
+#[test]
+fn launcher_under_nohup_outlives_its_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let launcher = launcher_after(folder.path(), "trap '' HUP");
+    let job = Job::here(&launcher).options(["--oversubscribe", "-n", "1"]);
+    let job = shell(job, &format!("trap 'echo still here' USR1; {WAIT}")).start();
+    job.wait_for_output("is up", 1);
+    job.signal(Signal::SIGHUP);
+    job.signal(Signal::SIGUSR1);
+    job.wait_for_output("still here", 1);
+    job.signal(Signal::SIGTERM);
+    job.wait().assert_code(143);
+}
+
+/// Waits until a process is in this state. The kernel tells nobody when.
+fn wait_for_state(job: &Running, pid: i32, wanted: char) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while state(pid) != Some(wanted) {
+        assert!(Instant::now() < deadline, "{pid} is in state {:?}, not {wanted}\n{job:?}", state(pid));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
