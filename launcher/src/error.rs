@@ -18,6 +18,7 @@ use crate::hostfile::HostError;
 use crate::mapping::MapError;
 use crate::output::FilesError;
 use crate::spawn::{SpawnError, fragment};
+use crate::torchrun::NodesError;
 
 /// Why a job failed.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,9 @@ pub enum LaunchError {
     /// Whoever typed the command: files for ranks' output cannot be made.
     #[error("--output-filename: {0}")]
     OutputFiles(#[from] FilesError),
+    /// Whoever typed the command: hosts do not do for torchrun's nodes.
+    #[error(transparent)]
+    Nodes(#[from] NodesError),
     /// Whoever typed the command: ranks and slots do not fit.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -178,7 +182,10 @@ impl LaunchError {
             | LaunchError::Hosts(_)
             | LaunchError::NoHostButThis { .. }
             | LaunchError::OutputFiles(_) => ExitCause::Data,
-            LaunchError::Map(_) | LaunchError::Bind(_) | LaunchError::NoSuchReader { .. } => ExitCause::Usage,
+            LaunchError::Nodes(_)
+            | LaunchError::Map(_)
+            | LaunchError::Bind(_)
+            | LaunchError::NoSuchReader { .. } => ExitCause::Usage,
             LaunchError::Environment(error) => error.exit_cause(),
             LaunchError::Spawn(error) if error.is_authentication() => ExitCause::Authentication,
             LaunchError::Spawn(SpawnError::OtherArchitecture { .. }) => ExitCause::Data,
@@ -254,6 +261,9 @@ fn start_hint(call: &str, errno: i32) -> &'static str {
         }
         (false, Errno::ENOENT) if call == "chdir" => {
             "\n  hint: --wdir names a folder that every host must have"
+        }
+        (false, Errno::EADDRINUSE) if call == "bind" => {
+            "\n  hint: without --master-port a port is taken that nobody has; `ss -tlnp` there shows who has this one"
         }
         _ => "",
     }

@@ -9,6 +9,7 @@ use efarun_wire::Rank;
 
 use crate::binding::{BindTo, Policy};
 use crate::mapping::{MapBy, RankBy};
+use crate::torchrun::Torchrun;
 
 /// A job as the command line asks for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub struct JobSpec {
     pub json: bool,
     /// `-v`: says what it does.
     pub verbose: bool,
+    /// What the line asks for as torchrun's lines do; none for every other line.
+    pub torchrun: Option<Torchrun>,
     /// What the user is to be told about the command line: options that nothing acts on.
     pub notes: Vec<String>,
 }
@@ -93,6 +96,7 @@ impl Default for JobSpec {
             report_bindings: false,
             json: false,
             verbose: false,
+            torchrun: None,
             notes: Vec::new(),
         }
     }

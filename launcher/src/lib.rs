@@ -5,6 +5,7 @@
 //! forks ranks and ends them; the agents report their nodes' facts; [`mapping`] places ranks, [`binding`] chooses their cores
 //! and [`mod@env`] makes their environment, all pure; the agents launch; [`supervise`] watches until the last rank is reaped, with
 //! [`bootstrap`] holding the links and [`output`] writing what ranks wrote; [`exit_code`] says what the shell sees.
+//! [`torchrun`] has what is different where the line is torchrun's.
 #![deny(unsafe_code)]
 
 pub mod agent;
@@ -25,6 +26,7 @@ pub mod mapping;
 pub mod output;
 pub mod spawn;
 pub mod supervise;
+pub mod torchrun;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -37,11 +39,12 @@ use crate::output::Terminal;
 /// The first argument `__agent` or `__keeper` makes this process one of a node's two; both words are private between
 /// builds of the launcher, come before the command line is parsed, and are in no help.
 pub fn main_impl() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
+    let mut args = std::env::args_os();
+    let dialect = args.next().and_then(|name| cli::dialect_of(&name));
     match args.next() {
         Some(word) if word == agent::ARGUMENT => agent::agent_main(),
         Some(word) if word == keeper::ARGUMENT => keeper::keeper_main(),
-        first => head_main(first.into_iter().chain(args)).into(),
+        first => head_main(dialect.into_iter().chain(first).chain(args)).into(),
     }
 }
 
@@ -64,6 +67,7 @@ fn head_main(args: impl Iterator<Item = OsString>) -> ExitCause {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(HEAD_THREADS).enable_all().build();
     match runtime {
+        Ok(runtime) if spec.torchrun.is_some() => runtime.block_on(torchrun::attempts::run(spec)),
         Ok(runtime) => runtime.block_on(supervise::run(spec)),
         Err(error) => {
             Terminal::process().error(format!("starting the launcher's threads: {error}"));

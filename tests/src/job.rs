@@ -54,6 +54,12 @@ impl<'a> Job<'a> {
         Job { testbed: Some(testbed), ..Job::here(launcher) }
     }
 
+    /// The word before all options that chooses a dialect: `torchrun`.
+    pub fn dialect(mut self, word: &str) -> Self {
+        self.options.insert(0, word.into());
+        self
+    }
+
     /// Options of the launcher, in order.
     pub fn options<S: AsRef<OsStr>>(mut self, options: impl IntoIterator<Item = S>) -> Self {
         self.options.extend(options.into_iter().map(|option| option.as_ref().to_owned()));

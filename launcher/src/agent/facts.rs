@@ -19,7 +19,7 @@ use crate::env::{WELL_KNOWN_LIBRARY_DIRS, is_secret};
 use crate::keeper::sys;
 
 /// Gathers the node's facts. Nothing in it waits for anything but the node's own /proc and /sys.
-pub(super) fn gather(build: BuildId, keeper_pid: i32) -> NodeFacts {
+pub(super) fn gather(build: BuildId, keeper_pid: i32, free_port: Option<u16>) -> NodeFacts {
     let node = Node::here();
     let allowed_cpus = allowed_cpus();
     let (gpus, efa_devices) = (node.gpus(), node.efa_devices());
@@ -47,7 +47,7 @@ pub(super) fn gather(build: BuildId, keeper_pid: i32) -> NodeFacts {
         open_files: soft_limit(Resource::RLIMIT_NOFILE).unwrap_or(u64::MAX),
         ssh_client: ssh_connection(0),
         ssh_server: ssh_connection(2),
-        free_port: free_port(),
+        free_port,
         agent_pid: nix::unistd::getpid().as_raw(),
         keeper_pid,
         unix_time_ms: unix_time_ms(),
@@ -165,11 +165,6 @@ fn ssh_connection(word: usize) -> Option<String> {
     std::env::var("SSH_CONNECTION").ok()?.split(' ').nth(word).map(str::to_owned)
 }
 
-fn free_port() -> Option<u16> {
-    let listener = std::net::TcpListener::bind(("0.0.0.0", 0)).ok()?;
-    Some(listener.local_addr().ok()?.port())
-}
-
 fn unix_time_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -284,7 +279,7 @@ mod tests {
 
     #[test]
     fn facts_of_this_machine_fit_it() {
-        let facts = gather(BuildId([7; 16]), 5);
+        let facts = gather(BuildId([7; 16]), 5, None);
         assert_eq!(facts.architecture, std::env::consts::ARCH);
         assert_eq!(facts.keeper_pid, 5);
         assert!(facts.cores >= 1 && facts.cores as usize <= facts.allowed_cpus.len());

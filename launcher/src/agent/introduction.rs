@@ -9,6 +9,7 @@ use efarun_wire::message::{AgentMessage, AgentOrder, HeadMessage};
 use efarun_wire::{BuildId, PROTOCOL_VERSION};
 
 use super::keeper_link::KeeperLink;
+use super::master_port::MasterPort;
 use super::setup::KeeperProcess;
 use super::{channel, complain, facts};
 use crate::build_id;
@@ -19,6 +20,8 @@ use crate::link_io::{self, LinkEnd, LinkReceiver, LinkSender};
 pub(super) struct Introduced {
     pub(super) order: AgentOrder,
     pub(super) keeper: KeeperLink,
+    /// Kept for rank 0, should it be here; none where the node has no port to give.
+    pub(super) master_port: Option<MasterPort>,
     pub(super) sender: LinkSender<AgentMessage>,
     pub(super) receiver: LinkReceiver<HeadMessage>,
 }
@@ -35,7 +38,9 @@ pub(super) async fn introduce(keeper: KeeperProcess) -> Option<Introduced> {
     };
     let (sender, mut receiver) = link_io::open::<AgentOrder, AgentMessage>(source, sink, None, 0);
     match first_words(keeper, &mut receiver, &sender).await {
-        Ok((order, keeper)) => Some(Introduced { order, keeper, sender, receiver: receiver.expecting() }),
+        Ok((order, keeper, master_port)) => {
+            Some(Introduced { order, keeper, master_port, sender, receiver: receiver.expecting() })
+        }
         Err(reason) => {
             sender.send(&AgentMessage::Failed(reason));
             // A head that does not listen is not waited for.
@@ -49,7 +54,7 @@ async fn first_words(
     keeper: KeeperProcess,
     receiver: &mut LinkReceiver<AgentOrder>,
     sender: &LinkSender<AgentMessage>,
-) -> Result<(AgentOrder, KeeperLink), String> {
+) -> Result<(AgentOrder, KeeperLink, Option<MasterPort>), String> {
     let build = build_id::of_this_executable().map_err(|error| format!("reading /proc/self/exe: {error}"))?;
     let order = match timeout(ORDER_PATIENCE, receiver.receive()).await {
         Err(_) => return Err(format!("no order came in {} s", ORDER_PATIENCE.as_secs())),
@@ -58,10 +63,12 @@ async fn first_words(
         Ok(Err(end)) => return Err(format!("the channel {end} before the order came")),
     };
     check(&order, build)?;
-    sender.send(&AgentMessage::Facts(Box::new(facts::gather(build, keeper.pid))));
+    let master_port = MasterPort::any().ok();
+    let free_port = master_port.as_ref().and_then(MasterPort::number);
+    sender.send(&AgentMessage::Facts(Box::new(facts::gather(build, keeper.pid, free_port))));
     let keeper = KeeperLink::new(keeper).map_err(|error| format!("the keeper's socket: {error}"))?;
     raise_open_files();
-    Ok((order, keeper))
+    Ok((order, keeper, master_port))
 }
 
 /// Refuses a head that is another build.

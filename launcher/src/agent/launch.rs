@@ -19,8 +19,9 @@ use crate::keeper::protocol::{ForkOrder, RANK_AGENT_FD, RANK_FDS};
 pub(super) struct OwnEnds {
     /// Only of the rank that reads the job's input.
     pub(super) stdin: Option<pipe::Sender>,
-    pub(super) stdout: pipe::Receiver,
-    /// None where standard error goes the way of standard output.
+    /// None where it goes into a file.
+    pub(super) stdout: Option<pipe::Receiver>,
+    /// None where standard error goes the way of standard output, or into a file.
     pub(super) stderr: Option<pipe::Receiver>,
     pub(super) socket: UnixStream,
 }
@@ -56,7 +57,7 @@ pub(super) fn descriptors(
     own_socket.set_nonblocking(true).map_err(socketpair)?;
     let own = OwnEnds {
         stdin: own_stdin,
-        stdout: pipe::Receiver::from_owned_fd(own_stdout).map_err(|error| ("pipe2", error))?,
+        stdout: Some(pipe::Receiver::from_owned_fd(own_stdout).map_err(|error| ("pipe2", error))?),
         stderr: own_stderr
             .map(pipe::Receiver::from_owned_fd)
             .transpose()

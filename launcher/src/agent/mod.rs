@@ -25,6 +25,8 @@ mod introduction;
 mod keeper_link;
 mod launch;
 mod lease;
+mod master_port;
+mod rank_folders;
 mod rank_links;
 mod ranks;
 mod serve;

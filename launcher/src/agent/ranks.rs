@@ -1,20 +1,25 @@
 //! The ranks of this node, from their launch to the end of their last stream.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
 use efarun_wire::Rank;
-use efarun_wire::message::{AgentMessage, AgentOrder, LaunchPlan, RankExit, RankPlan, Stream};
+use efarun_wire::message::{AgentMessage, AgentOrder, LaunchPlan, RankExit, RankPlan, RankStatus, Stream};
+use efarun_wire::torchrun::StreamWay;
 
 use super::keeper_link::KeeperLink;
 use super::launch::{self, OwnEnds};
+use super::master_port::MasterPort;
+use super::rank_folders::{Folders, Tee, Unmade};
 use super::rank_links::{RankEvent, RankLinks};
 use super::stacks::RunningRank;
 use super::streams;
 use crate::keeper::limits;
-use crate::keeper::protocol::KeeperReport;
+use crate::keeper::protocol::{KeeperReport, RANK_FDS};
 use crate::link_io::{LinkEnd, LinkSender};
 
 /// All ranks of this node.
@@ -36,6 +41,10 @@ pub(super) struct Ranks {
     said_other_wdir: bool,
     /// The folder that each rank was to start in.
     wdirs: BTreeMap<Rank, Vec<u8>>,
+    folders: Option<Folders>,
+    local_ranks: BTreeMap<Rank, u32>,
+    /// Kept free to the agent's end.
+    _master_port: Option<MasterPort>,
 }
 
 /// Gives `None` when the last stream of the last rank has been read to its end.
@@ -56,6 +65,8 @@ impl Ranks {
         keeper: &KeeperLink,
     ) -> std::io::Result<(Ranks, StreamsEnded)> {
         head.grant(plan.output_credit);
+        let master_port = plan.master_port.map(MasterPort::keep).transpose();
+        let (plan, folders) = made(plan).await;
         let (carriers, streams_ended) = mpsc::channel(1);
         let mut ranks = Ranks {
             links: RankLinks::new(order.job, &plan, head.clone(), events.clone()),
@@ -70,9 +81,28 @@ impl Ranks {
             paths: BTreeMap::new(),
             said_other_wdir: false,
             wdirs: BTreeMap::new(),
+            folders: None,
+            local_ranks: plan.ranks.iter().map(|rank| (rank.rank, rank.local_rank)).collect(),
+            _master_port: None,
         };
         for shortfall in limits::shortfalls(&plan.limits) {
             head.send(&AgentMessage::Note(shortfall));
+        }
+        match (master_port, folders) {
+            (Ok(port), Ok(folders)) => {
+                ranks.folders = folders;
+                ranks._master_port = port;
+                ranks.note_place_of_logs();
+            }
+            (Err(error), _) => {
+                let port = plan.master_port.unwrap_or_default();
+                ranks.fail_all(&plan, "bind", &format!("port {port}, which is to be MASTER_PORT"), &error);
+                return Ok((ranks, streams_ended));
+            }
+            (_, Err(Unmade { path, source })) => {
+                ranks.fail_all(&plan, "mkdir", &path.display().to_string(), &source);
+                return Ok((ranks, streams_ended));
+            }
         }
         for rank in &plan.ranks {
             ranks.launch_one(&plan, rank, &carriers, keeper).await?;
@@ -88,7 +118,7 @@ impl Ranks {
         keeper: &KeeperLink,
     ) -> std::io::Result<()> {
         let rank = rank_plan.rank;
-        let Some(fork_order) = launch::fork_order(plan, rank_plan) else {
+        let Some(mut fork_order) = launch::fork_order(plan, rank_plan) else {
             let (call, subject) = ("launch".to_owned(), "a program that is not in the plan".to_owned());
             self.head.send(&AgentMessage::SpawnFailed { rank, call, subject, errno: libc::EINVAL });
             return Ok(());
@@ -96,9 +126,14 @@ impl Ranks {
         self.wdirs.insert(rank, fork_order.wdir.clone());
         let path = fork_order.env.iter().find(|(name, _)| name == b"PATH");
         self.paths.insert(rank, path.map(|(_, path)| path.clone()).unwrap_or_default());
-        match launch::descriptors(plan.stdin_ranks.contains(&rank), plan.merge_stderr) {
-            Ok((fds, own)) => {
-                self.take_over(rank, own, carriers);
+        if let Some(folders) = &self.folders {
+            folders.complete(&mut fork_order, rank_plan.local_rank);
+        }
+        let made = launch::descriptors(plan.stdin_ranks.contains(&rank), plan.merge_stderr)
+            .and_then(|(fds, own)| self.redirected(rank_plan.local_rank, fds, own));
+        match made {
+            Ok((fds, own, tees)) => {
+                self.take_over(rank, own, tees, carriers);
                 keeper.fork(fork_order, fds).await?;
             }
             Err((call, error)) => {
@@ -111,10 +146,12 @@ impl Ranks {
     }
 
     /// Each task that carries output holds a sender of `carriers`, over which nothing is ever sent.
-    fn take_over(&mut self, rank: Rank, own: OwnEnds, carriers: &mpsc::Sender<()>) {
-        let stderr = own.stderr.map(|pipe| (Stream::Stderr, pipe));
-        for (stream, pipe) in [(Stream::Stdout, own.stdout)].into_iter().chain(stderr) {
-            let carry = streams::carry_output(rank, stream, pipe, self.head.clone(), self.reaped.subscribe());
+    fn take_over(&mut self, rank: Rank, own: OwnEnds, tees: [Option<Tee>; 2], carriers: &mpsc::Sender<()>) {
+        let pipes = [(Stream::Stdout, own.stdout), (Stream::Stderr, own.stderr)];
+        for ((stream, pipe), tee) in pipes.into_iter().zip(tees) {
+            let Some(pipe) = pipe else { continue };
+            let reaped = self.reaped.subscribe();
+            let carry = streams::carry_output(rank, stream, pipe, tee, self.head.clone(), reaped);
             let alive = carriers.clone();
             tokio::spawn(async move {
                 carry.await;
@@ -127,6 +164,59 @@ impl Ranks {
             self.inputs.insert(rank, chunks);
         }
         self.sockets.insert(rank, own.socket);
+    }
+
+    /// Sends a rank's streams the ways that its folders' plan has for them.
+    fn redirected(
+        &self,
+        local_rank: u32,
+        mut fds: [OwnedFd; RANK_FDS],
+        mut own: OwnEnds,
+    ) -> Result<Redirected, (&'static str, io::Error)> {
+        let mut tees = [None, None];
+        let Some(folders) = &self.folders else { return Ok((fds, own, tees)) };
+        let log = |stream| folders.log(local_rank, stream).map_err(|unmade| ("open", unmade.source));
+        let is_merged = own.stderr.is_none();
+        let streams = [Stream::Stdout, Stream::Stderr].into_iter().take(if is_merged { 1 } else { 2 });
+        for (index, stream) in streams.enumerate() {
+            let file = match folders.way(local_rank, stream) {
+                StreamWay::Shown => continue,
+                StreamWay::Both { prefix } => {
+                    tees[index] = Some(Tee::new(log(stream)?, prefix.clone()));
+                    continue;
+                }
+                StreamWay::File => log(stream)?,
+                StreamWay::Nowhere => {
+                    let null = std::fs::OpenOptions::new().write(true).open("/dev/null");
+                    null.map_err(|error| ("open /dev/null", error))?
+                }
+            };
+            fds[index + 1] = file.into();
+            let pipe = if stream == Stream::Stdout { &mut own.stdout } else { &mut own.stderr };
+            *pipe = None;
+        }
+        if is_merged {
+            fds[2] = fds[1].try_clone().map_err(|error| ("dup", error))?;
+        }
+        Ok((fds, own, tees))
+    }
+
+    /// Says that no rank of the plan can be started, and why.
+    fn fail_all(&self, plan: &LaunchPlan, call: &str, subject: &str, error: &io::Error) {
+        for rank in &plan.ranks {
+            let (call, subject) = (call.to_owned(), subject.to_owned());
+            let errno = error.raw_os_error().unwrap_or_default();
+            self.head.send(&AgentMessage::SpawnFailed { rank: rank.rank, call, subject, errno });
+        }
+    }
+
+    /// Tells the user where logs are that he asked for without naming a folder.
+    fn note_place_of_logs(&self) {
+        let folders = self.folders.as_ref().filter(|folders| folders.is_temporary());
+        if let Some(place) = folders.and_then(Folders::place_of_logs) {
+            let note = format!("ranks' logs are in {} (--log-dir names another folder)", place.display());
+            self.head.send(&AgentMessage::Note(note));
+        }
     }
 
     /// Passes on bytes for a rank's standard input. The head's credit bounds what waits there.
@@ -213,6 +303,12 @@ impl Ranks {
     }
 
     fn report(&self, exit: RankExit) {
+        let has_failed = exit.status != RankStatus::Code(0);
+        let local_rank = self.local_ranks.get(&exit.rank).filter(|_| has_failed);
+        let error = self.folders.as_ref().zip(local_rank).and_then(|(folders, local)| folders.error(*local));
+        if let Some(bytes) = error {
+            self.head.send(&AgentMessage::ErrorFile { rank: exit.rank, bytes });
+        }
         let within_world = self.links.is_within_world(exit.rank);
         self.head.send(&AgentMessage::Exited(RankExit { within_world, ..exit }));
     }
@@ -226,6 +322,21 @@ impl Ranks {
             self.head.send(&AgentMessage::Note(note));
         }
     }
+}
+
+/// A rank's descriptors, our ends of those that are pipes, and what stdout and stderr pass through.
+type Redirected = ([OwnedFd; RANK_FDS], OwnEnds, [Option<Tee>; 2]);
+
+/// Makes the folders of a plan, beside the agent's own thread: they may be on a server that does not answer.
+async fn made(plan: LaunchPlan) -> (LaunchPlan, Result<Option<Folders>, Unmade>) {
+    if plan.folders.is_none() {
+        return (plan, Ok(None));
+    }
+    let making = tokio::task::spawn_blocking(move || {
+        let folders = Folders::create(&plan);
+        (plan, folders)
+    });
+    making.await.expect("the runtime ends after the agent, and making folders does not panic")
 }
 
 /// How long a rank's socket is read after the rank's end, where somebody else holds it open.

@@ -17,6 +17,7 @@ use super::dial;
 use super::introduction::{Introduced, introduce};
 use super::keeper_link::KeeperLink;
 use super::lease::Lease;
+use super::master_port::MasterPort;
 use super::rank_links::RankEvent;
 use super::ranks::{Ranks, StreamsEnded};
 use super::setup::KeeperProcess;
@@ -42,6 +43,8 @@ pub(super) async fn serve(keeper: KeeperProcess) -> ExitCode {
 pub(super) struct Agent {
     pub(super) order: AgentOrder,
     pub(super) keeper: KeeperLink,
+    /// Kept to the agent's end.
+    _master_port: Option<MasterPort>,
     /// The way to the head that is used now: the channel's or that of the TCP link.
     pub(super) head: LinkSender<AgentMessage>,
     pub(super) channel: LinkSender<AgentMessage>,
@@ -96,10 +99,11 @@ enum Event {
 
 impl Agent {
     fn new(introduced: Introduced) -> std::io::Result<Agent> {
-        let Introduced { order, keeper, sender, receiver } = introduced;
+        let Introduced { order, keeper, master_port, sender, receiver } = introduced;
         Ok(Agent {
             order,
             keeper,
+            _master_port: master_port,
             head: sender.clone(),
             channel: sender,
             from_channel: receiver,

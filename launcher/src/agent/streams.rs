@@ -13,16 +13,18 @@ use efarun_wire::Rank;
 use efarun_wire::link::MAX_BULK_CHUNK_BYTES;
 use efarun_wire::message::{AgentMessage, Stream};
 
+use super::rank_folders::Tee;
 use crate::link_io::LinkSender;
 
 /// Carries what one rank writes to one stream, until its end, which is said by an empty chunk.
 ///
-/// `reaped` turns true when no process of the job is left. A pipe that is still open then is held by a stranger
+/// With a `tee` it goes into a file as well. `reaped` turns true when no process of the job is left. A pipe that is still open then is held by a stranger
 /// that a rank gave it to; it is given [`LAST_WORDS_PATIENCE`] of silence.
 pub(super) async fn carry_output(
     rank: Rank,
     stream: Stream,
     pipe: pipe::Receiver,
+    mut tee: Option<Tee>,
     link: LinkSender<AgentMessage>,
     mut reaped: watch::Receiver<bool>,
 ) {
@@ -35,12 +37,43 @@ pub(super) async fn carry_output(
         link.bulk_space().await;
         match pipe.try_read(&mut buffer) {
             Ok(0) => break,
-            Ok(read_bytes) => send(&buffer[..read_bytes]),
+            Ok(read_bytes) => match tee.take() {
+                None => send(&buffer[..read_bytes]),
+                Some(through) => {
+                    let (shown, kept) = passed(rank, through, buffer[..read_bytes].to_vec(), &link).await;
+                    tee = kept;
+                    shown.chunks(MAX_BULK_CHUNK_BYTES).for_each(&send);
+                }
+            },
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => break,
         }
     }
     send(&[]);
+}
+
+/// Passes bytes through a tee, beside the agent's own thread: its file may be on a server that does not answer.
+async fn passed(
+    rank: Rank,
+    mut tee: Tee,
+    bytes: Vec<u8>,
+    link: &LinkSender<AgentMessage>,
+) -> (Vec<u8>, Option<Tee>) {
+    let passing = tokio::task::spawn_blocking(move || {
+        let (shown, error) = tee.pass(&bytes);
+        (shown, error, tee)
+    });
+    match passing.await {
+        Ok((shown, error, tee)) => {
+            if let Some(error) = error {
+                let text = format!("rank {rank}: its log cannot be written any more: {error}");
+                link.send(&AgentMessage::Note(text));
+            }
+            (shown, Some(tee))
+        }
+        // The runtime ends.
+        Err(_) => (Vec::new(), None),
+    }
 }
 
 /// Waits until there is something to read. `false`: nothing will come.

@@ -121,6 +121,34 @@ pub enum CliExit {
         /// What is missing or wrong, and what would be right.
         problem: String,
     },
+    /// A torchrun line without a script.
+    #[error(
+        "no script to run\n  hint: efarun torchrun [OPTIONS] SCRIPT [ARGS]…, such as `efarun torchrun --nproc-per-node 8 train.py`"
+    )]
+    NoScript,
+    /// An option's name that was cut too short.
+    #[error("`{option}` may be --{first} or --{second}: write more of it")]
+    Ambiguous {
+        /// The option as typed.
+        option: String,
+        /// One that begins so.
+        first: String,
+        /// Another.
+        second: String,
+    },
+    /// An option that torchrun's lines say otherwise.
+    #[error(
+        "`{option}` is not taken by `efarun torchrun`: --nnodes and --nproc-per-node say how many ranks there are, and where"
+    )]
+    NotOfTorchrun {
+        /// The option as typed.
+        option: String,
+    },
+    /// Several nodes, and no word about where they are.
+    #[error(
+        "--nnodes asks for several nodes, and nothing says where they are\n  hint: -H HOST,HOST or --hostfile FILE starts them all from here"
+    )]
+    NoHostsForNodes,
     /// clap refuses what we let through.
     #[error("{text}")]
     Other {

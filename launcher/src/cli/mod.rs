@@ -6,7 +6,8 @@
 //!
 //! `flags` has one item per option of efarun's with its help; `dialect` has other launchers' options as tables of data;
 //! `manners` cuts the line into options and programs and brings options into the one form that clap reads;
-//! `translate` says what became of each, and `hosts` converts lists of hosts. Pure: nobody is contacted, and the one file that a line may name (`--app`) is
+//! `translate` says what became of each, and `hosts` converts lists of hosts. `torchrun` is apart from these: torchrun's
+//! lines have other manners. Pure: nobody is contacted, and the one file that a line may name (`--app`) is
 //! read by whoever calls.
 
 mod dialect;
@@ -16,6 +17,7 @@ mod hosts;
 mod line;
 mod manners;
 mod placement;
+mod torchrun;
 mod translate;
 mod typed;
 mod values;
@@ -70,6 +72,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, around: Surroundings<'_>)
     if words.next_if(|word| word == hosts::SUBCOMMAND).is_some() {
         return hosts::convert(words, around).map(Command::Print);
     }
+    if words.next_if(|word| word == torchrun::SUBCOMMAND).is_some() {
+        return torchrun::parse(words, around);
+    }
     let mut line = cutter.cut(words)?;
     if let Some(text) = flags::asked_text(&command, &line) {
         return Ok(Command::Print(text));
@@ -103,6 +108,13 @@ fn find_hosts(job: &mut JobSpec, env: &[(OsString, OsString)]) {
             job.apps.iter_mut().for_each(|app| app.host_list.clone_from(&list));
         }
     }
+}
+
+/// Returns the word that a command line begins with where the launcher is called by this name: `torchrun` chooses
+/// torchrun's dialect, every other name mpirun's.
+pub fn dialect_of(name: &OsStr) -> Option<OsString> {
+    let name = Path::new(name).file_name()?;
+    (name == torchrun::SUBCOMMAND).then(|| name.to_owned())
 }
 
 /// Returns the clap definitions, for completions and the man page.
@@ -146,8 +158,10 @@ fn add_app_file(
 
 fn into_job(command: &clap::Command, line: &Line) -> Result<JobSpec, CliExit> {
     let read = |words: Vec<OsString>| {
-        let matches = command.clone().try_get_matches_from(words).map_err(|error| explain(&error, line))?;
-        Flags::from_arg_matches(&matches).map_err(|error| explain(&error, line))
+        let explained =
+            |error| explain(&error, |canonical| line.spelling(canonical).to_owned(), || line.not_text());
+        let matches = command.clone().try_get_matches_from(words).map_err(explained)?;
+        Flags::from_arg_matches(&matches).map_err(explained)
     };
     let several = line.apps.len() > 1;
     let mut apps: Vec<App> = Vec::with_capacity(line.apps.len());
@@ -181,15 +195,20 @@ fn is_within_a_rank(env: &[(OsString, OsString)]) -> bool {
     })
 }
 
-/// Says in our words, and with the option as typed, what clap found wrong with a value.
-fn explain(error: &clap::Error, line: &Line) -> CliExit {
+/// Says in our words, and with the option as typed, what clap found wrong with a value. `spelling` gives that for an
+/// option's canonical form, `not_text` the error for a value that is no text.
+fn explain(
+    error: &clap::Error,
+    spelling: impl FnOnce(&str) -> String,
+    not_text: impl FnOnce() -> CliExit,
+) -> CliExit {
     let context = |kind| error.get(kind).map(ToString::to_string);
     let value_is_wrong = matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue);
     match (value_is_wrong, context(ContextKind::InvalidArg), context(ContextKind::InvalidValue)) {
         (true, Some(arg), Some(value)) => {
             let canonical = arg.split(['=', ' ', '[']).next().unwrap_or_default();
             CliExit::BadValue {
-                option: line.spelling(canonical).to_owned(),
+                option: spelling(canonical),
                 value,
                 problem: std::error::Error::source(error).map_or_else(
                     || format!("expected {}", context(ContextKind::ValidValue).unwrap_or_default()),
@@ -197,7 +216,7 @@ fn explain(error: &clap::Error, line: &Line) -> CliExit {
                 ),
             }
         }
-        _ if error.kind() == ErrorKind::InvalidUtf8 => line.not_text(),
+        _ if error.kind() == ErrorKind::InvalidUtf8 => not_text(),
         _ => CliExit::Other { text: error.to_string().trim_start_matches("error: ").trim_end().to_owned() },
     }
 }

@@ -143,6 +143,7 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
         report_bindings: true,
         json: true,
         verbose: true,
+        torchrun: None,
         notes: Vec::new(),
     };
     assert_eq!(job, expected);

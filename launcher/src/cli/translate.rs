@@ -4,10 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::CliExit;
 use super::line::Line;
 use super::manners::Cutter;
 use super::typed::{Outcome, Typed};
+use super::{CliExit, torchrun};
 
 /// The word that asks for it.
 pub(super) const SUBCOMMAND: &str = "translate";
@@ -19,6 +19,9 @@ pub(super) fn translate(
     mut words: impl Iterator<Item = OsString>,
 ) -> Result<String, CliExit> {
     let launcher = words.next().unwrap_or_default();
+    if let Some(words) = torchruns_words(&launcher, &mut words) {
+        return torchrun::translate(words);
+    }
     let name = Path::new(&launcher).file_name().unwrap_or_default();
     if !LAUNCHERS.iter().any(|known| *known == name) {
         let found =
@@ -27,7 +30,7 @@ pub(super) fn translate(
             problem: format!(
                 "`efarun {}` needs a line that begins with {}{found}\n  hint: efarun translate mpirun -np 16 --mca btl ^openib ./prog",
                 subcommand.display(),
-                LAUNCHERS.join(", ")
+                [LAUNCHERS, &[torchrun::SUBCOMMAND]].concat().join(", ")
             ),
         });
     }
@@ -42,6 +45,19 @@ pub(super) fn translate(
         text.push_str(&format!("{words:<width$}  {meaning}\n"));
     }
     Ok(text)
+}
+
+/// The words behind `torchrun`, or behind the words of python that mean it; none for another launcher.
+fn torchruns_words(launcher: &OsStr, words: &mut impl Iterator<Item = OsString>) -> Option<Vec<OsString>> {
+    let name = Path::new(launcher).file_name()?;
+    if name == torchrun::SUBCOMMAND {
+        return Some(words.collect());
+    }
+    if !name.as_bytes().starts_with(b"python") || words.next()? != "-m" {
+        return None;
+    }
+    let module = words.next()?;
+    TORCHRUNS_MODULES.iter().any(|known| module == *known).then(|| words.collect())
 }
 
 /// The line for efarun, quoted for a shell.
@@ -81,7 +97,7 @@ fn shown(word: &OsStr) -> String {
 }
 
 /// Bytes that are no text keep their places, as a shell's `$'\xff'` writes them.
-fn quoted(word: &OsStr) -> String {
+pub(super) fn quoted(word: &OsStr) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:,=@%+".contains(c);
     match word.to_str() {
         Some(text) if !text.is_empty() && text.chars().all(is_plain) => text.to_owned(),
@@ -122,6 +138,9 @@ fn meaning(command: &clap::Command, words: &str, outcome: &Outcome) -> String {
 
 /// The launchers whose lines are understood.
 const LAUNCHERS: &[&str] = &["mpirun", "mpiexec", "orterun", "prterun", "efarun"];
+
+/// What `python -m` runs as torchrun.
+const TORCHRUNS_MODULES: &[&str] = &["torch.distributed.run", "torch.distributed.launch"];
 
 /// Options that people know by their short names.
 const SHORT: &[(&str, &str)] = &[("--np", "-n"), ("--npernode", "-N"), ("--export", "-x"), ("--host", "-H")];

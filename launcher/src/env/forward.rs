@@ -42,7 +42,7 @@ pub(super) fn node_own(facts: &NodeFacts) -> Vec<Variable> {
 /// Says whether a variable describes the process that has it, and would be a lie in another: what an outer launcher
 /// gave its own ranks, and what a shell keeps for itself. An MPI library that finds the former tries to reach a
 /// server that is not ours.
-fn is_about_another_process(name: &[u8]) -> bool {
+pub(super) fn is_about_another_process(name: &[u8]) -> bool {
     let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
     let users_own_parameter = name.starts_with(b"OMPI_MCA_") && !starts(OPEN_MPI_LAUNCHER_PARAMETERS);
     rank::is_identity(name)

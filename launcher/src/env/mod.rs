@@ -6,11 +6,11 @@
 //! shared overrides it.
 //!
 //! Layers, later ones win: the node's own basics; what is passed from the head without being asked for (`forward`);
-//! what `--mca` sets; what `-x` names; what efarun sets (`prefix`, `efa`, `library_path`, `rank`). A variable that tells a
+//! what `--mca` sets; what `-x` names; what efarun sets (`prefix`, `efa`, `library_path`, `rank`, `torchrun`). A variable that tells a
 //! rank who it is cannot be set by `-x`; everything else that `-x` sets stays.
 //!
-//! OMP_NUM_THREADS is left alone. torchrun sets it to 1 where it is unset; somebody who comes from mpirun would find
-//! a hybrid program silently on one thread.
+//! OMP_NUM_THREADS is left alone but by `efarun torchrun`. torchrun sets it to 1 where it is unset; somebody who comes
+//! from mpirun would find a hybrid program silently on one thread.
 
 mod differences;
 mod efa;
@@ -20,6 +20,7 @@ mod prefix;
 mod rank;
 mod redact;
 mod render;
+mod torchrun;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -177,6 +178,7 @@ pub fn job_env(inputs: &Inputs<'_>) -> Result<JobEnv, EnvError> {
     library_path::add(inputs, &mut shared);
     efa::add(inputs, &mut shared)?;
     rank::add_shared(inputs, &mut shared);
+    torchrun::add(inputs, &mut shared);
     let mut notes = shared.notes;
     notes.extend(differences::notes(inputs, &shared.by_name));
     let nodes = &inputs.placement.nodes;

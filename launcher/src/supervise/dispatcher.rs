@@ -16,6 +16,7 @@ use efarun_wire::message::{
     AgentMessage, EventKind, HeadMessage, LaunchPlan, RankExit, RankStatus, STDIN_CREDIT_BYTES,
 };
 use efarun_wire::oob::{Action, Member, RootHub};
+use efarun_wire::torchrun::MAX_ERROR_FILE_BYTES;
 use efarun_wire::{NodeId, Rank};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -40,6 +41,9 @@ const SUSPEND_PATIENCE: Duration = Duration::from_secs(2);
 /// How long others have to end too after a rank that ended with code 0 within its World. Ranks that leave together end
 /// within this time of each other; one that waits for the deserter is told well before its own patience ends.
 const DESERTION_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How many error files are kept: the first failure's is among the first.
+const KEPT_ERROR_FILES: usize = 64;
 
 /// A node that takes part in the job.
 #[derive(Debug)]
@@ -80,6 +84,8 @@ enum Phase {
 pub struct Ended {
     /// The first failure and all exits.
     pub verdict: Verdict,
+    /// What ranks that failed had written to their error files.
+    pub error_files: BTreeMap<Rank, Vec<u8>>,
     /// Ranks that ran, and are known to have ended.
     pub reaped: u32,
     /// Processes that ranks had left behind and that were killed.
@@ -139,6 +145,7 @@ pub async fn run(nodes: Vec<Node>, hub: RootHub, writer: &Writer, inputs: Inputs
         suspending: None,
         deserters: VecDeque::new(),
         stdin_credit: inputs.stdin_readers.iter().map(|rank| (*rank, STDIN_CREDIT_BYTES as usize)).collect(),
+        error_files: BTreeMap::new(),
         started: Instant::now(),
         limits,
     };
@@ -168,6 +175,7 @@ struct Job<'a> {
     deserters: VecDeque<(Instant, Rank)>,
     /// What each rank that reads standard input may still be sent.
     stdin_credit: BTreeMap<Rank, usize>,
+    error_files: BTreeMap<Rank, Vec<u8>>,
     started: Instant,
     limits: Limits,
 }
@@ -232,6 +240,11 @@ impl Job<'_> {
             AgentMessage::StdinCredit { rank, bytes } => {
                 if let Some(credit) = self.stdin_credit.get_mut(&rank) {
                     *credit = credit.saturating_add(bytes as usize);
+                }
+            }
+            AgentMessage::ErrorFile { rank, bytes } => {
+                if self.error_files.len() < KEPT_ERROR_FILES && bytes.len() <= MAX_ERROR_FILE_BYTES {
+                    self.error_files.insert(rank, bytes);
                 }
             }
             AgentMessage::Exited(exit) => self.rank_ended(exit),
@@ -536,6 +549,7 @@ impl Job<'_> {
 
     fn into_ended(self) -> Ended {
         let mut ended = Ended {
+            error_files: self.error_files,
             reaped: self.verdict.ended_count(),
             strays: 0,
             acknowledged: 0,

@@ -17,6 +17,7 @@ pub mod this_machine;
 pub mod verdict;
 pub mod writer;
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
@@ -38,14 +39,14 @@ use crate::exit_code::ExitCause;
 use crate::job::{App, DryRun, Host, JobSpec, OutputSpec, StdinTo};
 use crate::keeper::limits;
 use crate::mapping::{self, Placement};
-use crate::output::{LineStyle, RankFiles};
+use crate::output::{LineStyle, RankFiles, Terminal};
 use crate::spawn::Spawner;
 use crate::spawn::command::CommandSpawner;
 use crate::spawn::local::LocalSpawner;
 use crate::spawn::push::Launcher;
 use crate::spawn::ssh::SshSpawner;
 use crate::spawn::ssh::config::SshEnvironment;
-use crate::{build_id, hostfile};
+use crate::{build_id, hostfile, torchrun};
 
 use connect::{ConnectError, Connected, Identity, Route};
 use dispatcher::{Inputs, Limits, Node};
@@ -58,16 +59,38 @@ const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
 /// Runs a job, or shows what would be run, and says with which exit code to end. Everything a user should know has
 /// been written when it returns.
 pub async fn run(spec: JobSpec) -> ExitCause {
-    let Ok((writer, written)) = Writer::start(line_style(&spec)) else { return ExitCause::Internal };
-    let cause = match try_run(&spec, &writer, written).await {
-        Ok(cause) => cause,
+    match signals::listen() {
+        Ok(signals) => attempt(&spec, signals).await.cause,
+        Err(source) => {
+            Terminal::process().error(head("installing signal handlers", source));
+            ExitCause::Internal
+        }
+    }
+}
+
+/// What one run of a job came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempted {
+    /// Its exit code's cause.
+    pub cause: ExitCause,
+    /// It came as far as starting ranks.
+    pub has_launched: bool,
+}
+
+/// As [`run`], for a job that may be run again: whoever calls listens to signals.
+pub async fn attempt(spec: &JobSpec, signals: mpsc::UnboundedReceiver<i32>) -> Attempted {
+    let failed = Attempted { cause: ExitCause::Internal, has_launched: false };
+    let Ok((writer, written)) = Writer::start(line_style(spec)) else { return failed };
+    let attempted = match try_run(spec, signals, &writer, written).await {
+        Ok(cause) => Attempted { cause, has_launched: spec.dry_run.is_none() },
         Err(errors) => {
             errors.iter().for_each(|error| writer.error(error.to_string()));
-            errors.first().map_or(ExitCause::Internal, LaunchError::exit_cause)
+            let cause = errors.first().map_or(ExitCause::Internal, LaunchError::exit_cause);
+            Attempted { cause, has_launched: false }
         }
     };
     writer.finish(OUTPUT_PATIENCE);
-    cause
+    attempted
 }
 
 fn line_style(spec: &JobSpec) -> LineStyle {
@@ -77,10 +100,10 @@ fn line_style(spec: &JobSpec) -> LineStyle {
 
 async fn try_run(
     spec: &JobSpec,
+    mut signals: mpsc::UnboundedReceiver<i32>,
     writer: &Writer,
     written: mpsc::UnboundedReceiver<Written>,
 ) -> Result<ExitCause, Vec<LaunchError>> {
-    let mut signals = signals::listen().map_err(|source| vec![head("installing signal handlers", source)])?;
     spec.notes.iter().for_each(|note| writer.note(note));
     let hosts = hosts_of(spec)?;
     if spec.dry_run == Some(DryRun::Offline) {
@@ -111,6 +134,8 @@ async fn try_run(
 /// A job that is ready to be launched.
 #[derive(Debug)]
 pub struct Prepared {
+    /// Its name.
+    pub job: JobId,
     /// Where its ranks go.
     pub placement: Placement,
     /// What each gets of its node's cores and cards, by rank.
@@ -135,7 +160,7 @@ fn hosts_of(spec: &JobSpec) -> Result<Vec<Host>, LaunchError> {
     let some_run_anywhere = spec.apps.iter().any(|app| app.host_list.is_empty());
     let lists = spec.apps.iter().filter(|_| hostfile.is_none() || !some_run_anywhere);
     let list: Vec<String> = lists.flat_map(|app| &app.host_list).cloned().collect();
-    let mut hosts = hostfile::hosts(hostfile, &list)?;
+    let mut hosts = torchrun::chosen_hosts(spec, hostfile::hosts(hostfile, &list)?)?;
     if spec.nolocal {
         let named = hosts.len();
         hosts.retain(|host| !this_machine::is_meant_by(host));
@@ -263,6 +288,8 @@ fn prepare(
     mut connected: Vec<Connected>,
     writer: &Writer,
 ) -> Result<Prepared, LaunchError> {
+    let facts: Vec<&NodeFacts> = connected.iter().map(|connected| &*connected.agent.facts).collect();
+    let spec = &*torchrun::resolved(spec, hosts, &facts)?;
     let slots: Vec<mapping::HostWithSlots> = hosts
         .iter()
         .zip(&connected)
@@ -307,7 +334,7 @@ fn prepare(
         }
     }
     let bindings = bindings(spec, &placement, &facts)?;
-    Ok(Prepared { placement, bindings, env, agents: connected })
+    Ok(Prepared { job: identity.job, placement, bindings, env, agents: connected })
 }
 
 /// Chooses every rank's cores, GPU and cards.
@@ -386,14 +413,14 @@ async fn watch(
     writer: &Writer,
 ) -> ExitCause {
     let (node_events, nodes_receiver) = mpsc::unbounded_channel();
-    let Prepared { placement, bindings, env, agents } = job;
+    let Prepared { job: job_id, placement, bindings, env, agents } = job;
     let mut nodes = Vec::with_capacity(agents.len());
     for (place, agent) in placement.nodes.iter().zip(agents) {
         nodes.push(Node {
             host: place.host.to_string(),
             link: agent.agent.start(place.node, node_events.clone()),
             ranks: place.ranks.clone(),
-            plan: Some(launch_plan(spec, &placement, place, &bindings, &env)),
+            plan: Some(launch_plan(spec, job_id, &placement, place, &bindings, &env)),
         });
     }
     drop(node_events);
@@ -418,6 +445,7 @@ async fn watch(
 
 fn launch_plan(
     spec: &JobSpec,
+    job: JobId,
     placement: &Placement,
     place: &mapping::NodePlace,
     bindings: &[RankBinding],
@@ -426,9 +454,10 @@ fn launch_plan(
     let apps = spec.apps.iter().zip(env).map(|(app, env)| {
         let here = || std::env::current_dir().unwrap_or_else(|_| "/".into());
         let wdir = app.wdir.clone().unwrap_or_else(here);
+        let (program, args) = torchrun::command(spec, app);
         AppPlan {
-            program: app.program.as_bytes().to_vec(),
-            args: app.args.iter().map(|arg| arg.as_bytes().to_vec()).collect(),
+            program: program.into_vec(),
+            args: args.into_iter().map(OsString::into_vec).collect(),
             search_path: app
                 .search_path
                 .as_ref()
@@ -460,6 +489,15 @@ fn launch_plan(
         merge_stderr: spec.output.merge_stderr,
         output_credit: OUTPUT_CREDIT_BYTES,
         limits: limits::own(),
+        master_port: spec
+            .torchrun
+            .as_ref()
+            .and_then(|torchrun| torchrun.master_port)
+            .filter(|_| place.node.0 == 0),
+        folders: spec
+            .torchrun
+            .as_ref()
+            .map(|torchrun| torchrun::folders(torchrun, job, place.node, &place.ranks)),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::error::{LaunchError, status_text};
 use crate::exit_code::ExitCause;
 use crate::job::Host;
 use crate::mapping::Placement;
+use crate::torchrun::error_file;
 
 /// The failure that ended the job, in the words and with the exit code of every other error.
 pub fn error_of(failure: &Failure, placement: &Placement) -> LaunchError {
@@ -82,6 +83,7 @@ pub fn failure_lines(error: &LaunchError, ended: &Ended, writer: &Writer) -> Vec
         ));
     }
     if let LaunchError::RankFailed { rank, .. } | LaunchError::RankAborted { rank, .. } = error {
+        lines.extend(error_file::lines(*rank, &ended.error_files));
         let last_words = writer.last_stderr(*rank);
         lines.extend(last_words.iter().map(|line| format!("  last stderr: {line}")));
         if let LaunchError::RankFailed { host, status: RankStatus::Code(127), .. } = error {

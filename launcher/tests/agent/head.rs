@@ -50,6 +50,7 @@ pub(crate) struct Seen {
     pub(crate) output: BTreeMap<(Rank, bool), Vec<u8>>,
     pub(crate) streams_ended: u32,
     pub(crate) exits: BTreeMap<Rank, RankExit>,
+    pub(crate) error_files: BTreeMap<Rank, Vec<u8>>,
     pub(crate) stdin_credit: u64,
     pub(crate) notes: Vec<String>,
     pub(crate) failed: Vec<String>,
@@ -164,6 +165,8 @@ impl Head {
             merge_stderr: false,
             output_credit: 1 << 20,
             limits: Vec::new(),
+            master_port: None,
+            folders: None,
         }
     }
 
@@ -204,6 +207,7 @@ impl Head {
                 self.link.send(&HeadMessage::OutputCredit { bytes: bytes.len() as u32 });
                 seen.output.entry((rank, stream == Stream::Stderr)).or_default().extend(bytes);
             }
+            AgentMessage::ErrorFile { rank, bytes } => drop(seen.error_files.insert(rank, bytes)),
             AgentMessage::Exited(exit) => {
                 assert_eq!(seen.exits.insert(exit.rank, exit), None, "an exit comes once");
             }

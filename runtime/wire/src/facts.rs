@@ -45,7 +45,8 @@ pub struct NodeFacts {
     pub ssh_client: Option<String>,
     /// The address of the node's own that the SSH connection reached.
     pub ssh_server: Option<String>,
-    /// A TCP port that was free on this node when the agent looked: torchrun's MASTER_PORT, should rank 0 be here.
+    /// A TCP port that the agent keeps free for as long as it lives: torchrun's MASTER_PORT, should rank 0 be here. Who
+    /// listens with SO_REUSEADDR gets it, and nobody gets it by chance.
     pub free_port: Option<u16>,
     /// The agent's process id.
     pub agent_pid: i32,

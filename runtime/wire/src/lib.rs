@@ -18,6 +18,7 @@ pub mod link;
 pub mod message;
 pub mod oob;
 pub mod secure;
+pub mod torchrun;
 
 pub use ids::{BuildId, JobId, NodeId, Rank};
 

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::facts::NodeFacts;
 use crate::ids::{BuildId, JobId, NodeId, Rank};
 use crate::secure::LinkKey;
+#[cfg(doc)]
+use crate::torchrun::MAX_ERROR_FILE_BYTES;
+use crate::torchrun::RankFolders;
 
 /// The first thing the head sends into an agent's channel: who the agent is, and the key of its link.
 #[derive(Debug, Serialize, Deserialize)]
@@ -162,6 +165,13 @@ pub enum AgentMessage {
         /// The lines, at most [`MAX_STACKS_BYTES`].
         text: String,
     },
+    /// What a rank that failed had written to its error file, at most [`MAX_ERROR_FILE_BYTES`]. Comes before its end.
+    ErrorFile {
+        /// The rank.
+        rank: Rank,
+        /// The file's content.
+        bytes: Vec<u8>,
+    },
 }
 
 /// The longest text of an [`AgentMessage::Stacks`].
@@ -208,6 +218,10 @@ pub struct LaunchPlan {
     pub output_credit: u32,
     /// What the ranks may use at least, as far as the node allows it.
     pub limits: Vec<ResourceLimit>,
+    /// A port that the agent is to keep free for rank 0, beside the one that its facts name.
+    pub master_port: Option<u16>,
+    /// What ranks of torchrun's lines have beside that.
+    pub folders: Option<RankFolders>,
 }
 
 /// A limit of the head's that ranks are to have too, where theirs would be lower.
