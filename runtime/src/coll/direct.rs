@@ -9,10 +9,9 @@
 
 use efarun_wire::Rank;
 
-use super::collective::Collective;
 use super::gather::keep;
-use super::pace::{exchange, paced};
-use super::schedule::{Operand, Placement, Schedule, Span, Step, Steps};
+use super::pace::{exchange, steps_of};
+use super::schedule::{Operand, Schedule, Span, Step, Steps};
 use super::shape::Shape;
 
 /// All-gather or reduce-scatter by direct exchange. The module's page has its steps and bytes.
@@ -71,7 +70,7 @@ impl Direct {
                 let into = Span::output(shape.block(from).start + start, len);
                 Step::Copy { into, source: Operand::Slot(from) }
             };
-            [Step::Recv { from, len }, done, Step::Release { from }]
+            Step::take(from, len, done)
         };
         let own = (!reduces).then(|| keep(shape, rank));
         exchange(self.window() * others, messages, messages, own, send, receive)
@@ -83,20 +82,8 @@ impl Schedule for Direct {
         "direct"
     }
 
-    fn collective(&self) -> Collective {
-        self.shape.collective
-    }
-
-    fn world_size(&self) -> u32 {
-        self.shape.world_size
-    }
-
-    fn count(&self) -> usize {
-        self.shape.count
-    }
-
-    fn segment_len(&self) -> usize {
-        self.shape.segment_len
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn accumulator_len(&self, _rank: Rank) -> usize {
@@ -105,10 +92,7 @@ impl Schedule for Direct {
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {
-        if !self.shape.has_messages() {
-            return self.shape.local_copy(rank);
-        }
-        paced(Placement::of(self, rank), self.max_open_sends(rank), self.direct_steps(rank))
+        steps_of(self, rank, || self.direct_steps(rank))
     }
 
     fn max_open_sends(&self, _rank: Rank) -> usize {

@@ -6,7 +6,6 @@
 
 use efarun_wire::Rank;
 
-use super::collective::Collective;
 use super::gather::rounds;
 use super::pace::paced;
 use super::schedule::{Placement, Schedule, Span, Step, Steps};
@@ -40,20 +39,8 @@ impl Schedule for Dissemination {
         "dissemination"
     }
 
-    fn collective(&self) -> Collective {
-        Collective::Barrier
-    }
-
-    fn world_size(&self) -> u32 {
-        self.shape.world_size
-    }
-
-    fn count(&self) -> usize {
-        0
-    }
-
-    fn segment_len(&self) -> usize {
-        0
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {

@@ -23,9 +23,8 @@
 
 use efarun_wire::Rank;
 
-use super::collective::Collective;
-use super::pace::{Segments, paced};
-use super::schedule::{Operand, Placement, Schedule, Span, Step, Steps};
+use super::pace::{Segments, steps_of};
+use super::schedule::{Operand, Schedule, Span, Step, Steps};
 use super::shape::Shape;
 use super::tree::Node;
 
@@ -151,8 +150,7 @@ impl Part {
         let (own, out) = (Span::input(start, len), Span::output(start, len));
         let partial = Span::accumulator(0, len);
         let is_root = self.node.parent.is_none();
-        let taken =
-            |step| [Some(Step::Recv { from: peer, len }), Some(step), Some(Step::Release { from: peer })];
+        let taken = |step| Step::take(peer, len, step).map(Some);
         match event {
             Event::Up => {
                 let span = if self.node.left.is_some() { out } else { own };
@@ -180,20 +178,8 @@ impl Schedule for DoubleTree {
         "double-tree"
     }
 
-    fn collective(&self) -> Collective {
-        Collective::AllReduce
-    }
-
-    fn world_size(&self) -> u32 {
-        self.shape.world_size
-    }
-
-    fn count(&self) -> usize {
-        self.shape.count
-    }
-
-    fn segment_len(&self) -> usize {
-        self.shape.segment_len
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn accumulator_len(&self, rank: Rank) -> usize {
@@ -202,14 +188,12 @@ impl Schedule for DoubleTree {
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {
-        if !self.shape.has_messages() {
-            return self.shape.local_copy(rank);
-        }
-        let parts = self.parts(rank);
-        let segments = parts.iter().map(|part| part.half.count()).max().unwrap_or(0);
-        let times = segments + 2 * parts[0].height * (self.lag() + 1);
-        let steps = (0..times).flat_map(move |time| parts.into_iter().flat_map(move |part| part.at(time)));
-        paced(Placement::of(self, rank), self.max_open_sends(rank), steps)
+        steps_of(self, rank, || {
+            let parts = self.parts(rank);
+            let segments = parts.iter().map(|part| part.half.count()).max().unwrap_or(0);
+            let times = segments + 2 * parts[0].height * (self.lag() + 1);
+            (0..times).flat_map(move |time| parts.into_iter().flat_map(move |part| part.at(time)))
+        })
     }
 
     fn max_open_sends(&self, _rank: Rank) -> usize {
@@ -228,6 +212,7 @@ impl Schedule for DoubleTree {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coll::collective::Collective;
 
     fn parts(world_size: u32) -> Vec<[Part; 2]> {
         let collective = Collective::AllReduce;

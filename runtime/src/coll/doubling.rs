@@ -15,9 +15,8 @@
 
 use efarun_wire::Rank;
 
-use super::collective::Collective;
-use super::pace::{exchange, paced};
-use super::schedule::{Operand, Placement, Schedule, Span, Step, Steps};
+use super::pace::{exchange, steps_of};
+use super::schedule::{Operand, Schedule, Span, Step, Steps};
 use super::shape::Shape;
 
 /// All-reduce by recursive doubling. The module's page has its steps and bytes.
@@ -90,11 +89,7 @@ impl Doubling {
                 let (start, len) = segments.get(segment);
                 let (left, right) = (Operand::Slot(from), Operand::Span(Span::input(start, len)));
                 let into = Span::output(start, len);
-                [
-                    Step::Recv { from, len },
-                    Step::Reduce { into, left, right, completes: false },
-                    Step::Release { from },
-                ]
+                Step::take(from, len, Step::Reduce { into, left, right, completes: false })
             })
         };
         let round = move |round: u32| {
@@ -112,11 +107,7 @@ impl Doubling {
                 let (slot, own) = (Operand::Slot(peer), Operand::Span(own(segment)));
                 let (left, right) = if is_above { (slot, own) } else { (own, slot) };
                 let into = Span::output(start, len);
-                [
-                    Step::Recv { from: peer, len },
-                    Step::Reduce { into, left, right, completes },
-                    Step::Release { from: peer },
-                ]
+                Step::take(peer, len, Step::Reduce { into, left, right, completes })
             };
             exchange(self.shape.window(), count, count, None, send, receive)
         };
@@ -139,9 +130,7 @@ impl Doubling {
         };
         let take = move |segment| {
             let (start, len) = segments.get(segment);
-            let source = Operand::Slot(active);
-            let into = Span::output(start, len);
-            [Step::Recv { from: active, len }, Step::Copy { into, source }, Step::Release { from: active }]
+            Step::take_to(Span::output(start, len), active)
         };
         (0..segments.count()).map(give).chain((0..segments.count()).flat_map(take))
     }
@@ -152,32 +141,14 @@ impl Schedule for Doubling {
         "doubling"
     }
 
-    fn collective(&self) -> Collective {
-        Collective::AllReduce
-    }
-
-    fn world_size(&self) -> u32 {
-        self.shape.world_size
-    }
-
-    fn count(&self) -> usize {
-        self.shape.count
-    }
-
-    fn segment_len(&self) -> usize {
-        self.shape.segment_len
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {
-        if !self.shape.has_messages() {
-            return self.shape.local_copy(rank);
-        }
-        let (placement, max_open) = (Placement::of(self, rank), self.max_open_sends(rank));
         match self.part(rank) {
-            Part::Passive { active } => paced(placement, max_open, self.passive_steps(active)),
-            Part::Active { number, passive } => {
-                paced(placement, max_open, self.active_steps(number, passive))
-            }
+            Part::Passive { active } => steps_of(self, rank, || self.passive_steps(active)),
+            Part::Active { number, passive } => steps_of(self, rank, || self.active_steps(number, passive)),
         }
     }
 

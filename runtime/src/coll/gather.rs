@@ -12,9 +12,8 @@
 
 use efarun_wire::Rank;
 
-use super::collective::Collective;
-use super::pace::{Segments, exchange, paced};
-use super::schedule::{Operand, Placement, Schedule, Span, Step, Steps};
+use super::pace::{Segments, exchange, steps_of};
+use super::schedule::{Operand, Schedule, Span, Step, Steps};
 use super::shape::Shape;
 
 /// All-gather round a ring. The module's page has its steps and bytes.
@@ -52,7 +51,7 @@ impl GatherRing {
             };
             Step::Send { to: next, span }
         };
-        let receive = move |number| take(previous, place(previous, number).1);
+        let receive = move |number| Step::take_to(place(previous, number).1, previous);
         // A segment that arrives is sent on a block later, so no more than a block can leave ahead.
         let window = shape.window().min(segments.count());
         exchange(window, messages, messages, Some(keep(shape, rank)), send, receive)
@@ -64,27 +63,12 @@ impl Schedule for GatherRing {
         "ring"
     }
 
-    fn collective(&self) -> Collective {
-        Collective::AllGather
-    }
-
-    fn world_size(&self) -> u32 {
-        self.shape.world_size
-    }
-
-    fn count(&self) -> usize {
-        self.shape.count
-    }
-
-    fn segment_len(&self) -> usize {
-        self.shape.segment_len
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {
-        if !self.shape.has_messages() {
-            return self.shape.local_copy(rank);
-        }
-        paced(Placement::of(self, rank), self.max_open_sends(rank), self.ring_steps(rank))
+        steps_of(self, rank, || self.ring_steps(rank))
     }
 
     fn max_open_sends(&self, _rank: Rank) -> usize {
@@ -139,7 +123,7 @@ impl Bruck {
         };
         let receive = move |number| {
             let (start, len) = received.get(number);
-            take(from, Span::output(start, len))
+            Step::take_to(Span::output(start, len), from)
         };
         let own = (round == 0).then(|| keep(shape, rank));
         exchange(shape.window(), sent.count(), received.count(), own, send, receive)
@@ -151,28 +135,12 @@ impl Schedule for Bruck {
         "bruck"
     }
 
-    fn collective(&self) -> Collective {
-        Collective::AllGather
-    }
-
-    fn world_size(&self) -> u32 {
-        self.shape.world_size
-    }
-
-    fn count(&self) -> usize {
-        self.shape.count
-    }
-
-    fn segment_len(&self) -> usize {
-        self.shape.segment_len
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {
-        if !self.shape.has_messages() {
-            return self.shape.local_copy(rank);
-        }
-        let steps = (0..self.rounds()).flat_map(move |round| self.round(rank, round));
-        paced(Placement::of(self, rank), self.max_open_sends(rank), steps)
+        steps_of(self, rank, || (0..self.rounds()).flat_map(move |round| self.round(rank, round)))
     }
 
     fn max_open_sends(&self, _rank: Rank) -> usize {
@@ -188,12 +156,6 @@ impl Schedule for Bruck {
         let distances = (0..self.rounds()).filter(|_| self.shape.count > 0);
         distances.map(|round| self.shape.before(rank, 1 << round)).collect()
     }
-}
-
-/// Takes a message to its place.
-fn take(from: Rank, into: Span) -> [Step; 3] {
-    let source = Operand::Slot(from);
-    [Step::Recv { from, len: into.len }, Step::Copy { into, source }, Step::Release { from }]
 }
 
 /// Puts a rank's own block into its output.

@@ -7,7 +7,21 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::schedule::{Operand, Placement, Span, Step, Steps};
+use efarun_wire::Rank;
+
+use super::schedule::{Operand, Placement, Schedule, Span, Step, Steps};
+
+/// A rank's steps: `messages` with the waits that they need, or, where nobody sends, what is left of the collective.
+pub(super) fn steps_of<'s, I: Iterator<Item = Step> + Send + 's>(
+    schedule: &dyn Schedule,
+    rank: Rank,
+    messages: impl FnOnce() -> I,
+) -> Steps<'s> {
+    if !schedule.shape().has_messages() {
+        return schedule.shape().local_copy(rank);
+    }
+    paced(Placement::of(schedule, rank), schedule.max_open_sends(rank), messages())
+}
 
 /// Adds the waits to a rank's steps. At most `max_open` sends are then open at once.
 pub(super) fn paced<'s>(

@@ -23,17 +23,14 @@
 
 use efarun_wire::Rank;
 
-use super::collective::Collective;
 use super::schedule::{Operand, Schedule, Span, Step, Steps};
-use super::shape::{Shape, window};
+use super::shape::Shape;
 
 /// All-reduce by a segmented ring. The module's page has its steps and bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ring {
     chunks: Chunks,
-    count: usize,
-    segment_len: usize,
-    credits: usize,
+    shape: Shape,
 }
 
 impl Ring {
@@ -44,24 +41,11 @@ impl Ring {
     /// When world size, segment length or credits are 0.
     pub fn new(shape: Shape) -> Self {
         shape.check();
-        let Shape { world_size, count, segment_len, credits, .. } = shape;
-        Ring { chunks: Chunks::new(world_size as usize, count, segment_len), count, segment_len, credits }
+        Ring { chunks: Chunks::new(shape.world_size as usize, shape.count, shape.segment_len), shape }
     }
 
     fn rank_count(&self) -> usize {
         self.chunks.rank_count
-    }
-
-    fn next(&self, rank: Rank) -> Rank {
-        Rank(if rank.index() + 1 == self.rank_count() { 0 } else { rank.0 + 1 })
-    }
-
-    fn previous(&self, rank: Rank) -> Rank {
-        Rank(rank.0.checked_sub(1).unwrap_or(self.rank_count() as u32 - 1))
-    }
-
-    fn has_messages(&self) -> bool {
-        self.rank_count() > 1 && self.count > 0
     }
 
     fn layout(&self, rank: Rank) -> Layout {
@@ -69,8 +53,8 @@ impl Ring {
         let own = chunks.segments(rank.index());
         let total = chunks.total_segments();
         let sends = chunks.messages(rank.index());
-        let receives = chunks.messages(self.previous(rank).index());
-        let window = window(self.credits).min(own);
+        let receives = chunks.messages(self.shape.before(rank, 1).index());
+        let window = self.shape.window().min(own);
         // The message that receive i overwrites left as send i - cycle; at most this many later ones may be open.
         let cycle = total - own;
         let open = (2 * window.max(1)).min(cycle + window).min(sends);
@@ -93,12 +77,12 @@ impl Ring {
         } else {
             Span::output(message.start, message.len)
         };
-        Step::Send { to: self.next(rank), span }
+        Step::Send { to: self.shape.after(rank, 1), span }
     }
 
     /// Part `part` of the round that receives message `number`: wait, take, use, release, send.
     fn round(&self, rank: Rank, number: usize, part: Part) -> Step {
-        let from = self.previous(rank);
+        let from = self.shape.before(rank, 1);
         let message = self.chunks.message(from.index(), number);
         let into = Span::output(message.start, message.len);
         match part {
@@ -120,20 +104,8 @@ impl Schedule for Ring {
         "ring"
     }
 
-    fn collective(&self) -> Collective {
-        Collective::AllReduce
-    }
-
-    fn world_size(&self) -> u32 {
-        self.rank_count() as u32
-    }
-
-    fn count(&self) -> usize {
-        self.count
-    }
-
-    fn segment_len(&self) -> usize {
-        self.segment_len
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {
@@ -141,21 +113,21 @@ impl Schedule for Ring {
     }
 
     fn max_open_sends(&self, rank: Rank) -> usize {
-        if self.has_messages() { self.layout(rank).open } else { 0 }
+        if self.shape.has_messages() { self.layout(rank).open } else { 0 }
     }
 
     fn receives_from(&self, rank: Rank) -> Vec<Rank> {
-        if self.has_messages() { vec![self.previous(rank)] } else { Vec::new() }
+        if self.shape.has_messages() { vec![self.shape.before(rank, 1)] } else { Vec::new() }
     }
 
     fn sends_to(&self, rank: Rank) -> Vec<Rank> {
-        if self.has_messages() { vec![self.next(rank)] } else { Vec::new() }
+        if self.shape.has_messages() { vec![self.shape.after(rank, 1)] } else { Vec::new() }
     }
 }
 
 impl Ring {
     fn step_count(&self, rank: Rank) -> usize {
-        if self.count == 0 {
+        if self.shape.count == 0 {
             return 0;
         }
         if self.rank_count() == 1 {
@@ -168,8 +140,8 @@ impl Ring {
     fn step(&self, rank: Rank, index: usize) -> Step {
         assert!(index < self.step_count(rank), "rank {rank} has no step {index}");
         if self.rank_count() == 1 {
-            let source = Operand::Span(Span::input(0, self.count));
-            return Step::Copy { into: Span::output(0, self.count), source };
+            let source = Operand::Span(Span::input(0, self.shape.count));
+            return Step::Copy { into: Span::output(0, self.shape.count), source };
         }
         let layout = self.layout(rank);
         if index < layout.window {
@@ -351,6 +323,7 @@ impl Chunks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coll::collective::Collective;
 
     fn ring(world_size: u32, count: usize, segment_len: usize, credits: usize) -> Ring {
         let collective = Collective::AllReduce;

@@ -22,8 +22,8 @@
 use efarun_wire::Rank;
 
 use super::collective::Collective;
-use super::pace::paced;
-use super::schedule::{Operand, Placement, Schedule, Span, Step, Steps};
+use super::pace::steps_of;
+use super::schedule::{Operand, Schedule, Span, Step, Steps};
 use super::shape::Shape;
 use super::tree::Node;
 
@@ -168,11 +168,7 @@ impl Rooted {
                     if family.children.is_left(index) { (theirs, ours) } else { (ours, theirs) };
                 let into = if is_last { result } else { partial };
                 let completes = is_last && family.parent.is_none();
-                [
-                    Step::Recv { from, len },
-                    Step::Reduce { into, left, right, completes },
-                    Step::Release { from },
-                ]
+                Step::take(from, len, Step::Reduce { into, left, right, completes })
             });
             taken.chain(family.parent.map(|to| Step::Send { to, span: result }))
         })
@@ -201,20 +197,8 @@ impl Schedule for Rooted {
         }
     }
 
-    fn collective(&self) -> Collective {
-        self.shape.collective
-    }
-
-    fn world_size(&self) -> u32 {
-        self.shape.world_size
-    }
-
-    fn count(&self) -> usize {
-        self.shape.count
-    }
-
-    fn segment_len(&self) -> usize {
-        self.shape.segment_len
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn scratch_len(&self, rank: Rank) -> usize {
@@ -230,15 +214,10 @@ impl Schedule for Rooted {
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {
-        if !self.shape.has_messages() {
-            return self.shape.local_copy(rank);
-        }
-        let (placement, max_open, family) =
-            (Placement::of(self, rank), self.max_open_sends(rank), self.family(rank));
         if self.goes_down() {
-            paced(placement, max_open, self.down(family))
+            steps_of(self, rank, || self.down(self.family(rank)))
         } else {
-            paced(placement, max_open, self.up(family))
+            steps_of(self, rank, || self.up(self.family(rank)))
         }
     }
 

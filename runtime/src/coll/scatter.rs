@@ -14,10 +14,9 @@
 
 use efarun_wire::Rank;
 
-use super::collective::Collective;
 use super::gather::rounds;
-use super::pace::{Segments, exchange, paced};
-use super::schedule::{Operand, Placement, Schedule, Span, Step, Steps};
+use super::pace::{Segments, exchange, steps_of};
+use super::schedule::{Operand, Schedule, Span, Step, Steps};
 use super::shape::Shape;
 
 /// Reduce-scatter round a ring. The module's page has its steps and bytes.
@@ -73,11 +72,7 @@ impl ScatterRing {
                 partial(number, input.len)
             };
             let (left, right) = (Operand::Slot(previous), Operand::Span(input));
-            [
-                Step::Recv { from: previous, len: input.len },
-                Step::Reduce { into, left, right, completes },
-                Step::Release { from: previous },
-            ]
+            Step::take(previous, input.len, Step::Reduce { into, left, right, completes })
         };
         exchange(self.window(), messages, messages, None, send, receive)
     }
@@ -88,20 +83,8 @@ impl Schedule for ScatterRing {
         "ring"
     }
 
-    fn collective(&self) -> Collective {
-        Collective::ReduceScatter
-    }
-
-    fn world_size(&self) -> u32 {
-        self.shape.world_size
-    }
-
-    fn count(&self) -> usize {
-        self.shape.count
-    }
-
-    fn segment_len(&self) -> usize {
-        self.shape.segment_len
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn scratch_len(&self, _rank: Rank) -> usize {
@@ -111,10 +94,7 @@ impl Schedule for ScatterRing {
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {
-        if !self.shape.has_messages() {
-            return self.shape.local_copy(rank);
-        }
-        paced(Placement::of(self, rank), self.max_open_sends(rank), self.ring_steps(rank))
+        steps_of(self, rank, || self.ring_steps(rank))
     }
 
     fn max_open_sends(&self, _rank: Rank) -> usize {
@@ -204,7 +184,7 @@ impl Halving {
             let completes = round == 0;
             let into = if completes { Span::output(start, len) } else { Span::scratch(start, len) };
             let (left, right) = (Operand::Slot(from), Operand::Span(own(start, len)));
-            [Step::Recv { from, len }, Step::Reduce { into, left, right, completes }, Step::Release { from }]
+            Step::take(from, len, Step::Reduce { into, left, right, completes })
         };
         exchange(shape.window(), sent.count(), received.count(), None, send, receive)
     }
@@ -215,20 +195,8 @@ impl Schedule for Halving {
         "halving"
     }
 
-    fn collective(&self) -> Collective {
-        Collective::ReduceScatter
-    }
-
-    fn world_size(&self) -> u32 {
-        self.shape.world_size
-    }
-
-    fn count(&self) -> usize {
-        self.shape.count
-    }
-
-    fn segment_len(&self) -> usize {
-        self.shape.segment_len
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn scratch_len(&self, _rank: Rank) -> usize {
@@ -237,11 +205,7 @@ impl Schedule for Halving {
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {
-        if !self.shape.has_messages() {
-            return self.shape.local_copy(rank);
-        }
-        let steps = (0..self.rounds()).rev().flat_map(move |round| self.round(rank, round));
-        paced(Placement::of(self, rank), self.max_open_sends(rank), steps)
+        steps_of(self, rank, || (0..self.rounds()).rev().flat_map(move |round| self.round(rank, round)))
     }
 
     fn max_open_sends(&self, _rank: Rank) -> usize {

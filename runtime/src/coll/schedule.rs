@@ -36,6 +36,7 @@ use std::fmt;
 use efarun_wire::Rank;
 
 use super::collective::Collective;
+use super::shape::Shape;
 
 /// Whose memory a span lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +159,18 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// Takes the next message from a peer, does this with it, and lets go of it.
+    pub(super) fn take(from: Rank, len: usize, with: Step) -> [Step; 3] {
+        [Step::Recv { from, len }, with, Step::Release { from }]
+    }
+
+    /// Takes the next message from a peer to its place.
+    pub(super) fn take_to(into: Span, from: Rank) -> [Step; 3] {
+        Step::take(from, into.len, Step::Copy { into, source: Operand::Slot(from) })
+    }
+}
+
 /// The steps of one rank, in order.
 pub type Steps<'s> = Box<dyn Iterator<Item = Step> + Send + 's>;
 
@@ -166,17 +179,28 @@ pub trait Schedule: fmt::Debug + Send + Sync {
     /// The algorithm's name, as `--algo` takes it; no two algorithms of a collective share one.
     fn name(&self) -> &'static str;
 
+    /// What it was made for.
+    fn shape(&self) -> &Shape;
+
     /// What it amounts to.
-    fn collective(&self) -> Collective;
+    fn collective(&self) -> Collective {
+        self.shape().collective
+    }
 
     /// World size.
-    fn world_size(&self) -> u32;
+    fn world_size(&self) -> u32 {
+        self.shape().world_size
+    }
 
     /// Elements, as the collective counts them.
-    fn count(&self) -> usize;
+    fn count(&self) -> usize {
+        self.shape().count
+    }
 
     /// The most elements that one message carries; 0 where messages are empty.
-    fn segment_len(&self) -> usize;
+    fn segment_len(&self) -> usize {
+        self.shape().segment_len
+    }
 
     /// Elements of `Scratch` that this rank needs.
     fn scratch_len(&self, _rank: Rank) -> usize {

@@ -22,17 +22,13 @@
 
 use efarun_wire::Rank;
 
-use super::collective::Collective;
 use super::schedule::{Operand, Schedule, Span, Step, Steps};
 use super::shape::Shape;
 
 /// All-reduce by one pipelined binary tree. The module's page has its steps and bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
-    world_size: u32,
-    count: usize,
-    segment_len: usize,
-    credits: usize,
+    shape: Shape,
 }
 
 impl Tree {
@@ -43,30 +39,15 @@ impl Tree {
     /// When world size, segment length or credits are 0.
     pub fn new(shape: Shape) -> Self {
         shape.check();
-        let Shape { world_size, count, segment_len, credits, .. } = shape;
-        Tree { world_size, count, segment_len, credits }
-    }
-
-    fn segments(&self) -> usize {
-        self.count.div_ceil(self.segment_len)
-    }
-
-    fn has_messages(&self) -> bool {
-        self.world_size > 1 && self.count > 0
-    }
-
-    /// Start and length of a segment.
-    fn segment(&self, number: usize) -> (usize, usize) {
-        let start = number * self.segment_len;
-        (start, self.segment_len.min(self.count - start))
+        Tree { shape }
     }
 
     fn layout(&self, rank: Rank) -> Layout {
-        let node = Node::of(rank, self.world_size);
-        let (segments, children) = (self.segments(), node.children().count());
+        let node = Node::of(rank, self.shape.world_size);
+        let (segments, children) = (self.shape.whole().count(), node.children().count());
         let (lag, unwaited) = match node.parent {
             Some(_) => ((2 * node.depth as usize).min(segments), 0),
-            None => (0, (2 * self.credits).min(segments)),
+            None => (0, (2 * self.shape.credits).min(segments)),
         };
         Layout {
             up_steps: 3 * children + usize::from(node.parent.is_some()),
@@ -81,7 +62,7 @@ impl Tree {
 
     /// Part `part` of the way up of a segment: each child's message taken, reduced and released, then one sent.
     fn up(&self, node: &Node, number: usize, part: usize) -> Step {
-        let (start, len) = self.segment(number);
+        let (start, len) = self.shape.whole().get(number);
         let (own, into) = (Span::input(start, len), Span::output(start, len));
         let (partial, is_root) = (Span::accumulator(0, len), node.parent.is_none());
         let Some(child) = node.children().nth(part / 3) else {
@@ -111,7 +92,7 @@ impl Tree {
     /// Part `part` of the way down of a segment: wait, the parent's message taken, copied and released, then one
     /// sent to each child. A root only waits and sends.
     fn down(&self, layout: &Layout, number: usize, part: usize) -> Step {
-        let (start, len) = self.segment(number);
+        let (start, len) = self.shape.whole().get(number);
         let into = Span::output(start, len);
         match (part, layout.node.parent) {
             (0, _) => Step::WaitSends { count: layout.waited_before(number) },
@@ -132,20 +113,8 @@ impl Schedule for Tree {
         "tree"
     }
 
-    fn collective(&self) -> Collective {
-        Collective::AllReduce
-    }
-
-    fn world_size(&self) -> u32 {
-        self.world_size
-    }
-
-    fn count(&self) -> usize {
-        self.count
-    }
-
-    fn segment_len(&self) -> usize {
-        self.segment_len
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {
@@ -153,12 +122,12 @@ impl Schedule for Tree {
     }
 
     fn accumulator_len(&self, rank: Rank) -> usize {
-        let node = Node::of(rank, self.world_size);
-        if node.children().count() > 1 { self.segment_len.min(self.count) } else { 0 }
+        let node = Node::of(rank, self.shape.world_size);
+        if node.children().count() > 1 { self.shape.segment_len.min(self.shape.count) } else { 0 }
     }
 
     fn max_open_sends(&self, rank: Rank) -> usize {
-        if !self.has_messages() {
+        if !self.shape.has_messages() {
             return 0;
         }
         let layout = self.layout(rank);
@@ -170,10 +139,10 @@ impl Schedule for Tree {
     }
 
     fn receives_from(&self, rank: Rank) -> Vec<Rank> {
-        if !self.has_messages() {
+        if !self.shape.has_messages() {
             return Vec::new();
         }
-        let node = Node::of(rank, self.world_size);
+        let node = Node::of(rank, self.shape.world_size);
         node.children().chain(node.parent).collect()
     }
 
@@ -184,10 +153,10 @@ impl Schedule for Tree {
 
 impl Tree {
     fn step_count(&self, rank: Rank) -> usize {
-        if self.count == 0 {
+        if self.shape.count == 0 {
             return 0;
         }
-        if self.world_size == 1 {
+        if self.shape.world_size == 1 {
             return 1;
         }
         let layout = self.layout(rank);
@@ -196,9 +165,9 @@ impl Tree {
 
     fn step(&self, rank: Rank, index: usize) -> Step {
         assert!(index < self.step_count(rank), "rank {rank} has no step {index}");
-        if self.world_size == 1 {
-            let source = Operand::Span(Span::input(0, self.count));
-            return Step::Copy { into: Span::output(0, self.count), source };
+        if self.shape.world_size == 1 {
+            let source = Operand::Span(Span::input(0, self.shape.count));
+            return Step::Copy { into: Span::output(0, self.shape.count), source };
         }
         let layout = self.layout(rank);
         if index < layout.rounds_start() {
@@ -336,6 +305,7 @@ fn depth(node: u64, last: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coll::collective::Collective;
 
     fn tree(world_size: u32, count: usize, segment_len: usize, credits: usize) -> Tree {
         let collective = Collective::AllReduce;

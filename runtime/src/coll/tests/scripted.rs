@@ -4,13 +4,13 @@ use efarun_wire::Rank;
 
 use crate::coll::collective::Collective;
 use crate::coll::schedule::{Schedule, Step, Steps};
+use crate::coll::shape::Shape;
 
 /// A schedule that is a list of steps per rank. Every rank may talk to every other.
 #[derive(Debug)]
 pub(super) struct Scripted {
-    collective: Collective,
+    shape: Shape,
     steps: Vec<Vec<Step>>,
-    count: usize,
 }
 
 impl Scripted {
@@ -20,7 +20,9 @@ impl Scripted {
     }
 
     pub(super) fn of(collective: Collective, steps: Vec<Vec<Step>>, count: usize) -> Self {
-        Scripted { collective, steps, count }
+        let shape =
+            Shape { collective, world_size: steps.len() as u32, count, segment_len: count, credits: 1 };
+        Scripted { shape, steps }
     }
 }
 
@@ -29,28 +31,16 @@ impl Schedule for Scripted {
         "scripted"
     }
 
-    fn collective(&self) -> Collective {
-        self.collective
-    }
-
-    fn world_size(&self) -> u32 {
-        self.steps.len() as u32
-    }
-
-    fn count(&self) -> usize {
-        self.count
-    }
-
-    fn segment_len(&self) -> usize {
-        self.count
+    fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     fn scratch_len(&self, _rank: Rank) -> usize {
-        self.count
+        self.shape.count
     }
 
     fn accumulator_len(&self, _rank: Rank) -> usize {
-        self.count
+        self.shape.count
     }
 
     fn steps(&self, rank: Rank) -> Steps<'_> {
@@ -89,20 +79,8 @@ impl Schedule for Without<'_> {
         self.inner.name()
     }
 
-    fn collective(&self) -> Collective {
-        self.inner.collective()
-    }
-
-    fn world_size(&self) -> u32 {
-        self.inner.world_size()
-    }
-
-    fn count(&self) -> usize {
-        self.inner.count()
-    }
-
-    fn segment_len(&self) -> usize {
-        self.inner.segment_len()
+    fn shape(&self) -> &Shape {
+        self.inner.shape()
     }
 
     fn scratch_len(&self, rank: Rank) -> usize {
