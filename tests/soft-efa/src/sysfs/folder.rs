@@ -129,12 +129,17 @@ fn sweep(parent: &Path) {
             if is_old(&path) {
                 let _ = fs::remove_dir_all(&path);
             }
-        } else if let Ok(file) = File::open(path.join(LOCK))
+        } else if let Ok(file) = open_or_make(&path.join(LOCK))
             && let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock)
         {
             take_away(&path, &lock);
         }
     }
+}
+
+/// Folders have their lock from the beginning; one without it lost it to who cleans /tmp, and would never be usable again.
+fn open_or_make(lock: &Path) -> io::Result<File> {
+    File::options().read(true).append(true).create(true).open(lock)
 }
 
 fn is_old(path: &Path) -> bool {
@@ -274,6 +279,17 @@ mod tests {
         sweep(parent.path());
         assert!(!left.exists() && used.join("class").exists());
         drop(user);
+    }
+
+    #[test]
+    fn folder_that_lost_its_lock_is_swept() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("devices");
+        drop(Folder::shared(&path, &entries()).unwrap());
+        fs::remove_file(path.join(LOCK)).unwrap();
+        assert!(Folder::shared(&path, &entries()).is_err(), "nobody can use it");
+        sweep(parent.path());
+        Folder::shared(&path, &entries()).unwrap();
     }
 
     #[test]
