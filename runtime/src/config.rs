@@ -24,6 +24,8 @@ pub struct Config {
     pub node_address: Option<IpAddr>,
     /// The algorithm of collectives that do not name one.
     pub algorithm: Choice,
+    /// Whether leaves may take the place of messages between ranks that share memory.
+    pub leaves: bool,
     /// After how long without progress a collective is an error.
     pub deadline: Duration,
     /// After how long a world that is not complete is an error.
@@ -53,9 +55,16 @@ impl Config {
                 value.parse().map_err(|_| ConfigError::new(env::EFARUN_ALGORITHM, value, ALGORITHMS))?
             }
         };
+        let leaves = match environment.text(env::EFARUN_LEAVES)? {
+            None => defaults.leaves,
+            Some("auto") => true,
+            Some("off") => false,
+            Some(value) => return Err(ConfigError::new(env::EFARUN_LEAVES, value, "auto or off")),
+        };
         Ok(Config {
             local_transport,
             algorithm,
+            leaves,
             provider: provider(environment)?,
             node_address: environment
                 .text(env::EFARUN_NODE_ADDRESS)?
@@ -80,6 +89,7 @@ impl Default for Config {
             provider: Provider::Auto,
             node_address: None,
             algorithm: Choice::Auto,
+            leaves: true,
             deadline: Duration::from_secs(300),
             bootstrap_timeout: Duration::from_secs(60),
         }
@@ -160,7 +170,7 @@ pub struct Setting {
 }
 
 /// Every variable that the runtime reads, but for those by which other launchers name ranks.
-pub const SETTINGS: [Setting; 14] = [
+pub const SETTINGS: [Setting; 15] = [
     Setting {
         name: env::EFARUN_RANK,
         default: "what another launcher's variables say",
@@ -230,6 +240,12 @@ pub const SETTINGS: [Setting; 14] = [
         about: "How collectives are done: auto chooses by size and number of ranks; a name such as ring or tree holds \
                 for the collectives that have it, the others are auto; pairs such as \
                 all_reduce=ring,broadcast=chain hold for those named. The same on every rank.",
+    },
+    Setting {
+        name: env::EFARUN_LEAVES,
+        default: "auto",
+        about: "How collectives are done between ranks that are all on one node: auto takes what shared memory offers where \
+                the algorithm has it, off sends messages always. Results are the same. The same on every rank.",
     },
     Setting {
         name: env::EFARUN_DEADLINE,

@@ -15,6 +15,7 @@ pub mod cuda;
 pub mod element;
 pub mod error;
 pub mod fabric;
+mod leaf;
 pub mod nvlink;
 pub mod topology;
 pub mod transport;

@@ -151,7 +151,7 @@ impl<'a> Buffers<'a> {
     /// # Panics
     ///
     /// When the span is not within the buffer.
-    pub(super) fn raw(&self, span: Span) -> *mut [u8] {
+    pub(crate) fn raw(&self, span: Span) -> *mut [u8] {
         let memory = match span.buffer {
             Buffer::Input => self.input,
             Buffer::Output => self.output,

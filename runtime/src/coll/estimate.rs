@@ -7,23 +7,13 @@
 //! the world size.
 
 use super::collective::Collective;
-use super::select::{Algorithm, MessageLimits, segment_len};
+use super::select::{Algorithm, Sizes, segment_len};
 use super::shape::window;
 use super::sim::Model;
 
-/// A call, as far as its time depends on it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sizes {
-    pub(super) collective: Collective,
-    pub(super) world_size: u32,
-    pub(super) count: usize,
-    pub(super) element_bytes: usize,
-    pub(super) messages: MessageLimits,
-}
-
 /// How long an algorithm of the collective takes, in seconds.
 pub(super) fn estimate_s(algorithm: Algorithm, sizes: &Sizes, model: &Model) -> f64 {
-    let Sizes { collective, world_size, count, element_bytes, messages } = *sizes;
+    let Sizes { collective, world_size, count, element_bytes, messages, .. } = *sizes;
     if world_size < 2 || (count == 0 && collective != Collective::Barrier) {
         return 0.0;
     }

@@ -10,8 +10,9 @@ use efarun_wire::Rank;
 
 use super::collective::Collective;
 use super::fault::Fault;
+use super::leaf::Leaf;
 use super::schedule::{Schedule, Step};
-use super::select::{self, Algorithm, Choice, MessageLimits, NoSuchAlgorithm, Why};
+use super::select::{self, Algorithm, Choice, MessageLimits, NoSuchAlgorithm, Sizes, Why};
 use super::shape::Shape;
 use super::sim::{Model, simulate};
 use crate::element::ElementType;
@@ -31,6 +32,8 @@ pub struct Query {
     pub choice: Choice,
     /// What messages can be like.
     pub messages: MessageLimits,
+    /// Whether all ranks share memory, so that leaves may take the place of messages.
+    pub leaves: bool,
     /// What things cost.
     pub model: Model,
 }
@@ -43,6 +46,8 @@ pub struct Explanation {
     pub query: Query,
     /// The algorithm.
     pub algorithm: Algorithm,
+    /// What takes the place of its messages; what is said of these then describes its reference.
+    pub leaf: Option<Leaf>,
     /// Why this one.
     pub why: Why,
     /// Bytes of the collective's vector.
@@ -111,11 +116,12 @@ impl Bound {
 ///
 /// When world size or credits are 0, a slot does not hold an element, or a root is not in the world.
 pub fn explain(query: &Query) -> Result<Explanation, ExplainError> {
-    let Query { collective, element, count, world_size, choice, messages, model } = *query;
+    let Query { collective, element, count, world_size, choice, messages, leaves, model } = *query;
     let credits = messages.credits;
     let element_bytes = element.size_bytes();
     let len_bytes = collective.vector_len(world_size, count).saturating_mul(element_bytes);
-    let selection = select::select(choice, collective, world_size, count, element_bytes, messages, &model)?;
+    let sizes = Sizes { collective, world_size, count, element_bytes, messages, leaves };
+    let selection = select::select(choice, &sizes, &model)?;
     let segment_len =
         select::segment_len(selection.algorithm, collective, world_size, count, element_bytes, messages);
     let shape = Shape { collective, world_size, count, segment_len, credits };
@@ -132,6 +138,7 @@ pub fn explain(query: &Query) -> Result<Explanation, ExplainError> {
     Ok(Explanation {
         query: *query,
         algorithm: selection.algorithm,
+        leaf: selection.leaf,
         why: selection.why,
         len_bytes,
         segment_bytes: most.segment_len * element_bytes,
@@ -206,6 +213,9 @@ impl fmt::Display for Explanation {
             write!(f, ", root {root}")?;
         }
         writeln!(f, "\n  algorithm  {}: {}", self.algorithm, self.why)?;
+        if let Some(leaf) = self.leaf {
+            writeln!(f, "  leaf       {leaf}, in shared memory; what follows is its reference by messages")?;
+        }
         let segment = Bytes(self.segment_bytes as u64);
         let sent = Bytes(self.sent_bytes);
         writeln!(
@@ -265,6 +275,7 @@ mod tests {
                 min_exchange_bytes: 32 << 10,
                 credits: 4,
             },
+            leaves: false,
             model: Model::TCP,
         }
     }

@@ -13,6 +13,8 @@
 //! | reduce_scatter | ring and halving in [`scatter`], [`direct`] |
 //! | barrier | [`dissemination`] |
 //!
+//! Where all ranks share memory a [`leaf`] may take the place of the messages.
+//!
 //! A caller goes [`select::select`], [`select::segment_len`], [`select::build`], makes a [`plan::Plan`] of it for its
 //! rank, then calls [`executor::Executor::run`] on [`buffers::Buffers`], as often as it likes. [`explain`] says
 //! what would be done and what that costs.
@@ -30,6 +32,7 @@ pub mod executor;
 pub mod explain;
 pub mod fault;
 pub mod gather;
+pub mod leaf;
 mod ledger;
 mod pace;
 pub mod plan;

@@ -9,8 +9,9 @@ use super::direct::Direct;
 use super::dissemination::Dissemination;
 use super::double_tree::DoubleTree;
 use super::doubling::Doubling;
-use super::estimate::{Sizes, estimate_s};
+use super::estimate::estimate_s;
 use super::gather::{Bruck, GatherRing};
+use super::leaf::Leaf;
 use super::ring::Ring;
 use super::rooted::{Branching, Rooted};
 use super::scatter::{Halving, ScatterRing};
@@ -26,8 +27,40 @@ pub use super::choice::{Algorithm, Choice, NoSuchAlgorithm, UnknownAlgorithm};
 pub struct Selection {
     /// The algorithm.
     pub algorithm: Algorithm,
+    /// What takes the place of its messages; none where they are sent.
+    pub leaf: Option<Leaf>,
     /// Why.
     pub why: Why,
+}
+
+/// A call, as far as it is selected by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// What is called.
+    pub collective: Collective,
+    /// World size.
+    pub world_size: u32,
+    /// Elements, as the collective counts them.
+    pub count: usize,
+    /// Bytes of one.
+    pub element_bytes: usize,
+    /// What messages can be like.
+    pub messages: MessageLimits,
+    /// Whether leaves may take the place of messages.
+    pub leaves: bool,
+}
+
+impl Sizes {
+    /// The leaf that stands for an algorithm here.
+    fn leaf(&self, algorithm: Algorithm) -> Option<Leaf> {
+        let len_bytes = self.len_bytes();
+        Leaf::of(algorithm, self.collective, self.world_size, len_bytes).filter(|_| self.leaves)
+    }
+
+    /// Bytes of the collective's vector.
+    fn len_bytes(&self) -> usize {
+        self.collective.vector_len(self.world_size, self.count).saturating_mul(self.element_bytes)
+    }
 }
 
 /// Why an algorithm was selected.
@@ -37,6 +70,8 @@ pub enum Why {
     AskedFor,
     /// The collective has no other.
     OnlyOne,
+    /// All ranks share memory, and it goes without messages there.
+    HasLeaf,
     /// It takes the shortest time by the model.
     Shortest {
         /// That time.
@@ -51,6 +86,7 @@ impl fmt::Display for Why {
         match self {
             Why::AskedFor => f.write_str("asked for"),
             Why::OnlyOne => f.write_str("the only one"),
+            Why::HasLeaf => f.write_str("the one that takes no messages where all ranks share memory"),
             Why::Shortest { time_s, next: (next, next_s) } => {
                 write!(f, "estimated at {:.1} us, next {next} at {:.1} us", time_s * 1e6, next_s * 1e6)
             }
@@ -71,7 +107,8 @@ pub struct MessageLimits {
     pub credits: usize,
 }
 
-/// Selects the algorithm for a call on `count` elements, as the collective counts them, of so many bytes: the one that was asked for, or the one that takes the shortest time by the model.
+/// Selects the algorithm for a call: the one that was asked for; or the one that has a leaf, where leaves may take the place
+/// of messages; or the one that takes the shortest time by the model.
 ///
 /// # Errors
 ///
@@ -80,25 +117,23 @@ pub struct MessageLimits {
 /// # Panics
 ///
 /// When `element_bytes` is 0 or more than a slot takes.
-pub fn select(
-    choice: Choice,
-    collective: Collective,
-    world_size: u32,
-    count: usize,
-    element_bytes: usize,
-    messages: MessageLimits,
-    model: &Model,
-) -> Result<Selection, NoSuchAlgorithm> {
+pub fn select(choice: Choice, sizes: &Sizes, model: &Model) -> Result<Selection, NoSuchAlgorithm> {
+    let collective = sizes.collective;
     let algorithms = Algorithm::of(collective);
     match choice.of(collective) {
         Some(algorithm) if algorithms.contains(&algorithm) => {
-            return Ok(Selection { algorithm, why: Why::AskedFor });
+            return Ok(Selection { algorithm, leaf: sizes.leaf(algorithm), why: Why::AskedFor });
         }
         Some(algorithm) => return Err(NoSuchAlgorithm { collective, algorithm }),
         None => {}
     }
-    let sizes = Sizes { collective, world_size, count, element_bytes, messages };
-    let time_s = |algorithm| estimate_s(algorithm, &sizes, model);
+    // A message is copied twice and costs its sender and its receiver more than a look at a board: no schedule of them
+    // comes near.
+    let with_leaf = algorithms.iter().find_map(|&algorithm| Some((algorithm, sizes.leaf(algorithm)?)));
+    if let Some((algorithm, leaf)) = with_leaf {
+        return Ok(Selection { algorithm, leaf: Some(leaf), why: Why::HasLeaf });
+    }
+    let time_s = |algorithm| estimate_s(algorithm, sizes, model);
     // Of equals the first: an order of preference.
     let shorter = |one: Algorithm, other: Algorithm| if time_s(other) < time_s(one) { other } else { one };
     let shortest = |but: Option<Algorithm>| {
@@ -109,7 +144,7 @@ pub fn select(
         Some(next) => Why::Shortest { time_s: time_s(best), next: (next, time_s(next)) },
         None => Why::OnlyOne,
     };
-    Ok(Selection { algorithm: best, why })
+    Ok(Selection { algorithm: best, leaf: None, why })
 }
 
 /// Chooses a segment's length in elements.
@@ -209,7 +244,9 @@ mod tests {
         world_size: u32,
         count: usize,
     ) -> Result<Algorithm, NoSuchAlgorithm> {
-        let selection = select(choice, collective, world_size, count, 4, MESSAGES, &Model::TCP);
+        let (element_bytes, messages) = (4, MESSAGES);
+        let sizes = Sizes { collective, world_size, count, element_bytes, messages, leaves: false };
+        let selection = select(choice, &sizes, &Model::TCP);
         selection.map(|selection| selection.algorithm)
     }
 
@@ -252,6 +289,7 @@ mod tests {
                                 world_size,
                                 choice,
                                 messages: MESSAGES,
+                                leaves: false,
                                 model,
                             };
                             explain(&query).unwrap().simulated.unwrap().time_s
@@ -271,6 +309,42 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn where_ranks_share_memory_leaves_are_taken_and_elsewhere_none() {
+        for collective in Collective::ALL {
+            for world_size in [2, 3, 4, 8, 64] {
+                for count in [2, 2000, 200_000, 20_000_000] {
+                    let sizes = |leaves| Sizes {
+                        collective,
+                        world_size,
+                        count,
+                        element_bytes: 4,
+                        messages: MESSAGES,
+                        leaves,
+                    };
+                    let selected =
+                        |leaves| select(Choice::Auto, &sizes(leaves), &Model::SHARED_MEMORY).unwrap();
+                    assert_eq!(selected(false).leaf, None);
+                    let has_leaf = !collective.has_blocks();
+                    assert_eq!(selected(true).leaf.is_some(), has_leaf, "{count} of {collective}");
+                }
+            }
+        }
+        let asked = |algorithm| {
+            let sizes = Sizes {
+                collective: Collective::AllReduce,
+                world_size: 2,
+                count: 1,
+                element_bytes: 4,
+                messages: MESSAGES,
+                leaves: true,
+            };
+            select(Choice::Fixed(algorithm), &sizes, &Model::SHARED_MEMORY).unwrap().leaf
+        };
+        assert_eq!(asked(Algorithm::Doubling), Some(Leaf::OneShot));
+        assert_eq!(asked(Algorithm::Ring), None);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub struct Builder {
     provider: Option<Provider>,
     algorithm: Option<Choice>,
     deadline: Option<Duration>,
+    leaves: Option<bool>,
     bootstrap_timeout: Option<Duration>,
     ranks_per_node: Option<u32>,
 }
@@ -58,6 +59,12 @@ impl Builder {
     /// After how long without progress a collective is an error.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// Whether leaves may take the place of messages between ranks of one node.
+    pub fn leaves(mut self, may_be_taken: bool) -> Self {
+        self.leaves = Some(may_be_taken);
         self
     }
 
@@ -131,6 +138,7 @@ impl Builder {
             provider: self.provider.unwrap_or(read.provider),
             node_address: read.node_address,
             algorithm: self.algorithm.unwrap_or(read.algorithm),
+            leaves: self.leaves.unwrap_or(read.leaves),
             deadline: self.deadline.unwrap_or(read.deadline),
             bootstrap_timeout: self.bootstrap_timeout.unwrap_or(read.bootstrap_timeout),
         })

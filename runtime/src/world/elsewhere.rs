@@ -36,7 +36,8 @@ impl Elsewhere {
     ) -> Result<Explanation, ExplainError> {
         let model = if self.node_count > 1 { Model::TCP } else { Model::SHARED_MEMORY };
         let (world_size, messages) = (self.world_size, self.messages());
-        explain(&Query { collective, element, count, world_size, choice, messages, model })
+        let leaves = world_size > 1 && self.node_count == 1;
+        explain(&Query { collective, element, count, world_size, choice, messages, leaves, model })
     }
 
     fn messages(self) -> MessageLimits {

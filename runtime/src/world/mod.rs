@@ -15,6 +15,7 @@ mod gpu;
 mod network;
 mod operations;
 mod plans;
+mod processors;
 mod report;
 mod run;
 mod setup;
@@ -31,6 +32,7 @@ use crate::coll::select::Choice;
 use crate::coll::sim::Model;
 use crate::config::Config;
 use crate::error::Error;
+use crate::leaf::Leaves;
 use crate::topology::Topology;
 use crate::transport::Transport;
 
@@ -195,14 +197,15 @@ impl World {
 
     fn connected(oob: OobConnection, setup: Setup, config: Config) -> World {
         let mut world = World::new(oob.rank(), setup.topology, config);
-        let local_count = world.topology.local_ranks(world.rank).len();
         let uses_fabric = setup.report.iter().any(|line| line.carrier == Carrier::Fabric);
-        let executor = Executor::new(run::spin_for(local_count, uses_fabric));
+        let executor = Executor::new(run::spin_for(setup.has_core, uses_fabric));
+        let leaves = setup.board.filter(|_| world.config.leaves);
+        let leaves = leaves.map(|board| run::leaves_of(board, world.rank, setup.has_core));
         let plans = Plans::default();
         world.report = setup.report;
         let model = world.model();
         world.peers =
-            Some(Peers { transport: setup.transport, limits: setup.limits, executor, plans, model });
+            Some(Peers { transport: setup.transport, limits: setup.limits, executor, plans, leaves, model });
         world.oob = Some(oob);
         world
     }
@@ -253,6 +256,8 @@ struct Peers {
     limits: Limits,
     executor: Executor,
     plans: Plans,
+    /// Where all ranks are on this node, and nobody wants messages.
+    leaves: Option<Leaves>,
     /// What the transports' messages cost, about.
     model: Model,
 }

@@ -347,6 +347,7 @@ impl World {
             world_size: self.world_size(),
             choice: self.choice(collective, options),
             messages: self.messages(),
+            leaves: self.peers.as_ref().is_some_and(|peers| peers.leaves.is_some()),
             model: self.model(),
         })
     }

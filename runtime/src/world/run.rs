@@ -2,19 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-use super::plans::{Key, Plans};
+use efarun_wire::Rank;
+
+use super::plans::{Kept, Key, Plans, Surroundings, Way};
 use super::report::Carrier;
 use super::{Options, Peers, World};
 use crate::bootstrap::{BootstrapError, OobConnection};
 use crate::coll::buffers::Buffers;
 use crate::coll::collective::Collective;
 use crate::coll::executor::error::difference;
+use crate::coll::executor::signature::Signature;
+use crate::coll::executor::spin::Spin;
 use crate::coll::executor::{Call, ExecError, Interrupt};
 use crate::coll::select::{Choice, MessageLimits};
 use crate::coll::sim::Model;
 use crate::element::ReduceOp;
 use crate::error::{Error, Place};
+use crate::leaf::Leaves;
 use crate::transport::TransportError;
+use crate::transport::shm::board::Board;
 
 impl World {
     /// Runs this rank's part of a collective. In a world of one rank that is a copy, where the buffers are apart.
@@ -30,19 +36,19 @@ impl World {
             return Err(Error::Broken { first: first.clone() });
         }
         let choice = self.choice(collective, options);
-        let is_efa = self.report.iter().any(|line| line.carrier == Carrier::Efa);
         let patience = options.deadline.unwrap_or(self.config.deadline);
-        let world_size = self.world_size();
-        let element_bytes = buffers.element().size_bytes();
+        let (rank, world_size) = (self.rank, self.world_size());
         let (Some(peers), Some(oob)) = (&mut self.peers, &mut self.oob) else {
             Plans::check(choice, collective)?;
             self.sequence = self.sequence.wrapping_add(1);
             buffers.copy_through();
             return Ok(());
         };
-        let Peers { transport, limits, executor, plans, model } = peers;
-        let key = Key { collective, choice, count, element_bytes };
-        let plan = plans.plan(key, self.rank, world_size, *limits, model)?;
+        let Peers { transport, limits, executor, plans, leaves, model } = peers;
+        let key = Key { collective, choice, count, element: buffers.element(), op };
+        let surroundings =
+            Surroundings { rank, world_size, limits: *limits, leaves: leaves.is_some(), model };
+        let kept = plans.find(key, surroundings)?;
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
         let call = Call { sequence, op, buffers, patience };
@@ -53,9 +59,32 @@ impl World {
             told = Some(error);
             Some(interrupt)
         };
-        let result = plan.map_err(ExecError::from);
-        let result = result.and_then(|plan| executor.run(plan, call, transport.as_mut(), &mut interrupt));
+        let result = match (kept, leaves) {
+            (Err(fault), _) => Err(ExecError::from(fault)),
+            (Ok(Kept { signature, way: Way::Leaf(leaf) }), Some(leaves)) => {
+                let signature = signature.numbered(sequence);
+                let result = leaves.run(*leaf, collective, signature, call, &mut interrupt);
+                // Tells the others that this rank is gone.
+                result.inspect_err(|_| transport.close())
+            }
+            (Ok(Kept { signature, way: Way::Messages(plan) }), Some(leaves)) => {
+                let signature = signature.numbered(sequence);
+                leaves.enter(sequence, signature);
+                let mut interrupt = || {
+                    interrupt()
+                        .or_else(|| differing(leaves.differing(sequence, signature)?, sequence, signature))
+                };
+                executor.run(plan, call, transport.as_mut(), &mut interrupt)
+            }
+            (Ok(Kept { way: Way::Messages(plan), .. }), None) => {
+                executor.run(plan, call, transport.as_mut(), &mut interrupt)
+            }
+            (Ok(Kept { way: Way::Leaf(leaf), .. }), None) => {
+                unreachable!("{leaf} was selected where there are no leaves")
+            }
+        };
         let Err(error) = result else { return Ok(()) };
+        let is_efa = self.report.iter().any(|line| line.carrier == Carrier::Efa);
         let place = |step| Place { operation: collective.name(), sequence, rank: self.rank, step };
         let error = match (told, error) {
             (Some(told), error) => explain_told(place(step_of(&error)), told),
@@ -108,6 +137,9 @@ fn explain(
             let difference = format!("sent {found_bytes} bytes where {expected_bytes} belong");
             Error::Mismatch { place, peer, difference }
         }
+        ExecError::Interrupted { interrupt: Interrupt::CallsDiffer { rank, difference }, .. } => {
+            Error::Mismatch { place, peer: rank, difference }
+        }
         ExecError::Timeout { wait, waited, .. } => Error::Timeout { place, peer: wait.peer(), wait, waited },
         ExecError::Transport { source: TransportError::PeerLost { peer, cause }, .. } => {
             // A peer that gave up says why in the bootstrap, and that may be on its way yet.
@@ -157,6 +189,12 @@ fn interrupt_of(told: &BootstrapError) -> Interrupt {
     }
 }
 
+/// A rank that is in another call of the same number.
+fn differing((rank, theirs): (Rank, Signature), sequence: u32, signature: Signature) -> Option<Interrupt> {
+    let difference = difference((sequence, signature), (sequence, theirs));
+    Some(Interrupt::CallsDiffer { rank, difference })
+}
+
 fn step_of(error: &ExecError) -> Option<usize> {
     match error {
         ExecError::Mismatch { step, .. }
@@ -168,14 +206,26 @@ fn step_of(error: &ExecError) -> Option<usize> {
     }
 }
 
-/// How long to spin at most before sleeping, with so many ranks on this node: not at all where a rank that spins keeps
-/// the one it waits for from running, or libfabric's tcp provider from moving its bytes. 0.3 ms cover the time between
-/// two segments of a long message; at 20 microseconds broadcasts of 2 MiB over TCP took 1.4 times as long, since their
-/// receiver slept 40 times in each and its sender woke it.
-pub(super) fn spin_for(local_ranks: usize, uses_fabric: bool) -> Duration {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    if uses_fabric || local_ranks > cores { Duration::ZERO } else { Duration::from_micros(300) }
+/// How long to spin at most before sleeping: not at all where a rank that spins keeps the one it waits for from running, or
+/// libfabric's tcp provider from moving its bytes. 0.3 ms cover the time between two segments of a long message; at 20
+/// microseconds broadcasts of 2 MiB over TCP took 1.4 times as long, since their receiver slept 40 times in each and its
+/// sender woke it.
+pub(super) fn spin_for(has_core: bool, uses_fabric: bool) -> Duration {
+    if uses_fabric || !has_core { Duration::ZERO } else { SPIN }
 }
 
+/// What runs leaves on a rank.
+pub(super) fn leaves_of(board: Board, rank: Rank, has_core: bool) -> Leaves {
+    match has_core {
+        true => Leaves::new(board, rank, Spin::new(SPIN), LOOKS),
+        false => Leaves::new(board, rank, Spin::crowded(OFFERS), 1),
+    }
+}
+
+const SPIN: Duration = Duration::from_micros(300);
+/// Looks at a board before the time is asked for: some ten microseconds.
+const LOOKS: u32 = 500;
+/// For how long a rank offers its core before it sleeps.
+const OFFERS: Duration = Duration::from_micros(100);
 /// Long enough for a peer that fails to say so, short beside what a user waits for.
 const REASON_PATIENCE: Duration = Duration::from_secs(1);

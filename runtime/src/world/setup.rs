@@ -19,10 +19,12 @@ use crate::error::Error;
 use crate::topology::{Place, Topology};
 use crate::transport::fabric::{FabricConfig, FabricTransport, Network};
 use crate::transport::mux::Mux;
+use crate::transport::shm::board::Board;
 use crate::transport::shm::{Arena, Geometry, Offer, ShmTransport};
 use crate::transport::tcp::{TcpConfig, TcpTransport};
 use crate::transport::{Transport, TransportError};
 use crate::world::network::{self, Agreement};
+use crate::world::processors;
 use crate::world::report::{Carrier, TransportLine};
 
 /// What a World of more than one rank stands on.
@@ -31,6 +33,10 @@ pub(super) struct Setup {
     pub(super) transport: Box<dyn Transport>,
     pub(super) report: Vec<TransportLine>,
     pub(super) limits: Limits,
+    /// Where all ranks are on this node.
+    pub(super) board: Option<Board>,
+    /// Whether there is a core for every rank of this node.
+    pub(super) has_core: bool,
 }
 
 /// What holds for every rank's transports. Schedules are made from it, so it must be the same on all ranks,
@@ -118,15 +124,19 @@ pub(super) fn set_up(oob: &mut OobConnection, place: &Place, config: &Config) ->
     let parts = parts?;
     let connected = parts.connect(me, local_ranks, &topology, blobs?, deadline);
     let readiness = match &connected {
-        Ok((transport, _)) => Contribution::Good(Limits::of(transport.as_ref()).to_bytes()),
+        Ok(connected) => Contribution::Good(Limits::of(connected.transport.as_ref()).to_bytes()),
         Err(error) => Contribution::Failed(error.to_string()),
     };
     // Who could not connect knows why, and says so before those that wait for its connection give up.
     let patience = if connected.is_ok() { deadline } else { deadline.min(Instant::now() + LAST_WORD) };
     let ready = exchange(oob, "ready", readiness, patience);
-    let (transport, report) = connected?;
+    let Connected { transport, report, board } = connected?;
     let limits = Limits::of_all(&ready?).unwrap_or_else(|| Limits::of(transport.as_ref()));
-    Ok(Setup { topology, transport, report, limits })
+    let has_core = match &board {
+        Some(board) => processors::suffice(board),
+        None => topology.local_ranks(me).len() <= processors::count(),
+    };
+    Ok(Setup { topology, transport, report, limits, board, has_core })
 }
 
 fn exchange_places(
@@ -178,6 +188,7 @@ fn settings_that_agree(config: &Config) -> Vec<(&'static str, String)> {
         ("the runtime's version", env!("CARGO_PKG_VERSION").to_owned()),
         (efarun_wire::env::EFARUN_LOCAL_TRANSPORT, config.local_transport.to_string()),
         (efarun_wire::env::EFARUN_ALGORITHM, config.algorithm.to_string()),
+        (efarun_wire::env::EFARUN_LEAVES, if config.leaves { "auto" } else { "off" }.to_owned()),
         (efarun_wire::env::EFARUN_PROVIDER, config.provider.to_string()),
     ]
 }
@@ -294,7 +305,7 @@ impl Parts {
         topology: &Topology,
         blobs: Vec<Vec<u8>>,
         deadline: Instant,
-    ) -> Result<(Box<dyn Transport>, Vec<TransportLine>), Error> {
+    ) -> Result<Connected, Error> {
         let split = |blob: &Vec<u8>| {
             let (&len, rest) = blob.split_first()?;
             rest.split_at_checked(usize::from(len)).map(|(offer, address)| (offer.to_vec(), address.to_vec()))
@@ -303,7 +314,7 @@ impl Parts {
             blobs.iter().map(|blob| split(blob).unwrap_or_default()).unzip();
         let addresses = (0..).map(Rank).zip(addresses).filter(|(rank, _)| !local_ranks.contains(rank));
         let addresses: Vec<(Rank, Vec<u8>)> = addresses.collect();
-        let mut report = Vec::new();
+        let (mut report, mut board) = (Vec::new(), None);
         let shm = if local_ranks.len() > 1 {
             let lowest = local_ranks[0];
             let arena = match self.arena {
@@ -312,7 +323,14 @@ impl Parts {
             };
             let arena = arena.map_err(|cause| failed(me, SHARED_MEMORY, &cause))?;
             report.push(TransportLine::shm(local_ranks.len() - 1, arena.geometry()));
-            Some(ShmTransport::new(Arc::new(arena), me, local_ranks.clone()))
+            let arena = Arc::new(arena);
+            if local_ranks.len() == topology.world_size() as usize {
+                let made = Board::new(Arc::clone(&arena), me.index());
+                let made = made.map_err(|error| failed(me, SHARED_MEMORY, &error))?;
+                processors::tell(&made);
+                board = Some(made);
+            }
+            Some(ShmTransport::new(arena, me, local_ranks.clone()))
         } else {
             None
         };
@@ -335,8 +353,16 @@ impl Parts {
             (None, Some(remote)) => remote,
             (None, None) => unreachable!("a world of more than one rank has local or remote peers"),
         };
-        Ok((transport, report))
+        Ok(Connected { transport, report, board })
     }
+}
+
+/// What reaches the other ranks.
+struct Connected {
+    transport: Box<dyn Transport>,
+    report: Vec<TransportLine>,
+    /// Where all ranks are on this node. What this rank told of its processors all know when `ready` is over.
+    board: Option<Board>,
 }
 
 fn open_arena(offer: &[u8], local_ranks: &[Rank]) -> Result<Arena, String> {

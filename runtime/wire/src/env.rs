@@ -32,5 +32,7 @@ pub const EFARUN_PROVIDER: &str = "EFARUN_PROVIDER";
 pub const EFARUN_LOCAL_TRANSPORT: &str = "EFARUN_LOCAL_TRANSPORT";
 /// `ring`, `tree` or `auto`.
 pub const EFARUN_ALGORITHM: &str = "EFARUN_ALGORITHM";
+/// `auto` or `off`: whether collectives on one node go without messages where they can.
+pub const EFARUN_LEAVES: &str = "EFARUN_LEAVES";
 /// Seconds after which a collective that does not get on is an error.
 pub const EFARUN_DEADLINE: &str = "EFARUN_DEADLINE";

@@ -99,7 +99,7 @@ pub enum ExecError {
     },
 }
 
-/// What the launcher can say to a rank that waits.
+/// What a rank that waits can be told by others than its transport.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Interrupt {
@@ -118,6 +118,14 @@ pub enum Interrupt {
         rank: Option<Rank>,
         /// Why.
         reason: String,
+    },
+    /// A rank is in another call, which this rank waits to no purpose for.
+    #[error("rank {rank} {difference}")]
+    CallsDiffer {
+        /// The rank.
+        rank: Rank,
+        /// What is known of the difference.
+        difference: String,
     },
     /// Whoever would say so is gone.
     #[error("the link to the launcher is lost: {cause}")]

@@ -27,8 +27,8 @@
 
 pub(crate) mod error;
 mod sends;
-mod signature;
-mod spin;
+pub(crate) mod signature;
+pub(crate) mod spin;
 
 use std::time::{Duration, Instant};
 
@@ -420,4 +420,4 @@ fn target(into: Span, bytes: &mut [u8]) -> Target<'_> {
 }
 
 /// The longest sleep between two looks at the interrupt and the time.
-const MAX_SLEEP: Duration = Duration::from_millis(1);
+pub(crate) const MAX_SLEEP: Duration = Duration::from_millis(1);

@@ -15,24 +15,8 @@ pub struct Signature(pub u64);
 
 impl Signature {
     /// That of a call.
-    ///
-    /// FNV-1a, because it must be the same in every build of this library, and is not there against malice: what a
-    /// rank sends is taken for what it is whatever it hashes to.
     pub fn of(schedule: &dyn Schedule, element: ElementType, op: ReduceOp, sequence: u32) -> Self {
-        let collective = schedule.collective();
-        let kind = Signature::kind(collective, element, op);
-        let words = [
-            kind,
-            collective.root().map_or(u64::MAX, |root| u64::from(root.0)),
-            u64::from(schedule.world_size()),
-            schedule.count() as u64,
-            schedule.segment_len() as u64,
-            u64::from(sequence),
-        ];
-        let name = schedule.name().bytes().fold(OFFSET_BASIS, |hash, byte| fnv1a(hash, u64::from(byte)));
-        let hash = words.iter().fold(name, |hash, &word| fnv1a(fnv1a(hash, word & 0xffff_ffff), word >> 32));
-        // The upper bits of a product depend on all of the factor's.
-        Signature(kind << HASH_BITS | hash.wrapping_mul(PRIME) >> (64 - HASH_BITS))
+        Unnumbered::of(schedule, element, op).numbered(sequence)
     }
 
     /// What can be read from it. Where nothing is reduced the operation is left out, and for a barrier the type.
@@ -52,6 +36,40 @@ impl Signature {
     }
 }
 
+/// A signature but for the number of the call, for whoever makes the same call again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unnumbered {
+    kind: u64,
+    hash: u64,
+}
+
+impl Unnumbered {
+    /// That of all calls like this one.
+    ///
+    /// FNV-1a, because it must be the same in every build of this library, and is not there against malice: what a
+    /// rank sends is taken for what it is whatever it hashes to.
+    pub(crate) fn of(schedule: &dyn Schedule, element: ElementType, op: ReduceOp) -> Self {
+        let collective = schedule.collective();
+        let kind = Signature::kind(collective, element, op);
+        let words = [
+            kind,
+            collective.root().map_or(u64::MAX, |root| u64::from(root.0)),
+            u64::from(schedule.world_size()),
+            schedule.count() as u64,
+            schedule.segment_len() as u64,
+        ];
+        let name = schedule.name().bytes().fold(OFFSET_BASIS, |hash, byte| fnv1a(hash, u64::from(byte)));
+        Unnumbered { kind, hash: words.into_iter().fold(name, both_halves) }
+    }
+
+    /// The signature of the call with this number.
+    pub(crate) fn numbered(self, sequence: u32) -> Signature {
+        let hash = both_halves(self.hash, u64::from(sequence));
+        // The upper bits of a product depend on all of the factor's.
+        Signature(self.kind << HASH_BITS | hash.wrapping_mul(PRIME) >> (64 - HASH_BITS))
+    }
+}
+
 /// Says what is in the clear: `all_reduce of float by sum`.
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,6 +83,10 @@ impl fmt::Display for Signature {
         }
         code(0).and_then(|index| ReduceOp::ALL.get(index)).map_or(Ok(()), |op| write!(f, " by {op}"))
     }
+}
+
+fn both_halves(hash: u64, word: u64) -> u64 {
+    fnv1a(fnv1a(hash, word & 0xffff_ffff), word >> 32)
 }
 
 fn fnv1a(hash: u64, word: u64) -> u64 {

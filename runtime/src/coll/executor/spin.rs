@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 
 /// The state of one rank.
 #[derive(Debug)]
-pub(super) struct Spin {
+pub(crate) struct Spin {
     limit: Duration,
+    /// Whether ranks are known to share cores.
+    is_crowded: bool,
     /// When this wait offered the core last, or began.
     offered: Option<Instant>,
     /// When the kernel was asked last, and how long the thread had waited for a core by then.
@@ -26,7 +28,7 @@ pub(super) struct Spin {
 
 /// What to do before looking again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pause {
+pub(crate) enum Pause {
     /// Nothing.
     Spin,
     /// Offer the core.
@@ -37,23 +39,32 @@ pub(super) enum Pause {
 
 impl Spin {
     /// Spins for `limit` at most in any one wait.
-    pub(super) fn new(limit: Duration) -> Self {
-        Spin { limit, offered: None, asked: None, is_core_free: true }
+    pub(crate) fn new(limit: Duration) -> Self {
+        Spin { limit, is_crowded: false, offered: None, asked: None, is_core_free: true }
+    }
+
+    /// Offers the core at once and again for `limit` at most in any one wait, where ranks are known to share cores: to let
+    /// each of them run once takes less than to put them to sleep and wake them.
+    pub(crate) fn crowded(limit: Duration) -> Self {
+        Spin { is_crowded: true, ..Spin::new(limit) }
     }
 
     /// Says that a wait begins.
-    pub(super) fn begin(&mut self, now: Instant) {
+    pub(crate) fn begin(&mut self, now: Instant) {
         self.offered = Some(now);
     }
 
     /// Says what to do in a wait that has lasted for `waited`. `core_wait` says how long this thread has waited for a
     /// core in its life, where that is known.
-    pub(super) fn next(
+    pub(crate) fn next(
         &mut self,
         now: Instant,
         waited: Duration,
         core_wait: impl FnOnce() -> Option<Duration>,
     ) -> Pause {
+        if self.is_crowded {
+            return if waited < self.limit { Pause::Offer } else { Pause::Sleep };
+        }
         if waited < self.limit.min(ALWAYS) {
             return Pause::Spin;
         }
@@ -86,7 +97,7 @@ impl Spin {
 
 impl Pause {
     /// Does it; says whether the caller has to sleep.
-    pub(super) fn is_over(self) -> bool {
+    pub(crate) fn is_over(self) -> bool {
         match self {
             Pause::Spin => std::hint::spin_loop(),
             Pause::Offer => std::thread::yield_now(),
@@ -98,7 +109,7 @@ impl Pause {
 
 /// How long this thread could have run in its life and was not, because others did: the second number of its
 /// schedstat. None where the kernel does not count.
-pub(super) fn core_wait() -> Option<Duration> {
+pub(crate) fn core_wait() -> Option<Duration> {
     // Three numbers of 20 digits at most; no memory is allocated for them.
     let mut bytes = [0; 64];
     let len = File::open("/proc/thread-self/schedstat").and_then(|mut file| file.read(&mut bytes)).ok()?;
@@ -154,6 +165,13 @@ mod tests {
         for (at, core_wait, expected) in questions {
             assert_eq!(wait(&mut spin, start + ms(at), Some(ms(core_wait))).len(), expected, "at {at} ms");
         }
+    }
+
+    #[test]
+    fn among_ranks_that_share_cores_a_wait_offers_its_core_and_never_spins() {
+        let pauses = wait(&mut Spin::crowded(LIMIT), Instant::now(), Some(Duration::from_secs(7)));
+        assert_eq!(pauses.len(), 301);
+        assert!(pauses[..300].iter().all(|pause| *pause == Pause::Offer));
     }
 
     #[test]

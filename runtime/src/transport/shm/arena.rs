@@ -1,6 +1,7 @@
 //! The memory that the ranks of one node share.
 //!
-//! A sealed memfd: a page that says what it is, a bell, a `closed` word and a cord per rank, then a ring per ordered pair. The ranks
+//! A sealed memfd: a page that says what it is, a bell, a `closed` word and a cord per rank, then a board per rank and a ring
+//! per ordered pair. The ranks
 //! that did not make it open it through `/proc/<pid>/fd/<fd>`, which the kernel allows to processes of one user in
 //! one PID namespace, and to threads of the maker itself. A random token in the first page proves that it is the
 //! one that was offered.
@@ -26,6 +27,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::bell::Bell;
+use super::board::BOARD_BYTES;
 use crate::transport::TransportError;
 
 /// A node's shared memory, mapped.
@@ -62,7 +64,7 @@ impl Arena {
         fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))
             .map_err(|errno| failed("fcntl(F_ADD_SEALS)", errno, geometry))?;
         let arena = Arena::map(file, geometry, token)?;
-        arena.reserve(0, geometry.rings_offset())?;
+        arena.reserve(0, geometry.boards_offset())?;
         for (index, word) in arena.identity().into_iter().enumerate() {
             arena.word64(8 * index).store(word, Ordering::Relaxed);
         }
@@ -199,6 +201,11 @@ impl Arena {
         unsafe { std::slice::from_raw_parts(source.as_ptr(), len_bytes) }
     }
 
+    /// A range of the arena as raw memory.
+    pub(super) fn raw(&self, offset: usize, len_bytes: usize) -> NonNull<u8> {
+        self.range(offset, len_bytes)
+    }
+
     fn range(&self, offset: usize, len_bytes: usize) -> NonNull<u8> {
         let fits = offset.checked_add(len_bytes).is_some_and(|end| end <= self.geometry.arena_bytes());
         assert!(fits, "offsets come from the geometry");
@@ -257,8 +264,17 @@ impl Geometry {
         PAGE_BYTES + local_rank * BELL_BYTES
     }
 
-    fn rings_offset(self) -> usize {
+    fn boards_offset(self) -> usize {
         self.bell_offset(self.ranks as usize).next_multiple_of(PAGE_BYTES)
+    }
+
+    /// Where a local rank's board begins: at a page.
+    pub(super) fn board_offset(self, local_rank: usize) -> usize {
+        self.boards_offset() + local_rank * BOARD_BYTES
+    }
+
+    fn rings_offset(self) -> usize {
+        self.board_offset(self.ranks as usize).next_multiple_of(PAGE_BYTES)
     }
 
     /// Bytes of one ring: a page of control words, then the slots' payloads.

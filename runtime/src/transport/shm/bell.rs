@@ -10,6 +10,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::post::{lie_down, sleeps};
+
 /// A rank's bell: a count of four times the rings, and in its low bits whether and on what the owner sleeps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bell<'a> {
@@ -34,6 +36,24 @@ impl<'a> Bell<'a> {
             futex(self.word, libc::FUTEX_WAKE, 1, None);
         }
         before & ON_CORD != 0
+    }
+
+    /// Rings where the owner sleeps, and costs no more than a look where it does not. What it is woken for was written
+    /// before, and is what it looks for in [`Bell::sleep_unless`].
+    pub(super) fn ring_if_asleep(self) {
+        if sleeps(self.word, SLEEPS | ON_CORD) {
+            self.ring();
+        }
+    }
+
+    /// Sleeps until somebody rings, for `timeout` at most. Not where what is waited for is over, at which this looks when it
+    /// is known that the owner sleeps. May return early. Only the owner calls this.
+    pub(super) fn sleep_unless(self, timeout: Duration, is_over: impl FnOnce() -> bool) {
+        let count = lie_down(self.word, SLEEPS) & COUNT;
+        if !is_over() {
+            futex(self.word, libc::FUTEX_WAIT, count | SLEEPS, Some(timeout));
+        }
+        self.word.fetch_and(!SLEEPS, Ordering::AcqRel);
     }
 
     /// Says that the owner sleeps on its cord from now on, and returns the count: where that is not what it has heard, it
@@ -121,6 +141,28 @@ mod tests {
         assert_eq!(Bell::new(&word).wait_beyond(8, 0, Duration::from_millis(20)), 8);
         assert!(started.elapsed() >= Duration::from_millis(20));
         assert_eq!(word.load(Ordering::Relaxed), 8, "nobody sleeps any more");
+    }
+
+    /// A wake-up that is lost costs the whole timeout.
+    #[test]
+    fn two_threads_that_ring_each_other_only_where_one_sleeps_never_miss_what_was_shown() {
+        let (words, flags) = ([AtomicU32::new(0), AtomicU32::new(0)], [AtomicU32::new(0), AtomicU32::new(0)]);
+        let started = Instant::now();
+        let play = |me: usize| {
+            for round in 1..=20_000 {
+                flags[me].store(round, Ordering::Release);
+                Bell::new(&words[1 - me]).ring_if_asleep();
+                let is_over = || flags[1 - me].load(Ordering::Acquire) >= round;
+                while !is_over() {
+                    Bell::new(&words[me]).sleep_unless(Duration::from_secs(60), is_over);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| play(0));
+            scope.spawn(|| play(1));
+        });
+        assert!(started.elapsed() < Duration::from_secs(60), "a lost wake-up costs a full timeout");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! The lowest local rank makes one [`Arena`] for its node and World and sends an [`Offer`] to the others, which open
 //! it through `/proc`. The arena has a ring of slots for every ordered pair of local ranks. It is a sparse file:
 //! memory is taken for a ring when its receiver opens it, and for nothing else, so a pair that never talks costs
-//! nothing. A send copies its payload into a slot and is complete at once; the receiver reads it there.
+//! nothing. A send copies its payload into a slot and is complete at once; the receiver reads it there. Beside the rings
+//! each rank has a [`board`], on which it shows the others what takes no message.
 //!
 //! # Memory order
 //! For message k (0, 1, 2, …) of a ring, in slot k mod slots:
@@ -34,8 +35,11 @@
 
 mod arena;
 mod bell;
+pub(crate) mod board;
 mod cord;
+mod post;
 mod ring;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +51,7 @@ use efarun_wire::Rank;
 
 pub use self::arena::{Arena, Geometry, Offer};
 use self::cord::{Cord, Pull};
+pub(crate) use self::post::Seen;
 use self::ring::{ReceiveEnd, SendEnd};
 use super::{Header, Message, SendToken, Sleep, Transport, TransportError};
 
@@ -255,7 +260,7 @@ impl Drop for ShmTransport {
     }
 }
 
-fn closed_by(peer: Rank) -> TransportError {
+pub(crate) fn closed_by(peer: Rank) -> TransportError {
     TransportError::PeerLost { peer, cause: "it closed its World".to_owned() }
 }
 

@@ -1,0 +1,322 @@
+//! Leaves give their references' bits, and say what the executor says where something is wrong.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use half::{bf16, f16};
+
+use super::*;
+use crate::coll::collective::Collective;
+use crate::coll::executor::error::ExecError;
+use crate::coll::select::Choice;
+use crate::element::{Element, ReduceOp};
+use crate::error::Error;
+use crate::transport::TransportError;
+use crate::transport::shm::{Arena, Geometry};
+use crate::world::{Options, World};
+
+/// Runs every rank of a world in a thread of its own.
+fn on_all<T: Send>(worlds: Vec<World>, rank_main: impl Fn(World) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let rank_main = &rank_main;
+        let threads: Vec<_> = worlds.into_iter().map(|world| scope.spawn(move || rank_main(world))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    })
+}
+
+/// Elements in whose sums and products the order shows: of many magnitudes, and of both signs where there are two.
+trait Awkward: Element + bytemuck::Pod {
+    fn awkward(bits: u64) -> Self;
+}
+
+macro_rules! awkward {
+    ($($type:ty: $from:expr;)*) => {$(
+        impl Awkward for $type {
+            fn awkward(bits: u64) -> Self {
+                $from(bits)
+            }
+        }
+    )*};
+}
+
+fn float(bits: u64) -> f64 {
+    let sign = if bits & 1 == 0 { 1.0 } else { -1.0 };
+    sign * (1.0 + (bits >> 1 & 0xff_ffff) as f64 / f64::from(1 << 24))
+        * [1e-3, 1.0, 7.0, 300.0][(bits >> 60 & 3) as usize]
+}
+
+awkward! {
+    i8: |bits| bits as i8;
+    u8: |bits| bits as u8;
+    i16: |bits| bits as i16;
+    u16: |bits| bits as u16;
+    i32: |bits| bits as i32;
+    u32: |bits| bits as u32;
+    i64: |bits| bits as i64;
+    u64: |bits| bits;
+    f16: |bits| f16::from_f64(float(bits));
+    bf16: |bits| bf16::from_f64(float(bits));
+    f32: |bits| float(bits) as f32;
+    f64: float;
+}
+
+fn given<T: Awkward>(rank: Rank, count: usize) -> Vec<T> {
+    let mix = |index: usize| {
+        let seed = (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(rank.0) << 48;
+        (seed ^ seed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    };
+    (0..count).map(|index| T::awkward(mix(index))).collect()
+}
+
+fn bytes<T: Awkward>(elements: &[T]) -> Vec<u8> {
+    bytemuck::cast_slice(elements).to_vec()
+}
+
+/// What a rank has after each of the calls that have a leaf, apart and in place, by the leaves' references.
+fn results<T: Awkward>(world: &mut World, counts: &[usize], ops: &[ReduceOp]) -> Vec<(String, Vec<u8>)> {
+    let by = |leaf: Leaf| Options { algorithm: Some(Choice::Fixed(leaf.reference())), deadline: None };
+    let rank = world.rank();
+    let mut all = Vec::new();
+    let mut keep = |what: String, result: &[T]| all.push((what, bytes(result)));
+    for &count in counts {
+        let input = given::<T>(rank, count);
+        for &op in ops {
+            let what = format!("{count} {} by {op}", T::TYPE);
+            let mut output = vec![T::zeroed(); count];
+            world.all_reduce_into_with(&input, &mut output, op, &by(Leaf::OneShot)).expect("no error");
+            keep(format!("all_reduce of {what}"), &output);
+            let mut data = input.clone();
+            world.all_reduce_with(&mut data, op, &by(Leaf::OneShot)).expect("no error");
+            keep(format!("all_reduce of {what} in place"), &data);
+            let root = Rank(count as u32 % world.world_size());
+            let mut data = input.clone();
+            world.reduce_with(&mut data, op, root, &by(Leaf::Up)).expect("no error");
+            keep(format!("reduce of {what} to {root} in place"), &data);
+            let mut output = vec![T::zeroed(); if rank == root { count } else { 0 }];
+            world.reduce_into_with(&input, &mut output, op, root, &by(Leaf::Up)).expect("no error");
+            keep(format!("reduce of {what} to {root}"), &output);
+        }
+        for root in [0, world.world_size() - 1].map(Rank) {
+            let mut data = input.clone();
+            world.broadcast_with(&mut data, root, &by(Leaf::Down)).expect("no error");
+            keep(format!("broadcast of {count} {} from {root}", T::TYPE), &data);
+        }
+        world.barrier_with(&by(Leaf::Flags)).expect("no error");
+    }
+    all
+}
+
+/// Runs the same calls by leaves and by messages.
+fn compare(world_size: u32, calls: impl Fn(&mut World) -> Vec<(String, Vec<u8>)> + Sync) {
+    let run = |leaves| {
+        let worlds = World::builder().leaves(leaves).thread_worlds(world_size).expect("a world");
+        on_all(worlds, |mut world| {
+            let results = calls(&mut world);
+            world.close().expect("all close");
+            results
+        })
+    };
+    for (rank, (by_leaves, by_messages)) in run(true).into_iter().zip(run(false)).enumerate() {
+        assert!(!by_leaves.is_empty());
+        for ((what, ours), (_, theirs)) in by_leaves.into_iter().zip(by_messages) {
+            assert!(ours == theirs, "{what} on rank {rank} of {world_size}");
+        }
+    }
+}
+
+#[test]
+fn all_types_and_operations_give_the_references_bits() {
+    for world_size in [2, 3, 4] {
+        compare(world_size, |world| {
+            let counts = [1, 7, 100];
+            let ops = &ReduceOp::ALL;
+            let mut all = results::<f32>(world, &counts, ops);
+            all.extend(results::<f64>(world, &counts, ops));
+            all.extend(results::<f16>(world, &counts, ops));
+            all.extend(results::<bf16>(world, &counts, ops));
+            all.extend(results::<i8>(world, &counts, ops));
+            all.extend(results::<u8>(world, &counts, ops));
+            all.extend(results::<i16>(world, &counts, ops));
+            all.extend(results::<u16>(world, &counts, ops));
+            all.extend(results::<i32>(world, &counts, ops));
+            all.extend(results::<u32>(world, &counts, ops));
+            all.extend(results::<i64>(world, &counts, ops));
+            all.extend(results::<u64>(world, &counts, ops));
+            all
+        });
+    }
+}
+
+/// One-shot, fan and two-shot; within a cache line, a cell, as many as there are and more; pieces that cut off a rest.
+#[test]
+fn all_lengths_and_worlds_give_the_references_bits() {
+    for world_size in [2, 3, 5, 8, 17] {
+        let counts: &[usize] = match world_size {
+            2 | 3 => &[0, 12, 13, 2048, 8192, 8193, 100_003],
+            17 => &[2, 130, 1000],
+            _ => &[12, 341, 342, 2048, 8193, 20_001],
+        };
+        compare(world_size, |world| {
+            let mut all = results::<f32>(world, counts, &[ReduceOp::Sum]);
+            all.extend(results::<bf16>(world, counts, &[ReduceOp::Avg]));
+            all
+        });
+    }
+}
+
+/// Roots run ahead, cells are used again and again, and every content is looked at.
+#[test]
+fn calls_of_all_kinds_in_a_row_keep_their_contents_apart() {
+    for world_size in [2, 4] {
+        on_all(World::thread_worlds(world_size).expect("a world"), |mut world| {
+            let (rank, size) = (world.rank(), u64::from(world.world_size()));
+            for round in 0..2000u64 {
+                let len = [1, 6, 7, 300, 5000][(round * 7 % 11 % 5) as usize];
+                let root = Rank((round % size) as u32);
+                match round * 5 % 13 % 4 {
+                    0 => {
+                        let mut data = vec![if rank == root { round } else { 0 }; len];
+                        world.broadcast(&mut data, root).expect("no error");
+                        assert!(data.iter().all(|&found| found == round), "{round}");
+                    }
+                    1 => {
+                        let mut data = vec![round + u64::from(rank.0); len];
+                        world.reduce(&mut data, ReduceOp::Max, root).expect("no error");
+                        let expected = round + if rank == root { size - 1 } else { u64::from(rank.0) };
+                        assert!(data.iter().all(|&found| found == expected), "{round}");
+                    }
+                    2 => world.barrier().expect("no error"),
+                    _ => {
+                        let mut data = vec![round + u64::from(rank.0); len];
+                        world.all_reduce(&mut data, ReduceOp::Min).expect("no error");
+                        assert!(data.iter().all(|&found| found == round), "{round}");
+                    }
+                }
+            }
+            world.close().expect("all close");
+        });
+    }
+}
+
+#[test]
+fn calls_of_which_one_goes_by_messages_and_one_does_not_differ_on_both_ranks() {
+    let started = Instant::now();
+    for differ in 0..3 {
+        let ends = on_all(World::thread_worlds(2).expect("a world"), |mut world| {
+            world.barrier().expect("both");
+            let odd = world.rank() == Rank(1);
+            let result = match differ {
+                0 if odd => world.all_gather(&[1i32; 4], &mut [0; 8]),
+                0 => world.all_reduce(&mut [1i32; 8], ReduceOp::Sum),
+                // Each awaits the other's content.
+                1 => world.broadcast(&mut [1i32; 8], Rank(u32::from(!odd))),
+                _ if odd => world.reduce_scatter(&[1i32; 8], &mut [0; 4], ReduceOp::Sum),
+                _ => world.barrier(),
+            };
+            result.expect_err("they differ")
+        });
+        // The first to see it may end before the other has, which then learns that its peer is gone.
+        let is_told = |end: &Error| matches!(end, Error::Mismatch { .. } | Error::PeerLost { .. });
+        assert!(ends.iter().all(is_told), "{ends:?}");
+        assert!(ends.iter().any(|end| matches!(end, Error::Mismatch { .. })), "{ends:?}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(60), "it does not take a deadline to see it");
+}
+
+/// The boards of two ranks, and what runs leaves on the first.
+fn pair() -> (Leaves, Board) {
+    let arena = Arc::new(Arena::create(Geometry::new(2)).expect("an arena"));
+    let board = |me| Board::new(Arc::clone(&arena), me).expect("memory");
+    (Leaves::new(board(0), Rank(0), Spin::new(Duration::from_micros(10)), 10), board(1))
+}
+
+fn all_reduce(leaves: &mut Leaves, data: &mut [u32], signature: u64) -> Result<(), ExecError> {
+    let buffers = crate::coll::buffers::Buffers::in_place(data);
+    let call = Call { sequence: 0, op: ReduceOp::Sum, buffers, patience: Duration::from_millis(50) };
+    leaves.run(Leaf::OneShot, Collective::AllReduce, Signature(signature), call, &mut || None)
+}
+
+/// Shows one number as a rank would.
+fn show(board: &Board, epoch: u64, signature: u64, value: u32) {
+    let cell = board.cell(1, epoch, 4);
+    // SAFETY: the cell holds as much, and the other rank has not seen the epoch.
+    unsafe { cell.cast::<u32>().write(value) };
+    board.show(epoch, signature);
+}
+
+#[test]
+fn what_a_peer_has_shown_is_taken_at_its_epoch_only() {
+    let (mut leaves, peer) = pair();
+    show(&peer, 1, 7, 40);
+    let mut data = [2];
+    all_reduce(&mut leaves, &mut data, 7).expect("both are there");
+    assert_eq!(data, [42]);
+    // What was shown eight epochs ago in the same place is nothing.
+    for epoch in 2..=POSTS as u64 {
+        show(&peer, epoch, 7, 40);
+        peer.finish(epoch);
+        all_reduce(&mut leaves, &mut [2], 7).expect("both are there");
+    }
+    let late = all_reduce(&mut leaves, &mut [2], 7).expect_err("nothing was shown");
+    assert!(matches!(late, ExecError::Timeout { wait: Wait::Message { from: Rank(1) }, .. }), "{late:?}");
+}
+
+#[test]
+fn a_peer_that_shows_what_it_cannot_have_come_to_is_lost() {
+    let (mut leaves, peer) = pair();
+    show(&peer, 1 + POSTS as u64, 7, 40);
+    let error = all_reduce(&mut leaves, &mut [2], 7).expect_err("epoch 9 in the place of epoch 1");
+    let ExecError::Transport { source: TransportError::PeerLost { peer: Rank(1), cause }, .. } = &error
+    else {
+        panic!("{error:?}")
+    };
+    assert!(cause.contains("corrupt"), "{cause}");
+}
+
+#[test]
+fn content_of_another_signature_is_a_mismatch() {
+    let (mut leaves, peer) = pair();
+    peer.enter(1, 8);
+    show(&peer, 1, 8, 40);
+    let error = all_reduce(&mut leaves, &mut [2], 7).expect_err("they differ");
+    let expected = (Signature(7), Signature(8));
+    let ExecError::Mismatch { peer: Rank(1), signature, peer_signature, .. } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!((signature, peer_signature), expected);
+}
+
+/// Who writes to a cell before all have read it is found out here.
+#[test]
+fn a_cell_is_not_written_again_before_all_have_read_it() {
+    let (mut leaves, peer) = pair();
+    let data = [5u32];
+    let root = Collective::Broadcast { root: Rank(0) };
+    let broadcast = |leaves: &mut Leaves| {
+        let buffers = crate::coll::buffers::Buffers::input_only(&data);
+        let call = Call { sequence: 0, op: ReduceOp::Sum, buffers, patience: Duration::from_millis(50) };
+        leaves.run(Leaf::Down, root, Signature(7), call, &mut || None)
+    };
+    for _ in 0..POSTS {
+        broadcast(&mut leaves).expect("there are as many cells");
+    }
+    let full = broadcast(&mut leaves).expect_err("nobody has read");
+    assert!(matches!(full, ExecError::Timeout { wait: Wait::Credit { to: Rank(1) }, .. }), "{full:?}");
+    assert_eq!(peer.seen(0, 1), Seen::Shown(7), "it is still there");
+}
+
+#[test]
+fn a_peer_that_closes_is_lost_and_what_it_had_shown_is_not() {
+    let arena = Arc::new(Arena::create(Geometry::new(2)).expect("an arena"));
+    let board = |me| Board::new(Arc::clone(&arena), me).expect("memory");
+    let mut leaves = Leaves::new(board(0), Rank(0), Spin::new(Duration::ZERO), 1);
+    show(&board(1), 1, 7, 40);
+    let mut peer =
+        crate::transport::shm::ShmTransport::new(Arc::clone(&arena), Rank(1), vec![Rank(0), Rank(1)]);
+    crate::transport::Transport::close(&mut peer);
+    let mut data = [2];
+    all_reduce(&mut leaves, &mut data, 7).expect("it was there");
+    assert_eq!(data, [42]);
+    let error = all_reduce(&mut leaves, &mut data, 7).expect_err("it is gone");
+    assert!(error.to_string().contains("closed its World"), "{error}");
+}
