@@ -11,7 +11,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-from . import collectives, launch, launch_report, machine, peers, plot, report
+from . import collectives, host, launch, launch_report, machine, peers, plot, report
 from .collectives import Measuring, Programs, Result, bands_of
 from .contenders import Contender, all_contenders
 from .testbed import ROOT, Testbed, scratch
@@ -27,6 +27,8 @@ def main(words: list[str]) -> int:
     try:
         if args.what in ("collectives", "all"):
             run_collectives(args, out)
+        if args.what in ("host", "all"):
+            run_host(args, out)
         if args.what in ("launch", "all"):
             run_launch(args, out)
     except KeyboardInterrupt:
@@ -39,10 +41,11 @@ def main(words: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = argparse.ArgumentParser(prog="scripts/bench", description="Measures efarun beside MPICH and Open MPI.")
-    made.add_argument("what", choices=["collectives", "launch", "all"], help="what to measure")
+    made.add_argument("what", choices=["collectives", "host", "launch", "all"], help="what to measure")
     made.add_argument("--quick", action="store_true", help="sizes by factors of 4 and 3 rounds, unless said otherwise")
     made.add_argument("--rounds", type=int, help="how often each is run (collectives 5, launches 11)")
-    made.add_argument("--sizes", type=sizes_of, help="sizes instead of 8 B to 16 MiB by factors of 2: 8,64K,1M")
+    made.add_argument("--sizes", type=sizes_of, help="sizes instead of 8 B to 16 MiB, or 64 MiB, by factors of 2: 8,64K,1M")
+    made.add_argument("--ranks", type=sizes_of, default=list(host.RANKS), help="how many on this machine: 2,4,8")
     made.add_argument("--collectives", type=lambda text: text.split(","), help="which, by efa-perf's names")
     made.add_argument("--peers", type=lambda text: text.split(","), help="which: mpich, openmpi5, openmpi4")
     made.add_argument("--settings", choices=["usual", "all"], default="usual", help="which settings of the peers")
@@ -56,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 def run_collectives(args: argparse.Namespace, out: Path) -> None:
     """Measures collectives and writes the results."""
     programs = programs_of(args.bin)
-    contenders, absent = available(args)
+    contenders, absent = available(args, all_contenders())
     wanted = args.collectives or list(collectives.DEFAULT_COLLECTIVES)
     ours = operations_of(programs.efa_perf)
     sizes = args.sizes or (QUICK_SIZES_BYTES if args.quick else SIZES_BYTES)
@@ -84,10 +87,44 @@ def run_collectives(args: argparse.Namespace, out: Path) -> None:
         picture.write_text(plot.collectives_svg(result))
 
 
+def run_host(args: argparse.Namespace, out: Path) -> None:
+    """Measures collectives between processes of this machine and writes the results."""
+    programs = programs_of(args.bin)
+    wanted = args.collectives or list(host.DEFAULT_COLLECTIVES)
+    ours = operations_of(programs.efa_perf)
+    sizes = args.sizes or (host.QUICK_SIZES_BYTES if args.quick else sorted(host.SIZES_BYTES + host.ODD_SIZES_BYTES))
+    rounds = args.rounds or (3 if args.quick else 5)
+    results: dict[int, Result] = {}
+    facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}"}
+    measuring = Measuring(host.Here(), programs, say)
+    for ranks in args.ranks:
+        contenders, absent = available(args, host.contenders(ranks))
+        facts |= absent
+        result = Result(sizes, rounds, host.bands(sizes, ranks), {}, {c.key: c for c in contenders})
+        results[ranks] = result
+        able = {name: [c for c in contenders if fits(c, name, ours)] for name in wanted}
+        result.series = {name: {c.key: collectives.Series() for c in able[name]} for name in wanted}
+        for number in range(rounds):
+            for name in wanted:
+                say(f"{ranks} ranks, round {number + 1} of {rounds}: {name}")
+                for band in result.bands[:1] if name == "barrier" else result.bands:
+                    measuring.round(able[name], name, band, result.series[name])
+            each = {str(ranks): report.collectives_json(one, facts) for ranks, one in results.items()}
+            (out / "host.json").write_text(json.dumps(each, indent=1) + "\n")
+            (out / "host.md").write_text(report.runs_markdown(host.titled(results), facts))
+            (out / f"host-{ranks}.svg").write_text(plot.collectives_svg(result))
+    if args.update:
+        report.update(args.update, "host", report.runs_markdown(host.titled(results), facts))
+        for ranks, result in results.items():
+            picture = args.update.parent / "docs" / f"host-{ranks}.svg"
+            picture.parent.mkdir(exist_ok=True)
+            picture.write_text(plot.collectives_svg(result))
+
+
 def run_launch(args: argparse.Namespace, out: Path) -> None:
     """Measures launches and writes the results."""
     programs = programs_of(args.bin)
-    contenders, absent = available(args)
+    contenders, absent = available(args, all_contenders())
     facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}", **absent}
     rounds = args.rounds or (5 if args.quick else 11)
     families = {contender.family for contender in contenders}
@@ -108,7 +145,7 @@ def write(out: Path, result: Result, facts: dict[str, str]) -> None:
     (out / "collectives.svg").write_text(plot.collectives_svg(result))
 
 
-def available(args: argparse.Namespace) -> tuple[list[Contender], dict[str, str]]:
+def available(args: argparse.Namespace, contenders: list[Contender]) -> tuple[list[Contender], dict[str, str]]:
     """Who can be measured here, and why the others cannot."""
     absent: dict[str, str] = {}
     for release in peers.RELEASES:
@@ -121,7 +158,7 @@ def available(args: argparse.Namespace) -> tuple[list[Contender], dict[str, str]
         except peers.PeerMissing as missing:
             absent[release.title] = f"missing: {missing}"
             say(f"{release.title} is missing: {missing}")
-    found = [c for c in all_contenders() if c.title not in absent and (args.settings == "all" or c.setting.usual)]
+    found = [c for c in contenders if c.title not in absent and (args.settings == "all" or c.setting.usual)]
     return found, absent
 
 

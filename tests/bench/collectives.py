@@ -57,11 +57,12 @@ class Programs:
     ssh_floor: str
 
 
-def bands_of(sizes_bytes: list[int]) -> list[Band]:
-    """Cuts sizes where the number of calls changes, so that each size is timed over some tens of milliseconds."""
+def bands_of(sizes_bytes: list[int], calls: tuple[tuple[int, int], ...] | None = None) -> list[Band]:
+    """Cuts sizes where the number of calls changes, so that each size is timed over some tens of milliseconds. `calls` has
+    pairs of a size and how many calls up to it."""
     bands: dict[int, list[int]] = {}
     for size in sizes_bytes:
-        iters = next(iters for limit, iters in ITERS if size <= limit)
+        iters = next(iters for limit, iters in calls or ITERS if size <= limit)
         bands.setdefault(iters, []).append(size)
     return [Band(tuple(sizes), iters) for iters, sizes in bands.items()]
 
@@ -115,11 +116,11 @@ class Measuring:
                 if isinstance(failure, job.JobHung):
                     self.testbed.remake()
                 continue
-            for size in band.sizes_bytes:
+            for size in times:
                 mine.times_us.setdefault(size, []).append(times[size])
 
     def _job(self, contender: Contender, collective: str, band: Band) -> dict[int, float]:
-        sizes = band.sizes_bytes
+        sizes = band.sizes_bytes[:1] if collective == "barrier" else band.sizes_bytes
         factor = sizes[1] // sizes[0] if len(sizes) > 1 else 2
         even = all(after == before * factor for before, after in zip(sizes, sizes[1:]))
         times: dict[int, float] = {}
@@ -127,7 +128,9 @@ class Measuring:
             program = program_of(contender, self.programs, collective, first, last, factor, band.iters)
             argv = contender.argv(self.testbed.hosts, 1, program, self.programs.efarun)
             output = job.run(self.testbed.command("head", argv), contender.env(), DEADLINE_S)
-            times |= parse(contender, collective, output.stdout)
+            parsed = parse(contender, collective, output.stdout)
+            # A barrier's row has the size that its program says, which is none.
+            times |= {first: next(iter(parsed.values()))} if collective == "barrier" else parsed
         return times
 
 

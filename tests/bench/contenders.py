@@ -67,7 +67,7 @@ class Contender:
         return {**common, **self.setting.env}
 
 
-def _mca(name: str, *pairs: str, only: tuple[str, ...] = (), usual: bool = False) -> Setting:
+def mca(name: str, *pairs: str, only: tuple[str, ...] = (), usual: bool = False) -> Setting:
     """Open MPI parameters, as `key=value`."""
     argv = [word for pair in pairs for word in ("--mca", *pair.split("=", 1))]
     return Setting(name, tuple(argv), only=only, usual=usual)
@@ -90,22 +90,22 @@ DYNAMIC = "coll_tuned_use_dynamic_rules=1"
 
 def _open_mpi_settings(tcp: tuple[str, ...]) -> list[Setting]:
     return [
-        _mca("tcp", *tcp, usual=True),
-        _mca("tcp, yield", *tcp, "mpi_yield_when_idle=1"),
-        _mca("tcp, 2 links", *tcp, "btl_tcp_links=2"),
-        _mca("tcp, 4 links", *tcp, "btl_tcp_links=4"),
-        _mca("tcp, 4 MiB socket buffers", *tcp, *BIG_BUFFERS, usual=True),
-        _mca("tcp, eager to 128 KiB", *tcp, *BIG_MESSAGES),
-        _mca("tcp, eager to 128 KiB, 4 MiB socket buffers", *tcp, *BIG_MESSAGES, *BIG_BUFFERS),
-        _mca("tcp, ring", *tcp, DYNAMIC, "coll_tuned_allreduce_algorithm=4", only=("all_reduce",)),
-        _mca("tcp, segmented ring", *tcp, DYNAMIC, "coll_tuned_allreduce_algorithm=5", only=("all_reduce",)),
-        _mca("tcp, Rabenseifner", *tcp, DYNAMIC, "coll_tuned_allreduce_algorithm=6", only=("all_reduce",)),
-        _mca("tcp, recursive doubling", *tcp, DYNAMIC, "coll_tuned_allreduce_algorithm=3", only=("all_reduce",)),
-        _mca("tcp, binomial", *tcp, DYNAMIC, "coll_tuned_bcast_algorithm=6", only=("broadcast",)),
-        _mca("tcp, pipeline", *tcp, DYNAMIC, "coll_tuned_bcast_algorithm=3", only=("broadcast",)),
-        _mca("tcp, two procs", *tcp, DYNAMIC, "coll_tuned_allgather_algorithm=6", only=("all_gather",)),
-        _mca("tcp, han", *tcp, "coll_han_priority=100"),
-        _mca("tcp, adapt", *tcp, "coll_adapt_priority=100", only=("broadcast", "reduce")),
+        mca("tcp", *tcp, usual=True),
+        mca("tcp, yield", *tcp, "mpi_yield_when_idle=1"),
+        mca("tcp, 2 links", *tcp, "btl_tcp_links=2"),
+        mca("tcp, 4 links", *tcp, "btl_tcp_links=4"),
+        mca("tcp, 4 MiB socket buffers", *tcp, *BIG_BUFFERS, usual=True),
+        mca("tcp, eager to 128 KiB", *tcp, *BIG_MESSAGES),
+        mca("tcp, eager to 128 KiB, 4 MiB socket buffers", *tcp, *BIG_MESSAGES, *BIG_BUFFERS),
+        mca("tcp, ring", *tcp, DYNAMIC, "coll_tuned_allreduce_algorithm=4", only=("all_reduce",)),
+        mca("tcp, segmented ring", *tcp, DYNAMIC, "coll_tuned_allreduce_algorithm=5", only=("all_reduce",)),
+        mca("tcp, Rabenseifner", *tcp, DYNAMIC, "coll_tuned_allreduce_algorithm=6", only=("all_reduce",)),
+        mca("tcp, recursive doubling", *tcp, DYNAMIC, "coll_tuned_allreduce_algorithm=3", only=("all_reduce",)),
+        mca("tcp, binomial", *tcp, DYNAMIC, "coll_tuned_bcast_algorithm=6", only=("broadcast",)),
+        mca("tcp, pipeline", *tcp, DYNAMIC, "coll_tuned_bcast_algorithm=3", only=("broadcast",)),
+        mca("tcp, two procs", *tcp, DYNAMIC, "coll_tuned_allgather_algorithm=6", only=("all_gather",)),
+        mca("tcp, han", *tcp, "coll_han_priority=100"),
+        mca("tcp, adapt", *tcp, "coll_adapt_priority=100", only=("broadcast", "reduce")),
     ]
 
 

@@ -13,17 +13,31 @@ from .peers import RELEASES
 
 def collectives_markdown(result: Result, facts: dict[str, str]) -> str:
     """One table per collective, with ours, each peer's best, and the ratio to the best of them."""
-    lines = [facts_line(facts), "", f"Median of {result.rounds} rounds.", ""]
+    return runs_markdown([("", result)], facts)
+
+
+def runs_markdown(runs: list[tuple[str, Result]], facts: dict[str, str]) -> str:
+    """The tables of runs, each with the end of its tables' titles."""
+    lines = [facts_line(facts), "", f"Median of {runs[0][1].rounds} rounds.", ""]
+    for ending, result in runs:
+        lines += _tables(result, ending)
+    return "\n".join(lines)
+
+
+def _tables(result: Result, ending: str) -> list[str]:
+    lines = []
     families = [r for r in RELEASES if any(c.family == r.family for c in result.contenders.values())]
     for collective, series in result.series.items():
-        lines += [f"### {collective}", ""]
+        lines += [f"### {collective}{ending}", ""]
         lines += [
             "| size | efarun, us (min to max) | " + "".join(f"{r.title}, us | " for r in families) + "ours / best | best |",
             "|---:|---:|" + "---:|" * len(families) + "---:|---|",
         ]
-        lines += [_row(result, series, size, [r.family for r in families]) for size in result.sizes_bytes]
+        sizes = result.sizes_bytes[:1] if collective == "barrier" else result.sizes_bytes
+        rows = [_row(result, series, size, [r.family for r in families]) for size in sizes]
+        lines += [row.replace(size_words(sizes[0]), "-", 1) for row in rows] if collective == "barrier" else rows
         lines += ["", *_notes(result, series), ""]
-    return "\n".join(lines)
+    return lines
 
 
 def collectives_json(result: Result, facts: dict[str, str]) -> dict:
@@ -69,6 +83,8 @@ def time_words(us: float | None) -> str:
     """Three digits that count."""
     if us is None:
         return "-"
+    if us < 10:
+        return f"{us:.2f}"
     return f"{us:,.0f}" if us >= 100 else f"{us:.1f}"
 
 
