@@ -27,6 +27,7 @@
 #![allow(unsafe_code)]
 
 mod order;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -113,7 +114,10 @@ impl Leaves {
         }
         let root = collective.root().map_or(0, Rank::index);
         let first = self.epoch + 1;
-        let mut run = Run { leaves: self, call, signature, input, output, root, first, step: 0, interrupt };
+        // In place the output's lines have just been read.
+        let streams = output.len() >= STREAM_BYTES && !std::ptr::addr_eq(input, output);
+        let mut run =
+            Run { leaves: self, call, signature, input, output, root, streams, first, step: 0, interrupt };
         let result = match leaf {
             Leaf::Flags => run.flags(),
             Leaf::OneShot => run.one_shot(),
@@ -122,6 +126,9 @@ impl Leaves {
             Leaf::Down => run.down(),
             Leaf::Up => run.up(),
         };
+        if streams {
+            stream::settle();
+        }
         run.leaves.wake();
         result
     }
@@ -147,6 +154,8 @@ struct Run<'r, 'a> {
     input: *const [u8],
     output: *mut [u8],
     root: usize,
+    /// Whether the output is written past the caches.
+    streams: bool,
     /// The call's first epoch.
     first: u64,
     /// How many epochs of the call are behind this rank.
@@ -441,6 +450,13 @@ impl Run<'_, '_> {
             false => Source::Elements(unsafe { std::slice::from_raw_parts(operand, len) }),
         };
         let (left, right) = (source(left), source(right));
+        if let (Source::Elements(left), Source::Elements(right), 0, Into::Output(_)) =
+            (left, right, merge.into, into)
+            && self.streams
+        {
+            // SAFETY: as many bytes of the output, and the operands are apart, as below.
+            return unsafe { stream::reduce(element, op, divisor, result, left, right) };
+        }
         // SAFETY: as many bytes of the output, of this rank's cell of an epoch that has begun and is not shown, or of a
         // partial result. An operand that begins there is the destination itself, and no slice was made of it; the others
         // are apart: cells and partial results always are, and of an input that shares memory with the output only the
@@ -488,7 +504,13 @@ impl Run<'_, '_> {
         let Piece { start, len } = place;
         assert!(start + len <= self.output.len(), "a piece is within the output");
         // SAFETY: within the output, just checked; a cell that was seen and is not finished, and no part of it.
-        unsafe { std::ptr::copy_nonoverlapping(cell, self.output.cast::<u8>().add(start), len) };
+        unsafe {
+            let to = self.output.cast::<u8>().add(start);
+            match self.streams {
+                true => stream::copy(cell, to, len),
+                false => std::ptr::copy_nonoverlapping(cell, to, len),
+            }
+        }
     }
 }
 
@@ -498,6 +520,8 @@ fn rank_of(index: usize) -> Rank {
 
 /// How many pieces of a vector are shown before the first of them is reduced.
 const AHEAD: usize = 2;
+/// From this length on the output is written past the caches: about what one keeps for a core.
+const STREAM_BYTES: usize = 1 << 20;
 /// Shares begin at cache lines, so that no two ranks write to one.
 const SHARE_BYTES: usize = 64;
 const CELL_WORDS: usize = CELL_BYTES / size_of::<u128>();

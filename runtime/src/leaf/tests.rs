@@ -152,9 +152,9 @@ fn all_types_and_operations_give_the_references_bits() {
 fn all_lengths_and_worlds_give_the_references_bits() {
     for world_size in [2, 3, 5, 8, 17] {
         let counts: &[usize] = match world_size {
-            2 | 3 => &[0, 12, 13, 2048, 8192, 8193, 100_003],
+            2 | 3 => &[0, 28, 29, 2048, 16_384, 16_385, 300_003],
             17 => &[2, 130, 1000],
-            _ => &[12, 341, 342, 2048, 8193, 20_001],
+            _ => &[12, 341, 342, 2048, 16_385, 40_001],
         };
         compare(world_size, |world| {
             let mut all = results::<f32>(world, counts, &[ReduceOp::Sum]);
