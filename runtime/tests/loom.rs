@@ -5,7 +5,6 @@
 #![cfg(loom)]
 
 #[path = "../src/transport/shm/post.rs"]
-#[expect(dead_code, unreachable_pub, reason = "the source of another crate, of which each test uses a part")]
 mod post;
 
 /// Loom's in the place of the standard library's.

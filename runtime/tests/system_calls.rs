@@ -37,8 +37,9 @@ fn a_small_repeated_call_makes_no_system_call() {
             scope.spawn(move || {
                 let counter = std::sync::Arc::new(Counter::default());
                 let counts = std::sync::Arc::clone(&counter);
-                // Before the filter is there, as a thread is made by system calls.
-                let supervisor = std::thread::spawn(move || counts.supervise());
+                // Before the filter is there, as a thread is made by system calls; and it stays until this one has ended by
+                // its last.
+                scope.spawn(move || counts.supervise());
                 match ask_before_every_call() {
                     Ok(listener) => counter.listener.store(listener as usize + 1, Ordering::Release),
                     Err(error) => {
@@ -51,8 +52,6 @@ fn a_small_repeated_call_makes_no_system_call() {
                     assert!(finds_quiet_hundred(&mut world, &counter, call), "{name} makes system calls");
                 }
                 world.close().expect("all close");
-                counter.is_over.store(true, Ordering::Release);
-                supervisor.join().expect("no panic");
                 if is_permitted.load(Ordering::Relaxed) {
                     assert!(
                         counter.calls.load(Ordering::Relaxed) > 0,
@@ -90,10 +89,10 @@ struct Counter {
     calls: AtomicU64,
     /// One more than the descriptor that the questions come from; `usize::MAX` where there is none.
     listener: AtomicUsize,
-    is_over: AtomicBool,
 }
 
 impl Counter {
+    /// Until the thread has ended.
     fn supervise(&self) {
         let listener = loop {
             match self.listener.load(Ordering::Acquire) {

@@ -191,7 +191,7 @@ impl Run<'_, '_> {
             let (epoch, piece) = (self.first + index as u64, self.piece(index));
             self.await_all(epoch)?;
             let whole = Shown { epoch, len: piece.len, part: Piece { start: 0, ..piece }, own_at: None };
-            self.reduce_all(whole, Into::Output(piece.start));
+            self.reduce_all(whole, Place::Output(piece.start));
             self.finish(epoch);
             // They show so many pieces ahead, and nothing before they have left the call before.
             self.leaves.know_finished(epoch.saturating_sub(AHEAD as u64).max(self.first - 1));
@@ -213,7 +213,7 @@ impl Run<'_, '_> {
             let result = self.begin()?;
             let part = self.share(piece, me);
             let shown = Shown { epoch: given, len: piece.len, part, own_at: None };
-            self.reduce_all(shown, Into::Cell(result));
+            self.reduce_all(shown, Place::Cell(result));
             self.finish(given);
             self.show(result);
             if index + 1 < count {
@@ -242,7 +242,7 @@ impl Run<'_, '_> {
             self.leaves.know_finished(given - 1);
             self.begin()?;
             let shown = Shown { epoch: given, len: piece.len, part: piece, own_at: None };
-            self.reduce_all(shown, Into::Output(0));
+            self.reduce_all(shown, Place::Output(0));
             self.finish(given);
             let cell = self.leaves.board.cell(0, result, piece.len);
             // SAFETY: the output's result, and this rank's own cell of an epoch that has begun; they are apart.
@@ -294,7 +294,7 @@ impl Run<'_, '_> {
             self.await_all(epoch)?;
             let part = Piece { start: 0, ..piece };
             let shown = Shown { epoch, len: piece.len, part, own_at: Some(piece.start) };
-            order::chain(ranks, root).for_each(|merge| self.merge(merge, shown, Into::Output(piece.start)));
+            order::chain(ranks, root).for_each(|merge| self.merge(merge, shown, Place::Output(piece.start)));
             self.finish(epoch);
             self.wake_between(index, count);
         }
@@ -304,7 +304,7 @@ impl Run<'_, '_> {
 
 /// Where a result goes.
 #[derive(Clone, Copy, Debug)]
-enum Into {
+enum Place {
     /// To the output, from this byte on.
     Output(usize),
     /// To this rank's cell of an epoch.
@@ -427,13 +427,13 @@ impl Run<'_, '_> {
     }
 
     /// Reduces what all ranks have shown.
-    fn reduce_all(&mut self, shown: Shown, into: Into) {
+    fn reduce_all(&mut self, shown: Shown, into: Place) {
         for index in 0..self.leaves.doubling.len() {
             self.merge(self.leaves.doubling[index], shown, into);
         }
     }
 
-    fn merge(&mut self, merge: Merge, shown: Shown, into: Into) {
+    fn merge(&mut self, merge: Merge, shown: Shown, into: Place) {
         let len = shown.part.len;
         if len == 0 {
             return;
@@ -450,7 +450,7 @@ impl Run<'_, '_> {
             false => Source::Elements(unsafe { std::slice::from_raw_parts(operand, len) }),
         };
         let (left, right) = (source(left), source(right));
-        if let (Source::Elements(left), Source::Elements(right), 0, Into::Output(_)) =
+        if let (Source::Elements(left), Source::Elements(right), 0, Place::Output(_)) =
             (left, right, merge.into, into)
             && self.streams
         {
@@ -466,14 +466,14 @@ impl Run<'_, '_> {
     }
 
     /// Where a partial result of so many bytes goes; number 0 is the result.
-    fn target(&mut self, number: usize, len: usize, into: Into) -> *mut u8 {
+    fn target(&mut self, number: usize, len: usize, into: Place) -> *mut u8 {
         match (number, into) {
-            (0, Into::Output(start)) => {
+            (0, Place::Output(start)) => {
                 assert!(start + len <= self.output.len(), "a piece is within the output");
                 // SAFETY: just checked.
                 unsafe { self.output.cast::<u8>().add(start) }
             }
-            (0, Into::Cell(epoch)) => self.leaves.board.cell(self.leaves.me, epoch, len),
+            (0, Place::Cell(epoch)) => self.leaves.board.cell(self.leaves.me, epoch, len),
             (number, _) => {
                 let words = &mut self.leaves.partials[(number - 1) * CELL_WORDS..number * CELL_WORDS];
                 assert!(len <= size_of_val(words), "a partial result is no longer than a cell");
@@ -482,7 +482,7 @@ impl Run<'_, '_> {
         }
     }
 
-    fn operand(&mut self, operand: Operand, shown: Shown, into: Into) -> *const u8 {
+    fn operand(&mut self, operand: Operand, shown: Shown, into: Place) -> *const u8 {
         let Shown { epoch, len, part, own_at } = shown;
         match (operand, own_at) {
             (Operand::Partial(number), _) => self.target(number, part.len, into),
@@ -500,8 +500,8 @@ impl Run<'_, '_> {
     }
 
     /// Copies what was seen in a cell to a place of the output.
-    fn copy_out(&mut self, cell: *const u8, place: Piece) {
-        let Piece { start, len } = place;
+    fn copy_out(&mut self, cell: *const u8, at: Piece) {
+        let Piece { start, len } = at;
         assert!(start + len <= self.output.len(), "a piece is within the output");
         // SAFETY: within the output, just checked; a cell that was seen and is not finished, and no part of it.
         unsafe {

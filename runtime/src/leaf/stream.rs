@@ -89,8 +89,8 @@ mod tests {
         let from: Vec<u8> = (0..200).map(|index| index as u8 + 1).collect();
         for start in 0..17 {
             for len in (0..40).chain([100, 127]) {
-                let mut to = vec![0u8; 200];
-                // SAFETY: both vectors are longer.
+                let mut to = [0u8; 200];
+                // SAFETY: both are longer.
                 unsafe { copy(from[3..].as_ptr(), to[start..].as_mut_ptr(), len) };
                 settle();
                 assert_eq!(to[start..start + len], from[3..3 + len]);
