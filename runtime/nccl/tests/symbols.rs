@@ -93,8 +93,8 @@ fn programs_that_ask_for_nccl_find_it_by_its_name() {
     let sections = header.sections(endian, &*bytes).expect("sections");
     let (dynamics, index) = sections.dynamic(endian, &*bytes).expect("readable").expect("it is dynamic");
     let strings = sections.strings(endian, &*bytes, index).expect("names");
-    let of = |tag: u32| {
-        let found = dynamics.iter().filter(move |it| it.tag32(endian) == Some(tag));
+    let of = |tag: elf::DynamicTag| {
+        let found = dynamics.iter().filter(move |it| it.tag(endian) == tag);
         found.map(|it| it.string(endian, strings).expect("a name")).collect::<Vec<_>>()
     };
     assert_eq!(of(elf::DT_SONAME), [b"libnccl.so.2"]);

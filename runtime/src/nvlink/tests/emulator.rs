@@ -79,7 +79,7 @@ impl Emulator {
         let parameters: Vec<Vec<_>> = (0..works.len())
             .map(|rank| works[rank].iter().map(|work| work.told(&node.standing(rank as u32))).collect())
             .collect();
-        let launch = |(work, (told, grid)): (&Work, &(Box<Told>, Grid))| Launch {
+        let launch = |(work, (told, grid)): (&Work, &(Told, Grid))| Launch {
             kernel: self.symbol(&work.kernel_name()),
             parameters: told.pointer(),
             blocks: grid.blocks,
@@ -118,20 +118,20 @@ pub(super) enum Work {
 
 /// What a kernel is told.
 enum Told {
-    Call(Parameters),
-    Messages(PairParameters),
+    Call(Box<Parameters>),
+    Messages(Box<PairParameters>),
 }
 
 impl Work {
-    fn told(&self, standing: &Standing) -> (Box<Told>, Grid) {
+    fn told(&self, standing: &Standing) -> (Told, Grid) {
         match self {
             Work::Call(request) => {
                 let launch = request.launch(standing);
-                (Box::new(Told::Call(launch.parameters)), launch.grid)
+                (Told::Call(Box::new(launch.parameters)), launch.grid)
             }
             Work::Messages(sends, receives) => {
                 let launch = pairs::launch(standing, sends, receives);
-                (Box::new(Told::Messages(launch.parameters)), launch.grid)
+                (Told::Messages(Box::new(launch.parameters)), launch.grid)
             }
         }
     }
@@ -151,8 +151,8 @@ impl Work {
 impl Told {
     fn pointer(&self) -> *const c_void {
         match self {
-            Told::Call(parameters) => std::ptr::from_ref(parameters).cast(),
-            Told::Messages(parameters) => std::ptr::from_ref(parameters).cast(),
+            Told::Call(parameters) => std::ptr::from_ref(&**parameters).cast(),
+            Told::Messages(parameters) => std::ptr::from_ref(&**parameters).cast(),
         }
     }
 }
