@@ -109,6 +109,11 @@ impl JobSpec {
     /// `--grace`, where it is not given.
     pub const GRACE: Duration = Duration::from_secs(1);
 
+    /// Says whether the line is typed on every node, so that each has its own environment.
+    pub fn is_by_hand(&self) -> bool {
+        self.torchrun.as_ref().is_some_and(|torchrun| torchrun.by_hand.is_some())
+    }
+
     /// How the job's ranks are bound.
     pub fn binding(&self) -> Policy {
         Policy {

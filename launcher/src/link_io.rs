@@ -130,6 +130,14 @@ impl<Out: Serialize> LinkSender<Out> {
 }
 
 impl<Out> LinkSender<Out> {
+    /// Sends on with another type of message: after the last of an introduction.
+    pub fn carrying<Next>(self) -> LinkSender<Next> {
+        let next = LinkSender { shared: Arc::clone(&self.shared), message: PhantomData };
+        // This one's drop counts one sender less.
+        self.shared.lock().senders += 1;
+        next
+    }
+
     /// Books bulk credit that the other end granted.
     pub fn grant(&self, bytes: u32) {
         self.shared.lock().queue.grant(bytes);

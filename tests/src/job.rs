@@ -24,6 +24,7 @@ use crate::testbed::Testbed;
 pub struct Job<'a> {
     launcher: PathBuf,
     testbed: Option<&'a Testbed>,
+    host: &'static str,
     options: Vec<OsString>,
     command_line: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
@@ -40,6 +41,7 @@ impl<'a> Job<'a> {
         Job {
             launcher: launcher.to_owned(),
             testbed: None,
+            host: HEAD,
             options: vec!["-x".into(), MARK.into()],
             command_line: Vec::new(),
             env: vec![(MARK.into(), mark.clone().into())],
@@ -52,6 +54,12 @@ impl<'a> Job<'a> {
     /// Runs this launcher on the testbed's head.
     pub fn on(testbed: &'a Testbed, launcher: &Path) -> Job<'a> {
         Job { testbed: Some(testbed), ..Job::here(launcher) }
+    }
+
+    /// Runs this launcher on a host of the testbed, beside others that run elsewhere on it: only what carries the job's
+    /// mark is its own.
+    pub fn on_host(testbed: &'a Testbed, host: &'static str, launcher: &Path) -> Job<'a> {
+        Job { testbed: Some(testbed), host, ..Job::here(launcher) }
     }
 
     /// The word before all options that chooses a dialect: `torchrun`.
@@ -103,7 +111,7 @@ impl<'a> Job<'a> {
     /// Starts it.
     pub fn start(self) -> Running<'a> {
         let mut command = match self.testbed {
-            Some(testbed) => testbed.command("head", &self.launcher),
+            Some(testbed) => testbed.command(self.host, &self.launcher),
             None => Command::new(&self.launcher),
         };
         command
@@ -129,7 +137,7 @@ impl<'a> Job<'a> {
             child,
             output,
             readers,
-            testbed: self.testbed,
+            testbed: self.testbed.filter(|_| self.host == HEAD),
             mark: self.mark,
             started,
             deadline: started + self.deadline,
@@ -233,6 +241,17 @@ impl Running<'_> {
             .into_iter()
             .filter(|process| process.pid != self.pid())
             .collect()
+    }
+
+    /// Says whether its output has ended.
+    ///
+    /// # Panics
+    ///
+    /// When it has not at the job's deadline.
+    pub fn has_ended(&self) -> bool {
+        let written = self.output.written.lock().expect("no reader panics");
+        assert!(Instant::now() < self.deadline, "{}: still running:\n{}", self.command, written.shown());
+        written.ended == self.readers.len()
     }
 
     /// Waits for the launcher's end.
@@ -438,6 +457,9 @@ fn tail(bytes: &[u8]) -> String {
     let cut = if start > 0 { format!("… {start} bytes …\n") } else { String::new() };
     cut + &String::from_utf8_lossy(&bytes[start..])
 }
+
+/// The testbed's name for where the launcher runs unless told.
+const HEAD: &str = "head";
 
 /// The variable that marks processes of a job.
 const MARK: &str = "EFARUN_TEST_MARK";

@@ -8,8 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use efarun_wire::JobId;
 use efarun_wire::message::{AgentOrder, DialFailure};
-use efarun_wire::secure::{Authenticated, HANDSHAKE_TIMEOUT_MS, Initiator};
+use efarun_wire::secure::{Authenticated, HANDSHAKE_TIMEOUT_MS, Initiator, LinkKey, SecureError};
 
 /// A connection to the head, authenticated at both ends.
 #[derive(Debug)]
@@ -50,37 +51,58 @@ async fn dial_one(address: SocketAddr, patience: Duration, order: &AgentOrder) -
         .map_err(|_| no_answer("answer", patience))?
         .map_err(|error| fragment(&error))?;
     let handshake_patience = patience.min(Duration::from_millis(HANDSHAKE_TIMEOUT_MS));
-    let authenticated = timeout_at(Instant::now() + handshake_patience, shake_hands(&mut stream, order))
+    let handshake = shake_hands(&mut stream, order.job, order.node.0, &order.key);
+    let authenticated = timeout_at(Instant::now() + handshake_patience, handshake)
         .await
-        .map_err(|_| no_answer("handshake", handshake_patience))??;
+        .map_err(|_| no_answer("handshake", handshake_patience))?
+        .map_err(|failure| failure.to_string())?;
     // Small messages are the rule, and each is waited for.
     stream.set_nodelay(true).map_err(|error| fragment(&error))?;
     Ok(Dialed { address, stream, authenticated })
 }
 
-async fn shake_hands(stream: &mut TcpStream, order: &AgentOrder) -> Result<Authenticated, String> {
+/// Proves to the other end of a connection that this end holds the key, as this member of the job, and has it prove the
+/// same. The caller holds the deadline.
+///
+/// # Errors
+///
+/// When the connection breaks, or either end does not believe the other.
+pub(crate) async fn shake_hands(
+    stream: &mut TcpStream,
+    job: JobId,
+    member: u32,
+    key: &LinkKey,
+) -> Result<Authenticated, NoHandshake> {
     let mut out = Vec::new();
-    let mut initiator =
-        Initiator::new(order.job, order.node.0, &order.key, &mut out).map_err(|error| error.to_string())?;
+    let mut initiator = Initiator::new(job, member, key, &mut out)?;
     loop {
-        stream.write_all(&out).await.map_err(|error| fragment(&error))?;
+        stream.write_all(&out).await?;
         out.clear();
         let mut buffer = [0; 1 << 10];
-        let read_bytes = stream.read(&mut buffer).await.map_err(|error| fragment(&error))?;
+        let read_bytes = stream.read(&mut buffer).await?;
         if read_bytes == 0 {
-            return Err(initiator.end().to_string());
+            return Err(initiator.end().into());
         }
-        let received =
-            initiator.receive(&buffer[..read_bytes], &mut out).map_err(|error| error.to_string())?;
-        if let Some(authenticated) = received {
-            stream.write_all(&out).await.map_err(|error| fragment(&error))?;
+        if let Some(authenticated) = initiator.receive(&buffer[..read_bytes], &mut out)? {
+            stream.write_all(&out).await?;
             return Ok(authenticated);
         }
     }
 }
 
+/// Why a handshake came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoHandshake {
+    /// The ends do not believe each other.
+    #[error(transparent)]
+    Secure(#[from] SecureError),
+    /// The connection broke.
+    #[error("{}", fragment(.0))]
+    Connection(#[from] io::Error),
+}
+
 /// An error of the system as a lowercase fragment without its number.
-fn fragment(error: &io::Error) -> String {
+pub(crate) fn fragment(error: &io::Error) -> String {
     let text = match error.raw_os_error() {
         Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_owned(),
         None => error.to_string(),
@@ -91,8 +113,8 @@ fn fragment(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use efarun_wire::secure::{LinkKey, Responder, Standing};
-    use efarun_wire::{BuildId, JobId, NodeId, PROTOCOL_VERSION};
+    use efarun_wire::secure::{Responder, Standing};
+    use efarun_wire::{BuildId, NodeId, PROTOCOL_VERSION};
     use tokio::net::TcpListener;
 
     use super::*;

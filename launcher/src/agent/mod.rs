@@ -18,7 +18,7 @@
 //! It cannot be stopped (SIGSTOP) without the head taking it for lost when the lease is over.
 
 mod channel;
-mod dial;
+pub(crate) mod dial;
 mod facts;
 mod farewell;
 mod introduction;

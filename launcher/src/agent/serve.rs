@@ -240,6 +240,8 @@ impl Agent {
             HeadMessage::End { grace_ms, signal } => {
                 self.keeper.order(&KeeperOrder::End { grace_ms, signal }).await
             }
+            // For whoever stands between; an agent knows by its goodbye.
+            HeadMessage::Over { .. } => Ok(()),
             HeadMessage::Goodbye => {
                 self.has_goodbye = true;
                 return (!matches!(self.output, Output::Draining(_))).then_some(Leaving::Goodbye);

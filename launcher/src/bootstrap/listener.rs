@@ -7,6 +7,9 @@
 //! stranger sends is looked at by [`Responder`] alone.
 //!
 //! Once every awaited agent has joined, or the listener is dropped, the ports close.
+//!
+//! Where nodes come by themselves nobody knows beforehand who will come: [`Listener::welcoming`] takes in whoever holds a
+//! key that all of them have, and tells of those who hold another.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -20,8 +23,8 @@ use efarun_wire::secure::{
 use efarun_wire::{JobId, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinHandle};
 
 /// An agent that dialled and proved who it is.
 #[derive(Debug)]
@@ -38,13 +41,28 @@ pub struct Joined {
 #[derive(Debug)]
 pub struct Listener {
     shared: Arc<Shared>,
-    ports: Mutex<HashMap<IpAddr, (SocketAddr, AbortHandle)>>,
+    ports: Mutex<HashMap<IpAddr, (SocketAddr, JoinHandle<()>)>>,
+}
+
+/// Somebody at the port of a listener that takes in whoever holds its key.
+#[derive(Debug)]
+pub enum Arrival {
+    /// He holds it.
+    Joined(Joined),
+    /// He speaks our protocol and does not hold it, or speaks another version.
+    TurnedAway {
+        /// Where he came from.
+        peer: SocketAddr,
+        /// Why.
+        cause: SecureError,
+    },
 }
 
 #[derive(Debug)]
 struct Shared {
     job: JobId,
     awaited: Mutex<HashMap<u32, Awaited>>,
+    anybody: Option<(LinkKey, mpsc::Sender<Arrival>)>,
     half_open: Mutex<VecDeque<AbortHandle>>,
 }
 
@@ -57,7 +75,17 @@ struct Awaited {
 impl Listener {
     /// A listener that does not listen yet.
     pub fn new(job: JobId) -> Listener {
-        let shared = Shared { job, awaited: Mutex::default(), half_open: Mutex::default() };
+        Listener::of(job, None)
+    }
+
+    /// A listener that takes in whoever holds this key, as any member; it does not listen yet.
+    pub fn welcoming(key: LinkKey) -> (Listener, mpsc::Receiver<Arrival>) {
+        let (sender, arrivals) = mpsc::channel(ARRIVALS);
+        (Listener::of(key.job_id(), Some((key, sender))), arrivals)
+    }
+
+    fn of(job: JobId, anybody: Option<(LinkKey, mpsc::Sender<Arrival>)>) -> Listener {
+        let shared = Shared { job, awaited: Mutex::default(), anybody, half_open: Mutex::default() };
         Listener { shared: Arc::new(shared), ports: Mutex::default() }
     }
 
@@ -67,15 +95,23 @@ impl Listener {
     ///
     /// When the address cannot be bound.
     pub fn listen_on(&self, address: IpAddr) -> io::Result<SocketAddr> {
+        let known = lock(&self.ports).get(&address).map(|(bound, _)| *bound);
+        known.map_or_else(|| self.listen_at((address, 0).into()), Ok)
+    }
+
+    /// Opens this port; gives where it is. Must be called on the runtime. Whoever listens there later may reuse it at once.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be bound.
+    pub fn listen_at(&self, at: SocketAddr) -> io::Result<SocketAddr> {
         let mut ports = lock(&self.ports);
-        if let Some((bound, _)) = ports.get(&address) {
-            return Ok(*bound);
-        }
-        let socket = std::net::TcpListener::bind((address, 0))?;
+        let address = at.ip();
+        let socket = std::net::TcpListener::bind(at)?;
         socket.set_nonblocking(true)?;
         let bound = socket.local_addr()?;
         let accepting = tokio::spawn(accept(TcpListener::from_std(socket)?, Arc::clone(&self.shared)));
-        ports.insert(address, (bound, accepting.abort_handle()));
+        ports.insert(address, (bound, accepting));
         Ok(bound)
     }
 
@@ -84,6 +120,17 @@ impl Listener {
         let (sender, receiver) = oneshot::channel();
         lock(&self.shared.awaited).insert(node.0, Awaited { key, joined: Some(sender) });
         receiver
+    }
+
+    /// Closes the ports, and returns when they are closed.
+    pub async fn close(self) {
+        let ports: Vec<JoinHandle<()>> =
+            lock(&self.ports).drain().map(|(_, (_, accepting))| accepting).collect();
+        for accepting in ports {
+            accepting.abort();
+            // It ends by being aborted, and its socket with it.
+            let _ = accepting.await;
+        }
     }
 
     /// Awaits this node no longer: its link stays in the channel.
@@ -105,6 +152,9 @@ impl Drop for Listener {
 
 impl Shared {
     fn standing(&self, member: u32) -> Standing {
+        if let Some((key, _)) = &self.anybody {
+            return Standing::Expected(key.clone());
+        }
         match lock(&self.awaited).get(&member) {
             None => Standing::Unknown,
             Some(Awaited { joined: None, .. }) => Standing::Joined,
@@ -156,12 +206,35 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 async fn greet(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     let handshake = shake_hands(&mut stream, &shared);
     let limit = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-    if let Ok(Ok(authenticated)) = tokio::time::timeout(limit, handshake).await {
-        // Small frames must not wait for each other. A socket that cannot do it is merely slower.
-        let _ = stream.set_nodelay(true);
-        shared.joined(Joined { stream, authenticated, peer });
+    match (tokio::time::timeout(limit, handshake).await, &shared.anybody) {
+        (Ok(Ok(authenticated)), anybody) => {
+            // Small frames must not wait for each other. A socket that cannot do it is merely slower.
+            let _ = stream.set_nodelay(true);
+            let joined = Joined { stream, authenticated, peer };
+            match anybody {
+                // Without a receiver the connection is dropped with the message.
+                Some((_, arrivals)) => drop(arrivals.send(Arrival::Joined(joined)).await),
+                None => shared.joined(joined),
+            }
+        }
+        (Ok(Err(Dropped::Handshake(cause))), Some((_, arrivals))) if is_ours(&cause) => {
+            // One that finds no room was one of many.
+            let _ = arrivals.try_send(Arrival::TurnedAway { peer, cause });
+        }
+        _ => {}
     }
 }
+
+/// Whether an efarun was turned away, and not a scanner.
+fn is_ours(cause: &SecureError) -> bool {
+    matches!(
+        cause,
+        SecureError::OtherJob { .. } | SecureError::OtherVersion { .. } | SecureError::NotAuthentic { .. }
+    )
+}
+
+/// How many arrivals may wait to be looked at.
+const ARRIVALS: usize = 64;
 
 async fn shake_hands(stream: &mut TcpStream, shared: &Shared) -> Result<Authenticated, Dropped> {
     let mut responder = Responder::new(shared.job);

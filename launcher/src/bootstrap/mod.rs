@@ -6,5 +6,5 @@
 pub mod listener;
 pub mod node_link;
 
-pub use listener::Listener;
+pub use listener::{Arrival, Joined, Listener};
 pub use node_link::{NodeEvent, NodeLink};

@@ -139,8 +139,35 @@ pub async fn introduce(channel: AgentChannel, order: &AgentOrder) -> Result<Intr
     Err(NotIntroduced { cause, stderr: drain(&mut stderr).await })
 }
 
+/// Takes over a link that a node opened by itself, and waits for its agent's facts. The caller holds the deadline.
+///
+/// # Errors
+///
+/// When the link ends first, or the agent refuses.
+pub async fn introduce_joined(
+    sender: LinkSender<HeadMessage>,
+    mut receiver: LinkReceiver<AgentMessage>,
+    peer: SocketAddr,
+    node: NodeId,
+) -> Result<Introduced, NotIntroduced> {
+    let cause = match receiver.receive().await {
+        Ok(AgentMessage::Facts(facts)) => {
+            // Its end and its standard error are that node's own; the link's end is all that is seen here.
+            let (_, ended) = oneshot::channel();
+            let (_, stderr) = mpsc::channel(1);
+            let end = AgentEnd { ended, carrier: None };
+            let (route, peer, channel) = (format!("{peer}, by hand"), Some(peer), None);
+            return Ok(Introduced { facts, route, peer, node, sender, receiver, channel, stderr, end });
+        }
+        Ok(AgentMessage::Failed(text)) => format!("its agent refused: {text}"),
+        Ok(_) => "its agent began with something else than its facts".to_owned(),
+        Err(end) => format!("its link {end}"),
+    };
+    Err(NotIntroduced { cause, stderr: Vec::new() })
+}
+
 /// Standard input has credit of its own, per rank, so that the link's bulk credit need never hold it.
-const STDIN_IN_FLIGHT_BYTES: u32 = u32::MAX;
+pub const STDIN_IN_FLIGHT_BYTES: u32 = u32::MAX;
 
 impl Introduced {
     /// Moves the link to TCP, if the agent can dial this address where `listener` listens. Gives a line for the user

@@ -146,9 +146,25 @@ pub enum CliExit {
     },
     /// Several nodes, and no word about where they are.
     #[error(
-        "--nnodes asks for several nodes, and nothing says where they are\n  hint: -H HOST,HOST or --hostfile FILE starts them all from here"
+        "--nnodes asks for several nodes, and nothing says where they are\n  hint: -H HOST,HOST or --hostfile FILE starts them all from here; or type the same line on every node, with --node-rank N, --master-addr ADDRESS of node 0 and --key-file FILE"
     )]
     NoHostsForNodes,
+    /// A node's number, and no place to meet.
+    #[error(
+        "`{option}` without a place where nodes meet\n  hint: --master-addr ADDRESS of node 0, or --rdzv-endpoint ADDRESS:PORT, the same on every node"
+    )]
+    NoEndpoint {
+        /// The option as typed.
+        option: String,
+    },
+    /// An option for hosts that are reached from here, on a line that is typed on every node.
+    #[error(
+        "`{option}` is for hosts that are started from here (-H, --hostfile), and this line is typed on every node"
+    )]
+    NotByHand {
+        /// The option as typed.
+        option: String,
+    },
     /// clap refuses what we let through.
     #[error("{text}")]
     Other {

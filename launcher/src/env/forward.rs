@@ -10,7 +10,7 @@ use super::{Origin, Variable, rank};
 ///
 /// `everything` is for a job on the head's own machine alone: its ranks are children like any other, but for what an
 /// outer launcher told *us* about ourselves.
-pub(super) fn goes_along(name: &[u8], everything: bool) -> bool {
+pub(crate) fn goes_along(name: &[u8], everything: bool) -> bool {
     let listed = FORWARDED_NAMES.iter().any(|listed| listed.as_bytes() == name)
         || FORWARDED_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
     let well_formed = !name.is_empty() && !name.contains(&b'=');

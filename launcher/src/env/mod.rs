@@ -33,6 +33,7 @@ use crate::exit_code::ExitCause;
 use crate::job::{App, Export, JobSpec};
 use crate::mapping::{Placement, RankPlace};
 
+pub(crate) use forward::goes_along;
 pub use library_path::WELL_KNOWN_LIBRARY_DIRS;
 pub use redact::{is_secret, printable_value};
 
@@ -220,6 +221,10 @@ impl Variables {
     }
 
     fn add_forwarded(&mut self, inputs: &Inputs<'_>) {
+        if inputs.spec.is_by_hand() {
+            // Every node has the environment of the line that was typed on it.
+            return;
+        }
         for (name, value) in inputs.head_env {
             if forward::goes_along(name, inputs.only_this_machine) {
                 self.set(name, value, Origin::Head);

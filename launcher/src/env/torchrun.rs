@@ -20,13 +20,16 @@ pub(super) fn add(inputs: &Inputs<'_>, variables: &mut Variables) {
     for (name, value) in inputs.head_env {
         let is_torchs = TORCHS_NAMES.iter().any(|prefix| name.starts_with(prefix.as_bytes()));
         let is_unset = !variables.by_name.contains_key(name);
-        if is_torchs && is_unset && !forward::is_about_another_process(name) {
+        let is_wanted = is_torchs && is_unset && !inputs.spec.is_by_hand();
+        if is_wanted && !forward::is_about_another_process(name) {
             variables.set(name, value, Origin::Head);
         }
     }
     add_master(inputs, variables);
     let is_shared = inputs.placement.nodes.iter().any(|node| node.ranks.len() > 1);
-    if is_shared && variables.value(OMP).is_none() {
+    // A line that is typed on every node finds it in the node's own environment, which is not among the variables yet.
+    let is_here = inputs.head_env.iter().any(|(name, _)| name == OMP.as_bytes());
+    if is_shared && variables.value(OMP).is_none() && !(is_here && inputs.spec.is_by_hand()) {
         variables.set_by_default(OMP, "1", TORCHRUN);
         variables.notes.push(format!("{OMP} is 1, as under torchrun: set it to let ranks have more threads"));
     }
@@ -44,7 +47,12 @@ fn add_master(inputs: &Inputs<'_>, variables: &mut Variables) {
     }
     let proved = inputs.addresses.first().copied().flatten();
     let first = inputs.placement.nodes.first();
-    let given = torchrun.master_address.as_deref().filter(|_| !is_exported(variables, "MASTER_ADDR"));
+    // By hand it is the address that all other nodes have dialled.
+    let given = torchrun
+        .master_address
+        .as_deref()
+        .filter(|_| !inputs.spec.is_by_hand())
+        .filter(|_| !is_exported(variables, "MASTER_ADDR"));
     let (Some(given), Some(first)) = (given, first) else { return };
     let address: Option<std::net::IpAddr> = given.parse().ok();
     let means_first = given == first.host.name

@@ -174,7 +174,8 @@ pub async fn connect(
     if errors.is_empty() { Ok(connected) } else { Err(errors) }
 }
 
-fn order(identity: &Identity, node: NodeId, host: &Host) -> AgentOrder {
+/// Makes the order of a node's agent.
+pub(crate) fn order(identity: &Identity, node: NodeId, host: &Host) -> AgentOrder {
     AgentOrder {
         protocol: PROTOCOL_VERSION,
         job: identity.job,

@@ -264,6 +264,11 @@ impl Job<'_> {
                 self.writer.note(format!("{}: {text}", self.nodes[node.index()].host));
             }
             AgentMessage::Failed(cause) => self.node_failed(node, cause),
+            AgentMessage::Interrupted { number } => {
+                let (host, name) = (&self.nodes[node.index()].host, signals::name(number));
+                self.writer.note(format!("{host}: {name} to the launcher there: ending all ranks"));
+                self.failed(Failure::Interrupted { number });
+            }
             AgentMessage::Stacks { rank, text } => {
                 self.follow_stacks(|collection| collection.told(rank, text))
             }

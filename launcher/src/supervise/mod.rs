@@ -60,7 +60,7 @@ const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
 /// been written when it returns.
 pub async fn run(spec: JobSpec) -> ExitCause {
     match signals::listen() {
-        Ok(signals) => attempt(&spec, signals).await.cause,
+        Ok(signals) => attempt(&spec, None, signals).await.cause,
         Err(source) => {
             Terminal::process().error(head("installing signal handlers", source));
             ExitCause::Internal
@@ -68,48 +68,90 @@ pub async fn run(spec: JobSpec) -> ExitCause {
     }
 }
 
+/// Agents that came by themselves, each with its node's facts.
+#[derive(Debug)]
+pub struct Crew {
+    /// The job that they were told of.
+    pub identity: Identity,
+    /// Their hosts, in order of node.
+    pub hosts: Vec<Host>,
+    /// They themselves.
+    pub connected: Vec<Connected>,
+}
+
 /// What one run of a job came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempted {
     /// Its exit code's cause.
     pub cause: ExitCause,
+    /// What failed first.
+    pub error: Option<String>,
     /// It came as far as starting ranks.
     pub has_launched: bool,
 }
 
-/// As [`run`], for a job that may be run again: whoever calls listens to signals.
-pub async fn attempt(spec: &JobSpec, signals: mpsc::UnboundedReceiver<i32>) -> Attempted {
-    let failed = Attempted { cause: ExitCause::Internal, has_launched: false };
+/// As [`run`], for a job that may be run again, or whose agents came by themselves: whoever calls listens to signals.
+pub async fn attempt(spec: &JobSpec, crew: Option<Crew>, signals: mpsc::UnboundedReceiver<i32>) -> Attempted {
+    let failed = Attempted { cause: ExitCause::Internal, error: None, has_launched: false };
     let Ok((writer, written)) = Writer::start(line_style(spec)) else { return failed };
-    let attempted = match try_run(spec, signals, &writer, written).await {
-        Ok(cause) => Attempted { cause, has_launched: spec.dry_run.is_none() },
+    let attempted = match try_run(spec, crew, signals, &writer, written).await {
+        Ok((cause, error)) => {
+            let error = error.map(|error| error.to_string());
+            Attempted { cause, error, has_launched: spec.dry_run.is_none() }
+        }
         Err(errors) => {
             errors.iter().for_each(|error| writer.error(error.to_string()));
             let cause = errors.first().map_or(ExitCause::Internal, LaunchError::exit_cause);
-            Attempted { cause, has_launched: false }
+            let error = errors.first().map(LaunchError::to_string);
+            Attempted { cause, error, has_launched: false }
         }
     };
     writer.finish(OUTPUT_PATIENCE);
     attempted
 }
 
-fn line_style(spec: &JobSpec) -> LineStyle {
+pub(crate) fn line_style(spec: &JobSpec) -> LineStyle {
     let OutputSpec { tag, timestamp, merge_stderr, .. } = spec.output;
     LineStyle { tag, timestamp, merged: merge_stderr }
 }
 
 async fn try_run(
     spec: &JobSpec,
+    crew: Option<Crew>,
     mut signals: mpsc::UnboundedReceiver<i32>,
     writer: &Writer,
     written: mpsc::UnboundedReceiver<Written>,
-) -> Result<ExitCause, Vec<LaunchError>> {
+) -> Result<(ExitCause, Option<LaunchError>), Vec<LaunchError>> {
     spec.notes.iter().for_each(|note| writer.note(note));
-    let hosts = hosts_of(spec)?;
-    if spec.dry_run == Some(DryRun::Offline) {
-        return Ok(dry_run::offline(spec, &hosts, writer)?);
-    }
     let limits = limits_of(spec);
+    let crew = match crew {
+        Some(crew) => crew,
+        None => {
+            let hosts = hosts_of(spec)?;
+            if spec.dry_run == Some(DryRun::Offline) {
+                return Ok((dry_run::offline(spec, &hosts, writer)?, None));
+            }
+            start_crew(spec, hosts, &mut signals, limits, writer).await?
+        }
+    };
+    let Crew { identity, hosts, connected } = crew;
+    let job = prepare(spec, &hosts, &identity, connected, writer)?;
+    if spec.dry_run == Some(DryRun::Online) {
+        return Ok((dry_run::online(spec, &job, writer), None));
+    }
+    make_files(spec, &job.placement, writer)?;
+    show_placement(spec, &job, writer);
+    Ok(watch(spec, job, signals, written, limits, writer).await)
+}
+
+/// Starts an agent on every host that is needed, and has its facts.
+async fn start_crew(
+    spec: &JobSpec,
+    hosts: Vec<Host>,
+    signals: &mut mpsc::UnboundedReceiver<i32>,
+    limits: Limits,
+    writer: &Writer,
+) -> Result<Crew, Vec<LaunchError>> {
     let needed = mapping::hosts_needed(&request(spec, &hosts)?, &hosts);
     let hosts: Vec<Host> =
         hosts.into_iter().zip(needed).filter(|(_, needed)| *needed).map(|(host, _)| host).collect();
@@ -117,18 +159,12 @@ async fn try_run(
     let listener = Arc::new(Listener::new(identity.job));
     let connected = tokio::select! {
         connected = connect_all(spec, &hosts, &identity, &listener, writer) => connected?,
-        number = ending_signal(&mut signals) => return Err(vec![LaunchError::Stopped { number }]),
+        number = ending_signal(signals) => return Err(vec![LaunchError::Stopped { number }]),
         () = until(limits.job) => return Err(vec![timed_out(spec)]),
     };
     // Every agent that is awaited has joined, or stays in its channel: the port closes.
     drop(listener);
-    let job = prepare(spec, &hosts, &identity, connected, writer)?;
-    if spec.dry_run == Some(DryRun::Online) {
-        return Ok(dry_run::online(spec, &job, writer));
-    }
-    make_files(spec, &job.placement, writer)?;
-    show_placement(spec, &job, writer);
-    Ok(watch(spec, job, signals, written, limits, writer).await)
+    Ok(Crew { identity, hosts, connected })
 }
 
 /// A job that is ready to be launched.
@@ -181,7 +217,8 @@ fn request(spec: &JobSpec, hosts: &[Host]) -> Result<mapping::Request, LaunchErr
     Ok(mapping::Request::new(spec, hosts)?)
 }
 
-fn identity() -> Result<Identity, LaunchError> {
+/// Makes a new job's identity.
+pub(crate) fn identity() -> Result<Identity, LaunchError> {
     let no_random =
         |error: efarun_wire::secure::NoRandomness| head("making the job's key", std::io::Error::other(error));
     Ok(Identity {
@@ -264,7 +301,7 @@ impl Remote {
 }
 
 /// Stays right when the file that the launcher was started from is replaced or removed.
-const THIS_EXECUTABLE: &str = "/proc/self/exe";
+pub(crate) const THIS_EXECUTABLE: &str = "/proc/self/exe";
 
 fn launch_error(error: ConnectError) -> LaunchError {
     match error {
@@ -411,7 +448,7 @@ async fn watch(
     written: mpsc::UnboundedReceiver<Written>,
     limits: Limits,
     writer: &Writer,
-) -> ExitCause {
+) -> (ExitCause, Option<LaunchError>) {
     let (node_events, nodes_receiver) = mpsc::unbounded_channel();
     let Prepared { job: job_id, placement, bindings, env, agents } = job;
     let mut nodes = Vec::with_capacity(agents.len());
@@ -440,7 +477,7 @@ async fn watch(
     if spec.json {
         writer.print(report::to_json(&ended, &placement, error.as_ref()).to_string());
     }
-    error.map_or(ExitCause::Success, |error| error.exit_cause())
+    (error.as_ref().map_or(ExitCause::Success, LaunchError::exit_cause), error)
 }
 
 fn launch_plan(
@@ -477,7 +514,7 @@ fn launch_plan(
             env: env[rank_place.app].per_rank(*rank),
         }
     });
-    LaunchPlan {
+    let mut plan = LaunchPlan {
         node: place.node,
         apps: apps.collect(),
         ranks: ranks.collect(),
@@ -498,7 +535,12 @@ fn launch_plan(
             .torchrun
             .as_ref()
             .map(|torchrun| torchrun::folders(torchrun, job, place.node, &place.ranks)),
+    };
+    // The other nodes do the same, each with its own.
+    if spec.is_by_hand() && place.node.0 == 0 {
+        torchrun::by_hand::own::complete(&mut plan, spec);
     }
+    plan
 }
 
 fn head(what: &str, source: std::io::Error) -> LaunchError {

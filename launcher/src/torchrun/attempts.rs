@@ -4,8 +4,12 @@
 //! failed or a node that was lost while ranks ran is what another attempt is for; a line that cannot be followed, hosts
 //! that were not reached, `--timeout`, and a signal to the launcher are not.
 
+use std::net::SocketAddr;
+
+use efarun_wire::secure::LinkKey;
 use tokio::sync::mpsc;
 
+use super::by_hand::{self, ByHand, ByHandError, Part, host, join};
 use crate::exit_code::ExitCause;
 use crate::job::{JobSpec, StdinTo};
 use crate::output::Terminal;
@@ -15,7 +19,6 @@ use crate::supervise::{self, Attempted, signals};
 /// it returns.
 pub async fn run(mut spec: JobSpec) -> ExitCause {
     let Some(torchrun) = &mut spec.torchrun else { return ExitCause::Internal };
-    let most = torchrun.max_restarts;
     if getrandom::fill(&mut torchrun.attempt.folder_seed).is_err() {
         Terminal::process().error("the operating system has no random numbers");
         return ExitCause::Internal;
@@ -27,25 +30,83 @@ pub async fn run(mut spec: JobSpec) -> ExitCause {
             return ExitCause::Internal;
         }
     };
-    let mut number = 0;
+    if let Some(by_hand) = torchrun.by_hand.clone() {
+        return run_by_hand(&mut spec, &by_hand, signals).await.unwrap_or_else(|error| {
+            Terminal::process().error(&error);
+            error.exit_cause()
+        });
+    }
     loop {
         let (relay, received) = Relay::start(signals);
-        let attempted = supervise::attempt(&spec, received).await;
+        let attempted = supervise::attempt(&spec, None, received).await;
         signals = relay.stop().await;
-        let cause = attempted.cause;
-        if number == most || !is_worth_another(&attempted) {
-            return cause;
-        }
-        number += 1;
-        Terminal::process()
-            .note(format!("starting the group again ({number} of {most} restarts, --max-restarts)"));
-        spec.notes.clear();
-        // What the first attempt read of it is gone.
-        spec.stdin = StdinTo::None;
-        if let Some(torchrun) = &mut spec.torchrun {
-            torchrun.attempt.number = number;
+        if !goes_on(&mut spec, &attempted) {
+            return attempted.cause;
         }
     }
+}
+
+/// Runs this node's part of a job whose line is typed on every node.
+async fn run_by_hand(
+    spec: &mut JobSpec,
+    by_hand: &ByHand,
+    mut signals: mpsc::UnboundedReceiver<i32>,
+) -> Result<ExitCause, ByHandError> {
+    let key = by_hand::key(by_hand)?;
+    spec.notes.drain(..).for_each(|note| Terminal::process().note(note));
+    if let Part::Host(at) = by_hand::part(by_hand).await? {
+        match run_host(spec, by_hand, &key, at, &mut signals).await {
+            // Another node of this machine's may be node 0.
+            Err(ByHandError::Listen { .. }) if by_hand.node_rank.is_none() => {}
+            result => return result,
+        }
+    }
+    loop {
+        let over = join::once(spec, by_hand, &key, &mut signals).await?;
+        if !over.again {
+            return Ok(over.cause);
+        }
+    }
+}
+
+/// Runs the job as node 0, as often as the line allows.
+async fn run_host(
+    spec: &mut JobSpec,
+    by_hand: &ByHand,
+    key: &LinkKey,
+    at: SocketAddr,
+    signals: &mut mpsc::UnboundedReceiver<i32>,
+) -> Result<ExitCause, ByHandError> {
+    loop {
+        let host::Hosted { crew, guests } = host::gather(spec, by_hand, key, at, signals).await?;
+        let (_, nobody) = mpsc::unbounded_channel();
+        let (relay, received) = Relay::start(std::mem::replace(signals, nobody));
+        let attempted = supervise::attempt(spec, Some(crew), received).await;
+        *signals = relay.stop().await;
+        let again = goes_on(spec, &attempted);
+        let error = attempted.error.as_deref().unwrap_or_default();
+        guests.tell(attempted.cause.code(), again, error.lines().next().unwrap_or_default()).await;
+        if !again {
+            return Ok(attempted.cause);
+        }
+    }
+}
+
+/// Says whether the group is started again, and prepares the job for it.
+fn goes_on(spec: &mut JobSpec, attempted: &Attempted) -> bool {
+    let Some(torchrun) = &mut spec.torchrun else { return false };
+    let most = torchrun.max_restarts;
+    if torchrun.attempt.number == most || !is_worth_another(attempted) {
+        return false;
+    }
+    torchrun.attempt.number += 1;
+    let number = torchrun.attempt.number;
+    Terminal::process()
+        .note(format!("starting the group again ({number} of {most} restarts, --max-restarts)"));
+    spec.notes.clear();
+    // What the first attempt read of it is gone.
+    spec.stdin = StdinTo::None;
+    true
 }
 
 fn is_worth_another(attempted: &Attempted) -> bool {

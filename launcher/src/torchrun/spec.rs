@@ -1,8 +1,10 @@
 //! What a line of torchrun's asks for beside the job itself.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
+use super::by_hand::ByHand;
 use crate::job::{App, JobSpec};
 
 /// torchrun's part of a [`crate::job::JobSpec`].
@@ -26,6 +28,8 @@ pub struct Torchrun {
     pub master_address: Option<String>,
     /// `--master-port`, where it was given.
     pub master_port: Option<u16>,
+    /// Where this node and the others meet, for a line that is typed on every node.
+    pub by_hand: Option<ByHand>,
     /// Which start of the group this is: 0 at first. Not of the line.
     pub attempt: Attempt,
 }
@@ -55,6 +59,18 @@ pub enum PerNode {
     Cpu,
     /// One per GPU where every node has any, else one per CPU.
     Auto,
+}
+
+/// As on the line.
+impl fmt::Display for PerNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PerNode::Count(count) => write!(f, "{count}"),
+            PerNode::Gpu => f.write_str("gpu"),
+            PerNode::Cpu => f.write_str("cpu"),
+            PerNode::Auto => f.write_str("auto"),
+        }
+    }
 }
 
 /// What the word after torchrun's options is.

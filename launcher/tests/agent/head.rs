@@ -207,6 +207,7 @@ impl Head {
                 self.link.send(&HeadMessage::OutputCredit { bytes: bytes.len() as u32 });
                 seen.output.entry((rank, stream == Stream::Stderr)).or_default().extend(bytes);
             }
+            AgentMessage::Interrupted { .. } => panic!("an agent is no launcher"),
             AgentMessage::ErrorFile { rank, bytes } => drop(seen.error_files.insert(rank, bytes)),
             AgentMessage::Exited(exit) => {
                 assert_eq!(seen.exits.insert(exit.rank, exit), None, "an exit comes once");

@@ -92,6 +92,15 @@ pub enum HeadMessage {
     Suspend,
     /// Say of every rank that runs where it is, each by an [`AgentMessage::Stacks`].
     CollectStacks,
+    /// What the job came to: to a node that joined by itself, whose user sees nothing else of it. The last message.
+    Over {
+        /// The code that node 0 ends with.
+        code: u8,
+        /// Whether the ranks are started again, so that the node is to join once more.
+        again: bool,
+        /// What failed first, one line; empty where nothing did.
+        text: String,
+    },
 }
 
 /// Agent to head.
@@ -164,6 +173,11 @@ pub enum AgentMessage {
         rank: Rank,
         /// The lines, at most [`MAX_STACKS_BYTES`].
         text: String,
+    },
+    /// The user asked for the end of the job on a node that joined by itself, by this signal to the launcher there.
+    Interrupted {
+        /// The signal's number on Linux.
+        number: i32,
     },
     /// What a rank that failed had written to its error file, at most [`MAX_ERROR_FILE_BYTES`]. Comes before its end.
     ErrorFile {

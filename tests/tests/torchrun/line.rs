@@ -44,12 +44,18 @@ fn what_is_not_acted_on_is_said_once() {
 fn lines_that_cannot_be_followed_are_refused_by_word() {
     let cases = [
         ("--nnodes 2", "nothing says where they are"),
+        ("--nnodes 2 --node-rank 1", "without a place where nodes meet"),
+        ("--nnodes 2 --node-rank 2 --master-addr 10.0.0.1", "nodes are numbered from 0, and there are 2"),
+        (
+            "--nnodes 2 --master-addr 10.0.0.1 --dry-run",
+            "`--dry-run` is for hosts that are started from here",
+        ),
         ("--nnodes 0", "MIN:MAX"),
         ("--nproc-per-node many", "gpu, cpu or auto"),
         ("--node-rank 1", "there are 1 (--nnodes)"),
         ("-np 4", "`-np` is not taken by `efarun torchrun`"),
         ("-z", "unknown option `-z`"),
-        ("--np 4", "`--np` is not taken by `efarun torchrun`"),
+        ("--npernode 4", "`--npernode` is not taken by `efarun torchrun`"),
         ("--rdzv-backend zookeeper", "static"),
         ("--rdzv", "may be --rdzv-"),
         ("--tee 9", "standard output"),

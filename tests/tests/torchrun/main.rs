@@ -2,6 +2,7 @@
 //!
 //! Ranks are `worker.py`, a script of Python's standard library alone: torch is on no machine that tests run on.
 
+mod by_hand;
 mod hosts;
 mod line;
 mod logs;

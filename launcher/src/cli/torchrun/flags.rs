@@ -8,7 +8,8 @@ use crate::torchrun::{NodeRange, PerNode, StreamChoice};
 
 /// Starts a training script as torchrun does, on all hosts from here, or on this node of several.
 ///
-/// With hosts (-H, --hostfile) one line starts all nodes over SSH. Without hosts and with one node it runs here. Options
+/// With hosts (-H, --hostfile) one line starts all nodes over SSH. Without hosts and with one node it runs here. With
+/// several nodes and --master-addr or --rdzv-endpoint the same line is typed on each of them, with a key in --key-file. Options
 /// may be written with `_` as well; every one can be set by a variable (PET_NNODES, PET_NPROC_PER_NODE, …), which the line
 /// overrides. Of an option that is repeated the last counts.
 #[derive(Debug, Clone, Parser)]
@@ -34,17 +35,21 @@ pub(super) struct TorchrunFlags {
     #[arg(long, value_name = "N|gpu|cpu|auto", value_parser = values::per_node, default_value = "1", help_heading = TORCHRUN)]
     pub(super) nproc_per_node: PerNode,
 
-    /// This node's number, where the line is typed on every node.
+    /// This node's number, where the line is typed on every node; node 0 is the one at --master-addr or --rdzv-endpoint.
+    ///
+    /// Without it nodes are numbered as they come, and the one whose address the endpoint is has number 0.
     #[arg(long, value_name = "N", value_parser = values::node_rank, help_heading = TORCHRUN)]
     pub(super) node_rank: Option<u32>,
 
-    /// MASTER_ADDR for ranks.
+    /// The address of node 0: where nodes meet, and MASTER_ADDR for ranks.
     ///
-    /// Without it, the address of rank 0's node that the connections to the hosts have proved.
+    /// With hosts none is needed: MASTER_ADDR is the address of rank 0's node that the connections to the hosts have proved.
     #[arg(long, value_name = "ADDRESS", value_parser = values::address, help_heading = TORCHRUN)]
     pub(super) master_addr: Option<String>,
 
-    /// MASTER_PORT for ranks; without it one that is free on rank 0's node, and kept free for it.
+    /// MASTER_PORT for ranks, and the port where nodes meet.
+    ///
+    /// Without it one that is free on rank 0's node is MASTER_PORT, and kept free for it; nodes meet at 29500.
     #[arg(long, value_name = "PORT", value_parser = values::port, help_heading = TORCHRUN)]
     pub(super) master_port: Option<u16>,
 
@@ -56,11 +61,18 @@ pub(super) struct TorchrunFlags {
     #[arg(long, value_name = "NAME", value_parser = ["static", "c10d", "etcd", "etcd-v2"], default_value = "static", help_heading = TORCHRUN)]
     pub(super) rdzv_backend: String,
 
-    /// Where nodes meet.
+    /// Where nodes meet, if it is not --master-addr and --master-port.
     #[arg(long, value_name = "HOST[:PORT]", value_parser = values::endpoint, help_heading = TORCHRUN)]
     pub(super) rdzv_endpoint: Option<(String, Option<u16>)>,
 
-    /// Settings of the rendezvous: `timeout` and `join_timeout` in seconds are acted on.
+    /// A file with the key that nodes show each other where the line is typed on every node.
+    ///
+    /// 64 hexadecimal digits, the same on every node, readable by its owner alone; `umask 077; openssl rand -hex 32 > key`
+    /// makes one. EFARUN_KEY_FILE names it as well.
+    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|text| values::folder(&text)), help_heading = TORCHRUN)]
+    pub(super) key_file: Option<std::path::PathBuf>,
+
+    /// Settings of the rendezvous: `timeout`, `join_timeout` and `last_call_timeout`, in seconds, are acted on.
     #[arg(long, value_name = "KEY=VALUE,…", value_parser = values::rendezvous_settings, help_heading = TORCHRUN)]
     pub(super) rdzv_conf: Option<values::RendezvousSettings>,
 

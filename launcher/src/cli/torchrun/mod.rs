@@ -8,8 +8,9 @@ mod flags;
 mod line;
 mod values;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 
@@ -18,7 +19,7 @@ use super::translate::quoted;
 use super::{CliExit, Command, Surroundings, explain};
 use crate::job::JobSpec;
 use crate::mapping::{MapBy, Resource};
-use crate::torchrun::{Attempt, Logs, NodeRange, PerNode, ProgramKind, Torchrun};
+use crate::torchrun::{Attempt, ByHand, Logs, NodeRange, PerNode, ProgramKind, Torchrun};
 use flags::TorchrunFlags;
 use line::{Given, Line};
 
@@ -174,9 +175,17 @@ fn complete(
         job.bind_to = crate::binding::BindTo::Gpu;
     }
     let settings = flags.rdzv_conf.unwrap_or_default();
-    if let Some(timeout) = settings.join_timeout.filter(|_| !line.has("start-timeout")) {
-        job.start_timeout = timeout;
-    }
+    // With hosts it is `--start-timeout` by another name; by hand, how long somebody may take to type the line elsewhere.
+    let asked_patience = settings.join_timeout.filter(|_| !line.has("start-timeout"));
+    job.start_timeout = asked_patience.unwrap_or(job.start_timeout);
+    let patience =
+        if line.has("start-timeout") { job.start_timeout } else { asked_patience.unwrap_or(PATIENCE) };
+    let default_port = if flags.rdzv_backend == STATIC_BACKEND { STATIC_PORT } else { C10D_PORT };
+    let endpoint = match (&flags.rdzv_endpoint, &flags.master_addr) {
+        (Some((host, port)), _) => (host.clone(), port.or(flags.master_port).unwrap_or(default_port)),
+        (None, Some(address)) => (address.clone(), flags.master_port.unwrap_or(default_port)),
+        (None, None) => (String::new(), default_port),
+    };
     // The default's name says nothing where several jobs share a folder of logs; torchrun gives only these a name.
     let default_run_id = (!flags.standalone).then(|| DEFAULT_RUN_ID.to_owned());
     let variable = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value);
@@ -201,6 +210,14 @@ fn complete(
         },
         master_address: flags.master_addr,
         master_port: flags.master_port,
+        by_hand: Some(ByHand {
+            node_rank: flags.node_rank,
+            endpoint,
+            key_file: flags.key_file,
+            local_address: flags.local_addr,
+            patience,
+            last_call: settings.last_call.unwrap_or(LAST_CALL),
+        }),
         attempt: Attempt::default(),
     });
     Ok(())
@@ -229,28 +246,54 @@ fn of_mpirun(error: CliExit) -> CliExit {
     }
 }
 
-/// Decides where the nodes are: on the hosts that the line names, else here, else on those that the environment names.
+/// Decides where the nodes are: on the hosts that the line names; where the line is typed, on every node; here; or on the
+/// hosts that the environment names.
 fn choose_hosts(job: &mut JobSpec, line: &Line, env: &[(OsString, OsString)]) -> Result<(), CliExit> {
     let are_named = job.hostfile.is_some() || !job.apps[0].host_list.is_empty();
     let several = job.torchrun.as_ref().is_some_and(|torchrun| torchrun.nodes.most > 1);
-    let hosts_option =
-        || if line.has("hostfile") { line.spelling("hostfile") } else { line.spelling("host") };
+    let meets = ["node-rank", "master-addr", "rdzv-endpoint"].iter().any(|long| line.has(long));
+    if several && meets && !are_named {
+        return choose_meeting(job, line, env);
+    }
+    if let Some(torchrun) = &mut job.torchrun {
+        torchrun.by_hand = None;
+    }
     if are_named {
         // One line starts all nodes: the same line typed on a second node would start them once more.
+        let hosts = if line.has("hostfile") { "hostfile" } else { "host" };
         let contradicts = ["standalone", "node-rank"].iter().find(|long| line.has(long));
-        return match contradicts {
-            Some(long) => {
-                let second = line.spelling(long);
-                Err(CliExit::Contradiction { first: hosts_option(), second })
-            }
-            None => Ok(()),
-        };
+        return contradicts.map_or(Ok(()), |long| {
+            Err(CliExit::Contradiction { first: line.spelling(hosts), second: line.spelling(long) })
+        });
     }
     if several {
         super::find_hosts(job, env);
         if job.hostfile.is_none() && job.apps[0].host_list.is_empty() {
             return Err(CliExit::NoHostsForNodes);
         }
+    }
+    Ok(())
+}
+
+/// Takes the line as one that is typed on every node.
+fn choose_meeting(job: &mut JobSpec, line: &Line, env: &[(OsString, OsString)]) -> Result<(), CliExit> {
+    let Some(torchrun) = &mut job.torchrun else { return Ok(()) };
+    let Some(by_hand) = torchrun.by_hand.as_mut().filter(|by_hand| !by_hand.endpoint.0.is_empty()) else {
+        return Err(CliExit::NoEndpoint { option: line.spelling("node-rank") });
+    };
+    if let Some(option) = ["dry-run", "launch-agent", "ssh-args"].iter().find(|long| line.has(long)) {
+        return Err(CliExit::NotByHand { option: line.spelling(option) });
+    }
+    if by_hand.key_file.is_none() {
+        let found = env.iter().find(|(name, value)| name == KEY_FILE && !value.is_empty());
+        by_hand.key_file = found.map(|(_, path)| path.into());
+    }
+    // Where the static backend meets is where rank 0 serves, as under torchrun.
+    let is_other = |given: &Given| {
+        given.long == "rdzv-backend" && given.value.as_deref() != Some(OsStr::new(STATIC_BACKEND))
+    };
+    if !line.given.iter().any(is_other) {
+        torchrun.master_port.get_or_insert(by_hand.endpoint.1);
     }
     Ok(())
 }
@@ -316,6 +359,14 @@ const NOT_TAKEN: &[&str] = &[
 const BYTES: &[&str] =
     &["export", "hostfile", "wdir", "prefix", "path", "output-filename", "log-dir", "key-file"];
 
+/// torchrun's own ports and times, where none are given.
+const STATIC_BACKEND: &str = "static";
+const STATIC_PORT: u16 = 29500;
+const C10D_PORT: u16 = 29400;
+const PATIENCE: Duration = Duration::from_secs(600);
+const LAST_CALL: Duration = Duration::from_secs(30);
+const KEY_FILE: &str = "EFARUN_KEY_FILE";
+
 /// The run's name where none is given, by torchrun.
 const DEFAULT_RUN_ID: &str = "none";
 const PREFIX_TEMPLATE: &str = "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE";
@@ -325,5 +376,6 @@ const EXAMPLES: &str = "\
 Examples:
   efarun torchrun --standalone --nproc-per-node gpu train.py
   efarun torchrun -H 10.0.0.1,10.0.0.2 --nnodes 2 --nproc-per-node 8 train.py --epochs 3
+  efarun torchrun --nnodes 2 --node-rank 0 --master-addr 10.0.0.1 --key-file key --nproc-per-node 8 train.py
   efarun torchrun --hostfile hosts --nnodes 1:4 --nproc-per-node auto --max-restarts 3 -m mypackage.train
   efarun torchrun --nnodes 1 --nproc-per-node 8 --log-dir logs --tee 3 train.py";

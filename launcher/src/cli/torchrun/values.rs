@@ -144,6 +144,8 @@ pub(super) fn local_ranks(text: &str) -> Result<LocalRanks, String> {
 pub(super) struct RendezvousSettings {
     /// `join_timeout`, or `timeout`: how long nodes are waited for.
     pub(super) join_timeout: Option<Duration>,
+    /// `last_call_timeout`: how long more nodes than are needed are waited for.
+    pub(super) last_call: Option<Duration>,
     /// Keys that nothing acts on.
     pub(super) unused: Vec<String>,
 }
@@ -153,12 +155,10 @@ pub(super) fn rendezvous_settings(text: &str) -> Result<RendezvousSettings, Stri
     let mut settings = RendezvousSettings::default();
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
         let (key, value) = item.split_once('=').ok_or_else(|| format!("`{item}` is not KEY=VALUE"))?;
+        let seconds = || efaruns::seconds(value.trim()).map_err(|problem| format!("{key}: {problem}"));
         match key.trim() {
-            "timeout" | "join_timeout" => {
-                let seconds =
-                    efaruns::seconds(value.trim()).map_err(|problem| format!("{key}: {problem}"))?;
-                settings.join_timeout = Some(seconds);
-            }
+            "timeout" | "join_timeout" => settings.join_timeout = Some(seconds()?),
+            "last_call_timeout" => settings.last_call = Some(seconds()?),
             key => settings.unused.push(key.to_owned()),
         }
     }

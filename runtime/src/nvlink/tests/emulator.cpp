@@ -54,23 +54,16 @@
 #define ELEMENT f64
 #include "../../cuda/kernels/reduce.cu"
 #undef ELEMENT
-#define ELEMENT f8e4m3
-#include "../../cuda/kernels/reduce.cu"
-#undef ELEMENT
-#define ELEMENT f8e5m2
-#include "../../cuda/kernels/reduce.cu"
-#undef ELEMENT
 #undef NAME
 #undef PARAMETERS
 #include "../../cuda/kernels/copy.cu"
 
-// What a kernel is told it takes by reference, as one of two types.
-typedef void (*KernelFunction)(const void*);
+typedef void (*KernelFunction)(const Parameters&);
 
 // As in the Rust that calls this.
 struct Launch {
     KernelFunction kernel;
-    const void* parameters;
+    Parameters parameters;
     u32 blocks;
     u32 threads;
 };
@@ -370,9 +363,7 @@ u16 bf16_of_f32(float value) {
 extern "C" u64 emulator_constant(u32 which) {
     const u64 constants[] = {sizeof(Parameters), WINDOW_BYTES, STATE_BYTES, RANKS_MAX, THREADS, CHANNELS_MAX, ONE_SHOT_CHANNELS,
                              TWO_SHOT_CHANNELS, ROUND_BYTES, offsetof(Parameters, status), offsetof(Parameters, rank),
-                             offsetof(Parameters, op), offsetof(Parameters, signature), STATE_CALLS, offsetof(Parameters, factor),
-                             offsetof(Parameters, apart), sizeof(PairParameters), offsetof(PairParameters, messages),
-                             PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX};
+                             offsetof(Parameters, op), offsetof(Parameters, signature), STATE_CALLS};
     return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
 }
 
