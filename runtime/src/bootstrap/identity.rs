@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use efarun_wire::{Rank, env};
 
+use super::invitation::Invitation;
 use crate::config::{ConfigError, Environment};
 
 /// How a rank finds its world.
@@ -39,6 +40,15 @@ pub enum Identity {
         address: String,
         /// Who may come.
         admission: Admission,
+    },
+    /// Others like it were given the same invitation.
+    Invited {
+        /// This rank.
+        rank: Rank,
+        /// World size.
+        world_size: u32,
+        /// Where they meet.
+        invitation: Invitation,
     },
 }
 

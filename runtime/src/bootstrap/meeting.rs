@@ -13,6 +13,7 @@ use efarun_wire::secure::{
 
 use super::error::BootstrapError;
 use super::identity::Admission;
+use super::invitation::Invitation;
 use super::key_file;
 use super::link::Link;
 use super::server::{Doors, Server};
@@ -24,6 +25,8 @@ pub(super) struct Meeting<'a> {
     key: LinkKey,
     /// Whether only this machine's processes may come.
     loopback_only: bool,
+    /// Where an invitation says that it is, instead of what the address means.
+    listed: Vec<SocketAddr>,
 }
 
 impl<'a> Meeting<'a> {
@@ -32,7 +35,13 @@ impl<'a> Meeting<'a> {
             Admission::KeyFile(path) => key_file::read(path)?,
             Admission::Loopback | Admission::Anybody => LinkKey::well_known(),
         };
-        Ok(Meeting { address, key, loopback_only: *admission == Admission::Loopback })
+        let loopback_only = *admission == Admission::Loopback;
+        Ok(Meeting { address, key, loopback_only, listed: Vec::new() })
+    }
+
+    /// The one that an invitation tells of; `address` is for messages.
+    pub(super) fn invited(address: &'a str, invitation: &Invitation) -> Self {
+        Meeting { address, key: invitation.key(), loopback_only: false, listed: invitation.addresses() }
     }
 
     /// Starts the server beside rank 0, and gives rank 0 its own link.
@@ -113,6 +122,10 @@ impl<'a> Meeting<'a> {
                 Err(HandshakeError::Secure(SecureError::Refused(Refusal::AlreadyJoined))) => {
                     DialError::AlreadyJoined
                 }
+                // One of several addresses may be somebody else's.
+                Err(HandshakeError::Secure(cause)) if self.listed.len() > 1 => {
+                    DialError::Again(cause.to_string())
+                }
                 Err(HandshakeError::Secure(cause)) => {
                     return Err(BootstrapError::Handshake { rank, address: self.address.to_owned(), cause });
                 }
@@ -149,6 +162,9 @@ impl<'a> Meeting<'a> {
     }
 
     fn resolve(&self) -> Result<Vec<SocketAddr>, BootstrapError> {
+        if !self.listed.is_empty() {
+            return Ok(self.listed.clone());
+        }
         let unresolved =
             |cause: String| BootstrapError::Unresolved { address: self.address.to_owned(), cause };
         let resolved: Vec<SocketAddr> =

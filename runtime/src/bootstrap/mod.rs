@@ -9,6 +9,7 @@ mod agent;
 mod connection;
 mod error;
 pub mod identity;
+pub mod invitation;
 mod key_file;
 mod link;
 mod meeting;
@@ -24,6 +25,7 @@ use efarun_wire::frame::MAX_BODY_BYTES;
 use efarun_wire::secure::LinkKey;
 
 pub use connection::OobConnection;
+pub use efarun_wire::message::Participants;
 pub use error::{BootstrapError, KeyFileError};
 use identity::Identity;
 
@@ -58,6 +60,14 @@ pub fn connect(identity: &Identity, timeout: Duration) -> Result<Option<OobConne
             let name = format!("the meeting point {address}");
             let shared = Shared::join(link, &name, *rank, *world_size, deadline)?;
             Ok(Some(OobConnection::new(shared, server)))
+        }
+        Identity::Invited { rank, world_size, invitation } => {
+            let addresses = invitation.addresses();
+            let name = addresses.first().map_or_else(String::new, ToString::to_string);
+            let link = Meeting::invited(&name, invitation).dial(*rank, started, deadline)?;
+            let shared =
+                Shared::join(link, &format!("the meeting point {name}"), *rank, *world_size, deadline)?;
+            Ok(Some(OobConnection::new(shared, None)))
         }
     }
 }

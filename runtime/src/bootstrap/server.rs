@@ -31,6 +31,7 @@ use super::link::{Link, LinkError, wait_for};
 pub(super) struct Server {
     seen_at: Arc<Mutex<Option<IpAddr>>>,
     stop: Arc<AtomicBool>,
+    has_begun: Arc<AtomicBool>,
     ended: mpsc::Receiver<()>,
 }
 
@@ -45,6 +46,26 @@ pub(super) struct Doors {
 impl Server {
     /// Starts serving a world. `timeout` is how long it may take to be complete.
     pub(super) fn start(world_size: u32, key: LinkKey, doors: Doors, timeout: Duration) -> io::Result<Self> {
+        Server::start_with(world_size, key, doors, timeout, None)
+    }
+
+    /// Starts serving a world of as many ranks as the first that joins says. `idle` is how long nobody may come.
+    pub(super) fn start_for_anybody(
+        key: LinkKey,
+        doors: Doors,
+        timeout: Duration,
+        idle: Duration,
+    ) -> io::Result<Self> {
+        Server::start_with(0, key, doors, timeout, Some(Instant::now() + idle))
+    }
+
+    fn start_with(
+        world_size: u32,
+        key: LinkKey,
+        doors: Doors,
+        timeout: Duration,
+        idle_until: Option<Instant>,
+    ) -> io::Result<Self> {
         if let Some(listener) = &doors.listener {
             listener.set_nonblocking(true)?;
         }
@@ -63,11 +84,14 @@ impl Server {
             joined: vec![false; world_size as usize],
             seen_at: Arc::clone(&seen_at),
             gone: 0,
-            deadline: Some(Instant::now() + timeout),
+            deadline: idle_until.is_none().then(|| Instant::now() + timeout),
             timeout,
+            idle_until,
+            has_begun: Arc::new(AtomicBool::new(idle_until.is_none())),
         };
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let has_begun = Arc::clone(&serving.has_begun);
         let (ending, ended) = mpsc::channel();
         // The thread inherits a mask in which everything is blocked: the program's signals are the program's.
         let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
@@ -77,7 +101,18 @@ impl Server {
         });
         before.thread_set_mask()?;
         spawned?;
-        Ok(Server { seen_at, stop, ended })
+        Ok(Server { seen_at, stop, has_begun, ended })
+    }
+
+    /// Whether it serves a world, and does not wait for the first rank any more.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it has ended by itself, for `timeout` at most. False when it has not.
+    pub(super) fn wait(&self, timeout: Duration) -> bool {
+        // There are no messages: the channel's end is what is waited for.
+        self.ended.recv_timeout(timeout) == Err(mpsc::RecvTimeoutError::Disconnected)
     }
 
     /// The address of this machine by which ranks came; one that is not loopback, if any came by such.
@@ -96,6 +131,7 @@ impl Drop for Server {
 
 struct Serving {
     hub: RootHub,
+    /// 0 until a rank has said it.
     world_size: u32,
     key: LinkKey,
     job: JobId,
@@ -111,6 +147,9 @@ struct Serving {
     /// Until when all must have joined; none once they have, or were told otherwise.
     deadline: Option<Instant>,
     timeout: Duration,
+    /// Until when a rank must have come where the world's size is not known before.
+    idle_until: Option<Instant>,
+    has_begun: Arc<AtomicBool>,
 }
 
 /// A connection that has proved nothing yet.
@@ -152,8 +191,10 @@ impl Serving {
             if stop.load(Ordering::Relaxed) && stop_at.is_none() {
                 stop_at = Some(Instant::now() + GRACE);
             }
-            let all_gone = self.gone == self.world_size;
-            if all_gone || stop_at.is_some_and(|at| Instant::now() >= at || self.peers.is_empty()) {
+            let all_gone = self.world_size > 0 && self.gone == self.world_size;
+            let is_idle = self.idle_until.is_some_and(|until| Instant::now() >= until);
+            if all_gone || is_idle || stop_at.is_some_and(|at| Instant::now() >= at || self.peers.is_empty())
+            {
                 return;
             }
             let ready = self.sleep();
@@ -228,6 +269,7 @@ impl Serving {
 
     fn advance_handshake(&self, half: &mut HalfOpen) -> Result<Option<Authenticated>, ()> {
         let standing = |member: u32| match self.joined.get(member as usize) {
+            None if self.world_size == 0 => Standing::Expected(self.key.clone()),
             None => Standing::Unknown,
             Some(_) if self.peers.iter().any(|peer| peer.rank.0 == member) => Standing::Joined,
             Some(true) => Standing::Joined,
@@ -281,11 +323,14 @@ impl Serving {
         let rank = peer.rank;
         match (peer.state, message) {
             (PeerState::Silent { .. }, RankMessage::Join { protocol, rank: claimed, world_size }) => {
+                if self.world_size == 0 && (1..=WORLD_SIZE_MAX).contains(&world_size) {
+                    self.begin(world_size);
+                }
                 let refusal = if claimed != rank {
                     Some(format!("it introduced itself as rank {rank} and then as rank {claimed}"))
                 } else if protocol != PROTOCOL_VERSION {
                     Some(format!("it has protocol {protocol}, rank 0 has {PROTOCOL_VERSION}"))
-                } else if world_size != self.world_size {
+                } else if world_size != self.world_size || rank.0 >= world_size {
                     Some(format!(
                         "it takes the world size to be {world_size}, rank 0 to be {}",
                         self.world_size
@@ -311,6 +356,16 @@ impl Serving {
             (PeerState::Refused { .. }, _) => {}
             _ => self.link_ended(index, "it spoke out of turn"),
         }
+    }
+
+    /// Makes this the meeting of so many ranks.
+    fn begin(&mut self, world_size: u32) {
+        self.world_size = world_size;
+        self.hub = RootHub::for_server(world_size);
+        self.joined = vec![false; world_size as usize];
+        self.deadline = Some(Instant::now() + self.timeout);
+        self.idle_until = None;
+        self.has_begun.store(true, Ordering::Relaxed);
     }
 
     fn join(&mut self, index: usize) {
@@ -373,7 +428,7 @@ impl Serving {
 
     fn link_ended(&mut self, index: usize, cause: &str) {
         let peer = self.peers.swap_remove(index);
-        if !self.joined[peer.rank.index()] {
+        if !self.joined.get(peer.rank.index()).is_some_and(|&joined| joined) {
             return;
         }
         self.gone += 1;
@@ -426,6 +481,9 @@ const LIMIT: usize = 2 * if oob::MAX_BLOB_BYTES > oob::MAX_REQUEST_BYTES {
 } else {
     oob::MAX_REQUEST_BYTES
 };
+
+/// More ranks than any world has that meets without a launcher.
+const WORLD_SIZE_MAX: u32 = 1 << 16;
 
 /// For what is a matter of milliseconds when all is well: an introduction, a goodbye.
 const GRACE: Duration = Duration::from_secs(2);

@@ -47,6 +47,34 @@ impl Device {
         Ok(u32::try_from(count).unwrap_or(0))
     }
 
+    /// The device whose context is current on this thread, if one is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::open`].
+    pub fn current() -> Result<Option<Device>, CudaError> {
+        let count = Device::count()?;
+        let (mut context, mut current) = (ptr::null_mut(), 0);
+        // SAFETY: the driver is initialised; each call writes one handle.
+        unsafe {
+            check("cuCtxGetCurrent", None, sys::cuCtxGetCurrent(&mut context))?;
+            if context.is_null() {
+                return Ok(None);
+            }
+            check("cuCtxGetDevice", None, sys::cuCtxGetDevice(&mut current))?;
+        }
+        for ordinal in 0..count {
+            let mut handle = 0;
+            // SAFETY: there is such a device; writes one handle.
+            let result = unsafe { sys::cuDeviceGet(&mut handle, ordinal.cast_signed()) };
+            check("cuDeviceGet", Some(ordinal), result)?;
+            if handle == current {
+                return Device::open(ordinal).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
     /// Opens a device by its number.
     ///
     /// # Errors

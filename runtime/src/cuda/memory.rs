@@ -62,7 +62,8 @@ impl<T: Pod> DeviceMemory<T> {
             device.check("cuMemAlloc", result)?;
         }
         let pointer = DevicePointer(pointer);
-        let allocation = Allocation { device: device.clone(), pointer, bytes: len * size_of::<T>() };
+        let allocation =
+            Allocation { device: device.clone(), pointer, bytes: len * size_of::<T>(), is_ours: true };
         Ok(DeviceMemory { allocation: Arc::new(allocation), len, element: PhantomData })
     }
 
@@ -86,6 +87,30 @@ impl<T: Pod> DeviceMemory<T> {
         let mut memory = DeviceMemory::new(device, elements.len())?;
         memory.copy_from_host(0, elements)?;
         Ok(memory)
+    }
+
+    /// The whole allocation of somebody else's in which an address lies: PyTorch's, or a C caller's.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`] when the address is in no allocation.
+    ///
+    /// # Safety
+    ///
+    /// It is memory of this device, and is not freed before the result is dropped, nor while a World has it registered.
+    pub unsafe fn borrow_raw(device: &Device, address: DevicePointer) -> Result<DeviceMemory<T>, CudaError> {
+        let (mut base, mut bytes) = (0, 0);
+        let _current = device.make_current()?;
+        // SAFETY: the context is current; writes an address and a length.
+        let result = unsafe { sys::cuMemGetAddressRange_v2(&mut base, &mut bytes, address.0) };
+        device.check("cuMemGetAddressRange", result)?;
+        let pointer = DevicePointer(base);
+        let allocation = Allocation { device: device.clone(), pointer, bytes, is_ours: false };
+        Ok(DeviceMemory {
+            allocation: Arc::new(allocation),
+            len: bytes / size_of::<T>(),
+            element: PhantomData,
+        })
     }
 
     /// Whose memory it is.
@@ -282,9 +307,15 @@ pub(crate) struct Allocation {
     device: Device,
     pointer: DevicePointer,
     bytes: usize,
+    /// Whether it is to be freed.
+    is_ours: bool,
 }
 
 impl Allocation {
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
     pub(crate) fn pointer(&self) -> DevicePointer {
         self.pointer
     }
@@ -296,7 +327,7 @@ impl Allocation {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        if self.pointer.0 == 0 {
+        if self.pointer.0 == 0 || !self.is_ours {
             return;
         }
         // An error of that work is told to whoever waits for it; the memory is free to go in any case.

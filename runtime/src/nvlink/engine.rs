@@ -10,17 +10,18 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::call::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessage, DeviceOp};
 use super::launch::{Reached, Request, Standing};
 use super::layout::{RANKS_MAX, STATE_BYTES, WINDOW_BYTES};
+use super::pairs::{self, MESSAGES_MAX};
 use super::parameters::status;
 use super::part::{Leaf, Shape};
 use super::select;
 use super::window::{Offer, Shared, SharingError};
-use crate::coll::collective::Collective;
 use crate::cuda::{
     CudaError, Device, DeviceMemory, DevicePointer, Event, HostMemory, Kernel, Module, Stream,
 };
-use crate::element::{ElementType, ReduceOp};
+use crate::element::ElementType;
 
 /// What a rank needs for collectives on GPU memory, before the others' memory is known.
 #[derive(Debug)]
@@ -50,13 +51,23 @@ pub(crate) struct Engine {
     device: Device,
     standing: Standing,
     windows: Shared,
-    registered: Vec<Shared>,
-    kernels: HashMap<Option<ElementType>, Kernels>,
-    _state: DeviceMemory<u64>,
+    /// By number; none where it was given up.
+    registered: Vec<Option<Shared>>,
+    kernels: HashMap<Option<DeviceElement>, Kernels>,
+    state: DeviceMemory<u64>,
     status: HostMemory,
     /// Where the last call was enqueued, so that one on another stream comes behind it.
     last: Option<Stream>,
     order: Event,
+}
+
+/// How the caller wants a call to be done; the same on all ranks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    /// By this leaf, instead of the one that is chosen.
+    pub(crate) leaf: Option<Leaf>,
+    /// Through windows, whether or not buffers are registered.
+    pub(crate) is_staged: bool,
 }
 
 /// The kernels for one element type, or for bytes.
@@ -65,20 +76,8 @@ struct Kernels {
     one_shot: Kernel,
     two_shot: Kernel,
     direct: Kernel,
-}
-
-/// One call, as its caller means it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DeviceCall {
-    pub(crate) collective: Collective,
-    pub(crate) element: ElementType,
-    pub(crate) op: ReduceOp,
-    /// What the collective counts, in elements.
-    pub(crate) count: usize,
-    pub(crate) input: DevicePointer,
-    pub(crate) output: DevicePointer,
-    /// Instead of the one that is chosen.
-    pub(crate) leaf: Option<Leaf>,
+    /// Among those for bytes.
+    pairs: Option<Kernel>,
 }
 
 /// Why a call on the GPU did not end well. Ranks are numbers on the node.
@@ -125,35 +124,47 @@ impl Engine {
             windows,
             registered: Vec::new(),
             kernels: HashMap::new(),
-            _state: state,
+            state,
             status,
             last: None,
             order,
         })
     }
 
-    /// Uses memory in place in calls whose buffers all lie in memory that was registered together.
+    /// Uses memory in place in calls whose buffers all lie in memory that was registered together. Gives its number, which
+    /// is the same on every rank.
     pub(crate) fn register<T: bytemuck::Pod>(
         &mut self,
         memory: &DeviceMemory<T>,
         offers: &[Vec<u8>],
-    ) -> Result<(), SharingError> {
-        self.registered.push(Shared::open(memory, self.standing.rank as usize, offers)?);
-        Ok(())
+    ) -> Result<usize, SharingError> {
+        self.registered.push(Some(Shared::open(memory, self.standing.rank as usize, offers)?));
+        Ok(self.registered.len() - 1)
+    }
+
+    /// Does not use memory in place any more. Waits until the device is done with it.
+    pub(crate) fn unregister(&mut self, number: usize) {
+        if let Some(shared) = self.registered.get_mut(number).and_then(Option::take) {
+            let _done = self.device.synchronize();
+            drop(shared);
+        }
     }
 
     /// Loads the kernels for a type, or for what is only moved. Done once; without it, the first call does it.
     ///
     /// Loading can wait for all work of the device. A thread that drives several GPUs loads before it enqueues, as what it
     /// has enqueued on one GPU waits for what it has not on another.
-    pub(crate) fn prepare(&mut self, element: Option<ElementType>) -> Result<(), CudaError> {
+    pub(crate) fn prepare(&mut self, element: Option<DeviceElement>) -> Result<(), CudaError> {
         self.kernels(element).map(|_| ())
     }
 
     /// Which leaf does a call: the one that is asked for, where it can.
-    pub(crate) fn leaf(&self, call: &DeviceCall) -> Leaf {
-        let (shape, is_reached) = (self.shape(call), self.reached(call).is_some());
-        match call.leaf {
+    pub(crate) fn leaf(&self, call: &DeviceCall, wanted: Wanted) -> Leaf {
+        // Whoever reads another rank's input does not know that rank's factor.
+        let is_multiplied = matches!(call.op, DeviceOp::PreMulSum(_)) && call.collective.reduces();
+        let may_be_direct = !is_multiplied && !wanted.is_staged;
+        let (shape, is_reached) = (self.shape(call), may_be_direct && self.reached(call).is_some());
+        match wanted.leaf {
             None => select::leaf(shape, is_reached),
             Some(Leaf::OneShot) if shape.one_shot_bytes() > select::ONE_SHOT_BYTES_MAX => Leaf::TwoShot,
             Some(Leaf::Direct) if !is_reached => Leaf::TwoShot,
@@ -166,13 +177,18 @@ impl Engine {
     /// # Safety
     ///
     /// The device reaches input and output, which have the elements that the collective needs, until the call is done.
-    pub(crate) unsafe fn enqueue(&mut self, stream: &Stream, call: &DeviceCall) -> Result<(), CudaError> {
+    pub(crate) unsafe fn enqueue(
+        &mut self,
+        stream: &Stream,
+        call: &DeviceCall,
+        wanted: Wanted,
+    ) -> Result<(), CudaError> {
         let shape = self.shape(call);
-        if shape.count_bytes == 0 && call.collective != Collective::Barrier {
+        if shape.count_bytes == 0 && call.collective != DeviceCollective::Barrier {
             return Ok(());
         }
         self.order(stream)?;
-        let leaf = self.leaf(call);
+        let leaf = self.leaf(call, wanted);
         let reached = if leaf == Leaf::Direct { self.reached(call) } else { None };
         let DeviceCall { element, op, input, output, .. } = *call;
         let request = Request { shape, leaf, element, op, input, output, reached };
@@ -180,6 +196,56 @@ impl Engine {
         let kernel = self.kernels(shape.is_reduction().then_some(element))?.of(leaf);
         // SAFETY: what the module's paragraph says, and the caller's promise.
         unsafe { kernel.launch(stream, launch.grid, &launch.parameters) }
+    }
+
+    /// Enqueues messages to other ranks and from them, all on their way at the same time, and to this rank itself. Those of
+    /// one pair of ranks are matched in order; of the same length at both ends.
+    ///
+    /// # Safety
+    ///
+    /// The device reaches all of them until they are done, and no two of them overlap that are received.
+    pub(crate) unsafe fn pass_messages(
+        &mut self,
+        stream: &Stream,
+        sends: &[DeviceMessage],
+        receives: &[DeviceMessage],
+    ) -> Result<(), CudaError> {
+        let (rank, has_length) = (self.standing.rank, |message: &DeviceMessage| message.bytes > 0);
+        let (own_sends, sends): (Vec<DeviceMessage>, Vec<DeviceMessage>) =
+            sends.iter().copied().filter(has_length).partition(|message| message.peer.0 == rank);
+        let (own_receives, receives): (Vec<DeviceMessage>, Vec<DeviceMessage>) =
+            receives.iter().copied().filter(has_length).partition(|message| message.peer.0 == rank);
+        self.order(stream)?;
+        for (from, to) in own_sends.iter().zip(&own_receives) {
+            // SAFETY: the caller's promise, for the shorter of both.
+            unsafe { stream.copy(from.data, to.data, from.bytes.min(to.bytes))? };
+        }
+        // More than a launch can have go one launch behind the other.
+        let (mut sends, mut receives) = (&sends[..], &receives[..]);
+        while !sends.is_empty() || !receives.is_empty() {
+            let half = MESSAGES_MAX / 2;
+            let receive_count = receives.len().min(MESSAGES_MAX - sends.len().min(half));
+            let send_count = sends.len().min(MESSAGES_MAX - receive_count);
+            let launch = pairs::launch(&self.standing, &sends[..send_count], &receives[..receive_count]);
+            (sends, receives) = (&sends[send_count..], &receives[receive_count..]);
+            let kernels = self.kernels(None)?;
+            let kernel = kernels.pairs.as_ref().expect("it is among the kernels for bytes");
+            // SAFETY: what the module's paragraph says, and the caller's promise.
+            unsafe { kernel.launch(stream, launch.grid, &launch.parameters)? };
+        }
+        Ok(())
+    }
+
+    /// Whether a kernel has given up, for whatever reason: by a deadline, a mismatch, or because the host said stop while it
+    /// waited. Reads the device's memory, beside what runs there.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`], also for what went wrong in work that was enqueued before.
+    pub(crate) fn has_given_up(&self) -> Result<bool, CudaError> {
+        let mut failed = [0];
+        self.state.copy_to_host(0, &mut failed)?;
+        Ok(failed[0] as u32 != 0)
     }
 
     /// What a kernel told this rank since the engine was made.
@@ -211,7 +277,7 @@ impl Engine {
     /// Gives up without freeing what other ranks of this process may still use.
     pub(crate) fn leak(self) {
         self.windows.leak();
-        self.registered.into_iter().for_each(Shared::leak);
+        self.registered.into_iter().flatten().for_each(Shared::leak);
     }
 
     fn shape(&self, call: &DeviceCall) -> Shape {
@@ -238,15 +304,10 @@ impl Engine {
 
     /// Every rank's memory for input and output, where both are registered.
     fn reached(&self, call: &DeviceCall) -> Option<Reached> {
-        let bytes = |len: usize| len * call.element.size_bytes();
-        let whole = call.collective.vector_len(self.standing.ranks, call.count);
-        let (input_len, output_len) = match call.collective {
-            Collective::AllGather => (call.count, whole),
-            Collective::ReduceScatter => (whole, call.count),
-            _ => (whole, whole),
-        };
-        let (inputs, input_offset, input_number) = self.registration(call.input, bytes(input_len))?;
-        let (outputs, output_offset, output_number) = self.registration(call.output, bytes(output_len))?;
+        let (input_counts, output_counts) = call.collective.lengths(self.standing.ranks);
+        let bytes = |counts: usize| counts * call.count * call.element.size_bytes();
+        let (inputs, input_offset, input_number) = self.registration(call.input, bytes(input_counts))?;
+        let (outputs, output_offset, output_number) = self.registration(call.output, bytes(output_counts))?;
         let identity = ((input_number as u64 + 1) << 32) | (output_number as u64 + 1);
         Some(Reached { inputs, outputs, input_offset, output_offset, identity })
     }
@@ -257,18 +318,22 @@ impl Engine {
         pointer: DevicePointer,
         bytes: usize,
     ) -> Option<([DevicePointer; RANKS_MAX], usize, usize)> {
-        let offsets = self.registered.iter().map(|shared| shared.offset_of(pointer, bytes));
-        let (number, offset) = offsets.enumerate().find_map(|(number, offset)| Some((number, offset?)))?;
-        Some((self.registered[number].pointers(), offset, number))
+        let registered = self.registered.iter().enumerate();
+        let mut found = registered.filter_map(|(number, shared)| {
+            let shared = shared.as_ref()?;
+            Some((shared.pointers(), shared.offset_of(pointer, bytes)?, number))
+        });
+        found.next()
     }
 
-    fn kernels(&mut self, element: Option<ElementType>) -> Result<&Kernels, CudaError> {
+    fn kernels(&mut self, element: Option<DeviceElement>) -> Result<&Kernels, CudaError> {
         if !self.kernels.contains_key(&element) {
             let module = Module::load(&self.device, ptx(element))?;
             let kernels = Kernels {
                 one_shot: module.kernel(c"one_shot")?,
                 two_shot: module.kernel(c"two_shot")?,
                 direct: module.kernel(c"direct")?,
+                pairs: element.is_none().then(|| module.kernel(c"pairs")).transpose()?,
             };
             self.kernels.insert(element, kernels);
         }
@@ -287,25 +352,30 @@ impl Kernels {
 }
 
 /// What scripts/kernels made of the sources.
-fn ptx(element: Option<ElementType>) -> &'static str {
+fn ptx(element: Option<DeviceElement>) -> &'static str {
     macro_rules! ptx {
         ($name:literal) => {
             include_str!(concat!("../cuda/kernels/ptx/", $name, ".ptx"))
         };
     }
+    let element = match element {
+        None => return ptx!("copy"),
+        Some(DeviceElement::F8E4M3) => return ptx!("f8e4m3"),
+        Some(DeviceElement::F8E5M2) => return ptx!("f8e5m2"),
+        Some(DeviceElement::Of(element)) => element,
+    };
     match element {
-        None => ptx!("copy"),
-        Some(ElementType::I8) => ptx!("i8"),
-        Some(ElementType::U8) => ptx!("u8"),
-        Some(ElementType::I16) => ptx!("i16"),
-        Some(ElementType::U16) => ptx!("u16"),
-        Some(ElementType::I32) => ptx!("i32"),
-        Some(ElementType::U32) => ptx!("u32"),
-        Some(ElementType::I64) => ptx!("i64"),
-        Some(ElementType::U64) => ptx!("u64"),
-        Some(ElementType::F16) => ptx!("f16"),
-        Some(ElementType::Bf16) => ptx!("bf16"),
-        Some(ElementType::F32) => ptx!("f32"),
-        Some(ElementType::F64) => ptx!("f64"),
+        ElementType::I8 => ptx!("i8"),
+        ElementType::U8 => ptx!("u8"),
+        ElementType::I16 => ptx!("i16"),
+        ElementType::U16 => ptx!("u16"),
+        ElementType::I32 => ptx!("i32"),
+        ElementType::U32 => ptx!("u32"),
+        ElementType::I64 => ptx!("i64"),
+        ElementType::U64 => ptx!("u64"),
+        ElementType::F16 => ptx!("f16"),
+        ElementType::Bf16 => ptx!("bf16"),
+        ElementType::F32 => ptx!("f32"),
+        ElementType::F64 => ptx!("f64"),
     }
 }

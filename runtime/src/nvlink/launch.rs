@@ -2,12 +2,12 @@
 //!
 //! Pure: the engine gives the result to a GPU, the tests to an emulator.
 
+use super::call::{DeviceCollective, DeviceElement, DeviceOp};
 use super::layout::RANKS_MAX;
 use super::parameters::Parameters;
 use super::part::{Leaf, Shape};
 use super::select;
 use crate::cuda::{DevicePointer, Grid};
-use crate::element::{ElementType, ReduceOp};
 
 /// What stays the same from call to call of one rank.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +26,8 @@ pub(super) struct Standing {
 pub(super) struct Request {
     pub(super) shape: Shape,
     pub(super) leaf: Leaf,
-    pub(super) element: ElementType,
-    pub(super) op: ReduceOp,
+    pub(super) element: DeviceElement,
+    pub(super) op: DeviceOp,
     pub(super) input: DevicePointer,
     pub(super) output: DevicePointer,
     /// For the direct leaf.
@@ -60,6 +60,7 @@ impl Request {
     pub(super) fn launch(&self, standing: &Standing) -> Launch {
         let Standing { rank, ranks, windows, state, status, deadline_ns } = *standing;
         debug_assert_eq!(ranks, self.shape.ranks);
+        let (factor, factor_at) = self.op.factor();
         let mut parameters = Parameters {
             window: windows,
             peer_input: [DevicePointer(0); RANKS_MAX],
@@ -76,8 +77,10 @@ impl Request {
                 Leaf::TwoShot => self.shape.two_shot(rank),
                 Leaf::Direct => self.shape.direct(rank).part,
             },
-            op: op_code(self.op),
+            op: if self.shape.is_reduction() { self.op.code() } else { 0 },
             signature: self.signature(),
+            factor,
+            factor_at,
         };
         if let (Leaf::Direct, Some(reached)) = (self.leaf, self.reached) {
             let direct = self.shape.direct(rank);
@@ -100,8 +103,8 @@ impl Request {
             self.shape.collective.root().map_or(0, |root| u64::from(root.0)),
             self.shape.count_bytes as u64,
             u64::from(self.shape.ranks),
-            if reduces { u64::from(element_code(self.element)) } else { 0 },
-            if reduces { u64::from(op_code(self.op)) } else { 0 },
+            if reduces { u64::from(self.element.code()) } else { 0 },
+            if reduces { u64::from(self.op.code()) } else { 0 },
             self.leaf as u64,
             self.reached.map_or(0, |reached| reached.identity),
         ];
@@ -114,30 +117,16 @@ impl Request {
     }
 }
 
-/// The kernels' number of an operation.
-fn op_code(op: ReduceOp) -> u32 {
-    match op {
-        ReduceOp::Sum => 0,
-        ReduceOp::Prod => 1,
-        ReduceOp::Min => 2,
-        ReduceOp::Max => 3,
-        ReduceOp::Avg => 4,
-    }
-}
-
-fn element_code(element: ElementType) -> u32 {
-    let position = ElementType::ALL.iter().position(|&other| other == element);
-    position.expect("every type is among all types") as u32
-}
-
 fn collective_code(shape: Shape) -> u64 {
-    use crate::coll::collective::Collective;
     match shape.collective {
-        Collective::AllReduce => 1,
-        Collective::Broadcast { .. } => 2,
-        Collective::Reduce { .. } => 3,
-        Collective::AllGather => 4,
-        Collective::ReduceScatter => 5,
-        Collective::Barrier => 6,
+        DeviceCollective::AllReduce => 1,
+        DeviceCollective::Broadcast { .. } => 2,
+        DeviceCollective::Reduce { .. } => 3,
+        DeviceCollective::AllGather => 4,
+        DeviceCollective::ReduceScatter => 5,
+        DeviceCollective::Barrier => 6,
+        DeviceCollective::AllToAll => 7,
+        DeviceCollective::Gather { .. } => 8,
+        DeviceCollective::Scatter { .. } => 9,
     }
 }

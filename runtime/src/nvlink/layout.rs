@@ -17,6 +17,14 @@ pub const ONE_SHOT_BYTES: usize = 8;
 pub const ROUND_BYTES: usize = 480;
 /// What a thread of the direct leaf moves at a time.
 pub const DIRECT_BYTES: usize = 16;
+/// How many blocks each peer can have for messages.
+pub const PAIR_CHANNELS: u32 = 32;
+/// How many of a block's warps send, and how many receive.
+pub const PAIR_WARPS: u32 = THREADS / WARP / 2;
+/// How many lines a warp can be ahead of its receiver.
+pub const PAIR_SLOTS: u32 = 16;
+/// A message goes by a channel for each so many bytes.
+pub const PAIR_CHANNEL_BYTES: usize = 8192;
 /// Threads that run in step.
 pub const WARP: u32 = 32;
 
@@ -25,8 +33,12 @@ const NOTICES_BYTES: usize = 4 * CHANNELS_MAX as usize * 2 * RANKS_MAX * 8;
 const ONE_SHOT_CELLS_BYTES: usize = ONE_SHOT_CHANNELS as usize * 2 * RANKS_MAX * THREADS as usize * 16;
 /// Two exchanges, two parities.
 const TWO_SHOT_LINES_BYTES: usize = TWO_SHOT_CHANNELS as usize * 2 * 2 * RANKS_MAX * THREADS as usize * 16;
+const PAIR_CREDITS_BYTES: usize = PAIR_CHANNELS as usize * RANKS_MAX * PAIR_WARPS as usize * 8;
+const PAIR_LINES_BYTES: usize =
+    PAIR_CHANNELS as usize * RANKS_MAX * (PAIR_WARPS * PAIR_SLOTS * WARP) as usize * 16;
 /// A rank's window, which all ranks reach; zeros at first.
-pub const WINDOW_BYTES: usize = NOTICES_BYTES + ONE_SHOT_CELLS_BYTES + TWO_SHOT_LINES_BYTES;
+pub const WINDOW_BYTES: usize =
+    NOTICES_BYTES + ONE_SHOT_CELLS_BYTES + TWO_SHOT_LINES_BYTES + PAIR_CREDITS_BYTES + PAIR_LINES_BYTES;
 
 /// Behind whether a call has failed.
 pub(super) const STATE_CALLS: usize = 128;
@@ -34,4 +46,5 @@ pub(super) const STATE_CALLS: usize = 128;
 pub const STATE_BYTES: usize = STATE_CALLS
     + CHANNELS_MAX as usize * 4
     + (TWO_SHOT_CHANNELS * THREADS / WARP) as usize * 8
-    + CHANNELS_MAX as usize * RANKS_MAX * 16;
+    + CHANNELS_MAX as usize * RANKS_MAX * 16
+    + PAIR_CHANNELS as usize * RANKS_MAX * PAIR_WARPS as usize * 16;

@@ -20,6 +20,9 @@ pub(super) struct Parameters {
     pub(super) part: Part,
     pub(super) op: u32,
     pub(super) signature: u32,
+    /// What this rank's input is multiplied by where the operation says so: the element's bytes, or where they are.
+    pub(super) factor: u64,
+    pub(super) factor_at: DevicePointer,
 }
 
 /// A rank's part in a call: how the vector is cut, and who gives whom what.
@@ -50,6 +53,9 @@ pub(super) struct Part {
     pub(super) collect: u32,
     /// Whether its own block of the result belongs into its output.
     pub(super) keep: u32,
+    /// Whether blocks are only moved, each rank's to a place of its own. Then `collect` is of the first exchange, and
+    /// `forward` are those who get empty lines, or by the direct leaf those who get blocks.
+    pub(super) apart: u32,
 }
 
 /// A word of the status, which the kernels write and the host reads.

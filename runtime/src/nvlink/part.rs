@@ -1,11 +1,11 @@
 //! Which part a rank has in a collective, for each leaf.
 //!
-//! Pure. What a collective means is [`Collective`]; a leaf's exchanges are described in its kernel. Here stands who sends
+//! Pure. What a collective means is [`DeviceCollective`]; a leaf's exchanges are described in its kernel. Here stands who sends
 //! what to whom in which of them, as masks and strides.
 
+use super::call::DeviceCollective;
 use super::layout::DIRECT_BYTES;
 use super::parameters::Part;
-use crate::coll::collective::Collective;
 
 /// A native implementation on GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ impl Leaf {
 /// One call, as all ranks agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
-    pub(super) collective: Collective,
+    pub(super) collective: DeviceCollective,
     /// Bytes of what the collective counts: the vector, or one rank's block.
     pub(super) count_bytes: usize,
     pub(super) ranks: u32,
@@ -43,7 +43,8 @@ impl Shape {
     /// so.
     pub(super) fn block_bytes(self) -> usize {
         match self.collective {
-            Collective::AllGather | Collective::ReduceScatter => self.count_bytes,
+            DeviceCollective::AllGather | DeviceCollective::ReduceScatter => self.count_bytes,
+            collective if collective.moves_blocks() => self.count_bytes,
             _ => self.count_bytes.div_ceil(self.ranks as usize).next_multiple_of(DIRECT_BYTES),
         }
     }
@@ -55,10 +56,7 @@ impl Shape {
 
     /// Whether elements are reduced.
     pub(super) fn is_reduction(self) -> bool {
-        matches!(
-            self.collective,
-            Collective::AllReduce | Collective::Reduce { .. } | Collective::ReduceScatter
-        )
+        self.collective.reduces()
     }
 
     fn root(self) -> u32 {
@@ -73,23 +71,45 @@ impl Shape {
         let part =
             Part { block_bytes: bytes, total_bytes: bytes, rank, ranks: self.ranks, ..Part::default() };
         match self.collective {
-            Collective::AllReduce => Part { send: others, receive: all, keep: 1, ..part },
-            Collective::ReduceScatter => {
+            DeviceCollective::AllReduce => Part { send: others, receive: all, keep: 1, ..part },
+            DeviceCollective::ReduceScatter => {
                 Part { input_stride: bytes, send: others, receive: all, keep: 1, ..part }
             }
-            Collective::AllGather => {
+            DeviceCollective::AllGather => {
                 Part { output_stride: bytes, send: others, receive: all, keep: 1, ..part }
             }
-            Collective::Broadcast { .. } => {
+            DeviceCollective::Broadcast { .. } => {
                 Part { send: if is_root { others } else { none }, receive: root, keep: 1, ..part }
             }
-            Collective::Reduce { .. } => Part {
+            DeviceCollective::Reduce { .. } => Part {
                 send: root & others,
                 receive: if is_root { all } else { none },
                 keep: u32::from(is_root),
                 ..part
             },
-            Collective::Barrier => part,
+            DeviceCollective::AllToAll => Part {
+                input_stride: bytes,
+                output_stride: bytes,
+                send: others,
+                receive: all,
+                keep: 1,
+                ..part
+            },
+            DeviceCollective::Gather { .. } => Part {
+                output_stride: bytes,
+                send: root & others,
+                receive: if is_root { all } else { none },
+                keep: 1,
+                ..part
+            },
+            DeviceCollective::Scatter { .. } => Part {
+                input_stride: bytes,
+                send: if is_root { others } else { none },
+                receive: root,
+                keep: 1,
+                ..part
+            },
+            DeviceCollective::Barrier => part,
         }
     }
 
@@ -110,22 +130,24 @@ impl Shape {
         };
         let blocks = Part { total_bytes: block * u64::from(self.ranks), ..vector };
         match self.collective {
-            Collective::AllReduce => {
+            DeviceCollective::AllReduce => {
                 Part { send: others, receive: all, forward: others, collect: others, ..vector }
             }
-            Collective::ReduceScatter => Part { output_stride: 0, send: others, receive: all, ..blocks },
-            Collective::AllGather => {
+            DeviceCollective::ReduceScatter => {
+                Part { output_stride: 0, send: others, receive: all, ..blocks }
+            }
+            DeviceCollective::AllGather => {
                 Part { input_stride: 0, receive: me, forward: others, collect: others, ..blocks }
             }
             // Everybody passes its block to the root too, which has it: so that the root hears from everybody.
-            Collective::Broadcast { .. } => Part {
+            DeviceCollective::Broadcast { .. } => Part {
                 send: if is_root { others } else { none },
                 receive: root,
                 forward: others,
                 collect: others,
                 ..vector
             },
-            Collective::Reduce { .. } => Part {
+            DeviceCollective::Reduce { .. } => Part {
                 send: others,
                 receive: all,
                 forward: root & others,
@@ -133,7 +155,31 @@ impl Shape {
                 keep: u32::from(is_root),
                 ..vector
             },
-            Collective::Barrier => vector,
+            DeviceCollective::AllToAll => {
+                Part { apart: 1, send: others, receive: all, collect: others, ..blocks }
+            }
+            // Who gets a line sends one back, an empty one, so that both know when places are free again.
+            DeviceCollective::Gather { .. } => Part {
+                apart: 1,
+                input_stride: 0,
+                send: root & others,
+                receive: if is_root { all } else { root },
+                collect: if is_root { others } else { none },
+                forward: if is_root { others } else { none },
+                keep: u32::from(is_root),
+                ..blocks
+            },
+            DeviceCollective::Scatter { .. } => Part {
+                apart: 1,
+                output_stride: 0,
+                send: if is_root { others } else { none },
+                receive: if is_root { all } else { root },
+                collect: root & others,
+                forward: root & others,
+                keep: u32::from(is_root),
+                ..blocks
+            },
+            DeviceCollective::Barrier => vector,
         }
     }
 
@@ -155,22 +201,46 @@ impl Shape {
             ..Part::default()
         };
         match self.collective {
-            Collective::AllReduce => Direct { part: part(len, all, all), input: start, output: start },
-            Collective::Reduce { .. } => Direct { part: part(len, all, root), input: start, output: start },
-            Collective::ReduceScatter => Direct { part: part(block, all, me), input: start, output: 0 },
-            Collective::AllGather => Direct { part: part(block, me, all), input: 0, output: start },
+            DeviceCollective::AllReduce => Direct { part: part(len, all, all), input: start, output: start },
+            DeviceCollective::Reduce { .. } => {
+                Direct { part: part(len, all, root), input: start, output: start }
+            }
+            DeviceCollective::ReduceScatter => Direct { part: part(block, all, me), input: start, output: 0 },
+            DeviceCollective::AllGather => Direct { part: part(block, me, all), input: 0, output: start },
             // The root copies for itself; each other rank takes a piece from it, and passes it to the others.
-            Collective::Broadcast { .. } if is_root => {
+            DeviceCollective::Broadcast { .. } if is_root => {
                 Direct { part: part(self.count_bytes, root, root), input: 0, output: 0 }
             }
-            Collective::Broadcast { .. } => {
+            DeviceCollective::Broadcast { .. } => {
                 let pieces = self.ranks as usize - 1;
                 let piece = self.count_bytes.div_ceil(pieces).next_multiple_of(DIRECT_BYTES);
                 let start = piece * (rank - u32::from(rank > self.root())) as usize;
                 let len = self.count_bytes.saturating_sub(start).min(piece);
                 Direct { part: part(len, root, all & !root), input: start, output: start }
             }
-            Collective::Barrier => Direct { part: part(0, 0, 0), input: 0, output: 0 },
+            DeviceCollective::AllToAll
+            | DeviceCollective::Gather { .. }
+            | DeviceCollective::Scatter { .. } => {
+                let stride = |is_used| if is_used { block as u64 } else { 0 };
+                let part = Part {
+                    apart: 1,
+                    input_stride: stride(!matches!(self.collective, DeviceCollective::Gather { .. })),
+                    output_stride: stride(!matches!(self.collective, DeviceCollective::Scatter { .. })),
+                    ..part(block, 0, self.destinations(rank))
+                };
+                Direct { part, input: 0, output: 0 }
+            }
+            DeviceCollective::Barrier => Direct { part: part(0, 0, 0), input: 0, output: 0 },
+        }
+    }
+
+    /// To whom a rank gives a block, itself among them, where blocks are moved.
+    fn destinations(self, rank: u32) -> u32 {
+        let Masks { me, all, root, none, .. } = self.masks(rank);
+        match self.collective {
+            DeviceCollective::Gather { .. } => root,
+            DeviceCollective::Scatter { .. } if me != root => none,
+            _ => all,
         }
     }
 

@@ -2,12 +2,12 @@
 //!
 //! Pure, and the same on every rank: both ends of a channel must exist. The sizes are measured ones (BENCHMARKING.md).
 
+use super::call::DeviceCollective;
 use super::layout::{
     CHANNELS_MAX, DIRECT_BYTES, ONE_SHOT_BYTES, ONE_SHOT_CHANNELS, ROUND_BYTES, THREADS, TWO_SHOT_CHANNELS,
     WARP,
 };
 use super::part::{Leaf, Shape};
-use crate::coll::collective::Collective;
 
 /// The leaf for a call. `is_registered` says whether every rank reaches every other's buffers.
 pub(super) fn leaf(shape: Shape, is_registered: bool) -> Leaf {
@@ -36,9 +36,24 @@ pub(super) fn blocks(leaf: Leaf, shape: Shape) -> u32 {
 /// To how many bytes sending everything to everybody is the shorter way.
 fn one_shot_bytes_max(shape: Shape) -> usize {
     let bytes = match (shape.collective, shape.ranks) {
-        (Collective::AllReduce | Collective::Reduce { .. } | Collective::Broadcast { .. }, ..=2) => 128 << 10,
-        (Collective::AllReduce | Collective::Reduce { .. } | Collective::Broadcast { .. }, ..=4) => 128 << 10,
-        (Collective::AllReduce | Collective::Reduce { .. } | Collective::Broadcast { .. }, _) => 32 << 10,
+        (
+            DeviceCollective::AllReduce
+            | DeviceCollective::Reduce { .. }
+            | DeviceCollective::Broadcast { .. },
+            ..=2,
+        ) => 128 << 10,
+        (
+            DeviceCollective::AllReduce
+            | DeviceCollective::Reduce { .. }
+            | DeviceCollective::Broadcast { .. },
+            ..=4,
+        ) => 128 << 10,
+        (
+            DeviceCollective::AllReduce
+            | DeviceCollective::Reduce { .. }
+            | DeviceCollective::Broadcast { .. },
+            _,
+        ) => 32 << 10,
         _ => 16 << 10,
     };
     bytes.min(ONE_SHOT_BYTES_MAX)
@@ -53,9 +68,10 @@ const DIRECT_BLOCK_BYTES_MIN: usize = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coll::collective::Collective;
 
-    fn shape(collective: Collective, count_bytes: usize, ranks: u32) -> Shape {
-        Shape { collective, count_bytes, ranks }
+    fn shape(collective: impl Into<DeviceCollective>, count_bytes: usize, ranks: u32) -> Shape {
+        Shape { collective: collective.into(), count_bytes, ranks }
     }
 
     #[test]

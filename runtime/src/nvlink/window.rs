@@ -1,9 +1,10 @@
 //! Memory that the ranks of a node reach of each other: offered as bytes, opened by everybody.
 //!
 //! A rank offers an allocation by an IPC handle, and by its address for ranks that are threads of the same process, which
-//! cannot import what they have exported.
+//! cannot import what they have exported. Of memory that was offered this process keeps a list, so that such a rank holds it
+//! as long as it may be written to.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::cuda::{Allocation, CudaError, Device, DeviceMemory, DevicePointer, ImportedMemory, IpcHandle};
 
@@ -52,6 +53,7 @@ impl Offer {
     /// Offers an allocation.
     pub(crate) fn of<T: bytemuck::Pod>(memory: &DeviceMemory<T>) -> Result<Offer, CudaError> {
         let device = memory.device();
+        remember(memory.allocation());
         Ok(Offer {
             pid: std::process::id(),
             ordinal: device.ordinal(),
@@ -96,8 +98,9 @@ pub(crate) struct Shared {
     pointers: [DevicePointer; RANKS_MAX],
     own: Arc<Allocation>,
     _imported: Vec<ImportedMemory>,
-    /// Ranks of this process whose memory is used at its own address: its owner must not free it while this lives.
-    has_neighbours: bool,
+    /// Memory of ranks of this process, which is used at its own address.
+    neighbours: Vec<Arc<Allocation>>,
+    device: Device,
 }
 
 impl Shared {
@@ -118,15 +121,20 @@ impl Shared {
             pointers: [DevicePointer(0); RANKS_MAX],
             own: own.allocation().clone(),
             _imported: Vec::new(),
-            has_neighbours: false,
+            neighbours: Vec::new(),
+            device: device.clone(),
         };
         for (peer, offer) in offers.iter().enumerate() {
             shared.pointers[peer] = if peer == rank {
                 own.pointer()
             } else if offer.pid == std::process::id() {
                 device.enable_access_to(&Device::open(offer.ordinal)?)?;
-                shared.has_neighbours = true;
-                DevicePointer(offer.pointer)
+                let pointer = DevicePointer(offer.pointer);
+                let reason = || "it was freed before it was used".to_owned();
+                let neighbour = remembered(pointer, offer.ordinal)
+                    .ok_or_else(|| SharingError::Offer { rank: peer, reason: reason() })?;
+                shared.neighbours.push(neighbour);
+                pointer
             } else {
                 let imported = ImportedMemory::open(device, offer.handle)?;
                 let pointer = imported.pointer();
@@ -150,10 +158,34 @@ impl Shared {
 
     /// Gives up without freeing: another rank of this process may still write to it.
     pub(crate) fn leak(self) {
-        if self.has_neighbours {
+        if !self.neighbours.is_empty() {
             std::mem::forget(self);
         }
     }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // What this rank enqueued may still tell a neighbour something, which may be the last to hold its memory.
+        if !self.neighbours.is_empty() {
+            let _done = self.device.synchronize();
+        }
+    }
+}
+
+/// What this process has offered and not freed.
+static OFFERED: Mutex<Vec<Weak<Allocation>>> = Mutex::new(Vec::new());
+
+fn remember(allocation: &Arc<Allocation>) {
+    let mut offered = OFFERED.lock().unwrap_or_else(PoisonError::into_inner);
+    offered.retain(|other| other.strong_count() > 0);
+    offered.push(Arc::downgrade(allocation));
+}
+
+fn remembered(pointer: DevicePointer, ordinal: u32) -> Option<Arc<Allocation>> {
+    let offered = OFFERED.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = offered.iter().filter_map(Weak::upgrade);
+    found.into_iter().find(|it| it.pointer() == pointer && it.device().ordinal() == ordinal)
 }
 
 /// Whether ranks' offers go together.

@@ -1,45 +1,36 @@
-//! Collectives on GPU memory, enqueued on a CUDA stream.
+//! A rank's GPU: getting it, sharing memory with the other ranks, and what goes wrong with it.
 //!
 //! [`World::use_device`] gives a rank its GPU; [`World::on`] a stream, on which collectives have the names that they have on
-//! the host. A call enqueues and returns; [`OnStream::wait`] waits for what was enqueued, and learns what went wrong with
-//! it: a rank that is lost, that calls something else, or that does not come before the deadline. Whoever waits by other
-//! means (`cudaStreamSynchronize`) is not left hanging, as kernels give up at the deadline, but must ask `wait` whether
-//! they did.
+//! the host ([`OnStream`]).
 //!
 //! All ranks must be on one node, at most [`RANKS_MAX`] of them, a GPU each.
-//!
-//! # Safety
-//!
-//! Slices have the length that is checked here, in memory that is not freed before the device is done with all work.
-#![allow(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
+use efarun_wire::message::Participants;
 
 use super::World;
-use super::operations::{NO_OP, equal_lengths, lengths};
+use super::on_stream::OnStream;
 use super::run::explain_told;
 use super::setup::{Contribution, exchange};
-use crate::bootstrap::BootstrapError;
-use crate::coll::collective::Collective;
 use crate::coll::fault::Wait;
-use crate::cuda::{CudaError, Device, DeviceMemory, DevicePointer, DeviceSlice, DeviceSliceMut, Stream};
-use crate::element::{Element, ElementType, ReduceOp};
+use crate::cuda::{Device, DeviceMemory, Stream};
+use crate::element::Element;
 use crate::error::{Error, Place};
-use crate::nvlink::engine::{DeviceCall, Engine, Preparation};
+use crate::nvlink::engine::{Engine, Preparation, Wanted};
 use crate::nvlink::layout::RANKS_MAX;
 use crate::nvlink::window::Offer;
-use crate::nvlink::{Leaf, Trouble};
+use crate::nvlink::{DeviceElement, Trouble};
 
 /// A rank's GPU.
 #[derive(Debug)]
 pub(super) struct Gpu {
     device: Device,
     /// None in a world of one rank.
-    engine: Option<Engine>,
+    pub(super) engine: Option<Engine>,
     /// What was enqueued last, for messages.
-    last: &'static str,
+    pub(super) last: &'static str,
 }
 
 impl Gpu {
@@ -101,7 +92,8 @@ impl World {
     /// Lets large collectives use memory where it lies. Blocks until every rank has called it, with as much memory each.
     ///
     /// A call is done in place when its buffers lie in registered memory, on every rank in what it registered in the same
-    /// call of this, wherever in it. The World keeps the memory until its own end.
+    /// call of this, wherever in it. The World keeps the memory until its own end, or until
+    /// [`World::unregister_memory`] is told the number that this gives.
     ///
     /// # Errors
     ///
@@ -109,13 +101,13 @@ impl World {
     pub fn register_memory<T: Element + bytemuck::Pod>(
         &mut self,
         memory: &DeviceMemory<T>,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         self.check_unbroken()?;
         let rank = self.rank;
         let (Some(gpu), oob) = (&mut self.gpu, &mut self.oob) else {
             return Err(Error::NoDevice { operation: "register_memory" });
         };
-        let (Some(engine), Some(oob)) = (&mut gpu.engine, oob) else { return Ok(()) };
+        let (Some(engine), Some(oob)) = (&mut gpu.engine, oob) else { return Ok(0) };
         let until = Instant::now() + self.config.bootstrap_timeout;
         let offer = Offer::of(memory);
         let mine = match &offer {
@@ -126,12 +118,24 @@ impl World {
         offer.map_err(|cause| Error::Gpu { rank, cause })?;
         let registered = engine.register(memory, &offers?);
         let mine = match &registered {
-            Ok(()) => Contribution::Good(Vec::new()),
+            Ok(_) => Contribution::Good(Vec::new()),
             Err(error) => Contribution::Failed(error.to_string()),
         };
         let ready = exchange(oob, "gpu-ready", mine, until);
-        registered.map_err(|cause| Error::Setup { rank, transport: GPU_MEMORY, cause: cause.to_string() })?;
-        ready.map(|_| ())
+        let number = registered.map_err(|cause| Error::Setup {
+            rank,
+            transport: GPU_MEMORY,
+            cause: cause.to_string(),
+        })?;
+        ready.map(|_| number)
+    }
+
+    /// Does not use registered memory any more, by the number that registering it gave; every rank must call it between
+    /// the same collectives. Waits until this rank's GPU is done.
+    pub fn unregister_memory(&mut self, number: usize) {
+        if let Some(engine) = self.gpu.as_mut().and_then(|gpu| gpu.engine.as_mut()) {
+            engine.unregister(number);
+        }
     }
 
     /// Loads the kernels for these types, so that the first collective on them does not: the driver compiles them once per
@@ -140,11 +144,12 @@ impl World {
     /// # Errors
     ///
     /// [`Error::Gpu`]; [`Error::NoDevice`] without [`World::use_device`].
-    pub fn prepare_device(&mut self, elements: &[ElementType]) -> Result<(), Error> {
+    pub fn prepare_device<E: Into<DeviceElement> + Copy>(&mut self, elements: &[E]) -> Result<(), Error> {
         let rank = self.rank;
         let gpu = self.gpu.as_mut().ok_or(Error::NoDevice { operation: "prepare_device" })?;
         let Some(engine) = &mut gpu.engine else { return Ok(()) };
-        let mut kinds = std::iter::once(None).chain(elements.iter().copied().map(Some));
+        let elements = elements.iter().copied().map(Into::into);
+        let mut kinds = std::iter::once(None).chain(elements.map(Some));
         kinds.try_for_each(|kind| engine.prepare(kind)).map_err(|cause| Error::Gpu { rank, cause })
     }
 
@@ -153,7 +158,101 @@ impl World {
     /// A stream that is being captured takes them into its graph. What a graph does is ordered with calls on other
     /// streams by whoever launches it.
     pub fn on<'a>(&'a mut self, stream: &'a Stream) -> OnStream<'a> {
-        OnStream { world: self, stream, leaf: None }
+        OnStream { world: self, stream, wanted: Wanted::default() }
+    }
+
+    /// What kernels of this rank have given up for, since it has its GPU; without waiting. The World is broken then.
+    pub fn device_trouble(&mut self) -> Option<Error> {
+        let gpu = self.gpu.as_ref()?;
+        let trouble = gpu.engine.as_ref()?.trouble()?;
+        let place = Place {
+            operation: gpu.last,
+            sequence: self.sequence.wrapping_sub(1),
+            rank: self.rank,
+            step: None,
+        };
+        let error = explain(place, trouble, self.config.deadline);
+        self.broken.get_or_insert_with(|| error.to_string());
+        Some(error)
+    }
+
+    /// What the bootstrap has to say about the other ranks: that one is lost, or gave up; without waiting. The World is
+    /// not broken by it: whoever finds that nothing waits for that rank may go on.
+    pub fn peer_trouble(&mut self) -> Option<Error> {
+        let error = self.oob.as_mut()?.check_events().err()?;
+        let operation = self.gpu.as_ref().map_or("nothing", |gpu| gpu.last);
+        let sequence = self.sequence.wrapping_sub(1);
+        Some(explain_told(Place { operation, sequence, rank: self.rank, step: None }, error))
+    }
+
+    /// Ends what waits on the GPU for other ranks, and every call on the GPU from now on. Does not wait.
+    pub fn stop_device(&self) {
+        if let Some(engine) = self.gpu.as_ref().and_then(|gpu| gpu.engine.as_ref()) {
+            engine.stop();
+        }
+    }
+
+    /// Whether a kernel has ended without having done its work, for whatever reason.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gpu`].
+    pub fn device_gave_up(&self) -> Result<bool, Error> {
+        let engine = self.gpu.as_ref().and_then(|gpu| gpu.engine.as_ref());
+        let gave_up = engine.map_or(Ok(false), Engine::has_given_up);
+        gave_up.map_err(|cause| Error::Gpu { rank: self.rank, cause })
+    }
+
+    /// Lets go of the World without waiting for the other ranks, of which this one needs nothing any more, nor they of
+    /// it: every call of theirs with this rank has begun on this rank's GPU. Waits for what is enqueued there.
+    pub fn leave(mut self) {
+        self.is_closed = true;
+        self.device_trouble();
+        if let Some(gpu) = self.gpu.take() {
+            gpu.close(self.broken.is_some());
+        }
+        if let Some(peers) = &mut self.peers {
+            peers.transport.close();
+        }
+        // Without goodbye the others learn that this rank is gone, which is what they should after an error.
+        if let (None, Some(oob)) = (&self.broken, &mut self.oob) {
+            oob.leave();
+        }
+    }
+
+    /// Gives every rank's bytes to every rank, in order of rank: what ranks must tell each other beside collectives. Where
+    /// only some take part, ascending, each names them all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Bootstrap`] when a rank does not come before the deadline, or is lost.
+    pub fn exchange(
+        &mut self,
+        id: &str,
+        among: Option<&[Rank]>,
+        bytes: Vec<u8>,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let Some(oob) = &mut self.oob else { return Ok(vec![bytes]) };
+        let participants = among.map_or(Participants::World, |ranks| Participants::Ranks(ranks.to_vec()));
+        let all = oob.allgather(id, participants, bytes, self.config.bootstrap_timeout)?;
+        Ok(all.into_iter().map(|(_, bytes)| bytes).collect())
+    }
+
+    /// Kernels for a world of one rank, whose calls are copies otherwise.
+    pub(super) fn engine_for_one(&mut self) -> Result<(), Error> {
+        let (rank, deadline) = (self.rank, self.config.deadline);
+        let Some(gpu) = &mut self.gpu else { return Ok(()) };
+        if gpu.engine.is_none() {
+            let prepared = Preparation::new(&gpu.device).map_err(|cause| Error::Gpu { rank, cause })?;
+            let offers = [prepared.offer()];
+            let engine = Engine::new(prepared, 0, &offers, deadline).map_err(|cause| Error::Setup {
+                rank,
+                transport: GPU_MEMORY,
+                cause: cause.to_string(),
+            })?;
+            gpu.engine = Some(engine);
+        }
+        Ok(())
     }
 
     fn check_unbroken(&self) -> Result<(), Error> {
@@ -161,267 +260,8 @@ impl World {
     }
 }
 
-/// A World's collectives on one stream.
-#[derive(Debug)]
-pub struct OnStream<'a> {
-    world: &'a mut World,
-    stream: &'a Stream,
-    leaf: Option<Leaf>,
-}
-
-impl OnStream<'_> {
-    /// Uses this leaf, whatever the size; the same on all ranks. One that cannot do a call is replaced by one that can.
-    #[must_use]
-    pub fn by(mut self, leaf: Leaf) -> Self {
-        self.leaf = Some(leaf);
-        self
-    }
-
-    /// Reduces the ranks' buffers element by element, into each of them.
-    ///
-    /// The one-shot leaf sends S bytes to each peer in one exchange, the others (p-1)/p S in each of two. Elements are
-    /// reduced in order of rank, by the direct leaf in turn from the rank on whose block it is.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Gpu`] when CUDA does not take it, [`Error::NoDevice`] without [`World::use_device`], [`Error::Broken`].
-    pub fn all_reduce<T: Element>(&mut self, data: DeviceSliceMut<'_, T>, op: ReduceOp) -> Result<(), Error> {
-        let (pointer, len) = (data.pointer(), data.len());
-        self.enqueue::<T>(Collective::AllReduce, len, op, pointer, pointer)
-    }
-
-    /// As [`OnStream::all_reduce`], from one buffer into another of the same length.
-    ///
-    /// # Errors
-    ///
-    /// As [`OnStream::all_reduce`]; [`Error::Lengths`].
-    pub fn all_reduce_into<T: Element>(
-        &mut self,
-        input: DeviceSlice<'_, T>,
-        output: DeviceSliceMut<'_, T>,
-        op: ReduceOp,
-    ) -> Result<(), Error> {
-        equal_lengths(Collective::AllReduce, input.len(), output.len())?;
-        self.enqueue::<T>(Collective::AllReduce, input.len(), op, input.pointer(), output.pointer())
-    }
-
-    /// Copies the root's buffer into those of all ranks.
-    ///
-    /// # Errors
-    ///
-    /// As [`OnStream::all_reduce`]; [`Error::Root`].
-    pub fn broadcast<T: Element>(&mut self, data: DeviceSliceMut<'_, T>, root: Rank) -> Result<(), Error> {
-        let collective = self.world.rooted(Collective::Broadcast { root })?;
-        self.enqueue::<T>(collective, data.len(), NO_OP, data.pointer(), data.pointer())
-    }
-
-    /// As [`OnStream::broadcast`], into a buffer of its own, the root's too. Only the root's input is read.
-    ///
-    /// # Errors
-    ///
-    /// As [`OnStream::broadcast`]; [`Error::Lengths`].
-    pub fn broadcast_into<T: Element>(
-        &mut self,
-        input: DeviceSlice<'_, T>,
-        output: DeviceSliceMut<'_, T>,
-        root: Rank,
-    ) -> Result<(), Error> {
-        let collective = self.world.rooted(Collective::Broadcast { root })?;
-        equal_lengths(collective, input.len(), output.len())?;
-        self.enqueue::<T>(collective, input.len(), NO_OP, input.pointer(), output.pointer())
-    }
-
-    /// Reduces the ranks' buffers element by element, into the root's; the others' are left as they are.
-    ///
-    /// # Errors
-    ///
-    /// As [`OnStream::broadcast`].
-    pub fn reduce<T: Element>(
-        &mut self,
-        data: DeviceSliceMut<'_, T>,
-        op: ReduceOp,
-        root: Rank,
-    ) -> Result<(), Error> {
-        let collective = self.world.rooted(Collective::Reduce { root })?;
-        self.enqueue::<T>(collective, data.len(), op, data.pointer(), data.pointer())
-    }
-
-    /// As [`OnStream::reduce`], into a buffer of the root's; those of other ranks have its length and are left alone.
-    ///
-    /// # Errors
-    ///
-    /// As [`OnStream::broadcast_into`].
-    pub fn reduce_into<T: Element>(
-        &mut self,
-        input: DeviceSlice<'_, T>,
-        output: DeviceSliceMut<'_, T>,
-        op: ReduceOp,
-        root: Rank,
-    ) -> Result<(), Error> {
-        let collective = self.world.rooted(Collective::Reduce { root })?;
-        equal_lengths(collective, input.len(), output.len())?;
-        self.enqueue::<T>(collective, input.len(), op, input.pointer(), output.pointer())
-    }
-
-    /// Collects the ranks' inputs, in order of rank, in every rank's output, which is p times as long.
-    ///
-    /// # Errors
-    ///
-    /// As [`OnStream::all_reduce_into`].
-    pub fn all_gather<T: Element>(
-        &mut self,
-        input: DeviceSlice<'_, T>,
-        output: DeviceSliceMut<'_, T>,
-    ) -> Result<(), Error> {
-        let ranks = self.world.world_size() as usize;
-        if input.len().checked_mul(ranks) != Some(output.len()) {
-            let rule = format!("the output takes {ranks} times the input, once per rank");
-            return Err(lengths(Collective::AllGather, input.len(), output.len(), rule));
-        }
-        self.enqueue::<T>(Collective::AllGather, input.len(), NO_OP, input.pointer(), output.pointer())
-    }
-
-    /// As [`OnStream::all_gather`], in one buffer: of p equal blocks this rank's own is its input.
-    ///
-    /// # Errors
-    ///
-    /// As [`OnStream::all_reduce`]; [`Error::Blocks`].
-    pub fn all_gather_in_place<T: Element>(&mut self, data: DeviceSliceMut<'_, T>) -> Result<(), Error> {
-        let own = self.world.own_block(Collective::AllGather, data.len())?;
-        let input = data.pointer().offset(own.start * size_of::<T>());
-        self.enqueue::<T>(Collective::AllGather, own.len(), NO_OP, input, data.pointer())
-    }
-
-    /// Reduces the ranks' inputs element by element, and leaves each rank its own of p equal blocks of the result.
-    ///
-    /// # Errors
-    ///
-    /// As [`OnStream::all_reduce_into`].
-    pub fn reduce_scatter<T: Element>(
-        &mut self,
-        input: DeviceSlice<'_, T>,
-        output: DeviceSliceMut<'_, T>,
-        op: ReduceOp,
-    ) -> Result<(), Error> {
-        let ranks = self.world.world_size() as usize;
-        if output.len().checked_mul(ranks) != Some(input.len()) {
-            let rule = format!("the input has {ranks} times the output, a block per rank");
-            return Err(lengths(Collective::ReduceScatter, input.len(), output.len(), rule));
-        }
-        self.enqueue::<T>(Collective::ReduceScatter, output.len(), op, input.pointer(), output.pointer())
-    }
-
-    /// As [`OnStream::reduce_scatter`], in one buffer of p equal blocks: afterwards this rank's own is its result.
-    ///
-    /// # Errors
-    ///
-    /// As [`OnStream::all_reduce`]; [`Error::Blocks`].
-    pub fn reduce_scatter_in_place<T: Element>(
-        &mut self,
-        data: DeviceSliceMut<'_, T>,
-        op: ReduceOp,
-    ) -> Result<(), Error> {
-        let own = self.world.own_block(Collective::ReduceScatter, data.len())?;
-        let output = data.pointer().offset(own.start * size_of::<T>());
-        self.enqueue::<T>(Collective::ReduceScatter, own.len(), op, data.pointer(), output)
-    }
-
-    /// Lets what is enqueued behind it wait until every rank's stream has come to it.
-    ///
-    /// # Errors
-    ///
-    /// As [`OnStream::all_reduce`].
-    pub fn barrier(&mut self) -> Result<(), Error> {
-        self.enqueue::<u8>(Collective::Barrier, 0, NO_OP, DevicePointer(0), DevicePointer(0))
-    }
-
-    /// Waits until everything that was enqueued on the stream is done.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::PeerLost`], [`Error::Mismatch`], [`Error::Timeout`], [`Error::Aborted`]: what outputs hold is then
-    /// undefined, and the World is broken.
-    pub fn wait(&mut self) -> Result<(), Error> {
-        let World { gpu, oob, rank, sequence, broken, config, .. } = &mut *self.world;
-        if let Some(first) = broken {
-            return Err(Error::Broken { first: first.clone() });
-        }
-        let Some(gpu) = gpu else { return Err(Error::NoDevice { operation: "wait" }) };
-        let place =
-            Place { operation: gpu.last, sequence: sequence.wrapping_sub(1), rank: *rank, step: None };
-        let started = Instant::now();
-        let mut told: Option<BootstrapError> = None;
-        let mut polls = 0u32;
-        let result = loop {
-            match self.stream.is_done() {
-                Ok(true) => break Ok(()),
-                Ok(false) => {}
-                Err(cause) => break Err(cause),
-            }
-            polls = polls.wrapping_add(1);
-            if !polls.is_multiple_of(POLLS_PER_CHECK) {
-                std::hint::spin_loop();
-                continue;
-            }
-            if let (None, Some(oob), Some(engine)) = (&told, oob.as_mut(), &gpu.engine)
-                && let Err(error) = oob.check_events()
-            {
-                // The kernels end by this, and the wait with them.
-                engine.stop();
-                told = Some(error);
-            }
-            if started.elapsed() > SPIN {
-                std::thread::sleep(NAP);
-            }
-        };
-        let error = match (told, gpu.engine.as_ref().and_then(Engine::trouble), result) {
-            (Some(told), _, _) => explain_told(place, told),
-            (None, Some(trouble), _) => explain(place, trouble, config.deadline),
-            (None, None, Err(cause)) => Error::Gpu { rank: *rank, cause },
-            (None, None, Ok(())) => return Ok(()),
-        };
-        *broken = Some(error.to_string());
-        Err(error)
-    }
-
-    fn enqueue<T: Element>(
-        &mut self,
-        collective: Collective,
-        count: usize,
-        op: ReduceOp,
-        input: DevicePointer,
-        output: DevicePointer,
-    ) -> Result<(), Error> {
-        let operation = collective.name();
-        let World { gpu, rank, sequence, broken, .. } = &mut *self.world;
-        if let Some(first) = broken {
-            return Err(Error::Broken { first: first.clone() });
-        }
-        let Some(gpu) = gpu else { return Err(Error::NoDevice { operation }) };
-        *sequence = sequence.wrapping_add(1);
-        gpu.last = operation;
-        let enqueued = match &mut gpu.engine {
-            Some(engine) => {
-                let call =
-                    DeviceCall { collective, element: T::TYPE, op, count, input, output, leaf: self.leaf };
-                // SAFETY: lengths were checked, and memory is freed after all work only.
-                unsafe { engine.enqueue(self.stream, &call) }
-            }
-            // Alone, a result is the input.
-            None if input == output => Ok(()),
-            // SAFETY: both have so many elements, in memory that is freed after all work only.
-            None => unsafe { self.stream.copy(input, output, count * size_of::<T>()) },
-        };
-        enqueued.map_err(|cause: CudaError| {
-            let error = Error::Gpu { rank: *rank, cause };
-            *broken = Some(error.to_string());
-            error
-        })
-    }
-}
-
 /// What a kernel said, in terms of the World. All ranks are on one node, so that numbers on it are ranks.
-fn explain(place: Place, trouble: Trouble, waited: Duration) -> Error {
+pub(super) fn explain(place: Place, trouble: Trouble, waited: Duration) -> Error {
     match trouble {
         Trouble::Timeout { peer } => {
             let peer = Rank(peer as u32);
@@ -440,8 +280,3 @@ fn explain(place: Place, trouble: Trouble, waited: Duration) -> Error {
 }
 
 const GPU_MEMORY: &str = "GPU memory";
-/// Asking the bootstrap takes a system call.
-const POLLS_PER_CHECK: u32 = 64;
-/// How long a wait looks without a pause: longer than what is measured call by call.
-const SPIN: Duration = Duration::from_millis(20);
-const NAP: Duration = Duration::from_micros(200);

@@ -13,6 +13,7 @@ mod builder;
 mod elsewhere;
 mod gpu;
 mod network;
+mod on_stream;
 mod operations;
 mod plans;
 mod processors;
@@ -42,7 +43,7 @@ use self::setup::{Limits, Setup};
 
 pub use self::builder::Builder;
 pub use self::elsewhere::Elsewhere;
-pub use self::gpu::OnStream;
+pub use self::on_stream::OnStream;
 pub use self::report::{Carrier, TransportLine};
 
 /// All ranks of a job, as this one sees it.

@@ -1,16 +1,20 @@
 // The kernels that move bytes and reduce nothing.
 #include "direct.cuh"
 #include "one_shot.cuh"
+#include "pairs.cuh"
 #include "two_shot.cuh"
 
 #ifdef EMULATED
 #define NAME(leaf) leaf##_bytes
 #define PARAMETERS const Parameters& parameters
+#define PAIR_PARAMETERS const PairParameters& parameters
 #else
 #define NAME(leaf) leaf
 #define PARAMETERS const __grid_constant__ Parameters parameters
+#define PAIR_PARAMETERS const __grid_constant__ PairParameters parameters
 #endif
 
 KERNEL(NAME(one_shot))(PARAMETERS) { one_shot<Bytes>(parameters, false); }
 KERNEL(NAME(two_shot))(PARAMETERS) { two_shot<Bytes>(parameters); }
 KERNEL(NAME(direct))(PARAMETERS) { direct<Bytes>(parameters); }
+KERNEL(NAME(pairs))(PAIR_PARAMETERS) { pass_messages(parameters); }

@@ -87,6 +87,31 @@ DEVICE void pass_on(const Call& call, const u64* outputs, u64 first, u64 step) {
     }
 }
 
+// Copies a block of this rank's input to each rank that gets one, to one rank after the other, each rank beginning with
+// itself: at any time every rank is written to by one.
+DEVICE void copy_apart(const Call& call, u64 input, const u64* outputs, u64 first, u64 step) {
+    const Parameters& p = call.p;
+    constexpr u32 AT_ONCE = 4;
+#pragma unroll
+    for (u32 k = 0; k < RANKS_MAX; k++) {
+        if (k >= p.ranks || !has(p.forward, turn(p, k))) continue;
+        u64 from = input + turn(p, k) * p.input_stride, to = outputs[k] + p.rank * p.output_stride;
+        for (u64 base = first; base < p.block_bytes; base += AT_ONCE * step) {
+            Pair found[AT_ONCE];
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++) {
+                u64 at = base + i * step;
+                if (at < p.block_bytes) found[i] = load16(from + at, (i64)p.block_bytes - (i64)at);
+            }
+#pragma unroll
+            for (u32 i = 0; i < AT_ONCE; i++) {
+                u64 at = base + i * step;
+                if (at < p.block_bytes) store16(to + at, found[i], (i64)p.block_bytes - (i64)at);
+            }
+        }
+    }
+}
+
 template <class T> DEVICE void direct(const Parameters& p) {
     Call call = {p, 0, 0, false};
     if (!begin(call)) return;
@@ -101,10 +126,12 @@ template <class T> DEVICE void direct(const Parameters& p) {
         }
         u64 step = (u64)block_count() * THREADS * 16;
         u64 first = ((u64)call.channel * THREADS + thread_index()) * 16;
+        bool is_apart = Pack<T>::IS_MOVED_ONLY && p.apart;
+        if (is_apart) copy_apart(call, inputs[0], outputs, first, step);
         // All ranks reading and writing at the same time is slower than all reading, then all writing: 4 H200 moved 301
         // and 334 GB/s. What is only copied, or goes to one rank, has nothing to gain.
         bool is_shared = has(p.forward, p.rank) && (p.forward & (p.forward - 1)) && (p.receive & (p.receive - 1));
-        for (u64 at = first; at < p.block_bytes; at += step) {
+        for (u64 at = first; at < p.block_bytes && !is_apart; at += step) {
             i64 left = (i64)p.block_bytes - (i64)at;
             Pair found[RANKS_MAX];
 #pragma unroll
@@ -132,7 +159,7 @@ template <class T> DEVICE void direct(const Parameters& p) {
                 if (is_destination && (k == 0 || !is_shared)) store16(outputs[k] + at, result, left);
             }
         }
-        if (is_shared) pass_on(call, outputs, first, step);
+        if (is_shared && !is_apart) pass_on(call, outputs, first, step);
     }
     // Each thread's writes come before its block's goodbye.
     fence();

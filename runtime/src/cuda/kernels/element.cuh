@@ -1,7 +1,7 @@
 // Elements, and what is done with them: the host's reductions (coll/reduce.rs), to the bit.
 //
 // Integers wrap. Minima and maxima of floats are NaN if an operand is, and the right operand where both are equal. Halves
-// are computed in f32 and rounded once. An average is the sum, divided where it is complete.
+// and eight-bit floats are computed in f32 and rounded once. An average is the sum, divided where it is complete.
 #pragma once
 #include "machine.cuh"
 
@@ -10,6 +10,8 @@ constexpr u32 OP_PROD = 1;
 constexpr u32 OP_MIN = 2;
 constexpr u32 OP_MAX = 3;
 constexpr u32 OP_AVG = 4;
+// Each rank's input is multiplied by a factor of its own and rounded, and the products are summed.
+constexpr u32 OP_PRE_MUL_SUM = 5;
 
 // Of the element types only their distinction counts where halves are `u16` too.
 struct f16 {
@@ -17,6 +19,12 @@ struct f16 {
 };
 struct bf16 {
     u16 bits;
+};
+struct f8e4m3 {
+    u8 bits;
+};
+struct f8e5m2 {
+    u8 bits;
 };
 
 DEVICE u32 float_bits(float value) {
@@ -29,6 +37,41 @@ DEVICE float float_of(u32 bits) {
     memcpy(&value, &bits, 4);
     return value;
 }
+
+// An eight-bit float of so many bits of mantissa, of which `LARGEST` is the largest number and `NOT_A_NUMBER` is none.
+template <u32 MANTISSA, u32 LARGEST, u32 NOT_A_NUMBER> struct Eighth {
+    static constexpr u32 BIAS = (1 << (6 - MANTISSA)) - 1;
+
+    static CALLED float widen(u8 bits) {
+        u32 magnitude = bits & 0x7f, sign = (u32)(bits & 0x80) << 24;
+        if (magnitude > LARGEST) {
+            // Beyond are infinity, where the type has it, and what is no number.
+            bool is_infinite = NOT_A_NUMBER > LARGEST + 1 && magnitude == LARGEST + 1;
+            return float_of(sign | (is_infinite ? 0x7f800000 : 0x7fc00000));
+        }
+        if (magnitude >> MANTISSA) return float_of(sign | ((magnitude << (23 - MANTISSA)) + ((127 - BIAS) << 23)));
+        float small = (float)magnitude * float_of((128 - BIAS - MANTISSA) << 23);
+        return float_of(sign | float_bits(small));
+    }
+
+    // To the nearest, of two as near the even one; what is too large becomes the largest number.
+    static CALLED u8 narrow(float value) {
+        u32 bits = float_bits(value), magnitude = bits & 0x7fffffff;
+        u8 sign = (u8)(bits >> 24 & 0x80);
+        if (magnitude > 0x7f800000) return sign | NOT_A_NUMBER;
+        constexpr u32 DROPPED = 23 - MANTISSA;
+        u32 code;
+        if (magnitude < (128 - BIAS) << 23) {
+            // In units of the smallest number; adding 2^23 rounds to a whole number.
+            float units = float_of(magnitude) * float_of((126 + BIAS + MANTISSA) << 23);
+            code = float_bits(units + 8388608.0f) - 0x4b000000;
+        } else {
+            u32 rounded = magnitude + ((1u << (DROPPED - 1)) - 1) + (magnitude >> DROPPED & 1);
+            code = (rounded >> DROPPED) - ((127 - BIAS) << MANTISSA);
+        }
+        return sign | (u8)(code < LARGEST ? code : LARGEST);
+    }
+};
 
 // What a type is computed in.
 template <class T> struct Computed {
@@ -45,6 +88,19 @@ template <> struct Computed<bf16> {
     typedef float Type;
     static DEVICE float from(bf16 value) { return float_of((u32)value.bits << 16); }
     static DEVICE bf16 to(float value) { return bf16{bf16_of_f32(value)}; }
+};
+
+template <> struct Computed<f8e4m3> {
+    typedef float Type;
+    typedef Eighth<3, 0x7e, 0x7f> Format;
+    static DEVICE float from(f8e4m3 value) { return Format::widen(value.bits); }
+    static DEVICE f8e4m3 to(float value) { return f8e4m3{Format::narrow(value)}; }
+};
+template <> struct Computed<f8e5m2> {
+    typedef float Type;
+    typedef Eighth<2, 0x7b, 0x7f> Format;
+    static DEVICE float from(f8e5m2 value) { return Format::widen(value.bits); }
+    static DEVICE f8e5m2 to(float value) { return f8e5m2{Format::narrow(value)}; }
 };
 
 template <class T> DEVICE T sum(T a, T b) { return (T)(a + b); }
@@ -70,6 +126,7 @@ template <> DEVICE double over(double value, u32 divisor) { return value / (doub
 template <class T> struct Pack {
     typedef typename Computed<T>::Type Wide;
     static constexpr u32 LEN = 8 / sizeof(T);
+    static constexpr bool IS_MOVED_ONLY = false;
     Wide values[LEN];
 
     static DEVICE Pack of(u64 bytes) {
@@ -113,28 +170,24 @@ template <class T> struct Pack {
     }
 };
 
+// A rank's input, times its factor where the operation has one.
+template <class T> DEVICE u64 multiplied(u64 bytes, u64 factor) {
+    Pack<T> pack = Pack<T>::of(bytes);
+    T element;
+    memcpy(&element, &factor, sizeof(T));
+    typename Computed<T>::Type by = Computed<T>::from(element);
+#pragma unroll
+    for (u32 i = 0; i < Pack<T>::LEN; i++) pack.values[i] = prod(pack.values[i], by);
+    return pack.bytes(OP_SUM, 1);
+}
+
 // Where nothing is reduced, one rank gives a block, and its bytes are the result.
 struct Bytes {};
 template <> struct Pack<Bytes> {
+    static constexpr bool IS_MOVED_ONLY = true;
     u64 value;
     static DEVICE Pack of(u64 bytes) { return Pack{bytes}; }
     DEVICE void reduce(const Pack&, u32) {}
     DEVICE u64 bytes(u32, u32) const { return value; }
 };
-
-// Up to eight bytes from memory of any alignment; what is beyond `left` reads as zero.
-DEVICE u64 load8(u64 address, i64 left) {
-    if (left >= 8 && address % 8 == 0) return *(const u64*)address;
-    u64 value = 0;
-#pragma unroll 1
-    for (u32 i = 0; i < 8 && (i64)i < left; i++) value |= (u64) * (const u8*)(address + i) << (8 * i);
-    return value;
-}
-DEVICE void store8(u64 address, u64 value, i64 left) {
-    if (left >= 8 && address % 8 == 0) {
-        *(u64*)address = value;
-        return;
-    }
-#pragma unroll 1
-    for (u32 i = 0; i < 8 && (i64)i < left; i++) *(u8*)(address + i) = (u8)(value >> (8 * i));
-}
+template <> DEVICE u64 multiplied<Bytes>(u64 bytes, u64) { return bytes; }

@@ -27,6 +27,7 @@ struct Pair {
 
 #define KERNEL(name) extern "C" void name
 #define DEVICE inline
+#define CALLED
 u32 thread_index();
 u32 block_index();
 u32 block_count();
@@ -51,6 +52,8 @@ u16 bf16_of_f32(float value);
 #else
 #define KERNEL(name) extern "C" __global__ void __launch_bounds__(512, 1) name
 #define DEVICE __device__ __forceinline__
+// What is too long to stand at every place where it is used.
+#define CALLED __device__ __noinline__
 DEVICE u32 thread_index() { return threadIdx.x; }
 DEVICE u32 block_index() { return blockIdx.x; }
 DEVICE u32 block_count() { return gridDim.x; }
@@ -131,3 +134,20 @@ DEVICE u16 bf16_of_f32(float value) {
     return bits;
 }
 #endif
+
+// Up to eight bytes from memory of any alignment; what is beyond `left` reads as zero.
+DEVICE u64 load8(u64 address, i64 left) {
+    if (left >= 8 && address % 8 == 0) return *(const u64*)address;
+    u64 value = 0;
+#pragma unroll 1
+    for (u32 i = 0; i < 8 && (i64)i < left; i++) value |= (u64) * (const u8*)(address + i) << (8 * i);
+    return value;
+}
+DEVICE void store8(u64 address, u64 value, i64 left) {
+    if (left >= 8 && address % 8 == 0) {
+        *(u64*)address = value;
+        return;
+    }
+#pragma unroll 1
+    for (u32 i = 0; i < 8 && (i64)i < left; i++) *(u8*)(address + i) = (u8)(value >> (8 * i));
+}

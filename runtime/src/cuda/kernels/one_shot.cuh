@@ -36,7 +36,9 @@ template <class T> DEVICE void one_shot(const Parameters& p, bool is_reduction) 
     i64 left = (i64)p.block_bytes - (i64)at;
     if (left > 0) {
         // Loads stand together in front of what needs them, so that they wait for memory at the same time.
-        u64 own = load8(p.input + p.rank * p.input_stride + at, left);
+        // Who neither sends nor needs its own input may have none.
+        bool has_own = p.send || has(p.receive, p.rank);
+        u64 own = has_own ? load8(p.input + p.rank * p.input_stride + at, left) : 0;
         u64 given[RANKS_MAX];
 #pragma unroll
         for (u32 k = 1; k < RANKS_MAX; k++) {
@@ -44,6 +46,12 @@ template <class T> DEVICE void one_shot(const Parameters& p, bool is_reduction) 
             if (k < p.ranks && p.input_stride && has(p.send, turn(p, k))) {
                 given[k] = load8(p.input + turn(p, k) * p.input_stride + at, left);
             }
+        }
+        if (p.op == OP_PRE_MUL_SUM) {
+            u64 factor = factor_of<T>(p);
+            own = multiplied<T>(own, factor);
+#pragma unroll
+            for (u32 k = 1; k < RANKS_MAX; k++) given[k] = p.input_stride ? multiplied<T>(given[k], factor) : own;
         }
 #pragma unroll
         for (u32 k = 1; k < RANKS_MAX; k++) {

@@ -20,6 +20,12 @@ constexpr u32 CHANNELS_MAX = 128;
 // Of the one-shot leaf, and of the two-shot leaf.
 constexpr u32 ONE_SHOT_CHANNELS = 32;
 constexpr u32 TWO_SHOT_CHANNELS = 128;
+// Of messages between two ranks: half of a block's warps send, half receive, and each has so many places for lines.
+constexpr u32 PAIR_CHANNELS = 32;
+constexpr u32 PAIR_WARPS = WARPS / 2;
+constexpr u32 PAIR_SLOTS = 16;
+// For each channel that a message goes by, but for the last.
+constexpr u64 PAIR_CHANNEL_BYTES = 8192;
 
 // A launch. The host's `Parameters` has the same layout (parameters.rs), and a test compares the two.
 struct Parameters {
@@ -52,9 +58,15 @@ struct Parameters {
     u32 collect;
     // Whether this rank's block of the result belongs into its output.
     u32 keep;
-    u32 padding;
+    // Whether blocks are only moved, each rank's to a place of its own: then this rank gets the blocks of `collect` in the
+    // first exchange, and `forward` says to whom it has nothing to send and sends empty lines, or by the direct leaf to
+    // whom it copies.
+    u32 apart;
     u32 op;
     u32 signature;
+    // What this rank's input is multiplied by where the operation says so: the element's bytes, or where they are.
+    u64 factor;
+    u64 factor_at;
 };
 
 // Offsets in a window; `Layout` in layout.rs says the same, and a test compares the two.
@@ -63,7 +75,9 @@ constexpr u64 GOODBYES = GREETINGS + (u64)CHANNELS_MAX * 2 * RANKS_MAX * 8;
 constexpr u64 PLACES = GOODBYES + (u64)CHANNELS_MAX * 2 * RANKS_MAX * 8;
 constexpr u64 ONE_SHOT_CELLS = PLACES + (u64)CHANNELS_MAX * 2 * RANKS_MAX * 16;
 constexpr u64 TWO_SHOT_LINES = ONE_SHOT_CELLS + (u64)ONE_SHOT_CHANNELS * 2 * RANKS_MAX * THREADS * 16;
-constexpr u64 WINDOW_BYTES = TWO_SHOT_LINES + (u64)TWO_SHOT_CHANNELS * WARPS * 2 * 2 * RANKS_MAX * WARP * 16;
+constexpr u64 PAIR_CREDITS = TWO_SHOT_LINES + (u64)TWO_SHOT_CHANNELS * WARPS * 2 * 2 * RANKS_MAX * WARP * 16;
+constexpr u64 PAIR_LINES = PAIR_CREDITS + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * 8;
+constexpr u64 WINDOW_BYTES = PAIR_LINES + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * PAIR_SLOTS * WARP * 16;
 
 // In `state`.
 constexpr u64 STATE_FAILED = 0;
@@ -71,7 +85,9 @@ constexpr u64 STATE_CALLS = 128;
 constexpr u64 STATE_ROUNDS = STATE_CALLS + CHANNELS_MAX * 4;
 // Of the direct leaf, per channel: where the ranks' inputs and outputs are.
 constexpr u64 STATE_PLACES = STATE_ROUNDS + TWO_SHOT_CHANNELS * WARPS * 8;
-constexpr u64 STATE_BYTES = STATE_PLACES + CHANNELS_MAX * RANKS_MAX * 16;
+// Of messages, per channel, peer and warp: how many lines were sent and received.
+constexpr u64 STATE_PAIRS = STATE_PLACES + CHANNELS_MAX * RANKS_MAX * 16;
+constexpr u64 STATE_BYTES = STATE_PAIRS + PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * 16;
 
 // In `status`: 32-bit words.
 constexpr u32 STATUS_STOP = 0;
@@ -83,15 +99,21 @@ constexpr u32 STATUS_SIGNATURE = 5;
 constexpr u32 CAUSE_TIMEOUT = 1;
 constexpr u32 CAUSE_MISMATCH = 2;
 
-// One thread's part in a call.
-struct Call {
-    const Parameters& p;
+// One thread's part in a call, which is told `P`.
+template <class P> struct CallOf {
+    const P& p;
     u32 channel;
     u32 number;
     bool is_given_up;
 };
+typedef CallOf<Parameters> Call;
 
 DEVICE bool has(u32 mask, u32 rank) { return (mask >> rank) & 1; }
+
+// The element by which this rank's input is multiplied, where the operation says so.
+template <class T> DEVICE u64 factor_of(const Parameters& p) {
+    return p.factor_at ? load8(p.factor_at, sizeof(T)) : p.factor;
+}
 
 // Peers are served from this rank's successor on, so that not all ranks begin with the same one.
 DEVICE u32 turn(const Parameters& p, u32 k) {
@@ -99,11 +121,11 @@ DEVICE u32 turn(const Parameters& p, u32 k) {
     return rank < p.ranks ? rank : rank - p.ranks;
 }
 
-DEVICE u64 status_word(const Parameters& p, u32 word) { return p.status + word * 4; }
+template <class P> DEVICE u64 status_word(const P& p, u32 word) { return p.status + word * 4; }
 
 // Tells the host why, unless somebody has.
-DEVICE void give_up(Call& call, u32 cause, u32 peer, u32 signature) {
-    const Parameters& p = call.p;
+template <class P> DEVICE void give_up(CallOf<P>& call, u32 cause, u32 peer, u32 signature) {
+    const P& p = call.p;
     call.is_given_up = true;
     if (exchange(p.state + STATE_FAILED, 1)) return;
     store_shared_word(status_word(p, STATUS_CAUSE), cause);
@@ -122,10 +144,10 @@ struct Wait {
 };
 
 // Whether to look again. Looks at the clock and at the host's word now and then, since both are far away.
-DEVICE bool goes_on(Wait& wait, Call& call, u32 peer) {
+template <class P> DEVICE bool goes_on(Wait& wait, CallOf<P>& call, u32 peer) {
     if (call.is_given_up) return false;
     if (++wait.polls % 4096 != 0) return true;
-    const Parameters& p = call.p;
+    const P& p = call.p;
     if (load_shared_word(status_word(p, STATUS_STOP)) || load_shared_word(p.state + STATE_FAILED)) {
         // Whoever stops by the host's word marks the counters as useless for all calls behind this one.
         exchange(p.state + STATE_FAILED, 1);

@@ -68,6 +68,28 @@ DEVICE i64 left_of(const Parameters& p, u32 rank, u64 at) {
     return (i64)len - (i64)at;
 }
 
+// The rest of a round in which blocks are only moved. Who gets lines from a rank sends it lines, empty ones if need be, so
+// that what is said above of parities holds between the two; ranks that exchange none write nothing to each other.
+DEVICE void store_apart(Call& call, const Lane& lane, u64 round, Pair own, const Pair* parts) {
+    const Parameters& p = call.p;
+#pragma unroll
+    for (u32 k = 1; k < RANKS_MAX; k++) {
+        if (k >= p.ranks || !has(p.forward, turn(p, k))) continue;
+        send_line(line(call, lane, round, 0, turn(p, k), p.rank), lane, Pair{0, 0}, round);
+    }
+    if (p.keep) {
+        store_part(p.output + p.rank * p.output_stride + lane.at, lane, own, left_of(p, p.rank, lane.at));
+    }
+#pragma unroll
+    for (u32 from = 0; from < RANKS_MAX; from++) {
+        if (from >= p.ranks || from == p.rank || !has(p.receive, from)) continue;
+        Pair data = await_line(call, line(call, lane, round, 0, p.rank, from), parts[from], lane, round, from);
+        if (has(p.collect, from)) {
+            store_part(p.output + from * p.output_stride + lane.at, lane, data, left_of(p, from, lane.at));
+        }
+    }
+}
+
 template <class T> DEVICE void two_shot(const Parameters& p) {
     Call call = {p, 0, 0, false};
     if (!begin(call)) return;
@@ -92,6 +114,15 @@ template <class T> DEVICE void two_shot(const Parameters& p) {
             u32 peer = turn(p, k);
             parts[k] = load_part(p.input + peer * p.input_stride + lane.at, lane, left_of(p, peer, lane.at));
         }
+        if (p.op == OP_PRE_MUL_SUM) {
+            u64 factor = factor_of<T>(p);
+            own = Pair{multiplied<T>(own.lo, factor), multiplied<T>(own.hi, factor)};
+#pragma unroll
+            for (u32 k = 1; k < RANKS_MAX; k++) {
+                if (k >= p.ranks || !has(p.send, turn(p, k))) continue;
+                parts[k] = Pair{multiplied<T>(parts[k].lo, factor), multiplied<T>(parts[k].hi, factor)};
+            }
+        }
 #pragma unroll
         for (u32 k = 1; k < RANKS_MAX; k++) {
             if (k >= p.ranks || !has(p.send, turn(p, k))) continue;
@@ -101,6 +132,11 @@ template <class T> DEVICE void two_shot(const Parameters& p) {
         for (u32 from = 0; from < RANKS_MAX; from++) {
             if (from >= p.ranks || from == p.rank || !has(p.receive, from)) continue;
             parts[from] = load_pair(line(call, lane, round, 0, p.rank, from));
+        }
+        if (Pack<T>::IS_MOVED_ONLY && p.apart) {
+            store_apart(call, lane, round, own, parts);
+            if (!all_of_warp(!call.is_given_up)) break;
+            continue;
         }
         Pack<T> lo = Pack<T>::of(0), hi = lo;
         bool is_first = true;

@@ -2,11 +2,13 @@
 
 use half::{bf16, f16};
 
+use super::eighth;
 use super::emulator::{Emulator, Node, pointer_to};
 use crate::coll::collective::Collective;
 use crate::coll::reduce::{Source, Target, copy_into, reduce_into};
 use crate::cuda::DevicePointer;
 use crate::element::{ElementType, ReduceOp};
+use crate::nvlink::call::{DeviceCollective, DeviceElement, DeviceOp, Factor};
 use crate::nvlink::launch::{Reached, Request};
 use crate::nvlink::layout::RANKS_MAX;
 use crate::nvlink::part::{Leaf, Shape};
@@ -17,8 +19,9 @@ use efarun_wire::Rank;
 pub(super) struct Case {
     pub(super) shape: Shape,
     pub(super) leaf: Leaf,
-    pub(super) element: ElementType,
-    pub(super) op: ReduceOp,
+    pub(super) element: DeviceElement,
+    /// Its factor is not each rank's: see `op_of`.
+    pub(super) op: DeviceOp,
     pub(super) is_in_place: bool,
     /// Of 64-bit words, so that they are aligned as a GPU's memory is; each with a guard behind it.
     pub(super) inputs: Vec<Vec<u64>>,
@@ -28,15 +31,16 @@ pub(super) struct Case {
 }
 
 impl Case {
-    pub(super) fn new(
-        (collective, leaf): (Collective, Leaf),
-        (element, op): (ElementType, ReduceOp),
+    pub(super) fn new<C: Into<DeviceCollective>, E: Into<DeviceElement>, O: Into<DeviceOp>>(
+        (collective, leaf): (C, Leaf),
+        (element, op): (E, O),
         (ranks, count): (u32, usize),
         seed: u64,
     ) -> Case {
+        let (collective, element, op) = (collective.into(), element.into(), op.into());
         let shape = Shape { collective, count_bytes: count * element.size_bytes(), ranks };
         let chance = |rank: u32, salt: u64| Chance(seed ^ (u64::from(rank) << 40) ^ (salt << 50));
-        let whole_bytes = collective.vector_len(ranks, count) * element.size_bytes();
+        let whole_bytes = vector_len(shape);
         let skew = if seed.is_multiple_of(3) { element.size_bytes() } else { 0 };
         let words = (whole_bytes + skew).div_ceil(8) + GUARD_WORDS;
         let inputs = (0..ranks).map(|rank| {
@@ -50,7 +54,8 @@ impl Case {
             leaf,
             element,
             op,
-            is_in_place: seed.is_multiple_of(2),
+            // Blocks that are exchanged have no place of their own.
+            is_in_place: seed.is_multiple_of(2) && collective != DeviceCollective::AllToAll,
             inputs: inputs.collect(),
             outputs: vec![vec![GUARD; words]; ranks as usize],
             skew,
@@ -58,7 +63,7 @@ impl Case {
     }
 
     pub(super) fn request(&self, rank: u32) -> Request {
-        let (input, output) = self.addresses(rank);
+        let (mut input, mut output) = self.addresses(rank);
         let all = |memory: &[Vec<u64>]| {
             let mut pointers = [DevicePointer(0); RANKS_MAX];
             for (pointer, memory) in pointers.iter_mut().zip(memory) {
@@ -74,11 +79,20 @@ impl Case {
         };
         let (input_offset, output_offset) = (offset(input, inputs), offset(output, outputs));
         let reached = Reached { inputs, outputs, input_offset, output_offset, identity: 1 };
+        if self.leaf != Leaf::Direct && self.shape.collective.root().is_some_and(|root| root.0 != rank) {
+            // What a rank does not use it may not have.
+            match self.shape.collective {
+                DeviceCollective::Reduce { .. } | DeviceCollective::Gather { .. } => {
+                    output = DevicePointer(0)
+                }
+                _ => input = DevicePointer(0),
+            }
+        }
         Request {
             shape: self.shape,
             leaf: self.leaf,
             element: self.element,
-            op: self.op,
+            op: self.op_of(rank),
             input,
             output,
             reached: Some(reached),
@@ -100,10 +114,14 @@ impl Case {
         let (input, output) = (input.offset(self.skew), output.offset(self.skew));
         let own = self.shape.count_bytes * rank as usize;
         match self.shape.collective {
-            Collective::AllGather if self.is_in_place => (input.offset(own), input),
-            Collective::ReduceScatter if self.is_in_place => (input, input.offset(own)),
+            DeviceCollective::AllGather | DeviceCollective::Gather { .. } if self.is_in_place => {
+                (input.offset(own), input)
+            }
+            DeviceCollective::ReduceScatter | DeviceCollective::Scatter { .. } if self.is_in_place => {
+                (input, input.offset(own))
+            }
             // Otherwise the rank's input of an all_gather is its block too, where the in-place call has it.
-            Collective::AllGather => (input.offset(own), output),
+            DeviceCollective::AllGather | DeviceCollective::Gather { .. } => (input.offset(own), output),
             _ if self.is_in_place => (input, input),
             _ => (input, output),
         }
@@ -112,8 +130,7 @@ impl Case {
     /// The rank's input as the call was given it, the whole vector where it is in place.
     fn given(&self, inputs: &[Vec<u64>], rank: u32) -> Vec<u8> {
         let bytes: &[u8] = bytemuck::cast_slice(&inputs[rank as usize]);
-        let len = self.shape.collective.vector_len(self.shape.ranks, self.shape.count_bytes);
-        bytes[self.skew..self.skew + len].to_vec()
+        bytes[self.skew..self.skew + vector_len(self.shape)].to_vec()
     }
 
     /// What all memory of all ranks must be.
@@ -123,16 +140,18 @@ impl Case {
         for rank in 0..ranks {
             let given = |rank| self.given(&self.inputs, rank);
             let block = |of: u32| count_bytes * of as usize..count_bytes * (of as usize + 1);
+            let own_start = if self.is_in_place { block(rank).start } else { 0 };
+            let all = || (0..ranks).flat_map(|of| given(of)[block(of)].to_vec()).collect();
             let (start, result) = match collective {
-                Collective::AllReduce => (0, self.reduced(0..count_bytes)),
-                Collective::Reduce { root } if root.0 == rank => (0, self.reduced(0..count_bytes)),
-                Collective::ReduceScatter if self.is_in_place => {
-                    (block(rank).start, self.reduced(block(rank)))
-                }
-                Collective::ReduceScatter => (0, self.reduced(block(rank))),
-                Collective::Broadcast { root } => (0, given(root.0)),
-                Collective::AllGather => {
-                    (0, (0..ranks).flat_map(|of| given(of)[block(of)].to_vec()).collect())
+                DeviceCollective::AllReduce => (0, self.reduced(0..count_bytes)),
+                DeviceCollective::Reduce { root } if root.0 == rank => (0, self.reduced(0..count_bytes)),
+                DeviceCollective::ReduceScatter => (own_start, self.reduced(block(rank))),
+                DeviceCollective::Broadcast { root } => (0, given(root.0)),
+                DeviceCollective::AllGather => (0, all()),
+                DeviceCollective::Gather { root } if root.0 == rank => (0, all()),
+                DeviceCollective::Scatter { root } => (own_start, given(root.0)[block(rank)].to_vec()),
+                DeviceCollective::AllToAll => {
+                    (0, (0..ranks).flat_map(|of| given(of)[block(rank)].to_vec()).collect())
                 }
                 _ => continue,
             };
@@ -154,37 +173,71 @@ impl Case {
                 _ => 0,
             };
             let order: Vec<_> = (0..ranks).map(|k| ((first + k) % ranks) as usize).collect();
-            let operand = |rank: usize| {
-                // Memory of its own, so that it is aligned.
-                let mut word = [0u64];
-                let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut word);
-                bytes[..element_bytes].copy_from_slice(&inputs[rank][at..at + element_bytes]);
-                word
+            let operand = |rank: usize| self.multiplied(rank, &inputs[rank][at..at + element_bytes]);
+            let DeviceElement::Of(element) = self.element else {
+                let operands: Vec<_> = order.iter().map(|&rank| operand(rank)[0]).collect();
+                result.push(eighth::reduced(self.element, self.op, &operands));
+                continue;
             };
-            let wide_bytes = self.element.accumulator().size_bytes();
+            let op = match self.op {
+                DeviceOp::Of(op) => op,
+                DeviceOp::PreMulSum(_) => ReduceOp::Sum,
+            };
+            let wide_bytes = element.accumulator().size_bytes();
             let mut wide = [0u64];
             let wide: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut wide)[..wide_bytes];
-            let one = |word: &[u64; 1]| bytemuck::cast_slice::<u64, u8>(word)[..element_bytes].to_vec();
-            let elements = |bytes: &[u8]| {
-                let mut word = vec![0u64; 1];
-                bytemuck::cast_slice_mut::<u64, u8>(&mut word)[..bytes.len()].copy_from_slice(bytes);
-                word
-            };
-            let first = elements(&one(&operand(order[0])));
+            let first = aligned(&operand(order[0]));
             let source = Source::Elements(&bytemuck::cast_slice(&first)[..element_bytes]);
-            copy_into(self.element, Target::Wide(wide), source);
+            copy_into(element, Target::Wide(wide), source);
             for (index, &rank) in order.iter().enumerate().skip(1) {
-                let next = elements(&one(&operand(rank)));
+                let next = aligned(&operand(rank));
                 let next = Source::Elements(&bytemuck::cast_slice(&next)[..element_bytes]);
-                let divisor = (self.op == ReduceOp::Avg && index + 1 == order.len()).then_some(ranks);
-                reduce_into(self.element, self.op, divisor, Target::Wide(wide), Source::Destination, next);
+                let divisor = (op == ReduceOp::Avg && index + 1 == order.len()).then_some(ranks);
+                reduce_into(element, op, divisor, Target::Wide(wide), Source::Destination, next);
             }
             let mut out = [0u64];
             let out: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut out)[..element_bytes];
-            copy_into(self.element, Target::Elements(out), Source::Wide(wide));
+            copy_into(element, Target::Elements(out), Source::Wide(wide));
             result.extend_from_slice(out);
         }
         result
+    }
+
+    /// One element of a rank's input, times the rank's factor where the operation has one.
+    fn multiplied(&self, rank: usize, element: &[u8]) -> Vec<u8> {
+        let DeviceOp::PreMulSum(Factor::Bytes(factor)) = self.op_of(rank as u32) else {
+            return element.to_vec();
+        };
+        let DeviceElement::Of(of) = self.element else {
+            return vec![eighth::product(self.element, element[0], factor as u8)];
+        };
+        let bytes = element.len();
+        let (element, factor) = (aligned(element), aligned(&factor.to_ne_bytes()[..bytes]));
+        let of_bytes = |word: &'_ [u64; 1]| bytemuck::cast_slice::<u64, u8>(word)[..bytes].to_vec();
+        let (left, right) = (aligned(&of_bytes(&element)), aligned(&of_bytes(&factor)));
+        let mut wide = [0u64];
+        let wide: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut wide)[..of.accumulator().size_bytes()];
+        copy_into(of, Target::Wide(wide), Source::Elements(&bytemuck::cast_slice(&left)[..bytes]));
+        let right = Source::Elements(&bytemuck::cast_slice(&right)[..bytes]);
+        reduce_into(of, ReduceOp::Prod, None, Target::Wide(wide), Source::Destination, right);
+        let mut out = [0u64];
+        let out: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut out)[..bytes];
+        copy_into(of, Target::Elements(out), Source::Wide(wide));
+        out.to_vec()
+    }
+
+    /// The operation as a rank calls it: every rank has a factor of its own.
+    pub(super) fn op_of(&self, rank: u32) -> DeviceOp {
+        let DeviceOp::PreMulSum(_) = self.op else { return self.op };
+        let factor = f32::from(rank as u8 % 3) + 0.5;
+        DeviceOp::PreMulSum(Factor::Bytes(match self.element {
+            DeviceElement::Of(ElementType::F16) => u64::from(f16::from_f32(factor).to_bits()),
+            DeviceElement::Of(ElementType::Bf16) => u64::from(bf16::from_f32(factor).to_bits()),
+            DeviceElement::Of(ElementType::F32) => u64::from(factor.to_bits()),
+            DeviceElement::Of(ElementType::F64) => f64::from(factor).to_bits(),
+            DeviceElement::Of(_) => u64::from(rank) + 2,
+            eighth => u64::from(eighth::nearest(eighth, factor)),
+        }))
     }
 
     pub(super) fn check(&self, (inputs, outputs): &(Vec<Vec<u64>>, Vec<Vec<u64>>), what: &str) {
@@ -197,7 +250,7 @@ impl Case {
                 assert_eq!(
                     at,
                     None,
-                    "{what}: {:?} {} of {} {} ({} bytes, in place: {}, skew {}): word of rank {rank}'s {name}",
+                    "{what}: {:?} {} of {:?} {:?} ({} bytes, in place: {}, skew {}): word of rank {rank}'s {name}",
                     self.shape.collective,
                     self.leaf.name(),
                     self.element,
@@ -229,27 +282,56 @@ pub(super) fn run(emulator: &Emulator, node: &Node, cases: &[Case], seed: u64, w
 
 pub(super) const LEAVES: [Leaf; 3] = [Leaf::OneShot, Leaf::TwoShot, Leaf::Direct];
 
-pub(super) fn collectives(root: u32) -> [Collective; 5] {
+pub(super) fn collectives(root: u32) -> [DeviceCollective; 8] {
+    let root = Rank(root);
     [
-        Collective::AllReduce,
-        Collective::ReduceScatter,
-        Collective::AllGather,
-        Collective::Broadcast { root: Rank(root) },
-        Collective::Reduce { root: Rank(root) },
+        DeviceCollective::AllReduce,
+        DeviceCollective::ReduceScatter,
+        DeviceCollective::AllGather,
+        DeviceCollective::Broadcast { root },
+        DeviceCollective::Reduce { root },
+        DeviceCollective::AllToAll,
+        DeviceCollective::Gather { root },
+        DeviceCollective::Scatter { root },
     ]
+}
+
+/// Every type that kernels have.
+pub(super) fn elements() -> impl Iterator<Item = DeviceElement> {
+    ElementType::ALL.map(DeviceElement::Of).into_iter().chain([DeviceElement::F8E4M3, DeviceElement::F8E5M2])
+}
+
+/// Every operation that kernels have.
+pub(super) fn ops() -> impl Iterator<Item = DeviceOp> {
+    ReduceOp::ALL.map(DeviceOp::Of).into_iter().chain([DeviceOp::PreMulSum(Factor::Bytes(0))])
+}
+
+/// Bytes of the longest vector that a call is about.
+fn vector_len(shape: Shape) -> usize {
+    let (input, output) = shape.collective.lengths(shape.ranks);
+    shape.count_bytes * input.max(output)
+}
+
+/// An element in memory of its own, so that it is aligned.
+fn aligned(bytes: &[u8]) -> [u64; 1] {
+    let mut word = [0u64];
+    bytemuck::cast_slice_mut::<u64, u8>(&mut word)[..bytes.len()].copy_from_slice(bytes);
+    word
 }
 
 #[test]
 fn every_type_and_operation_is_reduced_as_on_the_host() {
     let Some(emulator) = Emulator::new("every_type_and_operation_is_reduced_as_on_the_host") else { return };
     for leaf in LEAVES {
-        for element in ElementType::ALL {
+        for element in elements() {
             let node = Node::new(3, u64::MAX);
-            let case = |op: ReduceOp| {
-                Case::new((Collective::AllReduce, leaf), (element, op), (3, 41), 1 + op as u64)
+            // Who reads another rank's input does not know that rank's factor.
+            let has = |op: &DeviceOp| leaf != Leaf::Direct || matches!(op, DeviceOp::Of(_));
+            let case = |(index, op)| {
+                Case::new((Collective::AllReduce, leaf), (element, op), (3, 41), 1 + index as u64)
             };
-            let cases: Vec<_> = ReduceOp::ALL.into_iter().map(case).collect();
-            run(&emulator, &node, &cases, 7, &format!("{} of {element}", leaf.name()));
+            let cases: Vec<_> = ops().filter(has).enumerate().map(case).collect();
+            run(&emulator, &node, &cases, 7, &format!("{} of {element:?}", leaf.name()));
         }
     }
 }
@@ -305,16 +387,23 @@ impl Chance {
     }
 
     /// Elements of which sums and products round, and zeros of both signs; no NaN, whose bits processors choose.
-    fn fill(&mut self, element: ElementType, bytes: &mut [u8]) {
+    fn fill(&mut self, element: DeviceElement, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(element.size_bytes()) {
             let bits = self.next();
             let small = ((bits % 2001) as f64 - 1000.0) / [1.0, 3.0, 7.0, 64.0][(bits >> 32) as usize % 4];
             match element {
-                ElementType::F16 => chunk.copy_from_slice(&f16::from_f64(small / 64.0).to_ne_bytes()),
-                ElementType::Bf16 => chunk.copy_from_slice(&bf16::from_f64(small).to_ne_bytes()),
-                ElementType::F32 => chunk.copy_from_slice(&(small as f32).to_ne_bytes()),
-                ElementType::F64 => chunk.copy_from_slice(&small.to_ne_bytes()),
-                _ => chunk.copy_from_slice(&bits.to_ne_bytes()[..chunk.len()]),
+                DeviceElement::Of(ElementType::F16) => {
+                    chunk.copy_from_slice(&f16::from_f64(small / 64.0).to_ne_bytes())
+                }
+                DeviceElement::Of(ElementType::Bf16) => {
+                    chunk.copy_from_slice(&bf16::from_f64(small).to_ne_bytes())
+                }
+                DeviceElement::Of(ElementType::F32) => chunk.copy_from_slice(&(small as f32).to_ne_bytes()),
+                DeviceElement::Of(ElementType::F64) => chunk.copy_from_slice(&small.to_ne_bytes()),
+                DeviceElement::F8E4M3 | DeviceElement::F8E5M2 => {
+                    chunk[0] = eighth::nearest(element, small as f32 / 16.0);
+                }
+                DeviceElement::Of(_) => chunk.copy_from_slice(&bits.to_ne_bytes()[..chunk.len()]),
             }
         }
     }

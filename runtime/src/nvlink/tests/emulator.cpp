@@ -54,16 +54,23 @@
 #define ELEMENT f64
 #include "../../cuda/kernels/reduce.cu"
 #undef ELEMENT
+#define ELEMENT f8e4m3
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
+#define ELEMENT f8e5m2
+#include "../../cuda/kernels/reduce.cu"
+#undef ELEMENT
 #undef NAME
 #undef PARAMETERS
 #include "../../cuda/kernels/copy.cu"
 
-typedef void (*KernelFunction)(const Parameters&);
+// What a kernel is told it takes by reference, as one of two types.
+typedef void (*KernelFunction)(const void*);
 
 // As in the Rust that calls this.
 struct Launch {
     KernelFunction kernel;
-    Parameters parameters;
+    const void* parameters;
     u32 blocks;
     u32 threads;
 };
@@ -363,7 +370,9 @@ u16 bf16_of_f32(float value) {
 extern "C" u64 emulator_constant(u32 which) {
     const u64 constants[] = {sizeof(Parameters), WINDOW_BYTES, STATE_BYTES, RANKS_MAX, THREADS, CHANNELS_MAX, ONE_SHOT_CHANNELS,
                              TWO_SHOT_CHANNELS, ROUND_BYTES, offsetof(Parameters, status), offsetof(Parameters, rank),
-                             offsetof(Parameters, op), offsetof(Parameters, signature), STATE_CALLS};
+                             offsetof(Parameters, op), offsetof(Parameters, signature), STATE_CALLS, offsetof(Parameters, factor),
+                             offsetof(Parameters, apart), sizeof(PairParameters), offsetof(PairParameters, messages),
+                             PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX};
     return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
 }
 

@@ -12,10 +12,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use crate::cuda::DevicePointer;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::cuda::{DevicePointer, Grid};
 use crate::element::ElementType;
+use crate::nvlink::call::{DeviceElement, DeviceMessage};
 use crate::nvlink::launch::{Request, Standing};
 use crate::nvlink::layout::{RANKS_MAX, STATE_BYTES, WINDOW_BYTES};
+use crate::nvlink::pairs::{self, PairParameters};
 use crate::nvlink::parameters::{Parameters, status};
 
 /// The compiled kernels.
@@ -32,7 +36,7 @@ unsafe impl Sync for Emulator {}
 #[repr(C)]
 struct Launch {
     kernel: *mut c_void,
-    parameters: Parameters,
+    parameters: *const c_void,
     blocks: u32,
     threads: u32,
 }
@@ -64,26 +68,35 @@ impl Emulator {
 
     /// Runs each rank's requests in order, beside those of the others. False when they do not end.
     pub(super) fn run(&self, node: &Node, requests: &[Vec<Request>], seed: u64, steps_max: u64) -> bool {
+        let works = |requests: &Vec<Request>| requests.iter().copied().map(Work::Call).collect::<Vec<_>>();
+        self.run_all(node, &requests.iter().map(works).collect::<Vec<_>>(), seed, steps_max)
+    }
+
+    /// As `run`, of calls and messages.
+    pub(super) fn run_all(&self, node: &Node, works: &[Vec<Work>], seed: u64, steps_max: u64) -> bool {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let launches = |rank: usize| {
-            let standing = node.standing(rank as u32);
-            let launch = move |request: &Request| {
-                let launch = request.launch(&standing);
-                let kernel = self.symbol(&kernel_name(request));
-                let (blocks, threads) = (launch.grid.blocks, launch.grid.threads);
-                Launch { kernel, parameters: launch.parameters, blocks, threads }
-            };
-            requests[rank].iter().map(launch).collect::<Vec<_>>()
+        let parameters: Vec<Vec<_>> = (0..works.len())
+            .map(|rank| works[rank].iter().map(|work| work.told(&node.standing(rank as u32))).collect())
+            .collect();
+        let launch = |(work, (told, grid)): (&Work, &(Told, Grid))| Launch {
+            kernel: self.symbol(&work.kernel_name()),
+            parameters: told.pointer(),
+            blocks: grid.blocks,
+            threads: grid.threads,
         };
-        let launches: Vec<_> = (0..requests.len()).map(launches).collect();
+        let launches: Vec<Vec<_>> = works
+            .iter()
+            .zip(&parameters)
+            .map(|(works, told)| works.iter().zip(told).map(launch).collect())
+            .collect();
         let pointers: Vec<_> = launches.iter().map(|launches| launches.as_ptr()).collect();
         let counts: Vec<_> = launches.iter().map(|launches| launches.len() as u64).collect();
         // SAFETY: the function has this type.
         let run: Run = unsafe { std::mem::transmute(self.symbol("emulate")) };
-        // SAFETY: as many lists as ranks, with as many launches each as said; what they point to is the node's, and the
-        // caller's for as long as this lasts.
-        unsafe { run(requests.len() as u32, pointers.as_ptr(), counts.as_ptr(), seed, steps_max) != 0 }
+        // SAFETY: as many lists as ranks, with as many launches each as said; what they point to is the node's, the
+        // parameters above, and the caller's for as long as this lasts.
+        unsafe { run(works.len() as u32, pointers.as_ptr(), counts.as_ptr(), seed, steps_max) != 0 }
     }
 
     fn symbol(&self, name: &str) -> *mut c_void {
@@ -92,6 +105,55 @@ impl Emulator {
         let symbol = unsafe { libc::dlsym(self.library, c_name.as_ptr()) };
         assert!(!symbol.is_null(), "the emulator has {name}");
         symbol
+    }
+}
+
+/// What a rank does next.
+#[derive(Clone, Debug)]
+pub(super) enum Work {
+    Call(Request),
+    /// What is sent, and what is received.
+    Messages(Vec<DeviceMessage>, Vec<DeviceMessage>),
+}
+
+/// What a kernel is told.
+enum Told {
+    Call(Box<Parameters>),
+    Messages(Box<PairParameters>),
+}
+
+impl Work {
+    fn told(&self, standing: &Standing) -> (Told, Grid) {
+        match self {
+            Work::Call(request) => {
+                let launch = request.launch(standing);
+                (Told::Call(Box::new(launch.parameters)), launch.grid)
+            }
+            Work::Messages(sends, receives) => {
+                let launch = pairs::launch(standing, sends, receives);
+                (Told::Messages(Box::new(launch.parameters)), launch.grid)
+            }
+        }
+    }
+
+    fn kernel_name(&self) -> String {
+        match self {
+            Work::Messages(..) => "pairs_bytes".to_owned(),
+            Work::Call(request) => {
+                let is_reduction = request.shape.is_reduction();
+                let element = if is_reduction { element_name(request.element) } else { "bytes" };
+                format!("{}_{element}", request.leaf.name().replace('-', "_"))
+            }
+        }
+    }
+}
+
+impl Told {
+    fn pointer(&self) -> *const c_void {
+        match self {
+            Told::Call(parameters) => std::ptr::from_ref(&**parameters).cast(),
+            Told::Messages(parameters) => std::ptr::from_ref(&**parameters).cast(),
+        }
     }
 }
 
@@ -154,23 +216,24 @@ pub(super) fn pointer_to<T>(memory: &[T]) -> DevicePointer {
     DevicePointer(memory.as_ptr().expose_provenance() as u64)
 }
 
-fn kernel_name(request: &Request) -> String {
-    let element = match request.element {
-        _ if !request.shape.is_reduction() => "bytes",
-        ElementType::I8 => "i8",
-        ElementType::U8 => "u8",
-        ElementType::I16 => "i16",
-        ElementType::U16 => "u16",
-        ElementType::I32 => "i32",
-        ElementType::U32 => "u32",
-        ElementType::I64 => "i64",
-        ElementType::U64 => "u64",
-        ElementType::F16 => "f16",
-        ElementType::Bf16 => "bf16",
-        ElementType::F32 => "f32",
-        ElementType::F64 => "f64",
-    };
-    format!("{}_{element}", request.leaf.name().replace('-', "_"))
+/// As kernels are named.
+fn element_name(element: DeviceElement) -> &'static str {
+    match element {
+        DeviceElement::Of(ElementType::I8) => "i8",
+        DeviceElement::Of(ElementType::U8) => "u8",
+        DeviceElement::Of(ElementType::I16) => "i16",
+        DeviceElement::Of(ElementType::U16) => "u16",
+        DeviceElement::Of(ElementType::I32) => "i32",
+        DeviceElement::Of(ElementType::U32) => "u32",
+        DeviceElement::Of(ElementType::I64) => "i64",
+        DeviceElement::Of(ElementType::U64) => "u64",
+        DeviceElement::Of(ElementType::F16) => "f16",
+        DeviceElement::Of(ElementType::Bf16) => "bf16",
+        DeviceElement::Of(ElementType::F32) => "f32",
+        DeviceElement::Of(ElementType::F64) => "f64",
+        DeviceElement::F8E4M3 => "f8e4m3",
+        DeviceElement::F8E5M2 => "f8e5m2",
+    }
 }
 
 /// The compiled library, beside the test's binary, under a name made from its sources.
@@ -187,6 +250,9 @@ fn compiled() -> PathBuf {
     }
     let folder = std::env::current_exe().expect("a test has a path").parent().expect("a folder").to_owned();
     let library = folder.join(format!("gpu-emulator-{:016x}.so", hasher.finish()));
+    // Tests run beside each other, as processes: one compiles, and the others wait for it.
+    let lock = std::fs::File::create(library.with_extension("lock")).expect("a place for a lock");
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).expect("the lock");
     if !library.exists() {
         // Made beside its place and moved there whole: tests run beside each other, as processes or threads.
         let made = tempfile::Builder::new().prefix("gpu-emulator-").tempfile_in(&folder).expect("a place");

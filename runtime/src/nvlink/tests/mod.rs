@@ -1,6 +1,8 @@
 //! Collectives on GPUs: the kernels on an emulator ([`emulator`]) without a GPU, and on the machine's GPUs ([`gpus`]).
 
 mod collectives;
+mod eighth;
 mod emulator;
 mod gpus;
+mod messages;
 mod protocol;

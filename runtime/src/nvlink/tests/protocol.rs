@@ -1,10 +1,11 @@
 //! The protocol between GPUs: layouts agree, cells are used again and again in any order of events, and waits end.
 
-use super::collectives::{Case, Chance, LEAVES, run};
+use super::collectives::{Case, Chance, LEAVES, collectives, run};
 use super::emulator::{Emulator, Node};
 use crate::coll::collective::Collective;
 use crate::element::{ElementType, ReduceOp};
 use crate::nvlink::layout;
+use crate::nvlink::pairs::{MESSAGES_MAX, PairParameters};
 use crate::nvlink::parameters::{Parameters, status};
 use crate::nvlink::part::Leaf;
 use efarun_wire::Rank;
@@ -27,6 +28,15 @@ fn kernels_and_host_have_one_layout() {
         std::mem::offset_of!(Parameters, op),
         std::mem::offset_of!(Parameters, signature),
         layout::STATE_CALLS,
+        std::mem::offset_of!(Parameters, factor),
+        std::mem::offset_of!(Parameters, part.apart),
+        size_of::<PairParameters>(),
+        std::mem::offset_of!(PairParameters, messages),
+        layout::PAIR_CHANNELS as usize,
+        layout::PAIR_WARPS as usize,
+        layout::PAIR_SLOTS as usize,
+        layout::PAIR_CHANNEL_BYTES,
+        MESSAGES_MAX,
     ];
     let found: Vec<_> = (0..expected.len() as u32).map(|which| emulator.constant(which) as usize).collect();
     assert_eq!(found, expected);
@@ -39,14 +49,7 @@ fn mixed_calls(ranks: u32, count: usize, seed: u64) -> Vec<Case> {
     let mut leaf = Leaf::OneShot;
     let mut call = |index: usize| {
         let mut draw = |below: u64| (chance.next() % below) as usize;
-        let root = Rank(draw(u64::from(ranks)) as u32);
-        let collective = [
-            Collective::Broadcast { root },
-            Collective::AllReduce,
-            Collective::Reduce { root },
-            Collective::AllGather,
-            Collective::ReduceScatter,
-        ][draw(5)];
+        let collective = collectives(draw(u64::from(ranks)) as u32)[draw(8)];
         if draw(4) == 0 {
             leaf = LEAVES[draw(3)];
         }

@@ -1,0 +1,406 @@
+//! Making and ending communicators, and what there is to know of one.
+//!
+//! # Safety
+//!
+//! Pointers are the caller's, as NCCL's header has them: null is refused, and what is not null must be what it is said to be.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
+
+use efarun_rt::bootstrap::identity::Identity;
+use efarun_rt::bootstrap::invitation::Invitation;
+use efarun_rt::cuda::Device;
+use efarun_rt::{Rank, World};
+
+use crate::abi::{CONFIG_MAGIC, CommHandle, Config, NO_COLOR, StaticText, UniqueId, VERSION};
+use crate::comm::Comm;
+use crate::export::export;
+use crate::group::{self, Job, Setup};
+use crate::meeting;
+use crate::outcome::{Failure, Outcome, last_reason};
+use crate::watch;
+
+export! {
+    /// Says which NCCL's interface this is.
+    fn ncclGetVersion, pncclGetVersion(version: *mut c_int) {
+        // SAFETY: the caller's pointer.
+        unsafe { put(version, VERSION, "version") }
+    }
+
+    /// Opens a meeting point of this process, and gives the id that leads ranks to it.
+    fn ncclGetUniqueId, pncclGetUniqueId(unique_id: *mut UniqueId) {
+        // SAFETY: the caller's pointer.
+        unsafe { put(unique_id, meeting::open()?, "uniqueId") }
+    }
+
+    /// Makes this process's rank of a communicator, on the current device. Blocks until all ranks have called it.
+    fn ncclCommInitRank, pncclCommInitRank(comm: *mut CommHandle, ranks: c_int, id: UniqueId, rank: c_int) {
+        group::submit(init_rank(comm, ranks, &id, rank))
+    }
+
+    /// As `ncclCommInitRank`; a configuration that asks not to block is answered when it is done.
+    fn ncclCommInitRankConfig, pncclCommInitRankConfig(
+        comm: *mut CommHandle, ranks: c_int, id: UniqueId, rank: c_int, config: *mut Config,
+    ) {
+        // SAFETY: the caller's pointer.
+        unsafe { check_config(config) }?;
+        group::submit(init_rank(comm, ranks, &id, rank))
+    }
+
+    /// As `ncclCommInitRankConfig`; the first of the ids is the one that is used.
+    fn ncclCommInitRankScalable, pncclCommInitRankScalable(
+        comm: *mut CommHandle, ranks: c_int, rank: c_int, id_count: c_int, ids: *mut UniqueId, config: *mut Config,
+    ) {
+        if ids.is_null() || id_count < 1 {
+            return Err(Failure::argument("there is no unique id"));
+        }
+        // SAFETY: the caller's pointers; there is one at least.
+        let id = unsafe { check_config(config)?; *ids };
+        group::submit(init_rank(comm, ranks, &id, rank))
+    }
+
+    /// Makes all ranks of a communicator in this process, one on each of these devices.
+    fn ncclCommInitAll, pncclCommInitAll(comms: *mut CommHandle, count: c_int, devices: *const c_int) {
+        let Ok(ranks) = u32::try_from(count) else {
+            return Err(Failure::argument(format!("there cannot be {count} devices")));
+        };
+        if comms.is_null() || ranks == 0 {
+            return Err(Failure::argument("there is no place for communicators"));
+        }
+        // SAFETY: the caller's pointer to so many numbers, where it is not null.
+        let ordinal = |rank: u32| if devices.is_null() { rank as c_int } else { unsafe { *devices.add(rank as usize) } };
+        let open = |rank| Device::open(u32::try_from(ordinal(rank)).unwrap_or(u32::MAX));
+        let devices = (0..ranks).map(open).collect::<Result<Vec<_>, _>>()?;
+        let made = init_all(devices)?;
+        for (rank, handle) in made.into_iter().enumerate() {
+            // SAFETY: the caller's memory for so many handles.
+            unsafe { *comms.add(rank) = handle };
+        }
+        Ok(())
+    }
+
+    /// Makes a communicator of those ranks that name the same colour, in order of key.
+    fn ncclCommSplit, pncclCommSplit(
+        comm: CommHandle, color: c_int, key: c_int, new_comm: *mut CommHandle, config: *mut Config,
+    ) {
+        // SAFETY: the caller's pointer.
+        unsafe { check_config(config) }?;
+        group::submit(split(comm, color, key, new_comm))
+    }
+
+    /// Makes a communicator of the ranks that are not left out. Only they call it.
+    fn ncclCommShrink, pncclCommShrink(
+        comm: CommHandle, excluded: *mut c_int, excluded_count: c_int, new_comm: *mut CommHandle, config: *mut Config,
+        flags: c_int,
+    ) {
+        // SAFETY: the caller's pointer.
+        unsafe { check_config(config) }?;
+        if flags != 0 {
+            return Err(Failure::usage(
+                "ncclCommShrink after an abort is not supported: make a communicator by ncclCommInitRank",
+            ));
+        }
+        let count = usize::try_from(excluded_count).unwrap_or(0);
+        if excluded.is_null() && count > 0 {
+            return Err(Failure::argument("the list of ranks to leave out is null"));
+        }
+        // SAFETY: the caller's pointer to so many numbers.
+        let excluded: Vec<c_int> = (0..count).map(|index| unsafe { *excluded.add(index) }).collect();
+        group::submit(shrink(comm, &excluded, new_comm))
+    }
+
+    /// Waits for nothing: what was enqueued ends by itself, and `ncclCommDestroy` waits for it.
+    fn ncclCommFinalize, pncclCommFinalize(comm: CommHandle) {
+        Comm::of(comm).map(|_| ())
+    }
+
+    /// Ends a communicator when what was enqueued is done. Does not wait for the other ranks.
+    fn ncclCommDestroy, pncclCommDestroy(comm: CommHandle) {
+        if comm.is_null() {
+            return Ok(());
+        }
+        Comm::retire(comm)?.end(false);
+        Ok(())
+    }
+
+    /// Ends a communicator and what waits on the GPU. The other ranks learn that this one is gone.
+    fn ncclCommAbort, pncclCommAbort(comm: CommHandle) {
+        if comm.is_null() {
+            return Ok(());
+        }
+        Comm::retire(comm)?.end(true);
+        Ok(())
+    }
+
+    /// Says what went wrong with what was enqueued, without waiting.
+    fn ncclCommGetAsyncError, pncclCommGetAsyncError(comm: CommHandle, result: *mut c_int) {
+        let comm = Comm::of(comm)?;
+        watch::look_after(&comm);
+        let failure = comm.health().failure.clone();
+        let outcome = failure.as_ref().map_or(Outcome::Success, |failure| failure.outcome);
+        if let Some(failure) = failure {
+            crate::outcome::answer(Err(failure));
+        }
+        // SAFETY: the caller's pointer.
+        unsafe { put(result, outcome as c_int, "asyncError") }
+    }
+
+    /// How many ranks there are.
+    fn ncclCommCount, pncclCommCount(comm: CommHandle, count: *mut c_int) {
+        let comm = Comm::of(comm)?;
+        // SAFETY: the caller's pointer.
+        unsafe { put(count, comm.ranks as c_int, "count") }
+    }
+
+    /// Which device it is on.
+    fn ncclCommCuDevice, pncclCommCuDevice(comm: CommHandle, device: *mut c_int) {
+        let comm = Comm::of(comm)?;
+        // SAFETY: the caller's pointer.
+        unsafe { put(device, comm.device.ordinal() as c_int, "device") }
+    }
+
+    /// Which rank this is.
+    fn ncclCommUserRank, pncclCommUserRank(comm: CommHandle, rank: *mut c_int) {
+        let comm = Comm::of(comm)?;
+        // SAFETY: the caller's pointer.
+        unsafe { put(rank, comm.rank as c_int, "rank") }
+    }
+
+    /// Begins a group.
+    fn ncclGroupStart, pncclGroupStart() {
+        group::start();
+        Ok(())
+    }
+
+    /// Ends a group; the outermost does what was called in it.
+    fn ncclGroupEnd, pncclGroupEnd() {
+        group::end()
+    }
+}
+
+/// What a result means.
+#[unsafe(no_mangle)]
+extern "C" fn ncclGetErrorString(result: c_int) -> StaticText {
+    Outcome::text(result).as_ptr()
+}
+
+/// As `ncclGetErrorString`, for profilers.
+#[unsafe(no_mangle)]
+extern "C" fn pncclGetErrorString(result: c_int) -> StaticText {
+    ncclGetErrorString(result)
+}
+
+/// Why the last call of this thread failed that did.
+#[unsafe(no_mangle)]
+extern "C" fn ncclGetLastError(_comm: CommHandle) -> StaticText {
+    last_reason()
+}
+
+/// As `ncclGetLastError`, for profilers.
+#[unsafe(no_mangle)]
+extern "C" fn pncclGetLastError(comm: CommHandle) -> StaticText {
+    ncclGetLastError(comm)
+}
+
+/// Writes a result.
+///
+/// # Safety
+///
+/// Where `to` is not null it takes a `T`.
+pub(crate) unsafe fn put<T>(to: *mut T, value: T, name: &str) -> Result<(), Failure> {
+    if to.is_null() {
+        return Err(Failure::argument(format!("{name} is null")));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { to.write(value) };
+    Ok(())
+}
+
+/// Refuses what is no configuration.
+///
+/// # Safety
+///
+/// Where `config` is not null it begins as a configuration does.
+unsafe fn check_config(config: *const Config) -> Result<(), Failure> {
+    // SAFETY: the caller's promise.
+    match unsafe { config.as_ref() } {
+        Some(config) if config.magic != CONFIG_MAGIC => {
+            Err(Failure::argument("the configuration was not begun with NCCL_CONFIG_INITIALIZER"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where a handle goes when it is made: by a thread, which takes no pointer.
+#[derive(Clone, Copy)]
+struct Place(usize);
+
+impl Place {
+    fn of(to: *mut CommHandle) -> Result<Place, Failure> {
+        if to.is_null() {
+            return Err(Failure::argument("the place for the communicator is null"));
+        }
+        Ok(Place(to.expose_provenance()))
+    }
+
+    fn fill(self, handle: CommHandle) {
+        let to: *mut CommHandle = std::ptr::with_exposed_provenance_mut(self.0);
+        // SAFETY: the caller's place for a handle, which it keeps until the group has ended.
+        unsafe { to.write(handle) };
+    }
+}
+
+fn init_rank(to: *mut CommHandle, ranks: c_int, id: &UniqueId, rank: c_int) -> Result<Job, Failure> {
+    let place = Place::of(to)?;
+    let (count, number) = (u32::try_from(ranks).unwrap_or(0), u32::try_from(rank).unwrap_or(u32::MAX));
+    if number >= count {
+        return Err(Failure::argument(format!("there is no rank {rank} among {ranks}")));
+    }
+    let (invitation, id, device) = (meeting::invitation(id)?, *id, current_device()?);
+    // Each rank of this process comes by itself.
+    let order = next_order();
+    let act = Box::new(move |is_only| {
+        let by_efarun = if is_only && count > 1 { meeting::by_efarun(&id, number, count)? } else { None };
+        let identity = by_efarun.unwrap_or_else(|| invited(number, count, invitation));
+        place.fill(Comm::publish(connect(identity, &device)?, device));
+        watch::start();
+        Ok(())
+    });
+    Ok(Job::Setup(Setup { order, act }))
+}
+
+fn invited(rank: u32, world_size: u32, invitation: Invitation) -> Identity {
+    if world_size == 1 {
+        return Identity::Alone;
+    }
+    Identity::Invited { rank: Rank(rank), world_size, invitation }
+}
+
+/// Makes a World and gives it its GPU.
+fn connect(identity: Identity, device: &Device) -> Result<World, Failure> {
+    let builder = World::builder()
+        .identity(identity)
+        .deadline(meeting::deadline())
+        .bootstrap_timeout(meeting::patience());
+    let mut world = builder.init()?;
+    world.use_device(device)?;
+    Ok(world)
+}
+
+fn init_all(devices: Vec<Device>) -> Result<Vec<CommHandle>, Failure> {
+    let builder = World::builder().deadline(meeting::deadline()).bootstrap_timeout(meeting::patience());
+    let worlds = builder.thread_worlds(devices.len() as u32)?;
+    let give = |(mut world, device): (World, Device)| {
+        world.use_device(&device)?;
+        Ok((world, device))
+    };
+    let given = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            worlds.into_iter().zip(devices).map(|rank| scope.spawn(move || give(rank))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<(World, Device), Failure>>| {
+            thread.join().unwrap_or_else(|_| Err(Failure::internal("a thread that set a rank up panicked")))
+        };
+        threads.into_iter().map(join).collect::<Vec<_>>()
+    });
+    let given = given.into_iter().collect::<Result<Vec<_>, _>>()?;
+    watch::start();
+    Ok(given.into_iter().map(|(world, device)| Comm::publish(world, device)).collect())
+}
+
+fn split(comm: CommHandle, color: c_int, key: c_int, to: *mut CommHandle) -> Result<Job, Failure> {
+    let (comm, place) = (Comm::of(comm)?, Place::of(to)?);
+    if color < 0 && color != NO_COLOR {
+        return Err(Failure::argument(format!(
+            "{color} is no colour: colours are 0 and more, or NCCL_SPLIT_NOCOLOR"
+        )));
+    }
+    let order = comm.number;
+    let act = Box::new(move |_| {
+        comm.check()?;
+        let mine = [color.to_le_bytes(), key.to_le_bytes()].concat();
+        let all = comm.with_world(|world| Ok(world.exchange("nccl-split", None, mine)?))?;
+        let word = |bytes: &[u8], at: usize| {
+            bytes.get(at..at + 4).and_then(|it| it.try_into().ok()).map_or(NO_COLOR, c_int::from_le_bytes)
+        };
+        let mut members: Vec<(c_int, u32)> = (0..)
+            .zip(&all)
+            .filter(|(_, bytes)| color != NO_COLOR && word(bytes, 0) == color)
+            .map(|(rank, bytes)| (word(bytes, 4), rank))
+            .collect();
+        members.sort_unstable();
+        let members: Vec<u32> = members.into_iter().map(|(_, rank)| rank).collect();
+        let handle = subset(&comm, &members, None)?;
+        place.fill(handle);
+        Ok(())
+    });
+    Ok(Job::Setup(Setup { order, act }))
+}
+
+fn shrink(comm: CommHandle, excluded: &[c_int], to: *mut CommHandle) -> Result<Job, Failure> {
+    let (comm, place) = (Comm::of(comm)?, Place::of(to)?);
+    let is_excluded = |rank: &u32| excluded.contains(&(*rank as c_int));
+    if is_excluded(&comm.rank) {
+        return Err(Failure::usage("a rank that is left out does not call ncclCommShrink"));
+    }
+    let members: Vec<u32> = (0..comm.ranks).filter(|rank| !is_excluded(rank)).collect();
+    let order = comm.number;
+    let act = Box::new(move |_| {
+        comm.check()?;
+        let among: Vec<Rank> = members.iter().copied().map(Rank).collect();
+        place.fill(subset(&comm, &members, Some(&among))?);
+        Ok(())
+    });
+    Ok(Job::Setup(Setup { order, act }))
+}
+
+/// Makes a communicator of some ranks of another, in this order; none for a rank that is not among them. `among` are
+/// those who call this, all where it is none.
+fn subset(comm: &Arc<Comm>, members: &[u32], among: Option<&[Rank]>) -> Result<CommHandle, Failure> {
+    let place = members.iter().position(|&rank| rank == comm.rank);
+    // The first member invites the others.
+    let id = if place == Some(0) && members.len() > 1 { Some(meeting::open()?) } else { None };
+    let mine = id.map_or_else(Vec::new, |id| id.internal.to_vec());
+    let all = comm.with_world(|world| Ok(world.exchange("nccl-subset", among, mine)?))?;
+    let Some(place) = place else { return Ok(std::ptr::null_mut()) };
+    if members.len() == 1 {
+        return Ok(Comm::publish(connect(Identity::Alone, &comm.device)?, comm.device.clone()));
+    }
+    let index = match among {
+        Some(among) => among.iter().position(|rank| rank.0 == members[0]).unwrap_or(0),
+        None => members[0] as usize,
+    };
+    let bytes = all.get(index).and_then(|bytes| bytes.as_slice().try_into().ok());
+    let invitation = meeting::invitation(&UniqueId { internal: bytes.unwrap_or([0; 128]) })?;
+    let identity = invited(place as u32, members.len() as u32, invitation);
+    Ok(Comm::publish(connect(identity, &comm.device)?, comm.device.clone()))
+}
+
+/// The device that is current on this thread, as the driver says; where none is, the one that CUDA's runtime library has
+/// chosen, and the first where there is no such library.
+pub(crate) fn current_device() -> Result<Device, Failure> {
+    if let Some(device) = Device::current()? {
+        return Ok(device);
+    }
+    // SAFETY: looks a name up among what is loaded.
+    let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"cudaGetDevice".as_ptr()) };
+    let mut ordinal = 0;
+    if !symbol.is_null() {
+        // SAFETY: CUDA's function of this name has this type.
+        let ask: unsafe extern "C" fn(*mut c_int) -> c_int =
+            unsafe { std::mem::transmute::<*mut c_void, _>(symbol) };
+        // SAFETY: writes one number.
+        if unsafe { ask(&raw mut ordinal) } != 0 {
+            ordinal = 0;
+        }
+    }
+    Ok(Device::open(u32::try_from(ordinal).unwrap_or(0))?)
+}
+
+/// An order that nothing else has.
+fn next_order() -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    // Communicators' numbers end in zeros.
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    (NEXT.fetch_add(1, Ordering::Relaxed) << 8) | 1
+}

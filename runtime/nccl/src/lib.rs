@@ -1,0 +1,31 @@
+//! `libnccl.so.2` by efarun: NCCL's C interface over the runtime's collectives on GPU memory.
+//!
+//! Programs that were built for NCCL 2.28 (nccl-tests, PyTorch, …) find this library by NCCL's name and run as they are. It
+//! exports every function that NCCL's headers declare; what efarun cannot do answers `ncclInvalidUsage`, and a sentence
+//! that `ncclGetLastError` gives.
+//!
+//! [`abi`] has NCCL's types, [`outcome`] its results, [`export`] how a function is exported: no panic leaves it. [`init`]
+//! makes communicators, [`comm`] is one, [`group`] collects what is called between `ncclGroupStart` and `ncclGroupEnd`,
+//! [`watch`] looks after ranks that are lost. [`operations`], [`memory`], [`refused`] are the functions by subject.
+//!
+//! # What is not as with NCCL
+//!
+//! - All ranks of a communicator must be on one node, eight at most, a GPU each.
+//! - `ncclCommRegister` has no effect; windows (`ncclCommWindowRegister`) let large calls read and write buffers where
+//!   they lie.
+//! - A communicator that is made with `blocking = 0` is there when the call returns.
+//! - A rank that dies is an error on the others, `ncclRemoteError`, within seconds; with `EFARUN_DEADLINE` a rank that does
+//!   not come is one, too.
+#![deny(unsafe_code)]
+
+mod abi;
+mod comm;
+mod export;
+mod group;
+mod init;
+mod meeting;
+mod memory;
+mod operations;
+mod outcome;
+mod refused;
+mod watch;

@@ -1,0 +1,166 @@
+//! Messages between ranks on the emulator: every byte arrives where it belongs, whoever is ahead of whom.
+
+use efarun_wire::Rank;
+
+use super::collectives::{Case, Chance, STEPS_MAX};
+use super::emulator::{Emulator, Node, Work, pointer_to};
+use crate::coll::collective::Collective;
+use crate::element::{ElementType, ReduceOp};
+use crate::nvlink::call::DeviceMessage;
+use crate::nvlink::layout::{PAIR_CHANNEL_BYTES, PAIR_SLOTS, PAIR_WARPS, ROUND_BYTES};
+use crate::nvlink::parameters::status;
+use crate::nvlink::part::Leaf;
+
+/// A message with memory at both ends.
+struct Letter {
+    from: u32,
+    to: u32,
+    data: Vec<u64>,
+    space: Vec<u64>,
+    skew: usize,
+    bytes: usize,
+}
+
+impl Letter {
+    fn new(chance: &mut Chance, from: u32, to: u32, bytes: usize) -> Letter {
+        let skew = if chance.next().is_multiple_of(3) { 5 } else { 0 };
+        let words = (bytes + skew).div_ceil(8) + 2;
+        let data = (0..words).map(|_| chance.next()).collect();
+        Letter { from, to, data, space: vec![GUARD; words], skew, bytes }
+    }
+
+    fn sent(&self) -> DeviceMessage {
+        DeviceMessage {
+            peer: Rank(self.to),
+            data: pointer_to(&self.data).offset(self.skew),
+            bytes: self.bytes,
+        }
+    }
+
+    fn received(&self) -> DeviceMessage {
+        let data = pointer_to(&self.space).offset(self.skew);
+        DeviceMessage { peer: Rank(self.from), data, bytes: self.bytes }
+    }
+
+    fn check(&self, what: &str) {
+        let mut expected = vec![GUARD; self.space.len()];
+        let part = self.skew..self.skew + self.bytes;
+        let sent: &[u8] = bytemuck::cast_slice(&self.data);
+        bytemuck::cast_slice_mut::<u64, u8>(&mut expected)[part.clone()].copy_from_slice(&sent[part]);
+        assert!(self.space == expected, "{what}: {} bytes from {} to {}", self.bytes, self.from, self.to);
+    }
+}
+
+/// What a rank has in a group of letters.
+fn group(rank: u32, letters: &[Letter]) -> Work {
+    let sends = letters.iter().filter(|letter| letter.from == rank).map(Letter::sent).collect();
+    let receives = letters.iter().filter(|letter| letter.to == rank).map(Letter::received).collect();
+    Work::Messages(sends, receives)
+}
+
+fn takes_part(rank: u32, letters: &[Letter]) -> bool {
+    letters.iter().any(|letter| letter.from == rank || letter.to == rank)
+}
+
+fn run(emulator: &Emulator, ranks: u32, works: &[Vec<Work>], seed: u64, node: &Node, what: &str) {
+    let ended = emulator.run_all(node, works, seed, STEPS_MAX);
+    for rank in 0..ranks as usize {
+        assert_eq!(node.status(rank)[0], 0, "{what}: rank {rank} gave up: {:?}", node.status(rank));
+    }
+    assert!(ended, "{what}: not all ranks ended");
+}
+
+#[test]
+fn messages_of_all_lengths_arrive_between_ranks_that_take_part() {
+    let Some(emulator) = Emulator::new("messages_of_all_lengths_arrive_between_ranks_that_take_part") else {
+        return;
+    };
+    for seed in 0..6 {
+        let mut chance = Chance(seed);
+        let ranks = [2, 3, 4][seed as usize % 3];
+        let lengths = [1, 8, 119, 480, 3000, PAIR_CHANNEL_BYTES, PAIR_CHANNEL_BYTES + 1, 20_000];
+        // Groups one behind the other, in which some ranks have nothing, and pairs several messages.
+        let mut groups: Vec<Vec<Letter>> = Vec::new();
+        for _ in 0..5 {
+            let mut letters = Vec::new();
+            for _ in 0..=chance.next() % 5 {
+                let from = (chance.next() % u64::from(ranks)) as u32;
+                let to = (from + 1 + (chance.next() % u64::from(ranks - 1)) as u32) % ranks;
+                let bytes = lengths[chance.next() as usize % 8];
+                letters.push(Letter::new(&mut chance, from, to, bytes));
+            }
+            groups.push(letters);
+        }
+        let of = |rank: u32| {
+            let own = groups.iter().filter(|letters| takes_part(rank, letters));
+            own.map(|letters| group(rank, letters)).collect::<Vec<_>>()
+        };
+        let works: Vec<_> = (0..ranks).map(of).collect();
+        let node = Node::new(ranks, u64::MAX);
+        run(&emulator, ranks, &works, seed, &node, &format!("seed {seed}"));
+        groups.iter().flatten().for_each(|letter| letter.check(&format!("seed {seed}")));
+    }
+}
+
+#[test]
+fn a_sender_is_no_further_ahead_than_there_is_room() {
+    let Some(emulator) = Emulator::new("a_sender_is_no_further_ahead_than_there_is_room") else { return };
+    // Several times what one channel has room for; the receiver reads first what was sent last, to another rank.
+    let room = (PAIR_WARPS * PAIR_SLOTS) as usize * ROUND_BYTES;
+    let mut chance = Chance(3);
+    let letters: Vec<_> = (0..12).map(|_| Letter::new(&mut chance, 0, 1, PAIR_CHANNEL_BYTES - 7)).collect();
+    assert!(12 * PAIR_CHANNEL_BYTES > room + room / 2, "it does not fit at once");
+    let one_by_one = |rank| letters.chunks(1).map(|letter| group(rank, letter)).collect::<Vec<_>>();
+    let node = Node::new(2, u64::MAX);
+    run(&emulator, 2, &[one_by_one(0), one_by_one(1)], 5, &node, "ahead");
+    letters.iter().for_each(|letter| letter.check("ahead"));
+    // Without a receiver it waits, and says for whom.
+    let node = Node::new(2, 1 << 20);
+    assert!(emulator.run_all(&node, &[one_by_one(0), Vec::new()], 1, 1 << 28));
+    let found = node.status(0);
+    assert_eq!((found[status::CAUSE], found[status::PEER]), (status::CAUSE_TIMEOUT, 1));
+}
+
+#[test]
+fn a_receiver_of_another_length_names_the_sender() {
+    let Some(emulator) = Emulator::new("a_receiver_of_another_length_names_the_sender") else { return };
+    let mut letter = Letter::new(&mut Chance(1), 0, 1, 1000);
+    let sent = group(0, std::slice::from_ref(&letter));
+    letter.bytes = 999;
+    let received = group(1, std::slice::from_ref(&letter));
+    let node = Node::new(2, 1 << 24);
+    assert!(emulator.run_all(&node, &[vec![sent], vec![received]], 1, 1 << 28));
+    let found = node.status(1);
+    assert_eq!((found[status::CAUSE], found[status::PEER]), (status::CAUSE_MISMATCH, 0));
+}
+
+#[test]
+fn collectives_and_messages_do_not_disturb_each_other() {
+    let Some(emulator) = Emulator::new("collectives_and_messages_do_not_disturb_each_other") else { return };
+    let (ranks, mut chance) = (3, Chance(8));
+    let node = Node::new(ranks, u64::MAX);
+    let case = |leaf, seed| {
+        Case::new((Collective::AllReduce, leaf), (ElementType::I32, ReduceOp::Sum), (ranks, 500), seed)
+    };
+    let cases = [case(Leaf::OneShot, 1), case(Leaf::TwoShot, 3), case(Leaf::OneShot, 5)];
+    let letters: Vec<_> = (0..3).map(|from| Letter::new(&mut chance, from, (from + 1) % 3, 5000)).collect();
+    let expected: Vec<_> = cases.iter().map(Case::expected).collect();
+    let works: Vec<_> = (0..ranks)
+        .map(|rank| {
+            let mut works = Vec::new();
+            for case in &cases {
+                works.push(Work::Call(case.request(rank)));
+                works.push(group(rank, if works.len() == 1 { &letters } else { &[] }));
+            }
+            works.retain(|work| !matches!(work, Work::Messages(sends, _) if sends.is_empty()));
+            works
+        })
+        .collect();
+    run(&emulator, ranks, &works, 2, &node, "both");
+    letters.iter().for_each(|letter| letter.check("both"));
+    for (case, expected) in cases.iter().zip(&expected) {
+        case.check(expected, "both");
+    }
+}
+
+const GUARD: u64 = 0x5a5a_5a5a_5a5a_5a5a;
