@@ -191,8 +191,8 @@ fn place(epoch: u64) -> usize {
 /// How many epochs a rank may be ahead of the slowest reader.
 pub(crate) const POSTS: usize = 8;
 /// What a cell holds. So many that a rank's own cells and those of another do not both stay in a second-level cache: what is
-/// written again then comes from the third, which is faster than from the other core. Measured between two ranks that
-/// reduced 1 to 64 MiB, 8 cells of 32 KiB or 4 of 64 took 1.3 times as long as 8 of 64 or 4 of 128.
+/// written again then comes from the third, which is faster than from the other core. Measured by a program of the same steps
+/// between two cores that share a cache, 8 cells of 32 KiB or 4 of 64 took 1.3 times as long as 8 of 64 or 4 of 128.
 pub(crate) const CELL_BYTES: usize = 64 << 10;
 /// Words of a set of processors: 1024 of them.
 pub(crate) const PROCESSOR_WORDS: usize = 16;
