@@ -382,6 +382,31 @@ impl HostMemory {
         self.pointer
     }
 
+    /// Where so many bytes are, for copies of the device's.
+    ///
+    /// # Panics
+    ///
+    /// When it has fewer.
+    pub(super) fn part(&self, at: usize, bytes: usize) -> *mut c_void {
+        assert!(at.checked_add(bytes).is_some_and(|end| end <= self.bytes), "{bytes} bytes at {at}");
+        self.base.wrapping_byte_add(at)
+    }
+
+    /// So many bytes of it.
+    ///
+    /// # Panics
+    ///
+    /// When it has fewer.
+    ///
+    /// # Safety
+    ///
+    /// Neither the device nor anybody else uses them while the result lives.
+    #[expect(clippy::mut_from_ref, reason = "the caller promises that nobody else has them")]
+    pub unsafe fn bytes_mut(&self, at: usize, bytes: usize) -> &mut [u8] {
+        // SAFETY: within the allocation, and the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.part(at, bytes).cast(), bytes) }
+    }
+
     /// A 64-bit word.
     ///
     /// # Panics

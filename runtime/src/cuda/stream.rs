@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUresult, CUstream, CUstream_flags, CUstreamCaptureStatus};
 
-use super::{CudaError, Device, DevicePointer, Event};
+use super::{CudaError, Device, DevicePointer, Event, HostMemory};
 
 /// A queue of work for one device. What is enqueued runs in order, after the call that enqueued it has returned. Clones
 /// are the same queue.
@@ -119,6 +119,78 @@ impl Stream {
         self.device.check("cuMemcpyDtoD", result)
     }
 
+    /// Enqueues a copy from the device to memory of the host that was allocated for it, from its beginning on.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    ///
+    /// # Panics
+    ///
+    /// When the host's memory has not so many bytes.
+    ///
+    /// # Safety
+    ///
+    /// The device reaches so many bytes at the address until the copy is done. The host looks at its memory afterwards
+    /// only, and does not free it before.
+    pub unsafe fn copy_to_host(
+        &self,
+        from: DevicePointer,
+        to: &HostMemory,
+        at: usize,
+        bytes: usize,
+    ) -> Result<(), CudaError> {
+        let to = to.part(at, bytes);
+        let _current = self.device.make_current()?;
+        // SAFETY: the caller's promise; the host's memory has so many bytes.
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to, from.0, bytes, self.raw) };
+        self.device.check("cuMemcpyDtoH", result)
+    }
+
+    /// As [`Stream::copy_to_host`], the other way.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    ///
+    /// # Panics
+    ///
+    /// When the host's memory has not so many bytes.
+    ///
+    /// # Safety
+    ///
+    /// As [`Stream::copy_to_host`].
+    pub unsafe fn copy_from_host(
+        &self,
+        from: &HostMemory,
+        at: usize,
+        to: DevicePointer,
+        bytes: usize,
+    ) -> Result<(), CudaError> {
+        let from = from.part(at, bytes);
+        let _current = self.device.make_current()?;
+        // SAFETY: the caller's promise; the host's memory has so many bytes.
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(to.0, from, bytes, self.raw) };
+        self.device.check("cuMemcpyHtoD", result)
+    }
+
+    /// Enqueues a call of a function of the host, by a thread of the driver's. It must not call CUDA. What it waits for delays
+    /// the stream, and may delay other streams' functions. Not while the stream is being captured: it is called once.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`]; the function is not called then.
+    pub fn call_host(&self, function: Box<dyn FnOnce() + Send>) -> Result<(), CudaError> {
+        let context = Box::into_raw(Box::new(function));
+        let _current = self.device.make_current()?;
+        // SAFETY: the stream is alive; the driver gives the context to the function, once.
+        let result = unsafe { sys::cuLaunchHostFunc(self.raw, Some(run_boxed), context.cast()) };
+        self.device.check("cuLaunchHostFunc", result).inspect_err(|_| {
+            // SAFETY: the driver did not take it.
+            drop(unsafe { Box::from_raw(context) });
+        })
+    }
+
     /// Whether it is being captured into a graph.
     ///
     /// # Errors
@@ -140,6 +212,16 @@ impl Stream {
 
     pub(super) fn handle(&self) -> CUstream {
         self.raw
+    }
+}
+
+/// Calls what [`Stream::call_host`] was given.
+unsafe extern "C" fn run_boxed(context: *mut std::ffi::c_void) {
+    // SAFETY: `call_host` made it so, for this one call.
+    let function = unsafe { Box::from_raw(context.cast::<Box<dyn FnOnce() + Send>>()) };
+    // No panic goes through C.
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(function)).is_err() {
+        log::error!("a function that a stream calls panicked");
     }
 }
 
