@@ -11,6 +11,7 @@ use efarun_rt::nvlink::{DeviceElement, Factor};
 
 use crate::abi::{CommHandle, StreamHandle};
 use crate::outcome::Failure;
+use crate::staged::Staging;
 
 /// One rank of a communicator.
 #[derive(Debug)]
@@ -26,6 +27,9 @@ pub(crate) struct Comm {
     is_ill: AtomicBool,
     /// What `ncclRedOpCreatePreMulSum` made; empty places can be used again.
     ops: Mutex<Vec<Option<PreMulSum>>>,
+    /// Where ranks are on several nodes.
+    staging: Mutex<Option<Staging>>,
+    pub(crate) is_staged: bool,
 }
 
 /// An operation of the caller's.
@@ -47,8 +51,9 @@ pub(crate) struct Health {
 }
 
 impl Comm {
-    /// Makes a World that has its GPU a communicator, and gives the handle by which callers know it.
-    pub(crate) fn publish(world: World, device: Device) -> CommHandle {
+    /// Makes a World a communicator, and gives the handle by which callers know it. `staging` is what a World needs that
+    /// has not its GPU.
+    pub(crate) fn publish(world: World, device: Device, staging: Option<Staging>) -> CommHandle {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         // Not an address, as nobody is to look behind it, but never null.
         let number = NEXT.fetch_add(1, Ordering::Relaxed) << 8;
@@ -61,6 +66,8 @@ impl Comm {
             health: Mutex::default(),
             is_ill: AtomicBool::new(false),
             ops: Mutex::default(),
+            is_staged: staging.is_some(),
+            staging: Mutex::new(staging),
         };
         COMMS.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(comm));
         std::ptr::without_provenance_mut(number)
@@ -109,6 +116,11 @@ impl Comm {
     /// Lets go of the World. Where it is to be aborted, what runs on the GPU is ended, and the other ranks learn that
     /// this one is gone.
     pub(crate) fn end(&self, is_aborted: bool) {
+        if let Some(staging) = self.staging().take() {
+            // Its memory is used by what is enqueued, and the World too.
+            let _done = self.device.synchronize();
+            drop(staging);
+        }
         let Some(world) = self.lock_world().take() else { return };
         if is_aborted {
             world.stop_device();
@@ -141,6 +153,10 @@ impl Comm {
 
     pub(crate) fn ops(&self) -> MutexGuard<'_, Vec<Option<PreMulSum>>> {
         self.ops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn staging(&self) -> MutexGuard<'_, Option<Staging>> {
+        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The caller's stream, as the runtime takes it.

@@ -14,6 +14,7 @@ use efarun_rt::nvlink::{DeviceCall, DeviceElement, DeviceMessage};
 use crate::abi::StreamHandle;
 use crate::comm::Comm;
 use crate::outcome::Failure;
+use crate::staged;
 
 /// Something that was called.
 pub(crate) enum Job {
@@ -153,6 +154,9 @@ impl Messages {
             )));
         }
         comm.check()?;
+        if comm.is_staged {
+            return Err(Failure::usage("send and recv are not supported between nodes"));
+        }
         let stream = comm.stream(*stream);
         comm.with_world(|world| Ok(pass(world, &stream, sends, receives)?))
     }
@@ -170,9 +174,12 @@ fn pass(
 }
 
 #[expect(unsafe_code, reason = "a C caller's memory is taken at the caller's word")]
-fn enqueue(comm: &Comm, stream: StreamHandle, call: &DeviceCall) -> Result<(), Failure> {
+fn enqueue(comm: &Arc<Comm>, stream: StreamHandle, call: &DeviceCall) -> Result<(), Failure> {
     comm.check()?;
     let stream = comm.stream(stream);
+    if comm.is_staged {
+        return staged::enqueue(comm, &stream, call);
+    }
     comm.with_world(|world| {
         let mut on = world.on(&stream);
         if call.collective.root().is_some() {
@@ -222,6 +229,7 @@ fn load(calls: &[(Arc<Comm>, StreamHandle, DeviceCall)], messages: &[Messages]) 
     }
     needs
         .values()
+        .filter(|(comm, _)| !comm.is_staged)
         .try_for_each(|(comm, elements)| comm.with_world(|world| Ok(world.prepare_device(elements)?)))
 }
 

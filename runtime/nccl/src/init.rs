@@ -19,6 +19,7 @@ use crate::export::export;
 use crate::group::{self, Job, Setup};
 use crate::meeting;
 use crate::outcome::{Failure, Outcome, last_reason};
+use crate::staged::Staging;
 use crate::watch;
 
 export! {
@@ -263,7 +264,7 @@ fn init_rank(to: *mut CommHandle, ranks: c_int, id: &UniqueId, rank: c_int) -> R
     let act = Box::new(move |is_only| {
         let by_efarun = if is_only && count > 1 { meeting::by_efarun(&id, number, count)? } else { None };
         let identity = by_efarun.unwrap_or_else(|| invited(number, count, invitation));
-        place.fill(Comm::publish(connect(identity, &device)?, device));
+        place.fill(connect(identity, device)?);
         watch::start();
         Ok(())
     });
@@ -277,15 +278,26 @@ fn invited(rank: u32, world_size: u32, invitation: Invitation) -> Identity {
     Identity::Invited { rank: Rank(rank), world_size, invitation }
 }
 
-/// Makes a World and gives it its GPU.
-fn connect(identity: Identity, device: &Device) -> Result<World, Failure> {
+/// Makes a World, and a communicator of it.
+fn connect(identity: Identity, device: Device) -> Result<CommHandle, Failure> {
     let builder = World::builder()
         .identity(identity)
         .deadline(meeting::deadline())
         .bootstrap_timeout(meeting::patience());
     let mut world = builder.init()?;
-    world.use_device(device)?;
-    Ok(world)
+    if world.node_count() == 1 {
+        world.use_device(&device)?;
+        return Ok(Comm::publish(world, device, None));
+    }
+    // The driver's thread that does one rank's calls would wait for another's of the same process.
+    let process = format!("{} {}", world.topology().hostname(world.rank()), std::process::id());
+    let all = world.exchange("nccl-processes", None, process.into_bytes())?;
+    let has_twice = all.iter().enumerate().any(|(rank, process)| all[..rank].contains(process));
+    if has_twice {
+        return Err(Failure::usage("between nodes a process can have one rank of a communicator only"));
+    }
+    let staging = Staging::new(&device)?;
+    Ok(Comm::publish(world, device, Some(staging)))
 }
 
 fn init_all(devices: Vec<Device>) -> Result<Vec<CommHandle>, Failure> {
@@ -305,7 +317,7 @@ fn init_all(devices: Vec<Device>) -> Result<Vec<CommHandle>, Failure> {
     });
     let given = given.into_iter().collect::<Result<Vec<_>, _>>()?;
     watch::start();
-    Ok(given.into_iter().map(|(world, device)| Comm::publish(world, device)).collect())
+    Ok(given.into_iter().map(|(world, device)| Comm::publish(world, device, None)).collect())
 }
 
 fn split(comm: CommHandle, color: c_int, key: c_int, to: *mut CommHandle) -> Result<Job, Failure> {
@@ -364,7 +376,7 @@ fn subset(comm: &Arc<Comm>, members: &[u32], among: Option<&[Rank]>) -> Result<C
     let all = comm.with_world(|world| Ok(world.exchange("nccl-subset", among, mine)?))?;
     let Some(place) = place else { return Ok(std::ptr::null_mut()) };
     if members.len() == 1 {
-        return Ok(Comm::publish(connect(Identity::Alone, &comm.device)?, comm.device.clone()));
+        return connect(Identity::Alone, comm.device.clone());
     }
     let index = match among {
         Some(among) => among.iter().position(|rank| rank.0 == members[0]).unwrap_or(0),
@@ -373,7 +385,7 @@ fn subset(comm: &Arc<Comm>, members: &[u32], among: Option<&[Rank]>) -> Result<C
     let bytes = all.get(index).and_then(|bytes| bytes.as_slice().try_into().ok());
     let invitation = meeting::invitation(&UniqueId { internal: bytes.unwrap_or([0; 128]) })?;
     let identity = invited(place as u32, members.len() as u32, invitation);
-    Ok(Comm::publish(connect(identity, &comm.device)?, comm.device.clone()))
+    connect(identity, comm.device.clone())
 }
 
 /// The device that is current on this thread, as the driver says; where none is, the one that CUDA's runtime library has

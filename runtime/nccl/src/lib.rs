@@ -10,7 +10,9 @@
 //!
 //! # What is not as with NCCL
 //!
-//! - All ranks of a communicator must be on one node, eight at most, a GPU each.
+//! - A node has eight ranks of a communicator at most, a GPU each.
+//! - Between nodes there are all_reduce, broadcast, reduce, all_gather and reduce_scatter, of one rank per process, through
+//!   the host's memory and outside of graphs ([`staged`]).
 //! - `ncclCommRegister` has no effect; windows (`ncclCommWindowRegister`) let large calls read and write buffers where
 //!   they lie.
 //! - A communicator that is made with `blocking = 0` is there when the call returns.
@@ -28,4 +30,5 @@ mod memory;
 mod operations;
 mod outcome;
 mod refused;
+mod staged;
 mod watch;
