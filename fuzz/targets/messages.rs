@@ -6,6 +6,7 @@
 use std::fmt::Debug;
 
 use efarun::keeper::protocol::{KeeperOrder, KeeperReport};
+use efarun::torchrun::by_hand::meeting::{Answer, Hello};
 use efarun_fuzz::{choice, parts, within_bytes};
 use efarun_wire::frame::{self, FrameError, FrameReader};
 use efarun_wire::message::{AgentMessage, AgentOrder, HeadMessage, OobDown, OobUp, RankMessage, RankReply};
@@ -16,7 +17,7 @@ use serde::de::DeserializeOwned;
 fuzz_target!(|input: &[u8]| {
     let (kind, input) = choice(input);
     let (seed, input) = choice(input);
-    match kind % 8 {
+    match kind % 10 {
         0 => check::<RankMessage>(input, seed),
         1 => check::<RankReply>(input, seed),
         2 => check::<AgentMessage>(input, seed),
@@ -24,7 +25,9 @@ fuzz_target!(|input: &[u8]| {
         4 => check::<AgentOrder>(input, seed),
         5 => check::<OobUp>(input, seed),
         6 => check::<(KeeperOrder, OobDown)>(input, seed),
-        _ => check::<KeeperReport>(input, seed),
+        7 => check::<KeeperReport>(input, seed),
+        8 => check::<Hello>(input, seed),
+        _ => check::<Answer>(input, seed),
     }
 });
 
