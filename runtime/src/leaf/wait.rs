@@ -1,7 +1,7 @@
 //! Waiting in a leaf: look, spin, offer the core, sleep; and what ends a wait that gets nowhere.
 //!
 //! A wait looks some times without asking for the time, which is all that calls in step with each other need, and makes no
-//! system call. Then it goes on as the executor does, by [`Spin`]; and before a rank lies down it has woken all that wait
+//! system call. Then it goes on as the executor does, by [`Spin`](crate::coll::executor::spin::Spin); and before a rank lies down it has woken all that wait
 //! for what it has shown.
 //!
 //! # Calls that differ
