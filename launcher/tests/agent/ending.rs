@@ -154,16 +154,18 @@ async fn a_head_that_says_nothing_after_the_launch_is_lost_when_its_lease_is_ove
 
 #[tokio::test]
 async fn a_head_that_stops_itself_is_waited_for_and_its_ranks_are_stopped() {
-    let mut head = Head::start_by(AgentOrder { lease_ms: 600, ..order() }).await;
-    head.launch(1, "trap 'echo goes on' CONT; echo ready; while :; do sleep 0.01; done");
-    head.until_line("ready").await;
+    let mut head = Head::start_by(AgentOrder { lease_ms: 5000, ..order() }).await;
+    // Without a child: a shell that has just forked one waits for it, stopped, and is not itself shown as stopped.
+    head.launch(1, "exec sleep 1000");
+    head.until_spawned(1).await;
     head.link.send(&HeadMessage::Suspend);
     head.until("the word that ranks are stopped", |seen| seen.suspended).await;
-    head.until_stopped(head.seen.spawned[&Rank(0)]).await;
+    let pid = head.seen.spawned[&Rank(0)];
+    head.until_stopped(pid).await;
     // As long as this the head says nothing; what passes is what is tested.
-    tokio::time::sleep(Duration::from_millis(1800)).await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
     head.link.send(&HeadMessage::Signal { number: libc::SIGCONT });
-    head.until_line("goes on").await;
+    head.until_going_on(pid).await;
     head.end(Duration::ZERO).await;
     head.goodbye().await;
 }

@@ -324,6 +324,15 @@ impl Head {
         }
     }
 
+    /// Waits until a process that was stopped goes on.
+    pub(crate) async fn until_going_on(&self, pid: i32) {
+        let start = Instant::now();
+        while state_of(pid) != Some('S') {
+            assert!(start.elapsed() < DEADLINE, "process {pid} does not go on: {:?}", state_of(pid));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Kills one of the node's processes.
     pub(crate) fn kill(&self, pid: i32) -> Instant {
         signal(pid, Signal::SIGKILL);

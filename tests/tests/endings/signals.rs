@@ -58,17 +58,15 @@ fn signals_for_the_program_are_passed_on_and_end_nothing() {
 fn ctrl_z_stops_ranks_on_all_hosts_and_the_launcher_and_cont_lets_them_go_on() {
     require!(Need::Testbed);
     let testbed = Testbed::up(2);
-    let job =
-        shell(on(&testbed).options(["-H", "h1,h2"]), &format!("trap 'echo goes on' CONT; {WAIT}")).start();
+    let job = on(&testbed).options(["-H", "h1,h2"]).program(program!("rank_hang"), ["polite"]).start();
     job.wait_for_output("is up", 2);
+    let ranks = [0, 1].map(|rank| job.rank(rank).first().expect("the rank runs").pid);
     job.signal(Signal::SIGTSTP);
-    wait_for_state(&job, job.pid(), 'T');
-    for rank in 0..2 {
-        let shell = job.rank(rank).into_iter().min_by_key(|process| process.pid).expect("the rank runs");
-        assert_eq!(state(shell.pid), Some('T'), "rank {rank} runs on while the launcher is stopped");
+    for pid in ranks.into_iter().chain([job.pid()]) {
+        wait_for_state(&job, pid, 'T');
     }
     job.signal(Signal::SIGCONT);
-    job.wait_for_output("goes on", 2);
+    ranks.into_iter().for_each(|pid| wait_for_state(&job, pid, 'S'));
     job.signal(Signal::SIGINT);
     job.wait().assert_code(130);
 }
