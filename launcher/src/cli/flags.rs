@@ -27,7 +27,7 @@ use crate::mapping::RankBy;
     version,
     disable_help_flag = true,
     disable_version_flag = true,
-    override_usage = "efarun [OPTIONS] PROGRAM [ARGS]… [: [OPTIONS] PROGRAM [ARGS]…]…\n       efarun torchrun [OPTIONS] SCRIPT [ARGS]…\n       efarun translate mpirun MPIRUN'S LINE\n       efarun hosts HOSTS [--to openmpi|mpich|slurm|json]",
+    override_usage = "efarun [OPTIONS] PROGRAM [ARGS]… [: [OPTIONS] PROGRAM [ARGS]…]…\n       efarun torchrun [OPTIONS] SCRIPT [ARGS]…\n       efarun translate mpirun MPIRUN'S LINE\n       efarun hosts HOSTS [--to openmpi|mpich|slurm|json]\n       efarun variables",
     max_term_width = 100,
     args_override_self = false
 )]

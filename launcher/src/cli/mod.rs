@@ -6,9 +6,9 @@
 //!
 //! `flags` has one item per option of efarun's with its help; `dialect` has other launchers' options as tables of data;
 //! `manners` cuts the line into options and programs and brings options into the one form that clap reads;
-//! `translate` says what became of each, and `hosts` converts lists of hosts. `torchrun` is apart from these: torchrun's
-//! lines have other manners. Pure: nobody is contacted, and the one file that a line may name (`--app`) is
-//! read by whoever calls.
+//! `translate` says what became of each, `hosts` converts lists of hosts, and `efarun variables` prints what the
+//! environment's table says. `torchrun` is apart from these: torchrun's lines have other manners. Pure: nobody is
+//! contacted, and the one file that a line may name (`--app`) is read by whoever calls.
 
 mod dialect;
 mod error;
@@ -30,6 +30,7 @@ use std::path::Path;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 
+use crate::env;
 use crate::hostfile::{self, Found};
 use crate::job::{App, JobSpec};
 
@@ -68,6 +69,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, around: Surroundings<'_>)
     let mut words = args.into_iter().peekable();
     if let Some(word) = words.next_if(|word| word == translate::SUBCOMMAND) {
         return translate::translate(&cutter, &word, words).map(Command::Print);
+    }
+    if words.next_if(|word| word == VARIABLES).is_some() {
+        return match words.next() {
+            None => Ok(Command::Print(env::variables_document())),
+            Some(word) => Err(CliExit::Subcommand {
+                problem: format!("`efarun {VARIABLES}` takes nothing, and `{}` is something", word.display()),
+            }),
+        };
     }
     if words.next_if(|word| word == hosts::SUBCOMMAND).is_some() {
         return hosts::convert(words, around).map(Command::Print);
@@ -220,6 +229,9 @@ fn explain(
         _ => CliExit::Other { text: error.to_string().trim_start_matches("error: ").trim_end().to_owned() },
     }
 }
+
+/// The word that asks for the table of variables.
+const VARIABLES: &str = "variables";
 
 #[cfg(test)]
 mod tests;

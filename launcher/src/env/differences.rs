@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use efarun_wire::facts::NodeFacts;
 
+use super::variables::PROVIDER;
 use super::{EnvError, Inputs, Variable, efa, library_path};
 use crate::job::Export;
 
@@ -25,8 +26,7 @@ pub(super) fn notes(inputs: &Inputs<'_>, shared: &BTreeMap<Vec<u8>, Variable>) -
     }));
     notes.extend(difference(inputs, "numbers of EFA devices", |facts| facts.efa_devices.len().to_string()));
     notes.extend(difference(inputs, "numbers of GPUs", |facts| facts.gpus.len().to_string()));
-    let wants_efa =
-        shared.get(efa::PROVIDER.as_bytes()).is_some_and(|variable| efa::names_efa(&variable.value));
+    let wants_efa = shared.get(PROVIDER.as_bytes()).is_some_and(|variable| efa::names_efa(&variable.value));
     if wants_efa {
         notes.extend(note(
             inputs,

@@ -1,27 +1,26 @@
-//! What libfabric's EFA provider is told, and what it must not be told.
+//! What libfabric's EFA provider is told, and what it must not be told: goes by the table of [`super::variables`].
 //!
 //! The provider is chosen only where every node has an EFA device and the user did not choose. Some variables abort
 //! the process that has them; with EFA in use they are refused before any rank starts.
 
-use super::{EnvError, Inputs, Origin, Variables};
+use super::variables::{FORK_SAFE, HUGE_PAGE, KNOWN, PROVIDER, Rule, SHM_TRANSFER, Situation, Value, number};
+use super::{EnvError, Inputs, Origin, Variables, printable_value};
 
 /// Adds the variables that EFA needs, where EFA is used.
 pub(super) fn add(inputs: &Inputs<'_>, variables: &mut Variables) -> Result<(), EnvError> {
-    let with_efa = inputs.facts.iter().filter(|facts| !facts.efa_devices.is_empty()).count();
-    let everywhere = with_efa > 0 && with_efa == inputs.facts.len();
-    if everywhere {
-        variables.set_by_default(PROVIDER, "efa", "every node has an EFA device");
+    set(inputs, variables, Situation::EfaEverywhere);
+    if is_used(variables) {
+        refuse_fatal(inputs, variables)?;
+        set(inputs, variables, Situation::OldKernel);
+        note_doubtful(inputs, variables);
     }
-    if variables.value(PROVIDER).is_some_and(names_efa) {
-        refuse_fatal(variables)?;
-        add_fork_safety(inputs, variables);
-        note_doubtful(variables);
-    }
-    let any_gpu = inputs.facts.iter().any(|facts| !facts.gpus.is_empty());
-    if any_gpu {
-        variables.set_by_default("CUDA_DEVICE_ORDER", "PCI_BUS_ID", "a GPU's number is its place on the bus");
-    }
+    set(inputs, variables, Situation::SomeGpu);
     Ok(())
+}
+
+/// Says whether ranks are to use EFA.
+fn is_used(variables: &Variables) -> bool {
+    variables.value(PROVIDER).is_some_and(names_efa)
 }
 
 /// Says whether a value of FI_PROVIDER names EFA. `^tcp` excludes, and so names nothing.
@@ -29,81 +28,98 @@ pub(super) fn names_efa(providers: &[u8]) -> bool {
     providers.split(|byte| matches!(byte, b',' | b';')).any(|name| name == b"efa")
 }
 
-/// Before Linux 5.13 a fork could hand pages that a card is writing to the child, unless the library marks them.
-/// The mark costs huge pages, so newer kernels go without it.
-fn add_fork_safety(inputs: &Inputs<'_>, variables: &mut Variables) {
-    let old_kernel = inputs.facts.iter().any(|facts| is_older_than_5_13(&facts.kernel));
-    if !old_kernel || variables.value(FORK_SAFE).is_some() {
+/// Sets what belongs to a situation, if the job is in it.
+fn set(inputs: &Inputs<'_>, variables: &mut Variables, situation: Situation) {
+    if !holds(situation, inputs) {
         return;
     }
-    if variables.value(HUGE_PAGE).is_some_and(is_true) {
-        variables.notes.push(format!(
-            "a node's kernel is older than 5.13, where a rank that forks needs {FORK_SAFE}=1; with {HUGE_PAGE}=1 it cannot be had"
-        ));
-        return;
+    for (name, rule) in rules() {
+        let Rule::Sets { value, when } = rule else { continue };
+        if when != situation || variables.value(name).is_some() {
+            continue;
+        }
+        if name == FORK_SAFE && variables.value(HUGE_PAGE).is_some_and(|value| Value::On.matches(value)) {
+            variables.notes.push(format!(
+                "a node's kernel is older than 5.13, where a rank that forks needs {FORK_SAFE}=1; with {HUGE_PAGE}=1 it cannot be had"
+            ));
+            continue;
+        }
+        variables.set_by_default(name, value, when.reason());
     }
-    variables.set_by_default(FORK_SAFE, "1", "a node's kernel is older than 5.13");
 }
 
-fn refuse_fatal(variables: &Variables) -> Result<(), EnvError> {
-    let fatal = FATAL
-        .iter()
-        .find(|fatal| variables.value(fatal.variable).is_some_and(|value| (fatal.applies)(value)));
-    if let Some(fatal) = fatal {
-        return Err(refusal(variables, fatal.variable, fatal.why, fatal.remedy));
+fn holds(situation: Situation, inputs: &Inputs<'_>) -> bool {
+    let facts = inputs.facts;
+    match situation {
+        Situation::EfaEverywhere => {
+            !facts.is_empty() && facts.iter().all(|facts| !facts.efa_devices.is_empty())
+        }
+        Situation::OldKernel => facts.iter().any(|facts| is_older_than_5_13(&facts.kernel)),
+        Situation::SomeGpu => facts.iter().any(|facts| !facts.gpus.is_empty()),
     }
-    let is_on = |name: &str| variables.value(name).is_some_and(is_true);
-    if is_on(FORK_SAFE) && is_on(HUGE_PAGE) {
-        return Err(refusal(
-            variables,
-            HUGE_PAGE,
-            "FI_EFA_FORK_SAFE=1 is set as well, and the two exclude each other",
-            "unset one of them",
-        ));
+}
+
+fn refuse_fatal(inputs: &Inputs<'_>, variables: &Variables) -> Result<(), EnvError> {
+    for (name, rule) in rules() {
+        if let Rule::Refuses { value, why, remedy } = rule
+            && has(inputs, variables, name, value)
+        {
+            let origin = variables.by_name.get(name.as_bytes()).map(|variable| variable.origin);
+            let origin = if origin == Some(Origin::Export) { "by -x" } else { "in the environment here" };
+            return Err(EnvError::AbortsEfa { variable: name.to_owned(), origin, why, remedy });
+        }
     }
     Ok(())
 }
 
-fn refusal(variables: &Variables, variable: &str, why: &'static str, remedy: &'static str) -> EnvError {
-    let origin = variables.by_name.get(variable.as_bytes()).map(|variable| variable.origin);
-    EnvError::AbortsEfa {
-        variable: variable.to_owned(),
-        origin: if origin == Some(Origin::Export) { "by -x" } else { "in the environment here" },
-        why,
-        remedy,
-    }
-}
-
-fn note_doubtful(variables: &mut Variables) {
-    for doubtful in DOUBTFUL {
-        if variables.value(doubtful.variable).is_some_and(|value| (doubtful.applies)(value)) {
-            variables.notes.push(format!("{}: {}", doubtful.variable, doubtful.why));
+fn note_doubtful(inputs: &Inputs<'_>, variables: &mut Variables) {
+    for (name, rule) in rules() {
+        if let Rule::Notes { value, text } = rule
+            && has(inputs, variables, name, value)
+        {
+            let shown = variables.value(name).map(|value| printable_value(name.as_bytes(), value));
+            let shown = shown.map_or_else(String::new, |value| format!("={value}"));
+            variables.notes.push(format!("{name}{shown}: {text}"));
         }
     }
 }
 
-/// A variable that does harm when its value is such.
-struct Harm {
-    variable: &'static str,
-    applies: fn(&[u8]) -> bool,
-    why: &'static str,
-    remedy: &'static str,
+/// Says whether a variable has a value like this.
+fn has(inputs: &Inputs<'_>, variables: &Variables, name: &str, like: Value) -> bool {
+    let value = variables.value(name);
+    match like {
+        Value::OnWith(other) => {
+            let is_on = |value: &[u8]| Value::On.matches(value);
+            value.is_some_and(is_on) && variables.value(other).is_some_and(is_on)
+        }
+        Value::DeviceMissing => value.is_some_and(|value| is_missing_somewhere(inputs, value)),
+        Value::FewerThanLocalRanks => {
+            let is_off = variables.value(SHM_TRANSFER).is_some_and(|value| Value::Off.matches(value));
+            let limit = value.and_then(number).unwrap_or(SHM_AV_SIZE);
+            let most = inputs.placement.nodes.iter().map(|node| node.ranks.len()).max().unwrap_or(0);
+            !is_off && i64::try_from(most).is_ok_and(|most| most > limit)
+        }
+        _ => value.is_some_and(|value| like.matches(value)),
+    }
 }
 
-/// As libfabric reads a switch.
-fn is_true(value: &[u8]) -> bool {
-    [&b"1"[..], b"true", b"yes", b"on"].iter().any(|word| value.eq_ignore_ascii_case(word))
+/// Says whether some node that has EFA devices lacks one of these. Of a node without any, other notes speak.
+fn is_missing_somewhere(inputs: &Inputs<'_>, devices: &[u8]) -> bool {
+    let is_listed = |facts: &efarun_wire::facts::NodeFacts, device: &[u8]| {
+        facts.efa_devices.iter().any(|listed| listed.as_bytes() == device)
+    };
+    let lacks = |facts: &efarun_wire::facts::NodeFacts| {
+        let mut named = devices.split(|byte| *byte == b',').filter(|device| !device.is_empty());
+        named.any(|device| !is_listed(facts, device))
+    };
+    inputs.facts.iter().filter(|facts| !facts.efa_devices.is_empty()).any(lacks)
 }
 
-fn is_false(value: &[u8]) -> bool {
-    [&b"0"[..], b"false", b"no", b"off"].iter().any(|word| value.eq_ignore_ascii_case(word))
-}
-
-fn is_not_positive(value: &[u8]) -> bool {
-    std::str::from_utf8(value)
-        .ok()
-        .and_then(|text| text.trim().parse::<i64>().ok())
-        .is_some_and(|number| number <= 0)
+/// Every rule, with the variable that it is for, in the table's order.
+fn rules() -> impl Iterator<Item = (&'static str, Rule)> {
+    KNOWN
+        .iter()
+        .flat_map(|known| known.names.iter().flat_map(|name| known.rules.iter().map(|rule| (*name, *rule))))
 }
 
 /// An unreadable release counts as new: the fork-safe mode is not free.
@@ -115,76 +131,8 @@ fn is_older_than_5_13(release: &str) -> bool {
     }
 }
 
-/// The variable that chooses libfabric's provider.
-pub(super) const PROVIDER: &str = "FI_PROVIDER";
-const FORK_SAFE: &str = "FI_EFA_FORK_SAFE";
-const HUGE_PAGE: &str = "FI_EFA_USE_HUGE_PAGE";
-
-/// Read in libfabric's prov/efa/src/efa_env.c and the files beside it.
-const FATAL: &[Harm] = &[
-    Harm {
-        variable: "FI_EFA_MTU_SIZE",
-        applies: |_| true,
-        why: "it was removed, and its presence is an error",
-        remedy: "unset it: the MTU is the device's",
-    },
-    Harm {
-        variable: "FI_EFA_TX_IOV_LIMIT",
-        applies: |_| true,
-        why: "it was removed, and its presence is an error",
-        remedy: "unset it: the limit is the device's",
-    },
-    Harm {
-        variable: "FI_EFA_RX_IOV_LIMIT",
-        applies: |_| true,
-        why: "it was removed, and its presence is an error",
-        remedy: "unset it: the limit is the device's",
-    },
-    Harm {
-        variable: "FI_EFA_IFACE",
-        applies: |value| value.is_empty(),
-        why: "it is empty, which names no device",
-        remedy: "unset it, or give device names such as rdmap16s27",
-    },
-    Harm {
-        variable: "FI_EFA_TX_MIN_CREDITS",
-        applies: is_not_positive,
-        why: "it must be more than 0",
-        remedy: "unset it, or give a number above 0",
-    },
-];
-
-const DOUBTFUL: &[Harm] = &[
-    Harm {
-        variable: "RDMAV_FORK_SAFE",
-        applies: |_| true,
-        why: "not needed since Linux 5.13, and in the way of huge pages; FI_EFA_FORK_SAFE is the one for older kernels",
-        remedy: "",
-    },
-    Harm {
-        variable: "RDMAV_HUGEPAGES_SAFE",
-        applies: |_| true,
-        why: "together with fork support no EFA endpoint can be made",
-        remedy: "",
-    },
-    Harm {
-        variable: "FI_EFA_USE_DEVICE_RDMA",
-        applies: is_false,
-        why: "switches RDMA off, and with it GPU memory on older libfabric",
-        remedy: "",
-    },
-    Harm {
-        variable: "FI_HMEM_DISABLE_P2P",
-        applies: is_true,
-        why: "switches GPUDirect off: GPU memory goes through the host",
-        remedy: "",
-    },
-    Harm { variable: "FI_EFA_SET_CUDA_SYNC_MEMOPS", applies: |_| true, why: IGNORED, remedy: "" },
-    Harm { variable: "FI_EFA_SHM_MAX_MEDIUM_SIZE", applies: |_| true, why: IGNORED, remedy: "" },
-    Harm { variable: "FI_EFA_ZCPY_RX_SEED", applies: |_| true, why: IGNORED, remedy: "" },
-];
-
-const IGNORED: &str = "libfabric does not read it any more";
+/// FI_EFA_SHM_AV_SIZE where it is not set.
+const SHM_AV_SIZE: i64 = 256;
 
 #[cfg(test)]
 mod tests {
@@ -197,5 +145,12 @@ mod tests {
         assert!(!is_older_than_5_13("5.13.0-rc1"));
         assert!(!is_older_than_5_13("6.8.0-1017-aws"));
         assert!(!is_older_than_5_13("unknown"));
+    }
+
+    #[test]
+    fn what_a_missing_size_stands_for_is_the_tables_default() {
+        let row = KNOWN.iter().find(|known| known.names.contains(&"FI_EFA_SHM_AV_SIZE"));
+        assert_eq!(row.map(|row| row.default), Some("256"));
+        assert_eq!(SHM_AV_SIZE, 256);
     }
 }

@@ -21,6 +21,7 @@ mod rank;
 mod redact;
 mod render;
 mod torchrun;
+mod variables;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -36,6 +37,7 @@ use crate::mapping::{Placement, RankPlace};
 pub(crate) use forward::goes_along;
 pub use library_path::WELL_KNOWN_LIBRARY_DIRS;
 pub use redact::{is_secret, printable_value};
+pub use variables::document as variables_document;
 
 /// A variable's name and value, as the kernel takes them.
 pub type NameValue = (Vec<u8>, Vec<u8>);
