@@ -7,6 +7,7 @@ use efarun_wire::Rank;
 
 use crate::bootstrap::BootstrapError;
 use crate::coll::executor::ExecError;
+use crate::coll::executor::error::behind;
 use crate::coll::fault::Wait;
 use crate::coll::select::NoSuchAlgorithm;
 use crate::config::ConfigError;
@@ -112,7 +113,7 @@ pub enum Error {
     #[error(transparent)]
     Algorithm(#[from] NoSuchAlgorithm),
     /// An operation did not get on for as long as its deadline allows.
-    #[error("{place}: waited {:.1} s for {wait}", waited.as_secs_f64())]
+    #[error("{place}: waited {:.1} s for {wait}{}", waited.as_secs_f64(), behind(stall))]
     Timeout {
         /// Where.
         place: Place,
@@ -122,6 +123,8 @@ pub enum Error {
         wait: Wait,
         /// How long.
         waited: Duration,
+        /// What the transport knows about it.
+        stall: Option<String>,
     },
     /// Two ranks called different operations, or the same in another order or with another type, count or reduction.
     #[error("{place}: rank {peer} called something else: it {difference}")]

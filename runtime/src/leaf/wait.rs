@@ -65,7 +65,13 @@ impl Run<'_, '_> {
                 return Err(ExecError::Interrupted { step: self.step, wait, interrupt });
             }
             let Some(left) = self.call.patience.checked_sub(waited).filter(|left| !left.is_zero()) else {
-                return Err(ExecError::Timeout { step: self.step, step_count: self.step + 1, wait, waited });
+                return Err(ExecError::Timeout {
+                    step: self.step,
+                    step_count: self.step + 1,
+                    wait,
+                    waited,
+                    stall: None,
+                });
             };
             // In this order: what a peer has shown before it closed is still seen.
             let is_closed = self.leaves.board.is_closed(wait.peer().index());

@@ -177,6 +177,12 @@ pub trait Transport: Send {
     /// Gives the slot of the message that [`Transport::arrived`] shows back to its sender.
     fn release(&mut self, from: Rank) -> Result<(), TransportError>;
 
+    /// What is known of why nothing comes from a peer and nothing goes to it, with what to do about it, as a lowercase
+    /// fragment: for the error of a wait that took too long.
+    fn stall(&self, _peer: Rank) -> Option<String> {
+        None
+    }
+
     /// Sleeps until something may have happened, or for `timeout` at most. May return early.
     fn wait(&mut self, timeout: Duration);
 

@@ -167,6 +167,11 @@ impl Transport for Mux {
         self.leg(from)?.release(from)
     }
 
+    fn stall(&self, peer: Rank) -> Option<String> {
+        let leg = self.leg_index(peer).ok()?;
+        self.legs[leg].transport.stall(peer)
+    }
+
     fn wait(&mut self, timeout: Duration) {
         if self.sleep_on_both(timeout) {
             return;

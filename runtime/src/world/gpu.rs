@@ -265,7 +265,7 @@ pub(super) fn explain(place: Place, trouble: Trouble, waited: Duration) -> Error
     match trouble {
         Trouble::Timeout { peer } => {
             let peer = Rank(peer as u32);
-            Error::Timeout { place, peer, wait: Wait::Message { from: peer }, waited }
+            Error::Timeout { place, peer, wait: Wait::Message { from: peer }, waited, stall: None }
         }
         Trouble::Mismatch { peer } => Error::Mismatch {
             place,

@@ -44,7 +44,7 @@ pub(super) fn agree(
     deadline: Instant,
 ) -> Result<Agreement, Error> {
     let address = config.node_address.or_else(|| oob.local_address()).or_else(route_to_master);
-    let Cards { mut names, writes } = cards_of(oob.rank(), config.provider, topology);
+    let Cards { mut names, writes, left_out } = cards_of(oob.rank(), config.provider, topology);
     let mine = Word { rails: names.len(), writes, address };
     let all = exchange(oob, "network", Contribution::Good(mine.to_bytes()), deadline)?;
     let said: Vec<Word> = all.iter().map(|blob| Word::parse(blob)).collect();
@@ -61,6 +61,9 @@ pub(super) fn agree(
             None => ", and every card writes into others' memory".to_owned(),
             Some(host) => format!(", and cards of {host} do not write into others' memory"),
         };
+    }
+    if provider == Provider::Efa && !left_out.is_empty() {
+        reason += &format!(", and without {}", left_out.join(", "));
     }
     let of_rank_0 = said.first().and_then(|word| word.address);
     Ok(Agreement { provider, local_address: reachable(address, of_rank_0), devices: names, writes, reason })
@@ -97,6 +100,8 @@ impl Word {
 struct Cards {
     names: Vec<String>,
     writes: bool,
+    /// Cards that are not used, each with the reason.
+    left_out: Vec<String>,
 }
 
 /// The cards that this rank would use; none where EFA is not to be used, or libfabric finds none.
@@ -112,17 +117,24 @@ fn cards_of(me: Rank, asked: Provider, topology: &Topology) -> Cards {
     let ask = |library: Library| {
         Ok((efa_devices(&library, Network::Efa)?, efa_devices(&library, Network::EfaDirect)?))
     };
-    let (nics, writers) = Library::open().and_then(ask).unwrap_or_else(|error| {
+    let (mut nics, writers) = Library::open().and_then(ask).unwrap_or_else(|error| {
         log::warn!("this host's EFA devices cannot be used: {error}");
         Default::default()
     });
     // Asking libfabric may have changed where /sys is: soft devices bring one of their own.
-    let machine = Machine::read(&affinity::sysfs(), &nics);
+    let sysfs = affinity::sysfs();
+    let mut left_out = Vec::new();
+    nics.retain(|nic| {
+        let trouble = affinity::port_trouble(&sysfs, &nic.name);
+        left_out.extend(trouble.iter().map(|trouble| format!("{}, whose port is {trouble}", nic.name)));
+        trouble.is_none()
+    });
+    let machine = Machine::read(&sysfs, &nics);
     let (local_rank, local_size) = (topology.local_rank(me) as usize, topology.local_ranks(me).len());
     let mine: Vec<&Nic> =
         affinity::rails(&machine, local_rank, local_size).iter().map(|&rail| &nics[rail]).collect();
     let writes = mine.iter().all(|nic| writers.iter().any(|writer| writer.name == nic.name));
-    Cards { names: mine.iter().map(|nic| nic.name.clone()).collect(), writes }
+    Cards { names: mine.iter().map(|nic| nic.name.clone()).collect(), writes, left_out }
 }
 
 /// The network and the reason, given what was asked for, and a host that has no EFA device, if there is one.

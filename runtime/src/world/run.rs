@@ -140,7 +140,9 @@ fn explain(
         ExecError::Interrupted { interrupt: Interrupt::CallsDiffer { rank, difference }, .. } => {
             Error::Mismatch { place, peer: rank, difference }
         }
-        ExecError::Timeout { wait, waited, .. } => Error::Timeout { place, peer: wait.peer(), wait, waited },
+        ExecError::Timeout { wait, waited, stall, .. } => {
+            Error::Timeout { place, peer: wait.peer(), wait, waited, stall }
+        }
         ExecError::Transport { source: TransportError::PeerLost { peer, cause }, .. } => {
             // A peer that gave up says why in the bootstrap, and that may be on its way yet.
             match await_reason(oob) {

@@ -41,7 +41,7 @@ pub enum ExecError {
         found_bytes: usize,
     },
     /// A wait took too long.
-    #[error("step {step} of {step_count}: waited {:.1} s for {wait}", .waited.as_secs_f64())]
+    #[error("step {step} of {step_count}: waited {:.1} s for {wait}{}", .waited.as_secs_f64(), behind(.stall))]
     Timeout {
         /// The step.
         step: usize,
@@ -51,6 +51,8 @@ pub enum ExecError {
         wait: Wait,
         /// How long.
         waited: Duration,
+        /// What the transport knows about it.
+        stall: Option<String>,
     },
     /// The launcher said, while this rank waited, that there is no point in going on.
     #[error("step {step}: {interrupt}")]
@@ -133,6 +135,11 @@ pub enum Interrupt {
         /// What was seen, as a lowercase fragment.
         cause: String,
     },
+}
+
+/// What is known of a wait, to be said behind it.
+pub(crate) fn behind(stall: &Option<String>) -> String {
+    stall.as_ref().map_or_else(String::new, |stall| format!("; {stall}"))
 }
 
 /// What a peer does, and what this rank does, from the number and the signature of each one's call.

@@ -376,7 +376,9 @@ impl Run<'_, '_> {
             return Err(ExecError::Interrupted { step: self.step, wait, interrupt });
         }
         let Some(left) = self.call.patience.checked_sub(waited).filter(|left| !left.is_zero()) else {
-            return Err(ExecError::Timeout { step: self.step, step_count: self.step_count, wait, waited });
+            let (step, step_count) = (self.step, self.step_count);
+            let stall = self.transport.stall(wait.peer());
+            return Err(ExecError::Timeout { step, step_count, wait, waited, stall });
         };
         self.transport.wait(left.min(MAX_SLEEP));
         self.progress()

@@ -102,6 +102,13 @@ pub fn rails(machine: &Machine, local_rank: usize, local_size: usize) -> Vec<usi
     mine
 }
 
+/// What is wrong with a card's port, as the kernel writes it (`DOWN`), if it says that anything is.
+pub fn port_trouble(sysfs: &Path, nic: &str) -> Option<String> {
+    let state = text(&sysfs.join("class/infiniband").join(nic).join("ports/1/state"));
+    let (number, word) = state.split_once(": ")?;
+    (number != "4").then(|| word.to_owned())
+}
+
 /// The `/sys` to look at: that of `SYSFS_PATH`, as libibverbs takes it, else the machine's.
 pub fn sysfs() -> PathBuf {
     std::env::var_os("SYSFS_PATH")
@@ -229,6 +236,20 @@ mod tests {
         let machine = Machine { gpus: Vec::new(), ..p4d() };
         assert_eq!(all_rails(&machine, 2), [[0, 1], [2, 3]]);
         assert_eq!(all_rails(&machine, 8), [[0], [0], [1], [1], [2], [2], [3], [3]]);
+    }
+
+    #[test]
+    fn ports_that_are_not_active_are_told_by_the_kernels_word() {
+        let root = tempfile::tempdir().expect("a folder");
+        let port = root.path().join("class/infiniband/rdmap16s27/ports/1");
+        fs::create_dir_all(&port).expect("made");
+        assert_eq!(port_trouble(root.path(), "rdmap16s27"), None, "nothing is said");
+        for (state, trouble) in
+            [("4: ACTIVE\n", None), ("1: DOWN\n", Some("DOWN")), ("2: INIT\n", Some("INIT"))]
+        {
+            fs::write(port.join("state"), state).expect("written");
+            assert_eq!(port_trouble(root.path(), "rdmap16s27").as_deref(), trouble);
+        }
     }
 
     #[test]

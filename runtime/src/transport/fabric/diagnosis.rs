@@ -31,6 +31,17 @@ pub(super) fn explain(failure: &Failure, way: Way<'_>, is_efa: bool) -> String {
     )
 }
 
+/// What is known of a peer to which operations are under way that do not end, and of which no error was told.
+pub(super) fn explain_stall(under_way: usize, way: Way<'_>) -> String {
+    let Way { nic, peer_nic, peer_host } = way;
+    let (operations, are) = if under_way == 1 { ("operation", "is") } else { ("operations", "are") };
+    format!(
+        "{under_way} {operations} from {nic} to {peer_nic} on {peer_host} {are} under way without an end or an error: EFA \
+         does so while the other card has no receive for them (receiver not ready, RNR), and while the other process does \
+         not come to poll; see what that rank does, and where it does poll, please report this"
+    )
+}
+
 /// What a code means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Meaning {
@@ -146,6 +157,14 @@ mod tests {
             assert!(text.contains(&format!("EFA code {code}: words")), "{text}");
             assert!(text.contains("from rdmap16s27 to rdmap32s27 on h2"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_stall_is_told_with_cards_host_cause_and_remedy() {
+        let text = explain_stall(3, WAY);
+        assert!(text.starts_with("3 operations from rdmap16s27 to rdmap32s27 on h2 are under way"), "{text}");
+        assert!(text.contains("RNR") && text.contains("see what that rank does"), "{text}");
+        assert!(explain_stall(1, WAY).starts_with("1 operation from rdmap16s27 to rdmap32s27 on h2 is "));
     }
 
     #[test]

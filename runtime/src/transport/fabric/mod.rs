@@ -283,6 +283,10 @@ impl Transport for FabricTransport {
         either!(self.engine()?, it => it.release(from))
     }
 
+    fn stall(&self, peer: Rank) -> Option<String> {
+        self.engine.as_ref().and_then(|engine| either!(&**engine, it => it.stall(peer)))
+    }
+
     fn wait(&mut self, timeout: Duration) {
         if let Some(engine) = self.engine.as_deref_mut() {
             either!(engine, it => it.wait(timeout));

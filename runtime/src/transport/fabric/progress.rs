@@ -13,7 +13,7 @@ use efarun_wire::Rank;
 use super::diagnosis::{self, Way};
 use super::engine::Engine;
 use super::operation::{Kind, Operation};
-use super::slot::{CELL_BYTES, STAGED_BYTES, decode};
+use super::slot::{CELL_BYTES, ReceiveEnd, STAGED_BYTES, SendEnd, decode};
 use super::tag::{Class, tag};
 use crate::fabric::{Access, FabricError, Failure, Part};
 use crate::transport::{SendToken, TransportError};
@@ -150,6 +150,22 @@ impl Engine {
         } else {
             self.peers[rank.index()].lost.get_or_insert(cause);
         }
+    }
+
+    /// What is known of why nothing moves between this rank and a peer.
+    pub(super) fn stall(&self, rank: Rank) -> Option<String> {
+        let peer = self.peers.get(rank.index()).filter(|_| self.is_efa)?;
+        let pieces = |end: &SendEnd| {
+            end.slots
+                .iter()
+                .filter_map(|slot| slot.sending.as_ref())
+                .map(|message| message.left)
+                .sum::<usize>()
+        };
+        let credits = |end: &ReceiveEnd| end.slots.iter().filter(|slot| slot.credit_in_flight).count();
+        let under_way = peer.send.as_ref().map_or(0, pieces) + peer.receive.as_ref().map_or(0, credits);
+        let way = Way { nic: &self.rails[0].nic, peer_nic: peer.nics.first()?, peer_host: &peer.host };
+        (under_way > 0).then(|| diagnosis::explain_stall(under_way, way))
     }
 
     /// A send to this peer never ends: an error for whoever waits for any.

@@ -35,6 +35,12 @@ impl Rail {
     /// Opens an endpoint as the info says, in a world of this size, whose pairs have up to `per_peer` operations in
     /// flight on it.
     pub(super) fn open(info: &Info, world_size: usize, per_peer: usize) -> Result<Self, FabricError> {
+        let nic = info.nic().map_or_else(|| info.domain_name().to_owned(), |nic| nic.name);
+        let opened = Rail::open_on(info, nic.clone(), world_size, per_peer);
+        opened.map_err(|error| if info.is_efa() { refused_by(&nic, error) } else { error })
+    }
+
+    fn open_on(info: &Info, nic: String, world_size: usize, per_peer: usize) -> Result<Self, FabricError> {
         let fabric = Fabric::open(info)?;
         let domain = Domain::open(&fabric)?;
         let av = AddressVector::open(&domain, world_size)?;
@@ -42,7 +48,6 @@ impl Rail {
         let cq = CompletionQueue::open(&domain, capacity)?;
         let eq = EventQueue::open(&fabric)?;
         let endpoint = Endpoint::open(&domain, &av, &cq, &eq)?;
-        let nic = info.nic().map_or_else(|| info.domain_name().to_owned(), |nic| nic.name);
         Ok(Rail { endpoint, payloads: Registrations::default(), nic, av, cq, eq, capacity, reserved: 0 })
     }
 
@@ -128,6 +133,21 @@ impl Rail {
                 Err(error)
             }
         }
+    }
+}
+
+/// What a card refused, with the card, and why that may be.
+fn refused_by(nic: &str, error: FabricError) -> FabricError {
+    match error {
+        FabricError::Call { call, code, text } => {
+            let text = format!(
+                "{text}, on {nic}: what a card can make of these is limited, and shared by all processes of the host, and so \
+                 is memory that may be locked: start fewer ranks per card, and see that `ulimit -l` is unlimited for what \
+                 efarun starts"
+            );
+            FabricError::Call { call, code, text }
+        }
+        error => error,
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Each `bodies` test runs in child processes, one per library; see `support`.
 
+mod counts;
+mod manners;
 mod soft_efa;
 
 use std::net::{Ipv6Addr, UdpSocket};

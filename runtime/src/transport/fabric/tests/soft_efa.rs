@@ -192,7 +192,7 @@ fn a_card_that_is_lost_is_told() {
 }
 
 /// Rank 0, open to send, and rank 1, open to receive from it.
-fn pair(config: &FabricConfig) -> [FabricTransport; 2] {
+pub(super) fn pair(config: &FabricConfig) -> [FabricTransport; 2] {
     let mut two = world(config).into_iter();
     let [mut sender, mut receiver] = [(); 2].map(|()| two.next().unwrap());
     sender.open(&[], &[Rank(1)]).unwrap();
@@ -233,7 +233,7 @@ fn loss(sender: FabricTransport) -> String {
 
 /// Sends to rank 1, which takes nothing but progresses while it can, until the transport says that it is lost; closes.
 #[expect(unsafe_code, reason = "try_send's contract: the transport is closed before the payload ends")]
-fn loss_of(mut sender: FabricTransport, mut receiver: Option<&mut FabricTransport>) -> String {
+pub(super) fn loss_of(mut sender: FabricTransport, mut receiver: Option<&mut FabricTransport>) -> String {
     let payload = vec![7; sender.slot_bytes()];
     let deadline = Instant::now() + DEADLINE;
     let lost = loop {
@@ -261,7 +261,7 @@ fn loss_of(mut sender: FabricTransport, mut receiver: Option<&mut FabricTranspor
     lost.to_string()
 }
 
-fn close_both(mut sender: FabricTransport, mut receiver: FabricTransport) {
+pub(super) fn close_both(mut sender: FabricTransport, mut receiver: FabricTransport) {
     sender.try_close().unwrap();
     receiver.try_close().unwrap();
 }
@@ -277,7 +277,7 @@ fn sent_by_cards(rails: &[String]) -> Vec<u64> {
     rails.iter().map(counter).collect()
 }
 
-fn difference(after: &[u64], before: &[u64]) -> Vec<u64> {
+pub(super) fn difference(after: &[u64], before: &[u64]) -> Vec<u64> {
     after.iter().zip(before).map(|(after, before)| after - before).collect()
 }
 
@@ -298,22 +298,27 @@ fn rails_of_p5(count: usize) -> Vec<String> {
     (79..79 + count).map(|bus| format!("rdmap{bus}s0")).collect()
 }
 
-fn efa_direct(world_size: u32) -> FabricConfig {
+pub(super) fn efa_direct(world_size: u32) -> FabricConfig {
     FabricConfig::new(world_size, Network::EfaDirect)
 }
 
-fn efa(world_size: u32) -> FabricConfig {
+pub(super) fn efa(world_size: u32) -> FabricConfig {
     FabricConfig::new(world_size, Network::Efa)
 }
 
-/// Runs a case in a child process that has the devices and this release of libfabric.
+/// Runs a case of this module in a child process that has the devices and this release of libfabric.
 fn run_case(release: &str, case: &str, options: &[&str]) {
+    run_body(release, case, &format!("soft_efa::bodies::{case}"), options);
+}
+
+/// Runs a body of these tests' in a child process that has the devices and this release of libfabric.
+pub(super) fn run_body(release: &str, test: &str, body: &str, options: &[&str]) {
     let folder = workspace().join(".cache").join(format!("libfabric-{release}"));
-    let environment = match devices(&folder, case, options) {
+    let environment = match devices(&folder, test, options) {
         Ok(environment) => environment,
-        Err(missing) => return support::skip(case, &missing),
+        Err(missing) => return support::skip(test, &missing),
     };
-    let body = format!("transport::fabric::tests::soft_efa::bodies::{case}");
+    let body = format!("transport::fabric::tests::{body}");
     support::run_in(&environment, support::Wanted::Fetched2, &body);
 }
 
@@ -326,8 +331,11 @@ fn devices(libfabric: &Path, case: &str, options: &[&str]) -> Result<Vec<(String
     let library = test.parent().expect("a test lies in a folder").join("libsoftefa.so");
     assert!(library.exists(), "cargo builds {} with the tests", library.display());
     // Other tests' devices are not to be seen.
-    let fabric =
-        format!("{}-{}", case.replace('_', "-").chars().take(20).collect::<String>(), std::process::id());
+    let fabric = format!(
+        "{}-{}",
+        case.replace(|c: char| !c.is_ascii_alphanumeric(), "-").chars().take(20).collect::<String>(),
+        std::process::id()
+    );
     let output = Command::new(workspace().join("scripts/soft-efa"))
         .env("SOFTEFA_LIBRARY", library)
         .arg("--libfabric")

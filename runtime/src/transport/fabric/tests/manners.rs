@@ -1,0 +1,184 @@
+//! One manner of EFA's at a time, much of it, on both kinds of card: what each would break, were it ignored, stays right.
+//!
+//! What is sent differs in every byte from message to message, so that bytes of another message, of an earlier one in the
+//! same slot, or of none yet, are seen.
+
+use super::soft_efa::{close_both, efa, efa_direct, pair, run_body};
+use super::*;
+
+/// A test per manner and kind of card.
+macro_rules! under {
+    ($($manner:ident: $options:literal;)*) => {
+        mod p4d {
+            $(#[test]
+            fn $manner() {
+                super::run("p4d", $options);
+            })*
+        }
+        mod p5 {
+            $(#[test]
+            fn $manner() {
+                super::run("p5", $options);
+            })*
+        }
+    };
+}
+
+under! {
+    messages_overtake_each_other: "unordered=100:3000";
+    completions_overtake_each_other: "completions=100:3000";
+    pieces_of_an_operation_land_in_any_order: "pieces,unordered=50:300";
+    payloads_land_twice: "repeat=100:2000";
+    receivers_are_not_ready: "not-ready=60";
+    arrivals_are_late: "late=20:20000";
+}
+
+mod bodies {
+    #[test]
+    fn numbered_messages_both_ways() {
+        if super::support::body_runs_on().is_some() {
+            super::numbered_messages_both_ways();
+        }
+    }
+
+    #[test]
+    fn a_queue_that_the_card_does_not_make() {
+        if super::support::body_runs_on().is_some() {
+            super::a_queue_that_the_card_does_not_make();
+        }
+    }
+}
+
+fn run(device: &str, manners: &str) {
+    let options = ["--device", device, "--manners", manners];
+    run_body(
+        "2.5.1",
+        &format!("{device}-{manners}"),
+        "manners::bodies::numbered_messages_both_ways",
+        &options,
+    );
+}
+
+/// As many entries as the runtime asks for are what a card may have: completions that found a queue full are lost.
+#[test]
+fn completions_never_find_a_queue_full() {
+    for device in ["p4d", "p5"] {
+        let options = ["--device", device, "--manners", "srd", "--fault", "limit=entries:256"];
+        run_body(
+            "2.5.1",
+            &format!("{device}-full"),
+            "manners::bodies::numbered_messages_both_ways",
+            &options,
+        );
+    }
+}
+
+#[test]
+fn a_queue_that_a_card_does_not_make_is_told_by_card_and_remedy() {
+    for device in ["p4d", "p5"] {
+        let options = ["--device", device, "--fault", "limit=entries:100"];
+        let body = "manners::bodies::a_queue_that_the_card_does_not_make";
+        run_body("2.5.1", &format!("{device}-entries"), body, &options);
+    }
+}
+
+/// Both ranks send and receive what is numbered, of every size that is treated differently, as fast as credits allow;
+/// both also stay away from their queues now and then, so that completions gather there.
+fn numbered_messages_both_ways() {
+    let [mut one, mut other] = pair(&config());
+    one.open(&[Rank(1)], &[]).unwrap();
+    other.open(&[], &[Rank(0)]).unwrap();
+    let sizes = [0, 1, 15, 4000, 4080, 4081, 9000, 40_000, 100_000, 8, one.slot_bytes(), 60_000];
+    let payload = |from: u32, number: usize| -> Vec<u8> {
+        let len = sizes[number % sizes.len()];
+        let seed = (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(from) << 60;
+        (0..len as u64)
+            .map(|index| ((seed ^ index).wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 56) as u8)
+            .collect()
+    };
+    let count = 15 * sizes.len();
+    let mut ends = [(&mut one, Rank(0), Rank(1)), (&mut other, Rank(1), Rank(0))].map(|(end, me, peer)| {
+        let payloads: Vec<Vec<u8>> = (0..count).map(|number| payload(me.0, number)).collect();
+        End { transport: end, me, peer, payloads, sent: 0, taken: 0, completed: Vec::new() }
+    });
+    let deadline = Instant::now() + DEADLINE;
+    let mut round = 0;
+    while ends.iter().any(|end| end.taken < count || end.completed.len() < count) {
+        assert!(
+            Instant::now() < deadline,
+            "{:?} in {DEADLINE:?}",
+            ends.each_ref().map(|end| (end.sent, end.taken))
+        );
+        round += 1;
+        for end in &mut ends {
+            end.send_all();
+            // Every other round completions are left to gather.
+            if round % 2 == 0 {
+                let peer = end.peer;
+                end.transport.poll(&mut end.completed).unwrap();
+                end.take_all(|number| payload(peer.0, number));
+            }
+        }
+    }
+    for end in &ends {
+        let mut tokens: Vec<u64> = end.completed.iter().map(|token| token.0).collect();
+        tokens.sort_unstable();
+        assert!(tokens.into_iter().eq(0..count as u64), "each send of rank {} is over once", end.me);
+    }
+    drop(ends);
+    close_both(one, other);
+}
+
+/// A rank under way.
+struct End<'t> {
+    transport: &'t mut FabricTransport,
+    me: Rank,
+    peer: Rank,
+    payloads: Vec<Vec<u8>>,
+    sent: usize,
+    taken: usize,
+    completed: Vec<SendToken>,
+}
+
+impl End<'_> {
+    #[expect(unsafe_code, reason = "try_send's contract: the payloads outlive the sends, which all complete")]
+    fn send_all(&mut self) {
+        while let Some(payload) = self.payloads.get(self.sent) {
+            let token = SendToken(self.sent as u64);
+            // SAFETY: payloads are dropped when all sends are complete, or with the process.
+            let sent =
+                unsafe { self.transport.try_send(self.peer, header(payload), &raw const payload[..], token) };
+            if !sent.unwrap() {
+                break;
+            }
+            self.sent += 1;
+        }
+    }
+
+    fn take_all(&mut self, expected: impl Fn(usize) -> Vec<u8>) {
+        while let Some(message) = self.transport.arrived(self.peer).unwrap() {
+            let (number, expected) = (self.taken, expected(self.taken));
+            let wrong = message.payload.iter().zip(&expected).position(|(found, expected)| found != expected);
+            assert_eq!(message.payload.len(), expected.len(), "message {number} to rank {}", self.me);
+            assert_eq!(wrong, None, "message {number} of {} bytes to rank {}", expected.len(), self.me);
+            self.transport.release(self.peer).unwrap();
+            self.taken += 1;
+        }
+    }
+}
+
+fn a_queue_that_the_card_does_not_make() {
+    let refused = FabricTransport::new(&config()).map(|_| ()).unwrap_err().to_string();
+    println!("{refused}");
+    let card = if is_p5() { "rdmap79s0" } else { "rdmap16s27" };
+    assert!(refused.contains("fi_cq_open") && refused.contains(card), "{refused}");
+    assert!(refused.contains("start fewer ranks per card"), "{refused}");
+}
+
+fn config() -> FabricConfig {
+    if is_p5() { efa_direct(2) } else { efa(2) }
+}
+
+fn is_p5() -> bool {
+    std::env::var_os("SOFTEFA_DEVICE").is_some_and(|device| device == "p5")
+}
