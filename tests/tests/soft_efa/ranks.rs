@@ -66,48 +66,120 @@ fn one_host_whose_cards_do_not_write_decides_for_all() {
 #[test]
 fn a_killed_rank_is_named_and_everything_closes() {
     require!(Need::SoftEfa);
-    let devices = SoftEfa::new(&["--device", "p4d", "--manners", "srd", "--timeout", "1000"]);
-    let mut ranks = alone(&[devices.clone(), devices], &["--until-failure", "40000"]);
-    let (killed, mut left) = (ranks.pop().unwrap(), ranks.pop().unwrap());
-    left.wait_for_line("summing");
-    killed.kill();
-    let said = failed(&left.finish(PATIENCE));
-    assert!(said.contains("rank 1 is lost"), "{said}");
+    for (device, _) in CARDS {
+        let devices = SoftEfa::new(&["--device", device, "--manners", "srd", "--timeout", "1000"]);
+        let mut ranks = alone(&[devices.clone(), devices], &["--until-failure", "40000"]);
+        let (killed, mut left) = (ranks.pop().unwrap(), ranks.pop().unwrap());
+        left.wait_for_line("summing");
+        killed.kill();
+        assert_says(&failed_in_time(&left.finish(PATIENCE)), device, &["rank 1 is lost"]);
+    }
 }
 
 #[test]
 fn a_security_group_that_lets_nothing_through_is_told() {
     require!(Need::SoftEfa);
-    let devices =
-        SoftEfa::new(&["--device", "p4d", "--timeout", "1000", "--fault", "silence=127.0.0.2>127.0.0.3"]);
-    let ranks = alone(&[devices.clone(), devices], &["--until-failure", "1000"]);
-    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(PATIENCE))).collect();
-    for part in ["rank 1 is lost", "security group", "EFA code 15", "from rdmap16s27 to rdmap16s27 on "] {
-        assert!(said.contains(part), "{part}: {said}");
+    for (device, card) in CARDS {
+        let silence = "silence=127.0.0.2>127.0.0.3";
+        let devices = SoftEfa::new(&["--device", device, "--timeout", "1000", "--fault", silence]);
+        let said = both_fail(alone(&[devices.clone(), devices], &["--until-failure", "1000"]));
+        let way = format!("from {card} to {card} on ");
+        assert_says(&said, device, &["rank 1 is lost", "security group", "EFA code 15", &way]);
     }
 }
 
 #[test]
 fn a_link_that_goes_down_is_told() {
     require!(Need::SoftEfa);
-    let folder = tempfile::tempdir().unwrap();
-    let trigger = folder.path().join("now");
-    let fault = format!("link-down@{}", trigger.display());
-    let devices = SoftEfa::new(&["--device", "p4d", "--timeout", "1000", "--fault", &fault]);
-    let mut ranks = alone(&[devices.clone(), devices], &["--until-failure", "40000"]);
-    ranks[0].wait_for_line("summing");
-    std::fs::write(&trigger, "").unwrap();
-    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(PATIENCE))).collect();
-    assert!(said.contains("answered before") && said.contains("its link is"), "{said}");
+    for (device, card) in CARDS {
+        let said = said_after(device, "link-down", "40000");
+        assert_says(
+            &said,
+            device,
+            &["answered before", "its link is", &format!("from {card} to {card} on ")],
+        );
+    }
 }
 
 #[test]
-fn a_receiver_that_is_never_ready_ends_at_the_deadline() {
+fn one_of_several_rails_that_fails_is_told_by_its_cards() {
     require!(Need::SoftEfa);
-    let devices = SoftEfa::new(&["--device", "p4d", "--fault", "fail=10:send"]).with("EFARUN_DEADLINE", "3");
-    let ranks = alone(&[devices.clone(), devices], &["--until-failure", "1000"]);
-    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(PATIENCE))).collect();
-    assert!(said.contains("s for rank 1 to be ready for a message"), "{said}");
+    for (device, card) in [("p4d", "rdmap32s27"), ("p5", "rdmap80s0")] {
+        let folder = tempfile::tempdir().unwrap();
+        let trigger = folder.path().join("now");
+        let fault = format!("link-down=1@{}", trigger.display());
+        let devices =
+            SoftEfa::new(&["--device", device, "--nics", "2", "--timeout", "1000", "--fault", &fault]);
+        let mut ranks = alone(&[devices.clone(), devices], &["--until-failure", "100000"]);
+        ranks[0].wait_for_line("summing");
+        std::fs::write(&trigger, "").unwrap();
+        let said = both_fail(ranks);
+        assert_says(&said, device, &["answered before", &format!("from {card} to {card} on ")]);
+    }
+}
+
+#[test]
+fn a_card_whose_port_is_down_is_left_out_from_the_beginning() {
+    require!(Need::SoftEfa);
+    let sysfs = tempfile::tempdir().unwrap();
+    let whole = SoftEfa::new(&["--device", "p4d", "--nics", "4"]);
+    let broken = whole.clone().with("SOFTEFA_SYSFS", sysfs.path().to_str().unwrap());
+    // Devices make the folder when they are first looked for, and leave alone what is there.
+    succeeded("fi_info", &broken.command("fi_info").output().unwrap());
+    std::fs::write(sysfs.path().join("class/infiniband/rdmap32s27/ports/1/state"), "1: DOWN\n").unwrap();
+    let said = finish(alone(&[whole, broken], &["1,70000,300000"]));
+    assert!(said.contains("efa on 3 rails (rdmap16s27, rdmap32s27, rdmap144s27; libfabric"), "{said}");
+    assert!(said.contains("efa on 3 rails (rdmap16s27, rdmap144s27, rdmap160s27; libfabric"), "{said}");
+    assert!(said.contains("and without rdmap32s27, whose port is DOWN"), "{said}");
+}
+
+#[test]
+fn a_card_that_is_lost_is_told() {
+    require!(Need::SoftEfa);
+    for (device, card) in CARDS {
+        let said = said_after(device, "device-lost", "40000");
+        // Its own host's ranks are told so; those of others that it does not answer any more.
+        assert_says(&said, device, &[card]);
+        let is_told = ["dropped what it was given", "is gone", "answered before"]
+            .iter()
+            .any(|word| said.contains(word));
+        assert!(is_told, "{device}: {said}");
+    }
+}
+
+#[test]
+fn a_bad_key_is_told() {
+    require!(Need::SoftEfa);
+    for (device, card) in CARDS {
+        let devices = SoftEfa::new(&["--device", device, "--fault", "fail=7"]);
+        let said = both_fail(alone(&[devices.clone(), devices], &["--until-failure", "1000"]));
+        let way = format!("from {card} to {card} on ");
+        assert_says(&said, device, &["is lost", "EFA code 7", "not registered", "please report it", &way]);
+    }
+}
+
+#[test]
+fn a_receiver_that_is_never_ready_ends_at_the_deadline_and_is_told() {
+    require!(Need::SoftEfa);
+    for device in ["p4d", "p5"] {
+        // Of a p5's cards every send and write fails with the code; the p4d's provider tries again without an end.
+        let devices = SoftEfa::new(&["--device", device, "--fault", "fail=10"]).with("EFARUN_DEADLINE", "3");
+        let said = both_fail(alone(&[devices.clone(), devices], &["--until-failure", "1000"]));
+        let told: &[&str] = match device {
+            "p4d" => &[
+                "s for rank 1 to be ready for a message",
+                "receiver not ready, RNR",
+                "from rdmap16s27 to rdmap16s27 on ",
+            ],
+            _ => &[
+                "rank 1 is lost",
+                "it had no receive posted",
+                "EFA code 10",
+                "from rdmap79s0 to rdmap79s0 on ",
+            ],
+        };
+        assert_says(&said, device, told);
+    }
 }
 
 #[test]
@@ -125,9 +197,14 @@ fn two_releases_of_libfabric_in_a_world_are_named() {
 fn every_collective_is_right_between_hosts() {
     require!(Need::SoftEfa, Need::Testbed);
     let testbed = Testbed::up(if is_full_matrix() { 4 } else { 2 });
+    let rails: &[&str] = if is_full_matrix() { &["1", "4"] } else { &["1"] };
     for seed in seeds() {
-        let devices = SoftEfa::new(&["--device", "p4d", "--manners", "all", "--seed", &seed]);
-        finish(between(&devices, &testbed, &["1,5003"]));
+        for (device, _) in CARDS {
+            for nics in rails {
+                let options = ["--device", device, "--nics", nics, "--manners", "all", "--seed", &seed];
+                finish(between(&SoftEfa::new(&options), &testbed, &["1,5003"]));
+            }
+        }
     }
 }
 
@@ -199,6 +276,39 @@ fn identity(rank: usize, world_size: usize, meeting: &str) -> [(&'static str, St
     ]
 }
 
+/// What two ranks say that are adding up when a fault begins, on all devices.
+fn said_after(device: &str, fault: &str, count: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let trigger = folder.path().join("now");
+    let fault = format!("{fault}@{}", trigger.display());
+    let devices = SoftEfa::new(&["--device", device, "--timeout", "1000", "--fault", &fault]);
+    let mut ranks = alone(&[devices.clone(), devices], &["--until-failure", count]);
+    ranks[0].wait_for_line("summing");
+    std::fs::write(&trigger, "").unwrap();
+    both_fail(ranks)
+}
+
+/// Waits for ranks that are all to fail, to say so in time, and to close everything; what they said.
+fn both_fail(ranks: Vec<Guest>) -> String {
+    ranks.into_iter().map(|rank| failed_in_time(&rank.finish(PATIENCE))).collect()
+}
+
+/// As [`failed`], of an operation that was to fail soon after what made it fail.
+fn failed_in_time(output: &Output) -> String {
+    let said = failed(output);
+    let took_ms =
+        said.lines().find_map(|line| line.strip_prefix("failed after ")?.split(' ').next()?.parse().ok());
+    assert!(took_ms.is_some_and(|took_ms: u64| took_ms < DEADLINE_MS), "{said}");
+    said
+}
+
+#[track_caller]
+fn assert_says(said: &str, device: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(said.contains(part), "{device}: `{part}` is not in: {said}");
+    }
+}
+
 /// Waits for ranks that are to get all right and close all; what they said.
 fn finish(ranks: Vec<Guest>) -> String {
     let said = ranks.into_iter().enumerate().map(|(rank, guest)| {
@@ -224,6 +334,11 @@ fn assert_all_closed(said: &str) {
     assert!(!said.contains("closing the") && !said.contains("does not close"), "{said}");
 }
 
+/// Each profile with its first card.
+const CARDS: [(&str, &str); 2] = [("p4d", "rdmap16s27"), ("p5", "rdmap79s0")];
+/// What an operation may take to fail: devices give a peer up after one second, a deadline is three. The rest is for busy
+/// machines.
+const DEADLINE_MS: u64 = 40_000;
 /// Longer than any rank waits for another.
 const PATIENCE: Duration = Duration::from_secs(100);
 

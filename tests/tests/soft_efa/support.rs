@@ -138,7 +138,8 @@ fn library() -> PathBuf {
     library
 }
 
-fn workspace() -> &'static Path {
+/// The repository.
+pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
 }
 
