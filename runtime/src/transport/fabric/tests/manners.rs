@@ -59,18 +59,12 @@ fn run(device: &str, manners: &str) {
     );
 }
 
-/// As many entries as the runtime asks for are what a card may have: completions that found a queue full are lost.
+/// The card gives as many entries as the runtime asks for, and loses completions that find a queue full. On a p4d the
+/// provider sizes the card's queue by itself.
 #[test]
 fn completions_never_find_a_queue_full() {
-    for device in ["p4d", "p5"] {
-        let options = ["--device", device, "--manners", "srd", "--fault", "limit=entries:256"];
-        run_body(
-            "2.5.1",
-            &format!("{device}-full"),
-            "manners::bodies::numbered_messages_both_ways",
-            &options,
-        );
-    }
+    let options = ["--device", "p5", "--manners", "srd", "--fault", "limit=entries:256"];
+    run_body("2.5.1", "p5-full", "manners::bodies::numbered_messages_both_ways", &options);
 }
 
 #[test]
