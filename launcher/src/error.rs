@@ -138,6 +138,16 @@ pub enum LaunchError {
         /// Its reason.
         reason: String,
     },
+    /// Whoever wrote the program: a rank did not do its part, and others wait for it.
+    #[error("rank {rank} on {host} {how}")]
+    RankBroke {
+        /// The rank.
+        rank: Rank,
+        /// Its host as written.
+        host: String,
+        /// What it did.
+        how: String,
+    },
     /// Whoever typed the command: the time that was given is over.
     #[error("the job was ended after {seconds} s (--timeout)")]
     TimedOut {
@@ -198,6 +208,7 @@ impl LaunchError {
             LaunchError::RankFailed { status: RankStatus::Code(0), .. } => ExitCause::RankCode(1),
             LaunchError::RankFailed { status, .. } => ExitCause::of_rank(*status),
             LaunchError::RankAborted { code, .. } => ExitCause::RankCode(*code),
+            LaunchError::RankBroke { .. } => ExitCause::RankCode(1),
             LaunchError::TimedOut { .. } => ExitCause::TimedOut,
             LaunchError::Stopped { number } => ExitCause::LauncherSignal(*number),
             LaunchError::Head { .. } | LaunchError::Internal { .. } => ExitCause::Internal,

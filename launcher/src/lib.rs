@@ -24,6 +24,7 @@ pub mod keeper;
 pub mod link_io;
 pub mod mapping;
 pub mod output;
+pub mod pmi;
 pub mod spawn;
 pub mod supervise;
 pub mod torchrun;

@@ -12,9 +12,10 @@ use tokio::net::unix::pipe;
 use efarun_wire::env::EFARUN_AGENT_FD;
 use efarun_wire::message::{AppPlan, LaunchPlan, RankPlan};
 
-use crate::keeper::protocol::{ForkOrder, RANK_AGENT_FD, RANK_FDS};
+use crate::env::PMI_FD;
+use crate::keeper::protocol::{ForkOrder, RANK_AGENT_FD, RANK_FDS, RANK_PMI_FD};
 
-/// The agent's ends of what a rank has as descriptors 0 to 3.
+/// The agent's ends of what a rank has as descriptors 0 to 4.
 #[derive(Debug)]
 pub(super) struct OwnEnds {
     /// Only of the rank that reads the job's input.
@@ -24,6 +25,8 @@ pub(super) struct OwnEnds {
     /// None where standard error goes the way of standard output, or into a file.
     pub(super) stderr: Option<pipe::Receiver>,
     pub(super) socket: UnixStream,
+    /// What PMI_FD names there.
+    pub(super) pmi: UnixStream,
 }
 
 /// Makes a rank's descriptors, in the order of their numbers there. All are close-on-exec on this side, and only the
@@ -52,9 +55,8 @@ pub(super) fn descriptors(
         let (own, stderr) = pipe()?;
         (Some(own), stderr)
     };
-    let socketpair = |error| ("socketpair", error);
-    let (own_socket, socket) = StdUnixStream::pair().map_err(socketpair)?;
-    own_socket.set_nonblocking(true).map_err(socketpair)?;
+    let (own_socket, socket) = socket_pair().map_err(|error| ("socketpair", error))?;
+    let (own_pmi, pmi) = socket_pair().map_err(|error| ("socketpair", error))?;
     let own = OwnEnds {
         stdin: own_stdin,
         stdout: Some(pipe::Receiver::from_owned_fd(own_stdout).map_err(|error| ("pipe2", error))?),
@@ -62,9 +64,17 @@ pub(super) fn descriptors(
             .map(pipe::Receiver::from_owned_fd)
             .transpose()
             .map_err(|error| ("pipe2", error))?,
-        socket: UnixStream::from_std(own_socket).map_err(socketpair)?,
+        socket: own_socket,
+        pmi: own_pmi,
     };
-    Ok(([stdin, stdout, stderr, socket.into()], own))
+    Ok(([stdin, stdout, stderr, socket, pmi], own))
+}
+
+/// The agent's end, and the rank's.
+fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (own, theirs) = StdUnixStream::pair()?;
+    own.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(own)?, theirs.into()))
 }
 
 /// Makes the keeper's order for one rank of the plan; none where the plan lacks the rank's program.
@@ -83,12 +93,13 @@ pub(super) fn fork_order(plan: &LaunchPlan, rank: &RankPlan) -> Option<ForkOrder
     })
 }
 
-/// The shared environment, the rank's own over it, and the number of its socket over both; each name once.
+/// The shared environment, the rank's own over it, and the numbers of its sockets over both; each name once.
 fn environment(app: &AppPlan, rank: &RankPlan) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let number = RANK_AGENT_FD.to_string().into_bytes();
-    let socket = (EFARUN_AGENT_FD.as_bytes().to_vec(), number);
-    let ranks_own = rank.env.iter().filter(|(name, _)| name != EFARUN_AGENT_FD.as_bytes());
-    let own: Vec<_> = ranks_own.cloned().chain([socket]).collect();
+    let sockets = [(EFARUN_AGENT_FD, RANK_AGENT_FD), (PMI_FD, RANK_PMI_FD)]
+        .map(|(name, number)| (name.as_bytes().to_vec(), number.to_string().into_bytes()));
+    let is_socket = |name: &[u8]| sockets.iter().any(|(socket, _)| socket == name);
+    let ranks_own = rank.env.iter().filter(|(name, _)| !is_socket(name));
+    let own: Vec<_> = ranks_own.chain(&sockets).cloned().collect();
     let is_own = |name: &[u8]| own.iter().any(|(own_name, _)| own_name == name);
     let mut env: Vec<_> = app.env.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
     env.extend(own);
@@ -124,7 +135,7 @@ mod tests {
         };
         assert_eq!(
             environment(&app, &rank),
-            pairs(&[("B", "shared"), ("A", "own"), ("EFARUN_AGENT_FD", "3")])
+            pairs(&[("B", "shared"), ("A", "own"), ("EFARUN_AGENT_FD", "3"), ("PMI_FD", "4")])
         );
     }
 }

@@ -26,6 +26,7 @@ mod keeper_link;
 mod launch;
 mod lease;
 mod master_port;
+mod pmi_links;
 mod rank_folders;
 mod rank_links;
 mod ranks;

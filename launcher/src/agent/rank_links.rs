@@ -14,6 +14,7 @@ use efarun_wire::oob::{Action, Hub, Member, OobError, RelayHub};
 use efarun_wire::{JobId, PROTOCOL_VERSION, Rank};
 
 use crate::link_io::{self, LinkEnd, LinkReceiver, LinkSender};
+use crate::pmi;
 
 /// What arrived on a rank's socket, or how it ended.
 pub(super) type RankEvent = (Rank, Result<RankMessage, LinkEnd>);
@@ -131,6 +132,10 @@ impl RankLinks {
     }
 
     fn said(&mut self, rank: Rank, up: OobUp) {
+        if matches!(&up, OobUp::Gather { key, .. } if key.id.starts_with(pmi::ID_PREFIX)) {
+            self.note(rank, "contributed to an allgather that is not for ranks");
+            return self.close(rank, "was refused by the agent");
+        }
         match self.hub.receive_up(Member::Rank(rank), up) {
             Ok(actions) => {
                 self.within_world.insert(rank);

@@ -5,15 +5,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
 use efarun_wire::Rank;
-use efarun_wire::message::{AgentMessage, AgentOrder, LaunchPlan, RankExit, RankPlan, RankStatus, Stream};
+use efarun_wire::message::{
+    AgentMessage, AgentOrder, LaunchPlan, OobDown, RankExit, RankPlan, RankStatus, Stream,
+};
+use efarun_wire::oob::OobError;
 use efarun_wire::torchrun::StreamWay;
 
 use super::keeper_link::KeeperLink;
 use super::launch::{self, OwnEnds};
 use super::master_port::MasterPort;
+use super::pmi_links::{Heard, PmiEvent, PmiLinks};
 use super::rank_folders::{Folders, Tee, Unmade};
 use super::rank_links::{RankEvent, RankLinks};
 use super::stacks::RunningRank;
@@ -25,12 +30,14 @@ use crate::link_io::{LinkEnd, LinkSender};
 /// All ranks of this node.
 #[derive(Debug)]
 pub(super) struct Ranks {
-    pub(super) links: RankLinks,
+    links: RankLinks,
+    pmi: PmiLinks,
     head: LinkSender<AgentMessage>,
     inputs: BTreeMap<Rank, mpsc::UnboundedSender<Vec<u8>>>,
-    sockets: BTreeMap<Rank, tokio::net::UnixStream>,
-    events: mpsc::Sender<RankEvent>,
-    /// Ends whose ranks' sockets have not been read to their ends yet.
+    /// Each rank's own, and that of PMI, until it runs.
+    sockets: BTreeMap<Rank, [UnixStream; 2]>,
+    events: Events,
+    /// Ends of ranks one of whose sockets has not been read to its end yet.
     exits: BTreeMap<Rank, RankExit>,
     reaped: watch::Sender<bool>,
     forked: u32,
@@ -47,6 +54,15 @@ pub(super) struct Ranks {
     _master_port: Option<MasterPort>,
 }
 
+/// Where what comes over ranks' sockets goes.
+#[derive(Debug, Clone)]
+pub(super) struct Events {
+    /// Over their own.
+    pub(super) links: mpsc::Sender<RankEvent>,
+    /// Over that of PMI.
+    pub(super) pmi: mpsc::Sender<PmiEvent>,
+}
+
 /// Gives `None` when the last stream of the last rank has been read to its end.
 pub(super) type StreamsEnded = mpsc::Receiver<()>;
 
@@ -61,7 +77,7 @@ impl Ranks {
         order: &AgentOrder,
         plan: LaunchPlan,
         head: &LinkSender<AgentMessage>,
-        events: mpsc::Sender<RankEvent>,
+        events: Events,
         keeper: &KeeperLink,
     ) -> std::io::Result<(Ranks, StreamsEnded)> {
         head.grant(plan.output_credit);
@@ -69,7 +85,8 @@ impl Ranks {
         let (plan, folders) = made(plan).await;
         let (carriers, streams_ended) = mpsc::channel(1);
         let mut ranks = Ranks {
-            links: RankLinks::new(order.job, &plan, head.clone(), events.clone()),
+            links: RankLinks::new(order.job, &plan, head.clone(), events.links.clone()),
+            pmi: PmiLinks::new(order.job, &plan, head.clone(), events.pmi.clone()),
             head: head.clone(),
             inputs: BTreeMap::new(),
             sockets: BTreeMap::new(),
@@ -163,7 +180,7 @@ impl Ranks {
             tokio::spawn(streams::feed_input(rank, incoming, pipe, self.head.clone()));
             self.inputs.insert(rank, chunks);
         }
-        self.sockets.insert(rank, own.socket);
+        self.sockets.insert(rank, [own.socket, own.pmi]);
     }
 
     /// Sends a rank's streams the ways that its folders' plan has for them.
@@ -245,8 +262,9 @@ impl Ranks {
                 let path = self.paths.remove(&rank).unwrap_or_default();
                 self.running.insert(rank, RunningRank { rank, pid, path });
                 self.head.send(&AgentMessage::Spawned { rank, pid });
-                if let Some(socket) = self.sockets.remove(&rank) {
+                if let Some([socket, pmi]) = self.sockets.remove(&rank) {
                     self.links.add(rank, socket);
+                    self.pmi.add(rank, pmi);
                 }
                 if let Some(other) = other_wdir {
                     self.note_other_wdir(rank, &other);
@@ -271,7 +289,31 @@ impl Ranks {
     pub(super) fn handle_link(&mut self, event: RankEvent) {
         let rank = event.0;
         self.links.handle(event);
+        self.report_if_heard_out(rank);
+    }
+
+    /// Handles what came over a rank's PMI socket.
+    pub(super) fn handle_pmi(&mut self, event: PmiEvent) {
+        let rank = event.0;
+        self.pmi.handle(event);
+        self.report_if_heard_out(rank);
+    }
+
+    /// Handles what the head passes on.
+    ///
+    /// # Errors
+    ///
+    /// When the head does not follow the protocol.
+    pub(super) fn receive_down(&mut self, down: OobDown) -> Result<(), OobError> {
+        match self.pmi.receive_down(down) {
+            Some(down) => self.links.receive_down(down),
+            None => Ok(()),
+        }
+    }
+
+    fn report_if_heard_out(&mut self, rank: Rank) {
         if !self.links.is_open(rank)
+            && !self.pmi.is_open(rank)
             && let Some(exit) = self.exits.remove(&rank)
         {
             self.report(exit);
@@ -290,19 +332,21 @@ impl Ranks {
     /// unless a child of its own still holds it, which is waited for a moment.
     fn exited(&mut self, exit: RankExit) {
         let rank = exit.rank;
-        if !self.links.is_open(rank) {
+        if !self.links.is_open(rank) && !self.pmi.is_open(rank) {
             return self.report(exit);
         }
         self.exits.insert(rank, exit);
         let events = self.events.clone();
         tokio::spawn(async move {
             tokio::time::sleep(SOCKET_PATIENCE).await;
-            // The receiver lives as long as the agent.
-            let _ = events.send((rank, Err(LinkEnd::Closed))).await;
+            // The receivers live as long as the agent.
+            let _ = events.links.send((rank, Err(LinkEnd::Closed))).await;
+            let _ = events.pmi.send((rank, Heard::Closed)).await;
         });
     }
 
-    fn report(&self, exit: RankExit) {
+    fn report(&mut self, exit: RankExit) {
+        self.pmi.ended(&exit);
         let has_failed = exit.status != RankStatus::Code(0);
         let local_rank = self.local_ranks.get(&exit.rank).filter(|_| has_failed);
         let error = self.folders.as_ref().zip(local_rank).and_then(|(folders, local)| folders.error(*local));
@@ -339,5 +383,5 @@ async fn made(plan: LaunchPlan) -> (LaunchPlan, Result<Option<Folders>, Unmade>)
     making.await.expect("the runtime ends after the agent, and making folders does not panic")
 }
 
-/// How long a rank's socket is read after the rank's end, where somebody else holds it open.
+/// How long a rank's sockets are read after the rank's end, where somebody else holds them open.
 const SOCKET_PATIENCE: Duration = Duration::from_millis(100);

@@ -18,8 +18,9 @@ use super::introduction::{Introduced, introduce};
 use super::keeper_link::KeeperLink;
 use super::lease::Lease;
 use super::master_port::MasterPort;
+use super::pmi_links::PmiEvent;
 use super::rank_links::RankEvent;
-use super::ranks::{Ranks, StreamsEnded};
+use super::ranks::{Events, Ranks, StreamsEnded};
 use super::setup::KeeperProcess;
 use super::stacks;
 use crate::keeper::protocol::{KeeperOrder, KeeperReport};
@@ -56,6 +57,7 @@ pub(super) struct Agent {
     terminated: Signal,
     pub(super) ranks: Option<Ranks>,
     rank_events: (mpsc::Sender<RankEvent>, mpsc::Receiver<RankEvent>),
+    pmi_events: (mpsc::Sender<PmiEvent>, mpsc::Receiver<PmiEvent>),
     pub(super) output: Output,
     /// What is to be said when the output is out, or at the time given.
     unsaid_reaped: Option<(AgentMessage, Instant)>,
@@ -93,6 +95,7 @@ enum Event {
     Head(Result<HeadMessage, (&'static str, LinkEnd)>),
     Keeper(Option<KeeperReport>),
     Rank(RankEvent),
+    Pmi(PmiEvent),
     Drained,
     Clock,
 }
@@ -113,6 +116,7 @@ impl Agent {
             terminated: signal(SignalKind::terminate())?,
             ranks: None,
             rank_events: mpsc::channel(RANK_EVENTS),
+            pmi_events: mpsc::channel(RANK_EVENTS),
             output: Output::Done,
             unsaid_reaped: None,
             has_goodbye: false,
@@ -152,7 +156,7 @@ impl Agent {
             report = self.keeper.report() => Event::Keeper(report),
             () = drained(&mut self.output) => Event::Drained,
             () = sleep_until(wake_at) => Event::Clock,
-            Some(event) = self.rank_events.1.recv() => Event::Rank(event),
+            event = next_of_ranks(&mut self.rank_events.1, &mut self.pmi_events.1) => event,
         }
     }
 
@@ -181,6 +185,12 @@ impl Agent {
                 }
                 None
             }
+            Event::Pmi(event) => {
+                if let Some(ranks) = &mut self.ranks {
+                    ranks.handle_pmi(event);
+                }
+                None
+            }
             Event::Drained => {
                 self.output = Output::Done;
                 self.say_reaped();
@@ -202,7 +212,7 @@ impl Agent {
             }
             HeadMessage::Launch(plan) => return self.launch(*plan).await,
             HeadMessage::Oob(down) => {
-                let received = self.ranks.as_mut().map_or(Ok(()), |ranks| ranks.links.receive_down(down));
+                let received = self.ranks.as_mut().map_or(Ok(()), |ranks| ranks.receive_down(down));
                 let mad =
                     |error| Leaving::HeadLost(format!("the head does not follow the protocol: {error}"));
                 return received.err().map(mad);
@@ -282,7 +292,7 @@ impl Agent {
         }
         self.is_unreaped = true;
         self.start_lease();
-        let events = self.rank_events.0.clone();
+        let events = Events { links: self.rank_events.0.clone(), pmi: self.pmi_events.0.clone() };
         match Ranks::launch(&self.order, plan, &self.head, events, &self.keeper).await {
             Ok((ranks, streams_ended)) => {
                 self.ranks = Some(ranks);
@@ -370,6 +380,16 @@ async fn receive(link: &mut Option<LinkReceiver<HeadMessage>>) -> Result<HeadMes
     match link {
         Some(link) => link.receive().await,
         None => std::future::pending().await,
+    }
+}
+
+/// What comes over either kind of socket: neither keeps the other waiting.
+async fn next_of_ranks(links: &mut mpsc::Receiver<RankEvent>, pmi: &mut mpsc::Receiver<PmiEvent>) -> Event {
+    tokio::select! {
+        Some(event) = links.recv() => Event::Rank(event),
+        Some(event) = pmi.recv() => Event::Pmi(event),
+        // The agent holds a sender of each.
+        else => std::future::pending().await,
     }
 }
 

@@ -86,8 +86,6 @@ const OPEN_MPI_LAUNCHER_PARAMETERS: &[&str] = &[
 
 /// Beside what [`rank::is_identity`] knows: who a rank is, by the names that efarun itself gives.
 const ANOTHERS_NAMES: &[&str] = &[
-    "MPI_LOCALRANKID",
-    "MPI_LOCALNRANKS",
     "MPIR_CVAR_CH3_INTERFACE_HOSTNAME",
     "SLURM_PROCID",
     "SLURM_LOCALID",

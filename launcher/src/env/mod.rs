@@ -36,6 +36,7 @@ use crate::mapping::{Placement, RankPlace};
 
 pub(crate) use forward::goes_along;
 pub use library_path::WELL_KNOWN_LIBRARY_DIRS;
+pub use rank::PMI_FD;
 pub use redact::{is_secret, printable_value};
 pub use variables::document as variables_document;
 

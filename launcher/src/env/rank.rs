@@ -1,6 +1,7 @@
-//! Who a rank is, in the names that programs look for: Open MPI's, torchrun's and efarun's own.
+//! Who a rank is, in the names that programs look for: Open MPI's, MPICH's, torchrun's and efarun's own.
 //!
-//! PMI_* and PMIX_* are not among them: a library that finds them connects to a server, and none answers.
+//! PMIX_* are not among them: a library that finds them connects to a server, and none answers. Where PMI_FD leads is
+//! known to the agent, which sets it.
 
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
@@ -19,6 +20,9 @@ pub(super) fn own(place: RankPlace, local_size: u32, address: Option<IpAddr>) ->
         ("OMPI_COMM_WORLD_LOCAL_RANK", local),
         ("OMPI_COMM_WORLD_NODE_RANK", local),
         ("OMPI_COMM_WORLD_LOCAL_SIZE", local_size),
+        ("PMI_RANK", rank),
+        ("MPI_LOCALRANKID", local),
+        ("MPI_LOCALNRANKS", local_size),
         ("RANK", rank),
         ("LOCAL_RANK", local),
         ("LOCAL_WORLD_SIZE", local_size),
@@ -38,8 +42,7 @@ pub(super) fn own(place: RankPlace, local_size: u32, address: Option<IpAddr>) ->
 pub(super) fn add_shared(inputs: &Inputs<'_>, variables: &mut Variables) {
     let nodes = &inputs.placement.nodes;
     let world_size = inputs.placement.world_size().to_string();
-    let slots = nodes.iter().map(|node| node.slots.map_or(node.ranks.len(), |slots| slots as usize));
-    let universe = slots.sum::<usize>().max(inputs.placement.ranks.len()).to_string();
+    let universe = inputs.placement.universe_size().to_string();
     let node_count = nodes.len().to_string();
     let job = inputs.job.to_string();
     let AppNumbers { count: app_count, first_ranks, rank_counts } = app_numbers(inputs);
@@ -49,6 +52,7 @@ pub(super) fn add_shared(inputs: &Inputs<'_>, variables: &mut Variables) {
         ("OMPI_NUM_APP_CTX", &app_count, OPEN_MPI),
         ("OMPI_FIRST_RANKS", &first_ranks, OPEN_MPI),
         ("OMPI_APP_CTX_NUM_PROCS", &rank_counts, OPEN_MPI),
+        ("PMI_SIZE", &world_size, MPICH),
         ("WORLD_SIZE", &world_size, TORCHRUN),
         ("GROUP_WORLD_SIZE", &node_count, TORCHRUN),
         ("ROLE_NAME", "default", TORCHRUN),
@@ -115,10 +119,22 @@ fn add_command(inputs: &Inputs<'_>, variables: &mut Variables) {
 const LONGEST_ARGV_BYTES: usize = 64 * 1024;
 
 const OPEN_MPI: &str = "as under Open MPI";
+const MPICH: &str = "as under MPICH's mpiexec";
 const TORCHRUN: &str = "as under torchrun";
 const EFARUN: &str = "the job";
 
+/// The descriptor over which MPICH and its like talk to their launcher.
+pub const PMI_FD: &str = "PMI_FD";
+
 const IDENTITY: &[&str] = &[
+    PMI_FD,
+    "PMI_RANK",
+    "PMI_SIZE",
+    "PMI_PORT",
+    "PMI_ID",
+    "PMI_SPAWNED",
+    "MPI_LOCALRANKID",
+    "MPI_LOCALNRANKS",
     "OMPI_UNIVERSE_SIZE",
     "OMPI_NUM_APP_CTX",
     "OMPI_FIRST_RANKS",

@@ -1,6 +1,6 @@
 //! What agent and keeper say to each other, as frames over the socket between them.
 //!
-//! An order to fork carries the rank's four file descriptors as ancillary data of its first bytes, in the order of
+//! An order to fork carries the rank's file descriptors as ancillary data of its first bytes, in the order of
 //! [`RANK_FDS`].
 
 use serde::{Deserialize, Serialize};
@@ -100,8 +100,11 @@ pub enum KeeperReport {
 }
 
 /// The file descriptors that come with a fork order, by the number that each has in the rank: standard input, output
-/// and error, and the socket to the agent.
-pub const RANK_FDS: usize = 4;
+/// and error, the socket to the agent, and the one to its PMI server.
+pub const RANK_FDS: usize = 5;
 
 /// The number that the socket to the agent has in a rank.
 pub const RANK_AGENT_FD: i32 = 3;
+
+/// The number that the socket to the PMI server has in a rank.
+pub const RANK_PMI_FD: i32 = 4;

@@ -17,6 +17,7 @@ mod policy;
 mod render;
 
 use efarun_wire::facts::{NodeFacts, Topology};
+use efarun_wire::message::{JobMap, MappedNode};
 use efarun_wire::{NodeId, Rank};
 
 use crate::hostfile::{self, HostError};
@@ -141,6 +142,19 @@ impl Placement {
     /// Returns the number of ranks.
     pub fn world_size(&self) -> u32 {
         u32::try_from(self.ranks.len()).expect("`place` makes at most MAX_RANKS ranks")
+    }
+
+    /// Returns how many ranks the nodes have slots for: the job's own at least.
+    pub fn universe_size(&self) -> u32 {
+        let slots = self.nodes.iter().map(|node| node.slots.map_or(node.ranks.len(), |slots| slots as usize));
+        u32::try_from(slots.sum::<usize>().max(self.ranks.len())).unwrap_or(u32::MAX)
+    }
+
+    /// Returns what agents are told about where ranks are.
+    pub fn job_map(&self) -> JobMap {
+        let node =
+            |place: &NodePlace| MappedNode { host: place.host.to_string(), ranks: place.ranks.clone() };
+        JobMap { nodes: self.nodes.iter().map(node).collect(), universe_size: self.universe_size() }
     }
 }
 

@@ -255,6 +255,7 @@ impl Job<'_> {
                     Err(error) => self.writer.note(format!("{}: {error}", self.nodes[node.index()].host)),
                 }
             }
+            AgentMessage::RankBroke { rank, how } => self.failed(Failure::Broke { rank, how }),
             AgentMessage::Reaped { strays, .. } => {
                 self.states[node.index()] = NodeState::Reaped { strays };
                 self.nodes[node.index()].link.send(HeadMessage::Goodbye);

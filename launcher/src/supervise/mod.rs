@@ -519,6 +519,7 @@ fn launch_plan(
         apps: apps.collect(),
         ranks: ranks.collect(),
         world_size: placement.world_size(),
+        map: placement.job_map(),
         stdin_ranks: stdin_readers(spec, placement)
             .into_iter()
             .filter(|rank| placement.ranks[rank.index()].node == place.node)

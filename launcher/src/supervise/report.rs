@@ -32,6 +32,7 @@ pub fn error_of(failure: &Failure, placement: &Placement) -> LaunchError {
         Failure::Aborted { rank, code, reason } => {
             LaunchError::RankAborted { rank, host: host_of(rank), code, reason }
         }
+        Failure::Broke { rank, how } => LaunchError::RankBroke { rank, host: host_of(rank), how },
         Failure::NodeLost { node, cause } => {
             LaunchError::HostLost { host: placement.nodes[node.index()].host.to_string(), cause }
         }
@@ -82,7 +83,10 @@ pub fn failure_lines(error: &LaunchError, ended: &Ended, writer: &Writer) -> Vec
              until World::close returns"
         ));
     }
-    if let LaunchError::RankFailed { rank, .. } | LaunchError::RankAborted { rank, .. } = error {
+    if let LaunchError::RankFailed { rank, .. }
+    | LaunchError::RankAborted { rank, .. }
+    | LaunchError::RankBroke { rank, .. } = error
+    {
         lines.extend(error_file::lines(*rank, &ended.error_files));
         let last_words = writer.last_stderr(*rank);
         lines.extend(last_words.iter().map(|line| format!("  last stderr: {line}")));

@@ -35,6 +35,13 @@ pub enum Failure {
         /// Why.
         reason: String,
     },
+    /// A rank did not do its part in what others wait for.
+    Broke {
+        /// The rank.
+        rank: Rank,
+        /// What it did, as a fragment that fits "rank 3 …".
+        how: String,
+    },
     /// A node was lost: its agent, its keeper or the way there.
     NodeLost {
         /// The node.

@@ -13,7 +13,8 @@ use efarun_wire::env::EFARUN_JOB_ID;
 use efarun_wire::facts::NodeFacts;
 use efarun_wire::frame;
 use efarun_wire::message::{
-    AgentMessage, AgentOrder, AppPlan, HeadMessage, LaunchPlan, RankExit, RankPlan, RankStatus, Stream,
+    AgentMessage, AgentOrder, AppPlan, HeadMessage, JobMap, LaunchPlan, MappedNode, RankExit, RankPlan,
+    RankStatus, Stream,
 };
 use efarun_wire::secure::LinkKey;
 use efarun_wire::{BuildId, JobId, NodeId, PROTOCOL_VERSION, Rank};
@@ -161,6 +162,13 @@ impl Head {
             apps: vec![app],
             ranks: (0..rank_count).map(rank_plan).collect(),
             world_size: rank_count,
+            map: JobMap {
+                nodes: vec![MappedNode {
+                    host: "here".to_owned(),
+                    ranks: (0..rank_count).map(Rank).collect(),
+                }],
+                universe_size: rank_count,
+            },
             stdin_ranks: Vec::new(),
             merge_stderr: false,
             output_credit: 1 << 20,
@@ -215,6 +223,7 @@ impl Head {
             AgentMessage::Reaped { ranks, strays } => seen.reaped = Some((ranks, strays)),
             AgentMessage::StdinCredit { bytes, .. } => seen.stdin_credit += u64::from(bytes),
             AgentMessage::Note(text) => seen.notes.push(text),
+            AgentMessage::RankBroke { rank, how } => seen.notes.push(format!("rank {rank} {how}")),
             AgentMessage::Failed(text) => seen.failed.push(text),
             AgentMessage::Oob(up) => seen.oob.push(up),
             AgentMessage::Pong { .. } => seen.pongs += 1,

@@ -161,6 +161,13 @@ pub enum AgentMessage {
         /// The number of the ping.
         number: u64,
     },
+    /// A rank does not do its part, so that others, who may wait for it, cannot go on.
+    RankBroke {
+        /// The rank.
+        rank: Rank,
+        /// What it did, as a fragment that fits "rank 3 …".
+        how: String,
+    },
     /// Something the user should read, one line, that ends nothing by itself.
     Note(String),
     /// The agent cannot go on, and why. Its ranks are being ended.
@@ -224,6 +231,8 @@ pub struct LaunchPlan {
     pub ranks: Vec<RankPlan>,
     /// World size, for the out-of-band layer.
     pub world_size: u32,
+    /// Where every rank of the job is.
+    pub map: JobMap,
     /// The ranks of this node whose standard input the head feeds; the others read /dev/null.
     pub stdin_ranks: Vec<Rank>,
     /// Ranks write standard error to the pipe of their standard output.
@@ -288,6 +297,24 @@ pub struct RankPlan {
     pub cpus: Vec<u32>,
     /// What it has beyond the shared environment; wins over it.
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Where a job's ranks are: what MPI libraries ask their launcher about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobMap {
+    /// The nodes, by number.
+    pub nodes: Vec<MappedNode>,
+    /// How many ranks the job's hosts have slots for; its own ranks at least.
+    pub universe_size: u32,
+}
+
+/// A node of a [`JobMap`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedNode {
+    /// The host as the user wrote it.
+    pub host: String,
+    /// Its ranks, in order of local rank.
+    pub ranks: Vec<Rank>,
 }
 
 /// How a rank ended.

@@ -1,0 +1,208 @@
+//! The sockets between ranks and their node's PMI server.
+//!
+//! One task per socket moves bytes, in both directions, and reads no further while what it has to write is not taken: a
+//! rank that floods its server with requests and reads no answers stops itself. What the server decides is carried out
+//! here; what it has to say to the servers of other nodes goes through the head.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, OobUp, RankExit, RankStatus, Target};
+use efarun_wire::{JobId, NodeId, Rank};
+
+use crate::link_io::LinkSender;
+use crate::pmi::{Action, ID_PREFIX, Server};
+
+/// What happened on a rank's PMI socket.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// It wrote these.
+    Bytes(Vec<u8>),
+    /// It, and everybody else who had its end, is gone from it.
+    Closed,
+    /// [`STALL`] has passed since it had sent so many bytes.
+    StallDue(u64),
+    /// [`CLOSED_PATIENCE`] has passed since it closed its socket.
+    ClosedDue,
+}
+
+pub(super) type PmiEvent = (Rank, Heard);
+
+/// All PMI sockets of the node's ranks.
+#[derive(Debug)]
+pub(super) struct PmiLinks {
+    node: NodeId,
+    server: Server,
+    /// What is to be written, by rank, as long as the socket is open.
+    answers: BTreeMap<Rank, mpsc::UnboundedSender<Vec<u8>>>,
+    head: LinkSender<AgentMessage>,
+    events: mpsc::Sender<PmiEvent>,
+}
+
+impl PmiLinks {
+    /// No sockets yet. What they bring goes to `events`, and from there to [`PmiLinks::handle`].
+    pub(super) fn new(
+        job: JobId,
+        plan: &LaunchPlan,
+        head: LinkSender<AgentMessage>,
+        events: mpsc::Sender<PmiEvent>,
+    ) -> PmiLinks {
+        let ranks = plan.ranks.iter().map(|rank| (rank.rank, rank.app));
+        let server = Server::new(job, plan.node, plan.map.clone(), ranks);
+        PmiLinks { node: plan.node, server, answers: BTreeMap::new(), head, events }
+    }
+
+    /// Takes a rank's socket over.
+    pub(super) fn add(&mut self, rank: Rank, socket: UnixStream) {
+        let (answers, to_write) = mpsc::unbounded_channel();
+        self.answers.insert(rank, answers);
+        tokio::spawn(carry(rank, socket, to_write, self.head.clone(), self.events.clone()));
+    }
+
+    /// Whether a rank's socket is there, and neither it nor the agent has closed it.
+    pub(super) fn is_open(&self, rank: Rank) -> bool {
+        self.answers.contains_key(&rank)
+    }
+
+    /// Handles what happened on a socket.
+    pub(super) fn handle(&mut self, (rank, heard): PmiEvent) {
+        let actions = match heard {
+            Heard::Bytes(bytes) => {
+                let actions = self.server.receive(rank, &bytes);
+                if let Some(received_bytes) = self.server.stopped_within_message(rank) {
+                    self.tell_later(STALL, (rank, Heard::StallDue(received_bytes)));
+                }
+                actions
+            }
+            Heard::Closed => {
+                self.answers.remove(&rank);
+                if self.server.is_within(rank) {
+                    self.tell_later(CLOSED_PATIENCE, (rank, Heard::ClosedDue));
+                }
+                Vec::new()
+            }
+            Heard::StallDue(received_bytes) => self.server.stalled(rank, received_bytes, STALL.as_secs()),
+            Heard::ClosedDue => self.server.closed(rank, CLOSED_PATIENCE.as_secs()),
+        };
+        self.act(actions);
+    }
+
+    /// Takes what the head passes on for this server; gives back what is not.
+    pub(super) fn receive_down(&mut self, down: OobDown) -> Option<OobDown> {
+        match down {
+            OobDown::Gathered { key, blobs } if key.id.starts_with(ID_PREFIX) => {
+                let actions = self.server.gathered(&key, &blobs);
+                self.act(actions);
+            }
+            OobDown::Request { from, to, token, body } if to == Target::Node(self.node) => {
+                let body = self.server.asked(&body);
+                self.head.send(&AgentMessage::Oob(OobUp::Reply { to: from, token, body }));
+            }
+            OobDown::Reply { to, token, body } if to == Target::Node(self.node) => {
+                let actions = self.server.answered(token, &body);
+                self.act(actions);
+            }
+            other => return Some(other),
+        }
+        None
+    }
+
+    /// Takes note of a rank's end, once all that it wrote has been handled. What is wrong with it is told before the end
+    /// itself is.
+    pub(super) fn ended(&mut self, exit: &RankExit) {
+        self.answers.remove(&exit.rank);
+        if exit.status == RankStatus::Code(0) && !exit.ended_by_launcher {
+            let actions = self.server.ended_well(exit.rank);
+            self.act(actions);
+        }
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Send(rank, bytes) => {
+                    if let Some(answers) = self.answers.get(&rank) {
+                        // Its task ends when the socket does, which is heard of.
+                        let _ = answers.send(bytes);
+                    }
+                }
+                Action::Gather { key, blobs } => {
+                    self.head.send(&AgentMessage::Oob(OobUp::Gather { key, blobs }));
+                }
+                Action::Ask { node, token, body } => {
+                    let (from, to) = (Target::Node(self.node), Target::Node(node));
+                    self.head.send(&AgentMessage::Oob(OobUp::Request { from, to, token, body }));
+                }
+                Action::Abort { rank, code, reason } => {
+                    self.head.send(&AgentMessage::Oob(OobUp::Abort { rank, code, reason }));
+                }
+                Action::Broke { rank, how } => self.head.send(&AgentMessage::RankBroke { rank, how }),
+                Action::Close(rank) => drop(self.answers.remove(&rank)),
+                Action::Note(rank, what) => {
+                    self.head.send(&AgentMessage::Note(format!("rank {rank} {what}")))
+                }
+            }
+        }
+    }
+
+    fn tell_later(&self, delay: Duration, event: PmiEvent) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            // The receiver lives as long as the agent.
+            let _ = events.send(event).await;
+        });
+    }
+}
+
+/// Moves a rank's bytes until either end closes the socket. Reads as fast as the head takes what comes of it, and
+/// nothing while more than [`UNREAD_BYTES`] of answers wait for the rank.
+async fn carry(
+    rank: Rank,
+    mut socket: UnixStream,
+    mut answers: mpsc::UnboundedReceiver<Vec<u8>>,
+    head: LinkSender<AgentMessage>,
+    events: mpsc::Sender<PmiEvent>,
+) {
+    let (mut source, mut sink) = socket.split();
+    let mut unwritten: Vec<u8> = Vec::new();
+    let mut buffer = [0; READ_BYTES];
+    loop {
+        head.control_space().await;
+        tokio::select! {
+            biased;
+            answer = answers.recv() => match answer {
+                Some(answer) => unwritten.extend(answer),
+                // The server is done with it; what it answered last still gets there.
+                None => return drop(sink.write_all(&unwritten).await),
+            },
+            written = sink.write(&unwritten), if !unwritten.is_empty() => match written {
+                Ok(written_bytes) => drop(unwritten.drain(..written_bytes)),
+                Err(_) => unwritten.clear(),
+            },
+            read = source.read(&mut buffer), if unwritten.len() < UNREAD_BYTES => {
+                let heard = match read {
+                    Ok(0) | Err(_) => Heard::Closed,
+                    Ok(read_bytes) => Heard::Bytes(buffer[..read_bytes].to_vec()),
+                };
+                let is_over = matches!(heard, Heard::Closed);
+                if events.send((rank, heard)).await.is_err() || is_over {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// How long a rank may be within a message: it writes one by one call, of a few hundred bytes.
+const STALL: Duration = Duration::from_secs(10);
+/// How long a rank may go on after it closed its socket without having finalised. One that is ending needs a moment; one
+/// that goes on is waited for by others in vain.
+const CLOSED_PATIENCE: Duration = Duration::from_secs(2);
+const READ_BYTES: usize = 4 << 10;
+/// Answers that a rank has not read.
+const UNREAD_BYTES: usize = 64 << 10;

@@ -1,0 +1,64 @@
+//! What the servers of a job's nodes say to each other, inside messages of the out-of-band layer.
+
+use serde::{Deserialize, Serialize};
+
+use super::keys::Pairs;
+
+/// What the ids of PMI's allgathers begin with. No rank may contribute to one by itself.
+pub const ID_PREFIX: &str = "pmi/";
+
+/// What one server asks another. The answer is bytes that were found, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Question {
+    /// A key of a generation.
+    Key { generation: u32, key: Vec<u8> },
+    /// To remember a published name. Nothing is found where it is published already.
+    Publish { name: Vec<u8>, port: Vec<u8> },
+    /// To forget it. Nothing is found where it is not published.
+    Unpublish { name: Vec<u8> },
+    /// The port of a published name.
+    Lookup { name: Vec<u8> },
+}
+
+/// The answer's form on the wire.
+pub(super) type Answer = Option<Vec<u8>>;
+
+/// Makes bytes of a question, an answer, or the keys that a barrier takes along.
+pub(super) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    postcard::to_allocvec(message).expect("these types can always be written")
+}
+
+/// Reads what [`encode`] wrote.
+pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    let (message, rest) = postcard::take_from_bytes(bytes).ok()?;
+    rest.is_empty().then_some(message)
+}
+
+/// The id of a generation's barriers.
+pub(super) fn barrier_id(generation: u32, tag: Option<u32>) -> String {
+    match tag {
+        Some(tag) => format!("{ID_PREFIX}{generation}/{tag}"),
+        None => format!("{ID_PREFIX}{generation}"),
+    }
+}
+
+/// The generation that a barrier belongs to.
+pub(super) fn generation_of(id: &str) -> Option<u32> {
+    let rest = id.strip_prefix(ID_PREFIX)?;
+    rest.split('/').next()?.parse().ok()
+}
+
+/// The tag that a barrier was asked for with.
+pub(super) fn tag_of(id: &str) -> Option<u32> {
+    id.strip_prefix(ID_PREFIX)?.split_once('/')?.1.parse().ok()
+}
+
+/// What a rank takes along to a barrier.
+pub(super) fn blob(pairs: &Pairs) -> Vec<u8> {
+    if pairs.is_empty() { Vec::new() } else { encode(pairs) }
+}
+
+/// What a rank took along. None for bytes that no server writes.
+pub(super) fn pairs_of(blob: &[u8]) -> Option<Pairs> {
+    if blob.is_empty() { Some(Pairs::new()) } else { decode(blob) }
+}
