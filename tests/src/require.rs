@@ -24,6 +24,8 @@ pub enum Need {
     SoftEfa,
     /// Two CPUs, for ranks that are bound to one each.
     TwoCores,
+    /// MPICH 5, by `scripts/fetch-libfabric --mpich`, and a C compiler for its programs.
+    Mpich,
     /// libfabric 1.22 and MPICH 5, by `scripts/fetch-libfabric`, for soft EFA devices.
     SoftEfaPeers,
 }
@@ -38,6 +40,7 @@ impl Need {
             Need::Faketime => "faketime",
             Need::TwoCores => "cores",
             Need::SoftEfa | Need::SoftEfaPeers => "soft-efa",
+            Need::Mpich => "mpich",
         }
     }
 
@@ -57,6 +60,11 @@ impl Need {
                 (cpus < 2).then(|| "there is one CPU".to_owned())
             }
             Need::SoftEfa => libfabric_2_folder().err().or_else(soft_efa_lack),
+            Need::Mpich if !mpich_folder().exists() => Some(format!(
+                "there is no {}: run `scripts/fetch-libfabric --mpich`",
+                mpich_folder().display()
+            )),
+            Need::Mpich => lacking_command(&["gcc"]),
             Need::SoftEfaPeers => [libfabric_1_22_folder(), mpich_folder()]
                 .iter()
                 .find(|folder| !folder.exists())

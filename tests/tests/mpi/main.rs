@@ -1,0 +1,5 @@
+//! Programs that were built for MPICH, and what speaks PMI besides, under efarun.
+
+mod mpich;
+mod support;
+mod unruly;
