@@ -7,7 +7,7 @@ use efarun_wire::message::{GatherKey, Participants};
 use super::framing::{Framing, Inbox};
 use super::keys::Unsent;
 use super::peers::barrier_id;
-use super::request::{Dialect, Fault, Request};
+use super::request::{Asked, Dialect, Fault, Request};
 use super::{pmi1, pmi2};
 
 /// A rank's side of the conversation.
@@ -74,7 +74,7 @@ impl Client {
     /// # Errors
     ///
     /// What is no message.
-    pub(super) fn next_request(&mut self) -> Result<Option<(Request, Option<Vec<u8>>)>, Fault> {
+    pub(super) fn next_request(&mut self) -> Result<Option<Asked>, Fault> {
         let Some(message) = self.inbox.next_message()? else { return Ok(None) };
         let request = match self.dialect {
             Dialect::Pmi1 => (pmi1::parse(&message)?, None),

@@ -5,14 +5,14 @@
 
 use super::framing::LENGTH_BYTES;
 use super::groups::Group;
-use super::request::{Fault, Reply, Request};
+use super::request::{Asked, Fault, Reply, Request};
 
 /// Reads a message, and by what its sender's thread is told apart.
 ///
 /// # Errors
 ///
 /// What is no message, or lacks what its command needs.
-pub(super) fn parse(message: &[u8]) -> Result<(Request, Option<Vec<u8>>), Fault> {
+pub(super) fn parse(message: &[u8]) -> Result<Asked, Fault> {
     let fields = Fields::read(message).ok_or_else(|| Fault::no_message(message))?;
     let request = match fields.command {
         b"fullinit" => Request::FullInit,

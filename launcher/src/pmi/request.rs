@@ -62,6 +62,9 @@ pub(super) enum Request {
     Other { name: String },
 }
 
+/// A question, and what its asker's thread is told apart by.
+pub(super) type Asked = (Request, Option<Vec<u8>>);
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
