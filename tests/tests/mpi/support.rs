@@ -16,7 +16,7 @@ impl Program {
     /// paths of another machine in it.
     pub(crate) fn world() -> Program {
         let mpich = mpich_folder();
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder can be made");
         let path = folder.path().join("world");
         let built = Command::new("gcc")
             .args(["-O1", "-o"])
@@ -28,7 +28,7 @@ impl Program {
             .arg(format!("-Wl,-rpath,{}", mpich.join("lib").display()))
             .arg("-Wl,--allow-shlib-undefined")
             .output()
-            .unwrap();
+            .expect("gcc was required");
         assert!(built.status.success(), "gcc: {}", String::from_utf8_lossy(&built.stderr));
         Program { _folder: folder, path }
     }
