@@ -15,11 +15,14 @@ fn on_node<'a>(testbed: &'a Testbed, host: &'static str) -> Job<'a> {
     Job::on_host(testbed, host, program!("efarun-under-test")).dialect("torchrun").deadline(DEADLINE)
 }
 
-/// A key of the testbed's.
+/// A key of the testbed's. A launcher that was started before may be reading it: it never sees half of one.
 fn key(testbed: &Testbed, name: &str, digits: &str) -> PathBuf {
     let path = testbed.folder().join(name);
-    std::fs::write(&path, digits.repeat(32)).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let new = path.with_extension("new");
+    std::fs::write(&new, digits.repeat(32)).expect("the folder is the testbed's");
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))
+        .expect("the file was just written");
+    std::fs::rename(&new, &path).expect("the file was just written");
     path
 }
 
