@@ -35,7 +35,8 @@ fn launcher_after(folder: &Path, first: &str) -> PathBuf {
 /// Writes a program, and says where.
 fn executable(path: &Path, text: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(path, text).expect("the folder is the test's");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+        .expect("the file was just written");
     path.to_owned()
 }

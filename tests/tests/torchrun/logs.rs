@@ -7,9 +7,10 @@ use super::{here, run};
 /// The folder of a run's first attempt: the only one below the folder of logs.
 #[track_caller]
 fn attempt(folder: &Path, run_id: &str) -> PathBuf {
-    let runs: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let entries = std::fs::read_dir(folder).expect("logs were asked for");
+    let runs: Vec<PathBuf> = entries.map(|entry| entry.expect("the folder is the test's").path()).collect();
     let [run] = &runs[..] else { panic!("not one run but {runs:?}") };
-    let name = run.file_name().unwrap().to_str().unwrap();
+    let name = run.file_name().and_then(|name| name.to_str()).expect("the run has a name of letters");
     let suffix = name.strip_prefix(&format!("{run_id}_")).unwrap_or_else(|| panic!("{name}"));
     assert_eq!(suffix.len(), 8, "{name}");
     run.join("attempt_0")

@@ -97,9 +97,11 @@ fn a_module_is_run_as_python_does_and_a_program_without_python() {
 /// An interpreter that leaves its mark, in `FOLDER/bin/python`.
 fn marking_interpreter(folder: &Path, mark: &str) -> PathBuf {
     let path = folder.join("bin/python");
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, format!("#!/bin/sh\nINTERPRETER={mark} exec python3 \"$@\"\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::create_dir_all(path.parent().expect("it is in a folder")).expect("the folder is the test's");
+    std::fs::write(&path, format!("#!/bin/sh\nINTERPRETER={mark} exec python3 \"$@\"\n"))
+        .expect("the folder is the test's");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+        .expect("the file was just written");
     path
 }
 
