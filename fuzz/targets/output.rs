@@ -62,7 +62,7 @@ fn step(
             *now += Duration::from_millis(input.arbitrary::<u8>()?.into());
             mux.tick(*now);
         }
-        1 => mux.end(Rank(rank), stream),
+        1 => mux.push(Rank(rank), stream, &[], *now),
         _ => {
             let len = usize::from(input.arbitrary::<u8>()? % 32).min(input.len());
             let letters = RANKS_LETTERS[rank as usize];

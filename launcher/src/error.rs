@@ -58,6 +58,16 @@ pub enum LaunchError {
     /// Whoever typed the command: hosts do not do for torchrun's nodes.
     #[error(transparent)]
     Nodes(#[from] NodesError),
+    /// Whoever typed the command: something that the job is to be recorded in cannot be written.
+    #[error("{option} {subject}: {}", fragment(.source))]
+    Record {
+        /// The option.
+        option: &'static str,
+        /// The file or descriptor.
+        subject: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Whoever typed the command: ranks and slots do not fit.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -115,12 +125,14 @@ pub enum LaunchError {
         errno: i32,
     },
     /// Whoever wrote the program: a rank failed.
-    #[error("rank {rank} on {host} {} after {}", status_text(*.status), duration_text(*.ran_ms))]
+    #[error("rank {rank} on {host}{} {} after {}", gpu_text(.gpu), status_text(*.status), duration_text(*.ran_ms))]
     RankFailed {
         /// The first rank that failed, in the head's order.
         rank: Rank,
         /// Its host as written.
         host: String,
+        /// The PCI address of its GPU, where its node has any.
+        gpu: Option<String>,
         /// How it ended.
         status: RankStatus,
         /// How long it ran.
@@ -191,7 +203,8 @@ impl LaunchError {
             LaunchError::HostfileUnreadable { .. }
             | LaunchError::Hosts(_)
             | LaunchError::NoHostButThis { .. }
-            | LaunchError::OutputFiles(_) => ExitCause::Data,
+            | LaunchError::OutputFiles(_)
+            | LaunchError::Record { .. } => ExitCause::Data,
             LaunchError::Nodes(_)
             | LaunchError::Map(_)
             | LaunchError::Bind(_)
@@ -280,6 +293,10 @@ fn start_hint(call: &str, errno: i32) -> &'static str {
     }
 }
 
+fn gpu_text(gpu: &Option<String>) -> String {
+    gpu.as_ref().map_or_else(String::new, |gpu| format!(" (GPU {gpu})"))
+}
+
 fn duration_text(ran_ms: u64) -> String {
     if ran_ms < 1000 {
         format!("{ran_ms} ms")
@@ -297,12 +314,13 @@ mod tests {
         let error = LaunchError::RankFailed {
             rank: Rank(5),
             host: "node-b".to_owned(),
+            gpu: Some("0000:10:1c.0".to_owned()),
             status: RankStatus::Signal { number: 11, core: true },
             ran_ms: 3240,
         };
         assert_eq!(
             error.to_string(),
-            "rank 5 on node-b was killed by signal 11 (SIGSEGV), core dumped after 3.2 s"
+            "rank 5 on node-b (GPU 0000:10:1c.0) was killed by signal 11 (SIGSEGV), core dumped after 3.2 s"
         );
         assert_eq!(error.exit_cause().code(), 139);
     }

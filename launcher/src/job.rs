@@ -60,6 +60,12 @@ pub struct JobSpec {
     pub report_bindings: bool,
     /// `--json`: machine-readable map and final report.
     pub json: bool,
+    /// `--events`: where what happens is told as it happens.
+    pub events: Option<EventsTo>,
+    /// `--report`: the final report as JSON.
+    pub report: Option<PathBuf>,
+    /// `--junit`: the final report as JUnit's XML.
+    pub junit: Option<PathBuf>,
     /// `-v`: says what it does.
     pub verbose: bool,
     /// What the line asks for as torchrun's lines do; none for every other line.
@@ -95,6 +101,9 @@ impl Default for JobSpec {
             display_map: false,
             report_bindings: false,
             json: false,
+            events: None,
+            report: None,
+            junit: None,
             verbose: false,
             torchrun: None,
             notes: Vec::new(),
@@ -155,6 +164,8 @@ pub struct OutputSpec {
     pub timestamp: bool,
     /// `--merge-stderr-to-stdout`.
     pub merge_stderr: bool,
+    /// `--fold-output`: how long a line waits for the same line of other ranks.
+    pub fold: Option<Duration>,
     /// `--output-filename`.
     pub folder: Option<OutputFolder>,
 }
@@ -168,6 +179,24 @@ pub struct OutputFolder {
     pub by_job: bool,
     /// The terminal gets everything as well, unless `:nocopy`.
     pub copy: bool,
+}
+
+/// Where events go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventsTo {
+    /// To a file.
+    File(PathBuf),
+    /// To a descriptor that the launcher was started with.
+    Descriptor(u32),
+}
+
+impl fmt::Display for EventsTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EventsTo::File(path) => write!(f, "{}", path.display()),
+            EventsTo::Descriptor(number) => write!(f, "{number}"),
+        }
+    }
 }
 
 /// What the failure of a rank, or the loss of its node, means for the others.

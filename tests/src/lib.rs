@@ -8,6 +8,7 @@
 //! testbed that is made takes away what such a one left.
 #![deny(unsafe_code)]
 
+mod cgroup;
 pub mod echo;
 pub mod fixture;
 mod job;
@@ -16,6 +17,7 @@ mod process;
 mod require;
 mod testbed;
 
+pub use cgroup::MemoryCgroup;
 pub use job::{Job, Outcome, Running};
 pub use process::{Process, listening_port, wait_until_gone};
 pub use require::{

@@ -6,6 +6,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use crate::cgroup::MemoryCgroup;
+
 /// Something that not every machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -22,6 +24,8 @@ pub enum Need {
     /// What soft EFA devices need beside our own library: libfabric 2.5.1, the libraries that its EFA provider names,
     /// and libfabric's tools.
     SoftEfa,
+    /// A cgroup with a limit of memory.
+    MemoryCgroup,
     /// Two CPUs, for ranks that are bound to one each.
     TwoCores,
     /// MPICH 5, by `scripts/fetch-libfabric --mpich`, and a C compiler for its programs.
@@ -38,6 +42,7 @@ impl Need {
             Need::Libfabric1 | Need::Libfabric2 => "libfabric",
             Need::Shells => "shells",
             Need::Faketime => "faketime",
+            Need::MemoryCgroup => "memory-cgroup",
             Need::TwoCores => "cores",
             Need::SoftEfa | Need::SoftEfaPeers => "soft-efa",
             Need::Mpich => "mpich",
@@ -59,6 +64,7 @@ impl Need {
                 let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
                 (cpus < 2).then(|| "there is one CPU".to_owned())
             }
+            Need::MemoryCgroup => MemoryCgroup::lack(),
             Need::SoftEfa => libfabric_2_folder().err().or_else(soft_efa_lack),
             Need::Mpich if !mpich_folder().exists() => Some(format!(
                 "there is no {}: run `scripts/fetch-libfabric --mpich`",

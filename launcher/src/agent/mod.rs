@@ -19,6 +19,8 @@
 
 mod channel;
 pub(crate) mod dial;
+mod error_file;
+mod evidence;
 mod facts;
 mod farewell;
 mod introduction;

@@ -15,6 +15,8 @@ use efarun_wire::message::{
 use efarun_wire::oob::OobError;
 use efarun_wire::torchrun::StreamWay;
 
+use super::error_file::ErrorFile;
+use super::evidence::Witness;
 use super::keeper_link::KeeperLink;
 use super::launch::{self, OwnEnds};
 use super::master_port::MasterPort;
@@ -41,8 +43,11 @@ pub(super) struct Ranks {
     exits: BTreeMap<Rank, RankExit>,
     reaped: watch::Sender<bool>,
     forked: u32,
-    /// Those that have started and not ended.
+    /// Those that have started and whose end has not been reported.
     running: BTreeMap<Rank, RunningRank>,
+    witness: Witness,
+    /// Where ranks without folders write why they failed.
+    error_files: BTreeMap<Rank, ErrorFile>,
     /// Where each rank's own tools are: its PATH.
     paths: BTreeMap<Rank, Vec<u8>>,
     said_other_wdir: bool,
@@ -95,6 +100,8 @@ impl Ranks {
             reaped: watch::Sender::new(false),
             forked: 0,
             running: BTreeMap::new(),
+            witness: Witness::start(),
+            error_files: BTreeMap::new(),
             paths: BTreeMap::new(),
             said_other_wdir: false,
             wdirs: BTreeMap::new(),
@@ -145,6 +152,8 @@ impl Ranks {
         self.paths.insert(rank, path.map(|(_, path)| path.clone()).unwrap_or_default());
         if let Some(folders) = &self.folders {
             folders.complete(&mut fork_order, rank_plan.local_rank);
+        } else if let Some(file) = ErrorFile::for_rank(&mut fork_order.env) {
+            self.error_files.insert(rank, file);
         }
         let made = launch::descriptors(plan.stdin_ranks.contains(&rank), plan.merge_stderr)
             .and_then(|(fds, own)| self.redirected(rank_plan.local_rank, fds, own));
@@ -249,7 +258,7 @@ impl Ranks {
         self.forked
     }
 
-    /// The ranks that have started and not ended.
+    /// The ranks that have started and whose end has not been reported.
     pub(super) fn running(&self) -> Vec<RunningRank> {
         self.running.values().cloned().collect()
     }
@@ -276,7 +285,6 @@ impl Ranks {
                 self.head.send(&AgentMessage::SpawnFailed { rank, call, subject, errno });
             }
             KeeperReport::Exited { rank, status, ran_ms, ended_by_launcher } => {
-                self.running.remove(&rank);
                 // Whether it was in a World is known once its socket has been read to its end.
                 self.exited(RankExit { rank, status, ran_ms, ended_by_launcher, within_world: false });
             }
@@ -347,13 +355,23 @@ impl Ranks {
 
     fn report(&mut self, exit: RankExit) {
         self.pmi.ended(&exit);
+        let rank = exit.rank;
         let has_failed = exit.status != RankStatus::Code(0);
-        let local_rank = self.local_ranks.get(&exit.rank).filter(|_| has_failed);
-        let error = self.folders.as_ref().zip(local_rank).and_then(|(folders, local)| folders.error(*local));
+        let local_rank = self.local_ranks.get(&rank).filter(|_| has_failed);
+        let error = match &self.folders {
+            Some(folders) => local_rank.and_then(|local| folders.error(*local)),
+            None => self.error_files.get_mut(&rank).filter(|_| has_failed).and_then(ErrorFile::read),
+        };
         if let Some(bytes) = error {
-            self.head.send(&AgentMessage::ErrorFile { rank: exit.rank, bytes });
+            self.head.send(&AgentMessage::ErrorFile { rank, bytes });
         }
-        let within_world = self.links.is_within_world(exit.rank);
+        if let (Some(ended), false) = (self.running.remove(&rank), exit.ended_by_launcher) {
+            let clues = self.witness.clues(ended.pid, exit.status);
+            if !clues.is_empty() {
+                self.head.send(&AgentMessage::Clues { rank, clues });
+            }
+        }
+        let within_world = self.links.is_within_world(rank);
         self.head.send(&AgentMessage::Exited(RankExit { within_world, ..exit }));
     }
 

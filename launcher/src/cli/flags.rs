@@ -12,7 +12,7 @@ use super::placement::{self, BindToValue, MapByValue};
 use super::values;
 use crate::exit_code;
 use crate::hostfile;
-use crate::job::{App, DryRun, Export, JobSpec, OnFailure, OutputFolder, OutputSpec, StdinTo};
+use crate::job::{App, DryRun, EventsTo, Export, JobSpec, OnFailure, OutputFolder, OutputSpec, StdinTo};
 use crate::mapping::RankBy;
 
 /// Starts PROGRAM as ranks on hosts over SSH, wires them up, watches them, and leaves nothing behind.
@@ -227,6 +227,16 @@ struct JobFlags {
     #[arg(long, help_heading = OUTPUT)]
     merge_stderr_to_stdout: bool,
 
+    /// Show a line that several ranks write once: `[0-15] text`.
+    ///
+    /// A line waits half a second, or S seconds, for the same line of other ranks. With --tag-output the ranks stand in
+    /// the tag: `[1,0-15]<stdout>:text`. Files of --output-filename have every rank's own lines.
+    #[arg(
+        long, value_name = "S", num_args = 0..=1, require_equals = true, default_missing_value = "0.5",
+        value_parser = values::seconds, help_heading = OUTPUT,
+    )]
+    fold_output: Option<Duration>,
+
     /// Who reads standard input: a rank's number, `all` or `none`.
     ///
     /// The others find it empty. With `all` every rank gets the same bytes, as fast as the slowest takes them.
@@ -244,6 +254,30 @@ struct JobFlags {
     /// Write the map and the final report as JSON to standard output.
     #[arg(long, help_heading = OUTPUT)]
     json: bool,
+
+    /// Tell what happens, as it happens, as JSON objects, one per line: to FILE, or to a descriptor by its number.
+    ///
+    /// `--events 3 3>events.jsonl`. There are the phases of the start with their times, the map, each rank's start and
+    /// end, the first failure, hosts that are lost, and the end. docs/events.md describes each.
+    #[arg(
+        long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|text| values::events(&text)),
+        help_heading = OUTPUT,
+    )]
+    events: Option<EventsTo>,
+
+    /// Write the final report as JSON to FILE: what --json prints.
+    #[arg(
+        long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|text| values::path(&text)),
+        help_heading = OUTPUT,
+    )]
+    report: Option<PathBuf>,
+
+    /// Write the final report as JUnit's XML to FILE: a test case per rank.
+    #[arg(
+        long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|text| values::path(&text)),
+        help_heading = OUTPUT,
+    )]
+    junit: Option<PathBuf>,
 
     /// Say what is being done.
     #[arg(short = 'v', long, help_heading = OUTPUT)]
@@ -341,6 +375,7 @@ impl Flags {
                 tag: self.job.tag_output,
                 timestamp: self.job.timestamp_output,
                 merge_stderr: self.job.merge_stderr_to_stdout,
+                fold: self.job.fold_output,
                 folder: self.job.output_filename,
             },
             stdin: self.job.stdin,
@@ -354,6 +389,9 @@ impl Flags {
             display_map: self.job.display_map,
             report_bindings: self.job.report_bindings,
             json: self.job.json,
+            events: self.job.events,
+            report: self.job.report,
+            junit: self.job.junit,
             verbose: self.job.verbose,
             torchrun: None,
             notes: Vec::new(),

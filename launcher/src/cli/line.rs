@@ -138,5 +138,15 @@ impl AppLine {
 const REPEATED: &[&str] = &["--export"];
 
 /// Options whose values may be any bytes.
-const BYTES: &[&str] =
-    &["--export", "--hostfile", "--wdir", "--prefix", "--path", "--app", "--output-filename"];
+const BYTES: &[&str] = &[
+    "--export",
+    "--hostfile",
+    "--wdir",
+    "--prefix",
+    "--path",
+    "--app",
+    "--output-filename",
+    "--events",
+    "--report",
+    "--junit",
+];

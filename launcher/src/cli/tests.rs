@@ -10,7 +10,7 @@ mod programs;
 mod recipes;
 
 use crate::binding::{BindTo, Object};
-use crate::job::{DryRun, Export, OnFailure, OutputFolder, OutputSpec, StdinTo};
+use crate::job::{DryRun, EventsTo, Export, OnFailure, OutputFolder, OutputSpec, StdinTo};
 use crate::mapping::{MapBy, RankBy};
 
 #[test]
@@ -101,7 +101,7 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
          --start-timeout=9 -tag-output --dry-run=offline --oversubscribe --json -v --allow-run-as-root \
          --prefix /opt/mpi --path /a:/b --default-slots 3 --nolocal --mca btl tcp,self --timestamp-output --stdin 2 \
          --output-filename out:nojobid,nocopy --merge-stderr-to-stdout --bind-to core:overload-allowed --map-by socket:PE=2 --rank-by slot \
-         --display-map --report-bindings --grace 2.5 --on-failure continue ./prog -n 3",
+         --display-map --report-bindings --grace 2.5 --on-failure continue --events 3 --report r --junit j --fold-output ./prog -n 3",
     );
     let app = App {
         rank_count: Some(16),
@@ -129,6 +129,7 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
             tag: true,
             timestamp: true,
             merge_stderr: true,
+            fold: Some(Duration::from_millis(500)),
             folder: Some(OutputFolder { path: "out".into(), by_job: false, copy: false }),
         },
         stdin: StdinTo::Rank(efarun_wire::Rank(2)),
@@ -142,6 +143,9 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
         display_map: true,
         report_bindings: true,
         json: true,
+        events: Some(EventsTo::Descriptor(3)),
+        report: Some("r".into()),
+        junit: Some("j".into()),
         verbose: true,
         torchrun: None,
         notes: Vec::new(),

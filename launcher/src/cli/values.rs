@@ -9,7 +9,7 @@ use std::time::Duration;
 use efarun_wire::Rank;
 
 use crate::hostfile::MAX_SLOTS;
-use crate::job::{DryRun, Export, OnFailure, OutputFolder, StdinTo};
+use crate::job::{DryRun, EventsTo, Export, OnFailure, OutputFolder, StdinTo};
 use crate::mapping::MAX_RANKS;
 
 /// A number of ranks, 1 to [`MAX_RANKS`].
@@ -47,6 +47,14 @@ pub(super) fn grace(text: &str) -> Result<Duration, String> {
     }
     let wanted = "it must be a number of seconds up to an hour, such as 5 or 0.5; 0 kills at once";
     seconds(text).ok().filter(|grace| *grace <= LONGEST_GRACE).ok_or_else(|| wanted.to_owned())
+}
+
+/// Where events go: a number is a descriptor.
+pub(super) fn events(text: &OsStr) -> Result<EventsTo, String> {
+    match text.to_str().and_then(|text| text.parse().ok()) {
+        Some(number) => Ok(EventsTo::Descriptor(number)),
+        None => path(text).map(EventsTo::File),
+    }
 }
 
 /// What the failure of a rank means for the others.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use efarun_wire::Rank;
 use efarun_wire::message::Stream;
 
+use super::fold::{Fold, Folded};
 use super::line::PartialLine;
 use super::style::{self, LineStyle};
 use super::{RankFiles, Terminal};
@@ -31,6 +32,8 @@ pub struct OutputMux<O, E> {
     files_only: bool,
     lines: BTreeMap<(Rank, StreamOrder), PartialLine>,
     tails: BTreeMap<Rank, Tail>,
+    /// Where lines of several ranks are shown once.
+    fold: Option<Fold>,
 }
 
 impl<O: Write, E: Write> OutputMux<O, E> {
@@ -43,12 +46,19 @@ impl<O: Write, E: Write> OutputMux<O, E> {
             files_only: false,
             lines: BTreeMap::new(),
             tails: BTreeMap::new(),
+            fold: None,
         }
     }
 
     /// From now on, writes what ranks write to files as well, or to files only.
     pub fn set_files(&mut self, files: RankFiles, only: bool) {
         (self.files, self.files_only) = (Some(files), only);
+    }
+
+    /// From now on, shows a line that several of this many ranks write within `age` once. Unfinished lines wait for
+    /// their ends.
+    pub fn set_fold(&mut self, world_size: u32, age: Duration) {
+        self.fold = Some(Fold::of(world_size, age, self.style.merged));
     }
 
     /// Returns the terminal, for what the launcher itself has to say.
@@ -59,25 +69,33 @@ impl<O: Write, E: Write> OutputMux<O, E> {
     /// Takes bytes that a rank wrote; none means that the stream has ended. Blocks while the sink does.
     pub fn push(&mut self, rank: Rank, stream: Stream, bytes: &[u8], now: Instant) {
         if bytes.is_empty() {
-            return self.end(rank, stream);
+            self.end(rank, stream, now);
+            return self.write_folded(now);
         }
         if stream == Stream::Stderr || self.style.merged {
             self.tails.entry(rank).or_default().push(bytes);
         }
         let ready = self.lines.entry((rank, StreamOrder::of(stream))).or_default().push(bytes, now);
-        self.write(rank, stream, &ready);
+        self.write(rank, stream, &ready, now);
+        self.write_folded(now);
     }
 
     /// Writes what is left of a stream that has ended.
-    pub fn end(&mut self, rank: Rank, stream: Stream) {
+    fn end(&mut self, rank: Rank, stream: Stream, now: Instant) {
         if let Some(mut line) = self.lines.remove(&(rank, StreamOrder::of(stream))) {
             let rest = line.take();
-            self.write(rank, stream, &rest);
+            self.write(rank, stream, &rest, now);
+        }
+        if let Some(fold) = &mut self.fold {
+            fold.ended(rank, stream);
         }
     }
 
-    /// Writes unfinished lines that have waited long enough.
+    /// Writes lines that have waited long enough.
     pub fn tick(&mut self, now: Instant) {
+        if self.fold.is_some() {
+            return self.write_folded(now);
+        }
         let due = |line: &PartialLine| line.is_older_than(PARTIAL_LINE_AGE, now);
         let ready: Vec<_> = self
             .lines
@@ -86,20 +104,27 @@ impl<O: Write, E: Write> OutputMux<O, E> {
             .map(|((rank, stream), line)| (*rank, stream.stream(), line.take()))
             .collect();
         for (rank, stream, bytes) in ready {
-            self.write(rank, stream, &bytes);
+            self.write(rank, stream, &bytes, now);
         }
     }
 
-    /// Returns when [`OutputMux::tick`] should be called next; none while no line is unfinished.
+    /// Returns when [`OutputMux::tick`] should be called next; none while no line waits.
     pub fn next_tick(&self) -> Option<Instant> {
+        if let Some(fold) = &self.fold {
+            return fold.due_at();
+        }
         self.lines.values().filter_map(PartialLine::since).min().map(|since| since + PARTIAL_LINE_AGE)
     }
 
     /// Writes everything that is left, as if every stream had ended.
     pub fn finish(&mut self) {
         let streams: Vec<_> = self.lines.keys().copied().collect();
+        let now = Instant::now();
         for (rank, stream) in streams {
-            self.end(rank, stream.stream());
+            self.end(rank, stream.stream(), now);
+        }
+        while let Some(folded) = self.fold.as_mut().and_then(Fold::pop) {
+            self.show_folded(folded);
         }
     }
 
@@ -109,17 +134,38 @@ impl<O: Write, E: Write> OutputMux<O, E> {
         self.tails.get(&rank).map_or_else(Vec::new, Tail::lines)
     }
 
-    fn write(&mut self, rank: Rank, stream: Stream, bytes: &[u8]) {
+    fn write(&mut self, rank: Rank, stream: Stream, bytes: &[u8], now: Instant) {
         if let Some(files) = &mut self.files {
             let styled = styled(self.style, rank, stream, bytes, files.is_line_open(rank, stream));
             if let Some(error) = files.write(rank, stream, &styled) {
                 self.terminal.note(format!("{error}: nothing more is written there"));
             }
         }
-        if !self.files_only {
+        if let (Some(fold), false) = (&mut self.fold, self.files_only) {
+            for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+                fold.push(rank, stream, line, now);
+            }
+        } else if !self.files_only {
             let styled = styled(self.style, rank, stream, bytes, self.terminal.is_line_open_by(rank, stream));
             self.terminal.write_rank(rank, stream, &styled);
         }
+    }
+}
+
+impl<O: Write, E: Write> OutputMux<O, E> {
+    fn write_folded(&mut self, now: Instant) {
+        while let Some(folded) = self.fold.as_mut().and_then(|fold| fold.next(now)) {
+            self.show_folded(folded);
+        }
+    }
+
+    fn show_folded(&mut self, folded: Folded) {
+        let Some(first) = folded.ranks.first() else { return };
+        let mut line =
+            self.style.prefix_of_several(&folded.ranks, folded.stream, style::local_time).into_bytes();
+        line.extend_from_slice(folded.line.strip_suffix(b"\n").unwrap_or(&folded.line));
+        line.push(b'\n');
+        self.terminal.write_rank(*first, folded.stream, &line);
     }
 }
 

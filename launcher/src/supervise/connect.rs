@@ -93,6 +93,8 @@ pub struct Connected {
     pub head_address: Option<IpAddr>,
     /// The agent is a child of this process.
     pub is_here: bool,
+    /// How long it took to connect.
+    pub took: Duration,
 }
 
 /// How one host is reached.
@@ -200,7 +202,7 @@ struct Attempt {
 
 impl Attempt {
     async fn run(self) -> Result<Connected, ConnectError> {
-        let node = self.order.node;
+        let (node, began) = (self.order.node, Instant::now());
         let mut channel = self.route.spawner.start(&self.route.host, self.timeout).await?;
         let head_address = channel.head_address;
         let mut notes: Vec<String> = self.route.note.into_iter().collect();
@@ -217,7 +219,7 @@ impl Attempt {
         let Some(address) = proved else {
             self.stages.set(node, "connected");
             notes.extend((!is_here).then(|| no_address(&agent)));
-            return Ok(Connected { agent, notes, head_address: None, is_here });
+            return Ok(Connected { agent, notes, head_address: None, is_here, took: began.elapsed() });
         };
         let (agent, note) = match self.listener.listen_on(address) {
             Ok(bound) => {
@@ -234,7 +236,7 @@ impl Attempt {
         };
         self.stages.set(node, "connected");
         notes.extend(note);
-        Ok(Connected { agent, notes, head_address: Some(address), is_here: false })
+        Ok(Connected { agent, notes, head_address: Some(address), is_here: false, took: began.elapsed() })
     }
 }
 

@@ -9,11 +9,13 @@
 //! every agent has acknowledged that nothing is left; then *done*. Each phase has a deadline but running, whose
 //! deadline is the user's `--timeout`; when that is over the ranks are asked where they are before they are ended.
 
+mod interruptions;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use efarun_wire::message::{
-    AgentMessage, EventKind, HeadMessage, LaunchPlan, RankExit, RankStatus, STDIN_CREDIT_BYTES,
+    AgentMessage, Clue, EventKind, HeadMessage, LaunchPlan, RankExit, RankStatus, STDIN_CREDIT_BYTES,
 };
 use efarun_wire::oob::{Action, Member, RootHub};
 use efarun_wire::torchrun::MAX_ERROR_FILE_BYTES;
@@ -21,8 +23,10 @@ use efarun_wire::{NodeId, Rank};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::narrator::Narrator;
 use super::signals;
-use super::stacks::{self, Collection};
+use super::stacks::Collection;
+use super::status::Status;
 use super::verdict::{Failure, Verdict};
 use super::writer::{Writer, Written};
 use crate::bootstrap::{NodeEvent, NodeLink};
@@ -34,9 +38,6 @@ const REAP_PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long the agents' processes may take to go once all is reaped.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long agents may take to say that their ranks are stopped, before the launcher stops without it.
-const SUSPEND_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long others have to end too after a rank that ended with code 0 within its World. Ranks that leave together end
 /// within this time of each other; one that waits for the deserter is told well before its own patience ends.
@@ -96,6 +97,10 @@ pub struct Ended {
     pub unacknowledged: Vec<(String, Vec<i32>)>,
     /// From launch to the last acknowledgement.
     pub took: Duration,
+    /// From launch to the moment in which every rank ran, where that came.
+    pub running_after: Option<Duration>,
+    /// What speaks for causes of failures, by rank.
+    pub clues: BTreeMap<Rank, Vec<Clue>>,
     /// The ranks that did not fail were left to themselves.
     pub went_on: bool,
 }
@@ -129,7 +134,14 @@ pub struct Limits {
 }
 
 /// Runs a job whose agents are all connected, from launch to the last acknowledgement.
-pub async fn run(nodes: Vec<Node>, hub: RootHub, writer: &Writer, inputs: Inputs, limits: Limits) -> Ended {
+pub async fn run(
+    nodes: Vec<Node>,
+    hub: RootHub,
+    writer: &Writer,
+    narrator: Narrator<'_>,
+    inputs: Inputs,
+    limits: Limits,
+) -> Ended {
     let world_size = nodes.iter().map(|node| node.ranks.len() as u32).sum();
     let mut job = Job {
         states: vec![NodeState::Active; nodes.len()],
@@ -137,6 +149,10 @@ pub async fn run(nodes: Vec<Node>, hub: RootHub, writer: &Writer, inputs: Inputs
         nodes,
         hub,
         writer,
+        narrator,
+        status: Status::new(writer),
+        clues: BTreeMap::new(),
+        running_after: None,
         verdict: Verdict::new(world_size),
         phase: Phase::Starting,
         deadline: None,
@@ -161,6 +177,10 @@ struct Job<'a> {
     pids: Vec<Option<i32>>,
     hub: RootHub,
     writer: &'a Writer,
+    narrator: Narrator<'a>,
+    status: Status<'a>,
+    clues: BTreeMap<Rank, Vec<Clue>>,
+    running_after: Option<Duration>,
     verdict: Verdict,
     phase: Phase,
     /// When the present phase must be over; the user's limits are apart.
@@ -200,6 +220,7 @@ impl Job<'_> {
             let job_deadline = self.limits.job.map(|(at, _)| at).filter(|_| self.is_before_the_end());
             let stacks = self.stacks.as_ref().map(|(_, at)| *at);
             let suspending = self.suspending.as_ref().map(|(_, at)| *at);
+            let status = self.status.due_at().filter(|_| self.phase != Phase::Running);
             let stdin_open = inputs.stdin.is_some() && self.has_stdin_credit() && self.is_before_the_end();
             tokio::select! {
                 biased;
@@ -212,8 +233,10 @@ impl Job<'_> {
                 () = until(job_deadline), if job_deadline.is_some() => self.job_deadline_passed(),
                 () = until(stacks), if stacks.is_some() => self.end(),
                 () = until(suspending), if suspending.is_some() => self.suspend(),
+                () = until(status), if status.is_some() => self.show_status(),
             }
         }
+        self.status.clear();
     }
 
     fn is_before_the_end(&self) -> bool {
@@ -257,6 +280,7 @@ impl Job<'_> {
             }
             AgentMessage::RankBroke { rank, how } => self.failed(Failure::Broke { rank, how }),
             AgentMessage::Reaped { strays, .. } => {
+                self.narrator.node_reaped(node, strays);
                 self.states[node.index()] = NodeState::Reaped { strays };
                 self.nodes[node.index()].link.send(HeadMessage::Goodbye);
                 self.advance();
@@ -270,7 +294,13 @@ impl Job<'_> {
                 self.writer.note(format!("{host}: {name} to the launcher there: ending all ranks"));
                 self.failed(Failure::Interrupted { number });
             }
+            AgentMessage::Clues { rank, clues } if self.pids.len() > rank.index() => {
+                self.narrator.clues(rank, &clues);
+                self.clues.insert(rank, clues);
+            }
+            AgentMessage::Clues { .. } => {}
             AgentMessage::Stacks { rank, text } => {
+                self.narrator.stacks(rank, &text);
                 self.follow_stacks(|collection| collection.told(rank, text))
             }
             AgentMessage::Suspended => self.agent_suspended(node),
@@ -282,14 +312,22 @@ impl Job<'_> {
     fn spawned(&mut self, rank: Rank, pid: i32) {
         let Some(slot) = self.pids.get_mut(rank.index()) else { return };
         *slot = Some(pid);
+        self.narrator.rank_started(rank, pid);
         if self.phase == Phase::Starting && self.pids.iter().all(Option::is_some) {
+            self.narrator.running();
+            self.running_after = Some(self.started.elapsed());
+            self.status.clear();
             self.phase = Phase::Running;
             self.deadline = None;
         }
     }
 
     fn rank_ended(&mut self, exit: RankExit) {
+        self.narrator.rank_ended(&exit);
         let ends_the_job = self.verdict.rank_ended(exit);
+        if ends_the_job {
+            self.narrator.first_failure(&Failure::Rank(exit));
+        }
         if exit.status != RankStatus::Code(0) && !exit.ended_by_launcher {
             let cause = status_text(exit.status);
             let actions = self.hub.publish(EventKind::RankLost { rank: exit.rank, cause });
@@ -315,8 +353,14 @@ impl Job<'_> {
     }
 
     fn failed(&mut self, failure: Failure) {
-        self.verdict.failed(failure);
+        self.record(failure);
         self.end();
+    }
+
+    fn record(&mut self, failure: Failure) {
+        if self.verdict.failed(failure.clone()) {
+            self.narrator.first_failure(&failure);
+        }
     }
 
     /// Begins the end, unless it has begun: ranks are asked by TERM.
@@ -332,8 +376,10 @@ impl Job<'_> {
             self.writer.note(collection.text());
         }
         self.phase = Phase::Ending;
+        self.status.clear();
         self.deadline = Some(Instant::now() + grace + REAP_PATIENCE);
         let grace_ms = grace.as_millis() as u32;
+        self.narrator.ending(signal, grace_ms);
         for (node, state) in self.nodes.iter().zip(&self.states) {
             if *state == NodeState::Active {
                 node.link.send(HeadMessage::End { grace_ms, signal });
@@ -354,6 +400,7 @@ impl Job<'_> {
             NodeState::Gone { .. } | NodeState::Lost => return,
             NodeState::Active => {
                 *state = NodeState::Lost;
+                self.narrator.node_lost(node, &cause);
                 let actions = self.hub.member_gone(Member::Node(node), &cause);
                 self.act(actions);
                 for rank in self.nodes[node.index()].ranks.clone() {
@@ -362,7 +409,7 @@ impl Job<'_> {
                     let actions = self.hub.publish(EventKind::RankLost { rank, cause: cause.clone() });
                     self.act(actions);
                 }
-                self.verdict.failed(Failure::NodeLost { node, cause });
+                self.record(Failure::NodeLost { node, cause });
                 let goes_on = self.phase == Phase::Running && self.limits.on_failure == OnFailure::Continue;
                 if !goes_on || self.verdict.all_ended() {
                     self.end();
@@ -410,63 +457,6 @@ impl Job<'_> {
         self.failed(Failure::Aborted { rank, code, reason });
     }
 
-    fn signal(&mut self, number: i32) {
-        if number == signals::STOPPING {
-            return self.ask_to_suspend();
-        }
-        if !signals::ends_the_job(number) {
-            for node in &self.nodes {
-                node.link.send(HeadMessage::Signal { number });
-            }
-            return;
-        }
-        self.interrupts += 1;
-        match self.interrupts {
-            1 => {
-                let name = signals::name(number);
-                self.writer.note(format!("{name}: ending all ranks (again to kill them at once)"));
-                self.verdict.failed(Failure::Interrupted { number });
-                if self.is_before_the_end() {
-                    self.end_by(number, self.limits.grace);
-                }
-            }
-            2 => {
-                self.writer.note("killing all ranks (again to leave without their hosts' word)");
-                self.end_by(libc::SIGKILL, Duration::ZERO);
-            }
-            // The third leaves; who is left is listed by the report.
-            _ => self.phase = Phase::Done,
-        }
-    }
-
-    /// Has every rank stopped before this process stops itself. Once ranks are being ended there is nothing to stop.
-    fn ask_to_suspend(&mut self) {
-        let active = self.states.iter().enumerate().filter(|(_, state)| **state == NodeState::Active);
-        let awaited: BTreeSet<NodeId> = active.map(|(index, _)| NodeId(index as u32)).collect();
-        if !self.is_before_the_end() || awaited.is_empty() {
-            return signals::stop_this_process();
-        }
-        for node in &awaited {
-            self.nodes[node.index()].link.send(HeadMessage::Suspend);
-        }
-        self.suspending = Some((awaited, Instant::now() + SUSPEND_PATIENCE));
-    }
-
-    fn agent_suspended(&mut self, node: NodeId) {
-        if let Some((awaited, _)) = &mut self.suspending
-            && awaited.remove(&node)
-            && awaited.is_empty()
-        {
-            self.suspend();
-        }
-    }
-
-    /// Stops this process. Whoever lets it go on does so by CONT, which arrives here as a signal and goes to the ranks.
-    fn suspend(&mut self) {
-        self.suspending = None;
-        signals::stop_this_process();
-    }
-
     fn written(&mut self, written: Written) {
         match written {
             Written::Bytes(node, bytes) => {
@@ -494,65 +484,6 @@ impl Job<'_> {
         self.stdin_credit.values().all(|credit| *credit > 0)
     }
 
-    fn phase_deadline_passed(&mut self) {
-        match self.phase {
-            Phase::Starting => {
-                let waiting_for = self.not_yet_started();
-                self.failed(Failure::NotStartedInTime { waiting_for, limit: self.limits.start.1 });
-            }
-            Phase::Running => self.deadline = None,
-            Phase::Ending | Phase::Done => self.phase = Phase::Done,
-        }
-    }
-
-    fn job_deadline_passed(&mut self) {
-        let Some((_, limit)) = self.limits.job.take() else { return };
-        self.verdict.failed(Failure::TimedOut { limit });
-        let active = self.nodes.iter().zip(&self.states).filter(|(_, state)| **state == NodeState::Active);
-        let mut running = Vec::new();
-        for (node, _) in active {
-            let here = node.ranks.iter().copied().filter(|rank| self.is_running(*rank));
-            let known = running.len();
-            running.extend(here);
-            if running.len() > known {
-                node.link.send(HeadMessage::CollectStacks);
-            }
-        }
-        if running.is_empty() {
-            return self.end();
-        }
-        self.stacks = Some((Collection::of(running), Instant::now() + stacks::PATIENCE));
-    }
-
-    fn is_running(&self, rank: Rank) -> bool {
-        self.pids[rank.index()].is_some() && self.verdict.exits()[rank.index()].is_none()
-    }
-
-    /// Tells the collection of stacks, if there is one, what happened. Once it is complete the ranks are ended.
-    fn follow_stacks(&mut self, tell: impl FnOnce(&mut Collection)) {
-        let Some((collection, _)) = &mut self.stacks else { return };
-        tell(collection);
-        if collection.is_complete() {
-            self.end();
-        }
-    }
-
-    fn not_yet_started(&self) -> String {
-        let missing = |node: &Node| {
-            node.ranks
-                .iter()
-                .filter(|rank| self.pids[rank.index()].is_none())
-                .map(Rank::to_string)
-                .collect::<Vec<_>>()
-        };
-        let waiting =
-            self.nodes.iter().map(|node| (node, missing(node))).filter(|(_, ranks)| !ranks.is_empty());
-        let parts: Vec<String> = waiting
-            .map(|(node, ranks)| format!("{} to start rank {}", node.host, ranks.join(", ")))
-            .collect();
-        parts.join("; ")
-    }
-
     fn into_ended(self) -> Ended {
         let mut ended = Ended {
             error_files: self.error_files,
@@ -561,6 +492,8 @@ impl Job<'_> {
             acknowledged: 0,
             unacknowledged: Vec::new(),
             took: self.started.elapsed(),
+            running_after: self.running_after,
+            clues: self.clues,
             went_on: self.limits.on_failure == OnFailure::Continue,
             verdict: self.verdict,
         };

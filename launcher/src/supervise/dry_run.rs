@@ -11,12 +11,11 @@ use super::writer::Writer;
 use crate::binding::{self, RankBinding};
 use crate::env::{self, JobEnv};
 use crate::error::LaunchError;
-use crate::exit_code::ExitCause;
 use crate::job::{App, Host, JobSpec};
 use crate::mapping::{self, HostWithSlots, MapError};
 
 /// Shows what would be started.
-pub fn online(spec: &JobSpec, job: &Prepared, writer: &Writer) -> ExitCause {
+pub fn online(spec: &JobSpec, job: &Prepared, writer: &Writer) {
     let routes = job.placement.nodes.iter().zip(&job.agents);
     let routes: Vec<(String, &str)> =
         routes.map(|(place, agent)| (place.host.to_string(), agent.agent.route.as_str())).collect();
@@ -31,7 +30,6 @@ pub fn online(spec: &JobSpec, job: &Prepared, writer: &Writer) -> ExitCause {
     });
     let bindings = bindings_text(&job.bindings);
     show(spec, writer, &json, &[job.placement.to_text(), bindings, env_text(spec, &job.env)]);
-    ExitCause::Success
 }
 
 /// Shows what can be known without contacting anybody.
@@ -39,7 +37,7 @@ pub fn online(spec: &JobSpec, job: &Prepared, writer: &Writer) -> ExitCause {
 /// # Errors
 ///
 /// When ranks and slots cannot fit, or the environment is refused, as far as either is known.
-pub fn offline(spec: &JobSpec, hosts: &[Host], writer: &Writer) -> Result<ExitCause, LaunchError> {
+pub fn offline(spec: &JobSpec, hosts: &[Host], writer: &Writer) -> Result<(), LaunchError> {
     let slots: Vec<HostWithSlots> = hosts.iter().map(|host| mapping::slots_of(host.clone(), None)).collect();
     let placement = match mapping::place(&super::request(spec, hosts)?, &slots) {
         Ok(placement) => placement,
@@ -50,7 +48,7 @@ pub fn offline(spec: &JobSpec, hosts: &[Host], writer: &Writer) -> Result<ExitCa
                 hosts.join(", ")
             );
             show(spec, writer, &unknown, &[text]);
-            return Ok(ExitCause::Success);
+            return Ok(());
         }
         Err(error) => return Err(error.into()),
     };
@@ -78,7 +76,7 @@ pub fn offline(spec: &JobSpec, hosts: &[Host], writer: &Writer) -> Result<ExitCa
     });
     let doubt = "nobody was contacted: what depends on the hosts is not shown\n".to_owned();
     show(spec, writer, &json, &[placement.to_text(), env_text(spec, &env), doubt]);
-    Ok(ExitCause::Success)
+    Ok(())
 }
 
 fn binding_json(binding: &RankBinding) -> Value {

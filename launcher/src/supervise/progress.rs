@@ -1,27 +1,24 @@
 //! What the user sees while hosts are being connected.
 //!
-//! On a terminal a spinner with a count, and the slow hosts by name; elsewhere one plain line every few seconds, and
-//! none at all when connecting is quick. It writes to standard error and leaves nothing on the screen.
+//! On a terminal a line with a count, and the slow hosts by name ([`super::status`]); elsewhere one plain line every few
+//! seconds, and none at all when connecting is quick. It writes to standard error and leaves nothing on the screen.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use super::status::Status;
 use super::writer::Writer;
 
-/// Nothing is shown before this.
-const QUIET: Duration = Duration::from_millis(700);
 /// How often a plain line is written where there is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(3);
-/// How often the spinner moves.
+/// How often to look.
 const REDRAW: Duration = Duration::from_millis(100);
 
 /// Shows how far connecting has come.
 #[derive(Debug)]
 pub struct Progress<'a> {
     writer: &'a Writer,
-    bar: ProgressBar,
+    status: Status<'a>,
     started: Instant,
     next_line: Cell<Duration>,
 }
@@ -29,22 +26,15 @@ pub struct Progress<'a> {
 impl Progress<'_> {
     /// A progress that has shown nothing yet.
     pub fn new(writer: &Writer) -> Progress<'_> {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{spinner} connecting {msg}")
-            .unwrap_or(ProgressStyle::default_spinner());
-        bar.set_style(style);
-        Progress { writer, bar, started: Instant::now(), next_line: Cell::new(PLAIN_INTERVAL) }
+        let (status, started) = (Status::new(writer), Instant::now());
+        Progress { writer, status, started, next_line: Cell::new(PLAIN_INTERVAL) }
     }
 
     /// Shows the count, and what is waited for.
     pub fn connecting(&self, done: usize, all: usize, waiting_for: impl Fn() -> String) {
         let elapsed = self.started.elapsed();
-        if elapsed < QUIET {
-            return;
-        }
-        if !self.bar.is_hidden() {
-            self.bar.set_message(format!("{done}/{all} hosts; waiting for {}", waiting_for()));
-            self.bar.tick();
+        if self.writer.has_terminal() {
+            self.status.show(&format!("connecting: {done}/{all} hosts; waiting for {}", waiting_for()));
         } else if elapsed >= self.next_line.get() {
             self.next_line.set(elapsed + PLAIN_INTERVAL);
             let waiting_for = waiting_for();
@@ -61,6 +51,6 @@ impl Progress<'_> {
 
     /// Takes everything off the screen.
     pub fn connected(&self) {
-        self.bar.finish_and_clear();
+        self.status.clear();
     }
 }

@@ -4,25 +4,25 @@
 //! Given what the dispatcher found; gives text, and writes nothing.
 
 use efarun_wire::Rank;
-use efarun_wire::message::RankStatus;
-use serde_json::{Value, json};
+use efarun_wire::message::{Clue, RankStatus};
 
 use super::dispatcher::Ended;
 use super::verdict::Failure;
 use super::writer::Writer;
-use crate::error::{LaunchError, status_text};
-use crate::exit_code::ExitCause;
+use crate::binding::RankBinding;
+use crate::error::LaunchError;
 use crate::job::Host;
 use crate::mapping::Placement;
 use crate::torchrun::error_file;
 
 /// The failure that ended the job, in the words and with the exit code of every other error.
-pub fn error_of(failure: &Failure, placement: &Placement) -> LaunchError {
+pub fn error_of(failure: &Failure, placement: &Placement, bindings: &[RankBinding]) -> LaunchError {
     let host_of = |rank: Rank| placement.nodes[placement.ranks[rank.index()].node.index()].host.to_string();
     match failure.clone() {
         Failure::Rank(exit) => LaunchError::RankFailed {
             rank: exit.rank,
             host: host_of(exit.rank),
+            gpu: bindings[exit.rank.index()].gpu.clone(),
             status: exit.status,
             ran_ms: exit.ran_ms,
         },
@@ -88,6 +88,8 @@ pub fn failure_lines(error: &LaunchError, ended: &Ended, writer: &Writer) -> Vec
     | LaunchError::RankBroke { rank, .. } = error
     {
         lines.extend(error_file::lines(*rank, &ended.error_files));
+        let clues = ended.clues.get(rank).map_or(&[][..], Vec::as_slice);
+        lines.extend(clues.iter().map(clue_line));
         let last_words = writer.last_stderr(*rank);
         lines.extend(last_words.iter().map(|line| format!("  last stderr: {line}")));
         if let LaunchError::RankFailed { host, status: RankStatus::Code(127), .. } = error {
@@ -100,6 +102,13 @@ pub fn failure_lines(error: &LaunchError, ended: &Ended, writer: &Writer) -> Vec
         echoes => lines.push(format!("  {echoes} further failures followed it")),
     }
     lines
+}
+
+fn clue_line(clue: &Clue) -> String {
+    match clue {
+        Clue::OutOfMemory(text) => format!("  out of memory: {text}"),
+        Clue::GpuFault(text) => format!("  GPU fault: {text}"),
+    }
 }
 
 /// What to do about a library that the dynamic loader did not find, whose words these are.
@@ -128,34 +137,6 @@ pub fn leftovers_line(ended: &Ended, world_size: u32, node_count: usize) -> Stri
         );
     }
     line
-}
-
-/// The final report as JSON. Keys are only ever added.
-pub fn to_json(ended: &Ended, placement: &Placement, error: Option<&LaunchError>) -> Value {
-    let ranks = placement.ranks.iter().map(|place| {
-        let exit = ended.verdict.exits()[place.rank.index()];
-        json!({
-            "rank": place.rank.0,
-            "host": placement.nodes[place.node.index()].host.to_string(),
-            "status": exit.map(|exit| status_text(exit.status)),
-            "ran_ms": exit.map(|exit| exit.ran_ms),
-            "ended_by_launcher": exit.map(|exit| exit.ended_by_launcher),
-        })
-    });
-    let cause = error.map_or(ExitCause::Success, LaunchError::exit_cause);
-    json!({
-        "schema": "efarun-report/1",
-        "exit": { "cause": cause.name(), "code": cause.code() },
-        "error": error.map(ToString::to_string),
-        "echoes": ended.verdict.echoes(),
-        "deserter": ended.verdict.deserter().map(|rank| rank.0),
-        "took_ms": ended.took.as_millis() as u64,
-        "reaped": ended.reaped,
-        "strays": ended.strays,
-        "agents_gone": ended.acknowledged,
-        "unacknowledged": ended.unacknowledged.iter().map(|(host, pids)| json!({ "host": host, "pids": pids })).collect::<Vec<_>>(),
-        "ranks": ranks.collect::<Vec<_>>(),
-    })
 }
 
 #[cfg(test)]

@@ -6,12 +6,14 @@
 //! [`Written`], which the dispatcher turns into new credit. Memory is therefore bounded by nodes times credit,
 //! however much ranks write.
 
+use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use efarun_wire::message::Stream;
 use efarun_wire::{NodeId, Rank};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::output::{LineStyle, OutputMux, RankFiles, Terminal};
@@ -38,6 +40,8 @@ enum Piece {
     Note(String),
     Error(String),
     Files { files: RankFiles, only: bool },
+    Fold { world_size: u32, age: Duration },
+    Status(Option<String>),
     Tail { rank: Rank, reply: mpsc::Sender<Vec<String>> },
     Finish,
 }
@@ -47,6 +51,7 @@ enum Piece {
 pub struct Writer {
     pieces: mpsc::Sender<Piece>,
     thread: JoinHandle<()>,
+    has_terminal: bool,
 }
 
 impl Writer {
@@ -61,7 +66,7 @@ impl Writer {
         let thread = std::thread::Builder::new()
             .name("output".into())
             .spawn(move || write_until_finished(&received, style, &written))?;
-        Ok((Writer { pieces, thread }, receiver))
+        Ok((Writer { pieces, thread, has_terminal: std::io::stderr().is_terminal() }, receiver))
     }
 
     /// Writes what a rank wrote; an empty chunk means that the stream has ended.
@@ -87,6 +92,21 @@ impl Writer {
     /// From here on, writes what ranks write to files as well, or to files only.
     pub fn files(&self, files: RankFiles, only: bool) {
         self.hand(Piece::Files { files, only });
+    }
+
+    /// From here on, writes a line that several of this many ranks write once; it waits so long for the others.
+    pub fn fold(&self, world_size: u32, age: Duration) {
+        self.hand(Piece::Fold { world_size, age });
+    }
+
+    /// Whether standard error is a terminal: a line of status can be shown.
+    pub fn has_terminal(&self) -> bool {
+        self.has_terminal
+    }
+
+    /// Shows this line below everything that is written, until it is given another one, or none.
+    pub fn status(&self, text: Option<String>) {
+        self.hand(Piece::Status(text));
     }
 
     /// The last lines that a rank wrote to its standard error, oldest first.
@@ -118,33 +138,71 @@ fn write_until_finished(
     written: &UnboundedSender<Written>,
 ) {
     let mut mux = OutputMux::new(style, Terminal::process());
+    let mut status = None;
     loop {
         let piece = match mux.next_tick() {
             None => pieces.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(tick) => pieces.recv_timeout(tick.saturating_duration_since(Instant::now())),
         };
-        match piece {
-            Ok(Piece::Output { node, rank, stream, bytes }) => {
-                mux.push(rank, stream, &bytes, Instant::now());
-                let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                // The dispatcher may be over already; credit is of no use to anybody then.
-                let _ = written.send(Written::Bytes(node, len));
-                if mux.terminal().is_closed(stream) {
-                    let _ = written.send(Written::Closed);
-                }
+        let is_last = matches!(piece, Ok(Piece::Finish) | Err(RecvTimeoutError::Disconnected));
+        match (piece, &status) {
+            (Ok(Piece::Status(text)), _) => show_status(&mut status, text),
+            (piece, Some(bar)) => ProgressBar::suspend(bar, || write(&mut mux, piece, written)),
+            (piece, None) => write(&mut mux, piece, written),
+        }
+        if is_last {
+            show_status(&mut status, None);
+            return;
+        }
+    }
+}
+
+fn write<O: Write, E: Write>(
+    mux: &mut OutputMux<O, E>,
+    piece: Result<Piece, RecvTimeoutError>,
+    written: &UnboundedSender<Written>,
+) {
+    match piece {
+        Ok(Piece::Output { node, rank, stream, bytes }) => {
+            mux.push(rank, stream, &bytes, Instant::now());
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            // The dispatcher may be over already; credit is of no use to anybody then.
+            let _ = written.send(Written::Bytes(node, len));
+            if mux.terminal().is_closed(stream) {
+                let _ = written.send(Written::Closed);
             }
-            Ok(Piece::Print(text)) => mux.terminal().print(&text),
-            Ok(Piece::Note(text)) => mux.terminal().note(text),
-            Ok(Piece::Error(text)) => mux.terminal().error(text),
-            Ok(Piece::Files { files, only }) => mux.set_files(files, only),
-            Ok(Piece::Tail { rank, reply }) => {
-                // Whoever asked may have stopped waiting.
-                let _ = reply.send(mux.stderr_tail(rank));
-            }
-            Err(RecvTimeoutError::Timeout) => mux.tick(Instant::now()),
-            Ok(Piece::Finish) | Err(RecvTimeoutError::Disconnected) => {
-                mux.finish();
-                return;
+        }
+        Ok(Piece::Print(text)) => mux.terminal().print(&text),
+        Ok(Piece::Note(text)) => mux.terminal().note(text),
+        Ok(Piece::Error(text)) => mux.terminal().error(text),
+        Ok(Piece::Files { files, only }) => mux.set_files(files, only),
+        Ok(Piece::Fold { world_size, age }) => mux.set_fold(world_size, age),
+        Ok(Piece::Tail { rank, reply }) => {
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send(mux.stderr_tail(rank));
+        }
+        Err(RecvTimeoutError::Timeout) => mux.tick(Instant::now()),
+        Ok(Piece::Finish) | Err(RecvTimeoutError::Disconnected) => mux.finish(),
+        // Shown by whoever calls.
+        Ok(Piece::Status(_)) => {}
+    }
+}
+
+fn show_status(status: &mut Option<ProgressBar>, text: Option<String>) {
+    match text {
+        Some(text) => {
+            let bar = status.get_or_insert_with(|| {
+                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+                let style = ProgressStyle::with_template("{spinner} {msg}");
+                bar.set_style(style.unwrap_or(ProgressStyle::default_spinner()));
+                bar
+            });
+            bar.set_message(text);
+            bar.tick();
+        }
+        None => {
+            if let Some(bar) = status.take() {
+                bar.finish_and_clear();
             }
         }
     }

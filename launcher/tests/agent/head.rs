@@ -59,6 +59,7 @@ pub(crate) struct Seen {
     pub(crate) oob: Vec<efarun_wire::message::OobUp>,
     pub(crate) pongs: u32,
     pub(crate) suspended: bool,
+    pub(crate) clues: BTreeMap<Rank, Vec<efarun_wire::message::Clue>>,
     pub(crate) stacks: BTreeMap<Rank, String>,
     pub(crate) dialed: Option<Result<std::net::SocketAddr, efarun_wire::message::DialFailure>>,
 }
@@ -228,6 +229,7 @@ impl Head {
             AgentMessage::Oob(up) => seen.oob.push(up),
             AgentMessage::Pong { .. } => seen.pongs += 1,
             AgentMessage::Suspended => seen.suspended = true,
+            AgentMessage::Clues { rank, clues } => drop(seen.clues.insert(rank, clues)),
             AgentMessage::Stacks { rank, text } => drop(seen.stacks.insert(rank, text)),
             AgentMessage::Dialed(outcome) => seen.dialed = Some(outcome),
             AgentMessage::Facts(_) => panic!("facts come once"),

@@ -45,7 +45,18 @@ async fn a_rank_has_the_ordered_environment_and_descriptors_and_nothing_else() {
         text.strip_suffix("0\n1\n2\n3\n4\n5\n").unwrap_or_else(|| panic!("other descriptors: {text}"));
     let mut names: Vec<&str> = names.lines().filter(|name| !name.is_empty()).collect();
     names.sort_unstable();
-    assert_eq!(names, ["EFARUN_AGENT_FD", "EFARUN_JOB_ID", "EFARUN_RANK", "PATH", "PMI_FD", "WITH_BYTES"]);
+    assert_eq!(
+        names,
+        [
+            "EFARUN_AGENT_FD",
+            "EFARUN_JOB_ID",
+            "EFARUN_RANK",
+            "PATH",
+            "PMI_FD",
+            "TORCHELASTIC_ERROR_FILE",
+            "WITH_BYTES"
+        ]
+    );
 }
 
 #[tokio::test]

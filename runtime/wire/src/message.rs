@@ -193,6 +193,22 @@ pub enum AgentMessage {
         /// The file's content.
         bytes: Vec<u8>,
     },
+    /// What speaks for a cause of a rank's failure. Comes before its end.
+    Clues {
+        /// The rank.
+        rank: Rank,
+        /// A few, the likeliest cause first.
+        clues: Vec<Clue>,
+    },
+}
+
+/// Something that was seen at a rank's failure and may be its cause, with a sentence for a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Clue {
+    /// The kernel ended it, or a process beside it, for want of memory.
+    OutOfMemory(String),
+    /// A GPU had a fault, or found one in the program.
+    GpuFault(String),
 }
 
 /// The longest text of an [`AgentMessage::Stacks`].

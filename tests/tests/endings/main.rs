@@ -4,7 +4,9 @@
 
 mod failures;
 mod limits;
+mod records;
 mod signals;
+mod status;
 mod timeout;
 
 use std::path::{Path, PathBuf};

@@ -356,8 +356,19 @@ const NOT_TAKEN: &[&str] = &[
 ];
 
 /// Options whose values may be any bytes.
-const BYTES: &[&str] =
-    &["export", "hostfile", "wdir", "prefix", "path", "output-filename", "log-dir", "key-file"];
+const BYTES: &[&str] = &[
+    "export",
+    "hostfile",
+    "wdir",
+    "prefix",
+    "path",
+    "output-filename",
+    "log-dir",
+    "key-file",
+    "events",
+    "report",
+    "junit",
+];
 
 /// torchrun's own ports and times, where none are given.
 const STATIC_BACKEND: &str = "static";

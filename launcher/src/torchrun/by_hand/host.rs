@@ -363,9 +363,12 @@ async fn introduce(spec: &JobSpec, at: SocketAddr, door: &mut Door<'_>) -> Resul
         let host = host_of(&guest.hostname);
         let lost = |cause: String| ByHandError::NodeLost { host: guest.to_string(), cause };
         let Some(held) = door.held.remove(&guest.link) else { return Err(lost("it has left".to_owned())) };
+        let began = Instant::now();
         let (agent, sender) =
             guest_agent(&identity, NodeId(number), nodes, &host, held).await.map_err(lost)?;
-        connected.push(Connected { agent, notes: Vec::new(), head_address: Some(at.ip()), is_here: false });
+        let took = began.elapsed();
+        let head_address = Some(at.ip());
+        connected.push(Connected { agent, notes: Vec::new(), head_address, is_here: false, took });
         guests.push(sender);
         hosts.push(host);
     }
@@ -384,6 +387,7 @@ fn say_who_is_there(spec: &JobSpec, hosts: &[Host], ordered: &[Guest]) {
 async fn own_agent(identity: &Identity, host: &Host) -> Result<Connected, ByHandError> {
     let lost = |cause: String| ByHandError::NodeLost { host: host.to_string(), cause };
     let spawner = LocalSpawner::new(supervise::THIS_EXECUTABLE);
+    let began = Instant::now();
     let channel = spawner
         .start(host, INTRODUCTION_PATIENCE)
         .await
@@ -391,7 +395,8 @@ async fn own_agent(identity: &Identity, host: &Host) -> Result<Connected, ByHand
     let order = connect::order(identity, NodeId(0), host);
     let introduced = timeout(INTRODUCTION_PATIENCE, node_link::introduce(channel, &order)).await;
     let agent = told(introduced).map_err(lost)?;
-    Ok(Connected { agent, notes: Vec::new(), head_address: None, is_here: true })
+    let took = began.elapsed();
+    Ok(Connected { agent, notes: Vec::new(), head_address: None, is_here: true, took })
 }
 
 async fn guest_agent(
