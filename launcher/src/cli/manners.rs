@@ -10,13 +10,13 @@
 //! becomes what its row in [`super::dialect`] says.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use clap::{Arg, ArgAction};
 
 use super::CliExit;
 use super::dialect::parameters::{self, Known};
-use super::dialect::{self, ForeignFlag, Meaning, likely, open_mpi};
+use super::dialect::{self, ForeignFlag, Meaning, likely};
 use super::line::{AppLine, Given, Line};
 use super::typed::{Outcome, Typed};
 
@@ -121,7 +121,7 @@ impl Cutter<'_> {
         attached: Option<&OsStr>,
         words: &mut impl Iterator<Item = OsString>,
     ) -> Result<(), CliExit> {
-        let row = std::str::from_utf8(name).ok().and_then(|name| dialect::find(open_mpi::FLAGS, name));
+        let row = std::str::from_utf8(name).ok().and_then(dialect::find);
         let Some(row) = row else { return Err(self.unknown(word, name)) };
         let spelling = word.display().to_string();
         let (spelling, values) = take_values(row, spelling, attached, words)?;
@@ -131,6 +131,10 @@ impl Cutter<'_> {
         match (row.meaning, &values[..]) {
             (Meaning::Parameter(prefix), [name, value]) => {
                 self.parameter(&mut target, prefix, name, value)?
+            }
+            (Meaning::Variable, [name, value]) => {
+                let word = [b"--export=", name.as_bytes(), b"=", value.as_bytes()].concat();
+                self.give(&mut target, OsString::from_vec(word))?;
             }
             (meaning, values) => {
                 let value = values.first().map_or(OsStr::new(""), OsString::as_os_str);
@@ -176,7 +180,14 @@ impl Cutter<'_> {
             Meaning::Refused(hint) => {
                 Err(CliExit::NotTaken { option: target.typed.to_owned(), hint: hint.to_owned() })
             }
-            Meaning::Parameter(_) => unreachable!("only an option with two values is a parameter"),
+            Meaning::Each(words) => value
+                .as_bytes()
+                .split(|byte| *byte == b',')
+                .flat_map(|word| dialect::filled(words, OsStr::from_bytes(word)))
+                .try_for_each(|word| self.give(target, word)),
+            Meaning::Parameter(_) | Meaning::Variable => {
+                unreachable!("only an option with two values is a parameter or a variable")
+            }
         }
     }
 
@@ -328,8 +339,7 @@ impl Cutter<'_> {
             .get_arguments()
             .flat_map(|arg| arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default()));
         let longs: Vec<&str> = longs.filter(|long| long.len() > 1).collect();
-        let foreign =
-            open_mpi::FLAGS.iter().flat_map(|flag| flag.names).copied().filter(|name| name.len() > 1);
+        let foreign = dialect::flags().flat_map(|flag| flag.names).copied().filter(|name| name.len() > 1);
         let suggestion = likely(name, longs.into_iter().chain(foreign)).map(|long| format!("--{long}"));
         let option = option.split('=').next().unwrap_or_default().to_owned();
         CliExit::UnknownOption { option, suggestion }

@@ -6,6 +6,7 @@
 //!
 //! Not here: options of efarun's own, whose sentences are the help.
 
+pub(super) mod hydra;
 pub(super) mod open_mpi;
 pub(super) mod parameters;
 
@@ -33,6 +34,10 @@ pub(super) enum Meaning {
     List(&'static [ListWord]),
     /// Two values, a parameter's name and value. Ranks get it in a variable whose name begins with this.
     Parameter(&'static str),
+    /// Two values, a variable's name and value.
+    Variable,
+    /// A list with commas; these words for each word of it.
+    Each(&'static [&'static str]),
     /// Nothing changes, and this is why; said by `--verbose`.
     NoDifference(&'static str),
     /// As [`Meaning::NoDifference`] for a value that is true; one that is false is not acted on, and that is said.
@@ -52,9 +57,14 @@ pub(super) struct ListWord {
     pub(super) meaning: Meaning,
 }
 
+/// Every option of other launchers. No name is there twice.
+pub(super) fn flags() -> impl Iterator<Item = &'static ForeignFlag> {
+    open_mpi::FLAGS.iter().chain(hydra::FLAGS)
+}
+
 /// Finds a row by an option's name without dashes.
-pub(super) fn find<'a>(table: &'a [ForeignFlag], name: &str) -> Option<&'a ForeignFlag> {
-    table.iter().find(|flag| flag.names.contains(&name))
+pub(super) fn find(name: &str) -> Option<&'static ForeignFlag> {
+    flags().find(|flag| flag.names.contains(&name))
 }
 
 /// Writes a row's words with this value.
@@ -99,14 +109,14 @@ mod tests {
 
     /// Every row of every table, with the words that it may write.
     fn rows() -> impl Iterator<Item = (&'static [&'static str], Meaning)> {
-        let flags = open_mpi::FLAGS.iter().map(|flag| (flag.names, flag.meaning));
+        let flags = flags().map(|flag| (flag.names, flag.meaning));
         let parameters = parameters::PARAMETERS.iter().map(|row| (row.names, row.meaning));
         flags.chain(parameters)
     }
 
     fn words(meaning: Meaning) -> Vec<&'static str> {
         match meaning {
-            Meaning::Means(words) | Meaning::Switch(words) => words.to_vec(),
+            Meaning::Means(words) | Meaning::Switch(words) | Meaning::Each(words) => words.to_vec(),
             Meaning::List(list) => list.iter().flat_map(|word| words(word.meaning)).collect(),
             _ => Vec::new(),
         }
@@ -133,7 +143,7 @@ mod tests {
     fn no_name_is_in_a_table_twice_or_an_option_of_efaruns() {
         let command = crate::cli::definition();
         let mut seen = std::collections::BTreeSet::new();
-        for name in open_mpi::FLAGS.iter().flat_map(|flag| flag.names) {
+        for name in flags().flat_map(|flag| flag.names) {
             assert!(seen.insert(name), "{name} is there twice");
             let is_taken = |arg: &clap::Arg| {
                 arg.get_long() == Some(name)

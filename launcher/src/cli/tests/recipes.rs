@@ -45,6 +45,10 @@ const RECIPES: &[(&str, &str)] = &[
     ),
     ("nccl-tests' README", "-np 64 -N 8 ./build/all_reduce_perf -b 8 -e 8G -f 2 -g 1"),
     (
+        "MPICH's and Intel MPI's mpiexec",
+        "-f hosts -ppn 4 -n 8 -genv I_MPI_DEBUG 5 -genvlist A,B -launcher ssh -l -disable-auto-cleanup ./p",
+    ),
+    (
         "mpirun 5's spellings",
         "--np 4 --prtemca prte_keep_fqdn_hostnames 1 --runtime-options donotlaunch --output tag ./p",
     ),
