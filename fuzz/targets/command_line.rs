@@ -4,7 +4,9 @@
 #![no_main]
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
 use efarun::cli::{Command, Surroundings, parse};
 use efarun::job::{App, Export};
@@ -16,7 +18,12 @@ fuzz_target!(|input: &[u8]| {
     let file = words.pop().unwrap_or_default().into_vec();
     let env: Vec<(OsString, OsString)> = words.iter().filter_map(variable).collect();
     words.retain(|word| variable(word).is_none());
-    let around = Surroundings { env: &env, read: &|_| Ok(file.clone()) };
+    // A configuration file is read where a variable names one; the machine's has nothing to say.
+    let read = |path: &Path| match path.to_str() {
+        Some("/etc/efarun/config.toml") => Err(ErrorKind::NotFound.into()),
+        _ => Ok(file.clone()),
+    };
+    let around = Surroundings { env: &env, read: &read };
     let from_file =
         words.iter().any(|word| word.as_bytes().ends_with(b"-app") || word.as_bytes().contains(&b'='));
     match parse(words.clone(), around) {

@@ -29,7 +29,7 @@ pub mod spawn;
 pub mod supervise;
 pub mod torchrun;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use crate::exit_code::ExitCause;
@@ -41,19 +41,20 @@ use crate::output::Terminal;
 /// builds of the launcher, come before the command line is parsed, and are in no help.
 pub fn main_impl() -> ExitCode {
     let mut args = std::env::args_os();
-    let dialect = args.next().and_then(|name| cli::dialect_of(&name));
+    let name = args.next().unwrap_or_default();
+    let dialect = cli::dialect_of(&name);
     match args.next() {
         Some(word) if word == agent::ARGUMENT => agent::agent_main(),
         Some(word) if word == keeper::ARGUMENT => keeper::keeper_main(),
-        first => head_main(dialect.into_iter().chain(first).chain(args)).into(),
+        first => head_main(&name, dialect.into_iter().chain(first).chain(args)).into(),
     }
 }
 
-fn head_main(args: impl Iterator<Item = OsString>) -> ExitCause {
+fn head_main(name: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCause {
     let mut terminal = Terminal::process();
     let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let around = cli::Surroundings { env: &env, read: &|path| std::fs::read(path) };
-    let spec = match cli::parse(args, around) {
+    let spec = match cli::parse_called(name, args, around) {
         Ok(cli::Command::Run(spec)) => *spec,
         Ok(cli::Command::Print(text)) => {
             terminal.print(&text);

@@ -115,6 +115,16 @@ pub enum CliExit {
         /// What is wrong with it.
         problem: Box<CliExit>,
     },
+    /// A configuration file cannot be followed.
+    #[error("{}{}: {problem}", .file.display(), if *.line > 0 { format!(":{line}") } else { String::new() })]
+    ConfigFile {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1; 0 where it is the file as a whole.
+        line: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A subcommand without what it is about.
     #[error("{problem}")]
     Subcommand {

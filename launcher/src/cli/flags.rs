@@ -27,7 +27,7 @@ use crate::mapping::RankBy;
     version,
     disable_help_flag = true,
     disable_version_flag = true,
-    override_usage = "efarun [OPTIONS] PROGRAM [ARGS]… [: [OPTIONS] PROGRAM [ARGS]…]…\n       efarun torchrun [OPTIONS] SCRIPT [ARGS]…\n       efarun translate mpirun MPIRUN'S LINE\n       efarun hosts HOSTS [--to openmpi|mpich|slurm|json]\n       efarun variables",
+    override_usage = "efarun [OPTIONS] PROGRAM [ARGS]… [: [OPTIONS] PROGRAM [ARGS]…]…\n       efarun torchrun [OPTIONS] SCRIPT [ARGS]…\n       efarun translate mpirun MPIRUN'S LINE\n       efarun hosts HOSTS [--to openmpi|mpich|slurm|json]\n       efarun variables\n       efarun config | completions bash|zsh|fish | man",
     max_term_width = 100,
     args_override_self = false
 )]
@@ -407,12 +407,16 @@ pub(super) fn app_options() -> Vec<String> {
 
 /// Returns the definitions in the form that [`super::manners`] reads and clap parses with.
 pub(super) fn command() -> clap::Command {
-    let mut command = Flags::command()
-        .no_binary_name(true)
-        .after_help(EXAMPLES)
-        .after_long_help(format!("{EXAMPLES}\n\nExit codes:\n{}", exit_code::table_text()));
+    let mut command = described().no_binary_name(true);
     command.build();
     command
+}
+
+/// Returns the definitions with what is said below them.
+pub(super) fn described() -> clap::Command {
+    Flags::command()
+        .after_help(EXAMPLES)
+        .after_long_help(format!("{EXAMPLES}\n\n{DEFAULTS}\n\nExit codes:\n{}", exit_code::table_text()))
 }
 
 /// Returns the help or version text, if the line asks for one.
@@ -434,6 +438,11 @@ const PROGRAM: &str = "What the program gets";
 const OUTPUT: &str = "What is shown";
 const LIMITS: &str = "Limits";
 const ABOUT: &str = "Help";
+
+const DEFAULTS: &str = "\
+Defaults:
+  EFARUN_START_TIMEOUT=120 sets --start-timeout where the line does not, and so for every option; so does a line
+  `start-timeout = 120` of ~/.config/efarun/config.toml or /etc/efarun/config.toml. `efarun config` shows what holds.";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -7,9 +7,12 @@
 //! `flags` has one item per option of efarun's with its help; `dialect` has other launchers' options as tables of data;
 //! `manners` cuts the line into options and programs and brings options into the one form that clap reads;
 //! `translate` says what became of each, `hosts` converts lists of hosts, and `efarun variables` prints what the
-//! environment's table says. `torchrun` is apart from these: torchrun's lines have other manners. Pure: nobody is
-//! contacted, and the one file that a line may name (`--app`) is read by whoever calls.
+//! environment's table says; `config` has defaults of the user's own, `completions` what shells and `man` read.
+//! `torchrun` is apart from these: torchrun's lines have other manners. Pure: nobody is contacted, and files that a line
+//! may name (`--app`), or that hold defaults, are read by whoever calls.
 
+mod completions;
+mod config;
 mod dialect;
 mod error;
 mod flags;
@@ -63,25 +66,39 @@ pub struct Surroundings<'a> {
 /// # Errors
 /// The first word that is wrong.
 pub fn parse(args: impl IntoIterator<Item = OsString>, around: Surroundings<'_>) -> Result<Command, CliExit> {
+    parse_called(OsStr::new("efarun"), args, around)
+}
+
+/// Parses the words after the name by which the launcher was called. By mpirun's or mpiexec's names it has no
+/// subcommands: a program may be called `hosts`.
+///
+/// # Errors
+/// The first word that is wrong.
+pub fn parse_called(
+    name: &OsStr,
+    args: impl IntoIterator<Item = OsString>,
+    around: Surroundings<'_>,
+) -> Result<Command, CliExit> {
     let command = flags::command();
     let app_options = flags::app_options();
     let cutter = Cutter { command: &command, app_options: &app_options };
     let mut words = args.into_iter().peekable();
-    if let Some(word) = words.next_if(|word| word == translate::SUBCOMMAND) {
-        return translate::translate(&cutter, &word, words).map(Command::Print);
+    let has_subcommands = !Path::new(name).file_name().is_some_and(translate::is_a_launchers);
+    let subcommand = words.next_if(|word| has_subcommands && SUBCOMMANDS.iter().any(|known| word == known));
+    if let Some(word) = subcommand {
+        return match word.to_str().unwrap_or_default() {
+            hosts::SUBCOMMAND => hosts::convert(words, around),
+            config::SUBCOMMAND => config::show(&command, words, around),
+            completions::SUBCOMMAND => completions::completions(words),
+            completions::MAN_SUBCOMMAND => {
+                takes_nothing(completions::MAN_SUBCOMMAND, words).and_then(|()| completions::man())
+            }
+            VARIABLES => takes_nothing(VARIABLES, words).map(|()| env::variables_document()),
+            _ => translate::translate(&cutter, &word, words),
+        }
+        .map(Command::Print);
     }
-    if words.next_if(|word| word == VARIABLES).is_some() {
-        return match words.next() {
-            None => Ok(Command::Print(env::variables_document())),
-            Some(word) => Err(CliExit::Subcommand {
-                problem: format!("`efarun {VARIABLES}` takes nothing, and `{}` is something", word.display()),
-            }),
-        };
-    }
-    if words.next_if(|word| word == hosts::SUBCOMMAND).is_some() {
-        return hosts::convert(words, around).map(Command::Print);
-    }
-    if words.next_if(|word| word == torchrun::SUBCOMMAND).is_some() {
+    if words.next_if(|word| has_subcommands && word == torchrun::SUBCOMMAND).is_some() {
         return torchrun::parse(words, around);
     }
     let mut line = cutter.cut(words)?;
@@ -94,11 +111,29 @@ pub fn parse(args: impl IntoIterator<Item = OsString>, around: Surroundings<'_>)
     if let Some(file) = line.value_of("--app").map(OsStr::to_owned) {
         add_app_file(&cutter, &mut line, Path::new(&file), around)?;
     }
+    config::add(&command, &app_options, &mut line, around)?;
     let mut job = into_job(&command, &line)?;
     if !is_within_a_rank(around.env) {
         find_hosts(&mut job, around.env);
     }
     Ok(Command::Run(Box::new(job)))
+}
+
+/// The words that ask for something else than a job.
+const SUBCOMMANDS: [&str; 6] = [
+    translate::SUBCOMMAND,
+    hosts::SUBCOMMAND,
+    config::SUBCOMMAND,
+    completions::SUBCOMMAND,
+    completions::MAN_SUBCOMMAND,
+    VARIABLES,
+];
+
+fn takes_nothing(subcommand: &str, mut words: impl Iterator<Item = OsString>) -> Result<(), CliExit> {
+    words.next().map_or(Ok(()), |word| {
+        let problem = format!("`efarun {subcommand}` takes nothing, and `{}` is something", word.display());
+        Err(CliExit::Subcommand { problem })
+    })
 }
 
 /// Takes the hosts that the environment names, where nothing else names any.

@@ -60,6 +60,11 @@ fn torchruns_words(launcher: &OsStr, words: &mut impl Iterator<Item = OsString>)
     TORCHRUNS_MODULES.iter().any(|known| module == *known).then(|| words.collect())
 }
 
+/// Whether another launcher of the same dialect has this name.
+pub(super) fn is_a_launchers(name: &OsStr) -> bool {
+    name != "efarun" && LAUNCHERS.iter().any(|known| *known == name)
+}
+
 /// The line for efarun, quoted for a shell.
 fn equivalent(line: &Line) -> String {
     let mut words = vec!["efarun".to_owned()];
@@ -137,7 +142,7 @@ fn meaning(command: &clap::Command, words: &str, outcome: &Outcome) -> String {
 }
 
 /// The launchers whose lines are understood.
-const LAUNCHERS: &[&str] = &["mpirun", "mpiexec", "orterun", "prterun", "efarun"];
+const LAUNCHERS: &[&str] = &["mpirun", "mpiexec", "mpiexec.hydra", "orterun", "prterun", "efarun"];
 
 /// What `python -m` runs as torchrun.
 const TORCHRUNS_MODULES: &[&str] = &["torch.distributed.run", "torch.distributed.launch"];

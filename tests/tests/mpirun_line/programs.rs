@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use efarun_tests::{Need, Testbed, program, require};
+use efarun_tests::{Job, Need, Testbed, program, require};
 
 use super::{NO_ARGS, echoes, here, hosts, on, words};
 
@@ -154,4 +154,28 @@ fn nolocal_leaves_this_machine_out() {
     };
     assert_eq!(hosts(&echoes(&job("localhost:2,h1"))), ["h1"]);
     job("localhost").assert_code(65).assert_says(&["--nolocal leaves no host"]);
+}
+
+#[test]
+fn installed_as_mpirun_or_mpiexec_it_has_no_subcommands_and_takes_their_options() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("hosts");
+    std::fs::write(&program, "#!/bin/sh\necho \"$A $B\"\n").unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("PATH={}:/usr/bin:/bin", folder.path().display());
+    for (name, options) in [
+        ("mpirun", "-n 2 --oversubscribe -x A=1 -x B=2"),
+        ("mpiexec", "-n 2 --oversubscribe -l -genv A 1 -env B 2"),
+    ] {
+        let launcher = folder.path().join(name);
+        symlink(program!("efarun-under-test"), &launcher).unwrap();
+        let outcome = Job::here(&launcher)
+            .options(["-x", &path])
+            .options(words(options))
+            .program("hosts".as_ref(), NO_ARGS)
+            .run();
+        outcome.assert_code(0);
+        assert_eq!(outcome.stdout().matches("1 2\n").count(), 2, "{}", outcome.shown());
+        assert_eq!(outcome.stdout().contains("[1,1]<stdout>:"), name == "mpiexec", "{}", outcome.shown());
+    }
 }
