@@ -1,8 +1,8 @@
 //! Identical lines of several ranks, as one.
 //!
 //! A [`Fold`] is given whole lines, and gives them back with the ranks that have written each. A line waits until every
-//! rank that still writes has written it too, or for a time that is given; it leaves only after those before it, so that each
-//! rank's lines keep their order. What waits is bounded by [`FOLD_BYTES`]: beyond it the oldest leave early.
+//! rank that still writes has written it too, or for a time that is given; it leaves only after those before it, so that the
+//! lines of each of a rank's streams keep their order. What waits is bounded by [`FOLD_BYTES`]: beyond it the oldest leave early.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -29,8 +29,8 @@ pub(super) struct Fold {
     waiting: VecDeque<(u64, Instant, Folded)>,
     /// Where a line waits.
     places: HashMap<(Stream, Vec<u8>), BTreeSet<u64>>,
-    /// The place of each rank's last line, also where that has left.
-    last: HashMap<Rank, u64>,
+    /// The place of each stream's last line, also where that has left.
+    last: HashMap<(Rank, Stream), u64>,
     /// The place of the last that has left.
     left: u64,
     bytes: usize,
@@ -55,14 +55,17 @@ impl Fold {
 
     /// Takes a line of a rank's.
     pub(super) fn push(&mut self, rank: Rank, stream: Stream, line: &[u8], now: Instant) {
-        // Behind the rank's own last line, or its lines would change places.
-        let after = self.last.get(&rank).copied().unwrap_or(0).max(self.left);
+        // Behind the stream's own last line, or its lines would change places. The two streams of a rank arrive in any
+        // order, in which no two ranks need agree; a line that nobody has written yet stands behind both.
+        let last = |stream| self.last.get(&(rank, stream)).copied().unwrap_or(0).max(self.left);
+        let after = last(stream);
+        let after_both = last(Stream::Stdout).max(last(Stream::Stderr));
         let key = (stream, line.to_vec());
         let known = self.places.get(&key).and_then(|places| places.range(after + 1..).next().copied());
-        let place = known.unwrap_or_else(|| self.insert(after, key, now));
+        let place = known.unwrap_or_else(|| self.insert(after_both, key, now));
         let index = self.waiting.partition_point(|(known, ..)| *known < place);
         self.waiting[index].2.ranks.insert(rank);
-        self.last.insert(rank, place);
+        self.last.insert((rank, stream), place);
     }
 
     /// Puts a line that nobody has written yet right behind this place, where what follows can still be joined; at the end,
@@ -156,6 +159,16 @@ mod tests {
         let folded = fold.next(now).unwrap();
         assert_eq!((folded.ranks.len(), &folded.line[..]), (3, &b"hello\n"[..]));
         assert_eq!((fold.next(now), fold.due_at(), fold.bytes, fold.places.len()), (None, None, 0, 0));
+    }
+
+    #[test]
+    fn the_order_of_two_streams_keeps_no_line_from_being_one() {
+        let (mut fold, now) = (Fold::of(2, AGE, false), Instant::now());
+        fold.push(Rank(0), Stream::Stdout, b"bye\n", now);
+        fold.push(Rank(0), Stream::Stderr, b"oops\n", now);
+        fold.push(Rank(1), Stream::Stderr, b"oops\n", now);
+        fold.push(Rank(1), Stream::Stdout, b"bye\n", now);
+        assert_eq!(all(&mut fold), [(vec![0, 1], "bye\n".to_owned()), (vec![0, 1], "oops\n".to_owned())]);
     }
 
     #[test]
