@@ -22,6 +22,7 @@ pub mod hostfile;
 pub mod job;
 pub mod keeper;
 pub mod link_io;
+pub mod linkage;
 pub mod mapping;
 pub mod output;
 pub mod pmi;
