@@ -28,6 +28,8 @@ pub(super) enum Heard {
     StallDue(u64),
     /// [`CLOSED_PATIENCE`] has passed since it closed its socket.
     ClosedDue,
+    /// [`MISSING_PATIENCE`] has passed since a rank was missing after this one's doing.
+    MissingDue,
 }
 
 pub(super) type PmiEvent = (Rank, Heard);
@@ -41,6 +43,8 @@ pub(super) struct PmiLinks {
     answers: BTreeMap<Rank, mpsc::UnboundedSender<Vec<u8>>>,
     head: LinkSender<AgentMessage>,
     events: mpsc::Sender<PmiEvent>,
+    /// [`Heard::MissingDue`] is on its way.
+    waits_for_missing: bool,
 }
 
 impl PmiLinks {
@@ -53,7 +57,7 @@ impl PmiLinks {
     ) -> PmiLinks {
         let ranks = plan.ranks.iter().map(|rank| (rank.rank, rank.app));
         let server = Server::new(job, plan.node, plan.map.clone(), ranks);
-        PmiLinks { node: plan.node, server, answers: BTreeMap::new(), head, events }
+        PmiLinks { node: plan.node, server, answers: BTreeMap::new(), head, events, waits_for_missing: false }
     }
 
     /// Takes a rank's socket over.
@@ -86,9 +90,14 @@ impl PmiLinks {
                 Vec::new()
             }
             Heard::StallDue(received_bytes) => self.server.stalled(rank, received_bytes, STALL.as_secs()),
+            Heard::MissingDue => {
+                self.waits_for_missing = false;
+                self.server.missed()
+            }
             Heard::ClosedDue => self.server.closed(rank, CLOSED_PATIENCE.as_secs()),
         };
         self.act(actions);
+        self.watch_for_missing(rank);
     }
 
     /// Takes what the head passes on for this server; gives back what is not.
@@ -118,6 +127,14 @@ impl PmiLinks {
         if exit.status == RankStatus::Code(0) && !exit.ended_by_launcher {
             let actions = self.server.ended_well(exit.rank);
             self.act(actions);
+            self.watch_for_missing(exit.rank);
+        }
+    }
+
+    fn watch_for_missing(&mut self, rank: Rank) {
+        if !self.waits_for_missing && self.server.misses_a_rank() {
+            self.waits_for_missing = true;
+            self.tell_later(MISSING_PATIENCE, (rank, Heard::MissingDue));
         }
     }
 
@@ -203,6 +220,9 @@ const STALL: Duration = Duration::from_secs(10);
 /// How long a rank may go on after it closed its socket without having finalised. One that is ending needs a moment; one
 /// that goes on is waited for by others in vain.
 const CLOSED_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a rank may have ended without what another of its node has begun. A library waits in shared memory for the ranks
+/// of its node, which no server sees.
+const MISSING_PATIENCE: Duration = Duration::from_secs(2);
 const READ_BYTES: usize = 4 << 10;
 /// Answers that a rank has not read.
 const UNREAD_BYTES: usize = 64 << 10;

@@ -184,6 +184,33 @@ impl Server {
         actions
     }
 
+    /// Whether a rank of this node has ended with code 0 outside of the generation that another one is in, which may wait
+    /// for it without saying so: in shared memory.
+    pub fn misses_a_rank(&self) -> bool {
+        !self.has_named_missing && self.missing().is_some()
+    }
+
+    /// Takes note that a rank has been missing for a time in which programs that do not need each other would be through.
+    pub fn missed(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.misses_a_rank()
+            && let Some((rank, waiting)) = self.missing()
+        {
+            self.name_missing(rank, waiting, &mut actions);
+        }
+        actions
+    }
+
+    /// A rank that is missing, and one that is within its generation.
+    fn missing(&self) -> Option<(Rank, Rank)> {
+        let within = |(_, client): &(&Rank, &Client)| client.phase == Phase::Within && !client.is_closed;
+        let (waiting, generation) =
+            self.clients.iter().find(within).map(|(rank, client)| (*rank, client.generation))?;
+        let is_missing = |(_, client): &(&Rank, &Client)| client.has_ended && client.generation <= generation;
+        let (rank, _) = self.clients.iter().find(is_missing)?;
+        Some((*rank, waiting))
+    }
+
     /// Handles the result of an allgather.
     pub fn gathered(&mut self, key: &GatherKey, blobs: &[(Rank, Vec<u8>)]) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -394,13 +421,17 @@ impl Server {
             Some((*rank, waiting[0].rank))
         });
         if let Some((rank, waiting)) = missing {
-            self.has_named_missing = true;
-            let how = match self.has_initialised(rank) {
-                true => format!("ended with code 0 after MPI_Finalize, where rank {waiting} waits for it"),
-                false => format!("ended with code 0 without MPI_Init, where rank {waiting} waits for it"),
-            };
-            actions.push(Action::Broke { rank, how });
+            self.name_missing(rank, waiting, actions);
         }
+    }
+
+    fn name_missing(&mut self, rank: Rank, waiting: Rank, actions: &mut Vec<Action>) {
+        self.has_named_missing = true;
+        let how = match self.has_initialised(rank) {
+            true => format!("ended with code 0 after MPI_Finalize, where rank {waiting} waits for it"),
+            false => format!("ended with code 0 without MPI_Init, where rank {waiting} waits for it"),
+        };
+        actions.push(Action::Broke { rank, how });
     }
 
     fn at_name_keeper(

@@ -44,10 +44,15 @@ fn mpich_programs_that_fail_are_told_and_leave_nothing() {
     require!(Need::Mpich, Need::Testbed);
     let program = Program::world();
     let testbed = Testbed::up(2);
-    let cases: [(&[&str], i32, &str); 3] = [
+    let cases: [(&[&str], i32, &str); 4] = [
         (&["2", "abort", "3", "7"], 7, "rank 3 on h2 aborted the job with code 7: "),
         (&["2", "crash", "2"], 139, "rank 2 on h2 was killed by signal 11 (SIGSEGV)"),
         (&["2", "leave", "1"], 1, "rank 1 on h1 ended with code 0 after MPI_Init and without MPI_Finalize"),
+        (
+            &["2", "absent", "1"],
+            1,
+            "rank 1 on h1 ended with code 0 without MPI_Init, where rank 0 waits for it",
+        ),
     ];
     for (args, code, sentence) in cases {
         let job = Job::on(&testbed, program!("efarun-under-test")).options(["-H", "h1:2,h2:2"]);
