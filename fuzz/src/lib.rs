@@ -5,6 +5,8 @@
 //! from, `dictionaries/` the words of its language; `scripts/fuzz` builds and runs them. An input that was found to
 //! break something becomes a test beside the code that it broke.
 
+pub mod pmi;
+
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;

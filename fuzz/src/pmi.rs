@@ -1,0 +1,122 @@
+//! A job of two nodes with two ranks each, whose PMI servers are joined by the head's own hub.
+
+use efarun::pmi::{Action, Server};
+use efarun_wire::message::{JobMap, MappedNode, OobDown, OobUp, Target};
+use efarun_wire::oob::{Action as HubAction, Hub, Member, RootHub};
+use efarun_wire::{JobId, NodeId, Rank};
+
+/// The servers, and what they have answered.
+#[derive(Debug)]
+pub struct PmiJob {
+    head: RootHub,
+    servers: [Server; 2],
+    /// All that was written to each rank's socket.
+    pub answers: [Vec<u8>; 4],
+    is_closed: [bool; 4],
+}
+
+impl PmiJob {
+    /// A job of which no rank has said anything.
+    ///
+    /// # Panics
+    ///
+    /// When a new hub does not take its own members in.
+    pub fn new() -> PmiJob {
+        let ranks = |node: u32| vec![Rank(2 * node), Rank(2 * node + 1)];
+        let mut head = Hub::for_head([0, 1].map(|node| (NodeId(node), ranks(node))));
+        for node in [0, 1] {
+            head.member_joined(Member::Node(NodeId(node))).expect("it is a member and joins once");
+        }
+        let nodes = [0, 1].map(|node| MappedNode { host: format!("h{node}"), ranks: ranks(node) });
+        let map = JobMap { nodes: nodes.to_vec(), universe_size: 4 };
+        let server = |node: u32| {
+            Server::new(
+                JobId([1; 8]),
+                NodeId(node),
+                map.clone(),
+                ranks(node).into_iter().map(|rank| (rank, 0)),
+            )
+        };
+        PmiJob { head, servers: [server(0), server(1)], answers: Default::default(), is_closed: [false; 4] }
+    }
+
+    /// Lets a rank write these bytes.
+    pub fn say(&mut self, rank: u32, bytes: &[u8]) {
+        let node = rank as usize / 2;
+        let actions = self.servers[node].receive(Rank(rank), bytes);
+        self.act(node, actions);
+    }
+
+    /// Lets a rank end with code 0, or a deadline pass, whichever the number chooses.
+    pub fn happen(&mut self, rank: u32, what: u8) {
+        let (node, rank) = (rank as usize / 2, Rank(rank));
+        let server = &mut self.servers[node];
+        let actions = match what % 3 {
+            0 => server.ended_well(rank),
+            1 => server.closed(rank, 1),
+            _ => {
+                let received_bytes = server.stopped_within_message(rank).unwrap_or_default();
+                server.stalled(rank, received_bytes, 1)
+            }
+        };
+        self.act(node, actions);
+    }
+
+    fn act(&mut self, node: usize, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Send(rank, bytes) => {
+                    assert_eq!(rank.index() / 2, node, "an answer for a rank of another node");
+                    assert!(!self.is_closed[rank.index()], "an answer for a rank that was refused");
+                    self.answers[rank.index()].extend(bytes);
+                }
+                Action::Gather { key, blobs } => self.up(node, OobUp::Gather { key, blobs }),
+                Action::Ask { node: to, token, body } => {
+                    let (from, to) = (Target::Node(NodeId(node as u32)), Target::Node(to));
+                    self.up(node, OobUp::Request { from, to, token, body });
+                }
+                Action::Close(rank) => self.is_closed[rank.index()] = true,
+                Action::Abort { rank, code, reason } => self.up(node, OobUp::Abort { rank, code, reason }),
+                Action::Broke { how, .. } | Action::Note(_, how) => {
+                    assert!(how.len() < 1000 && !how.chars().any(char::is_control), "{how:?}");
+                }
+            }
+        }
+    }
+
+    fn up(&mut self, node: usize, message: OobUp) {
+        let received = self.head.receive_up(Member::Node(NodeId(node as u32)), message);
+        let actions = received.unwrap_or_else(|error| panic!("the head refuses a server: {error}"));
+        for action in actions {
+            match action {
+                HubAction::ToMember(Member::Node(to), down) => self.down(to.index(), down),
+                HubAction::AbortAsked { .. } => {}
+                other => panic!("a head asked for {other:?}"),
+            }
+        }
+    }
+
+    fn down(&mut self, node: usize, message: OobDown) {
+        match message {
+            OobDown::Gathered { key, blobs } => {
+                let actions = self.servers[node].gathered(&key, &blobs);
+                self.act(node, actions);
+            }
+            OobDown::Request { from, token, body, .. } => {
+                let body = self.servers[node].asked(&body);
+                self.up(node, OobUp::Reply { to: from, token, body });
+            }
+            OobDown::Reply { token, body, .. } => {
+                let actions = self.servers[node].answered(token, &body);
+                self.act(node, actions);
+            }
+            OobDown::Event(_) => {}
+        }
+    }
+}
+
+impl Default for PmiJob {
+    fn default() -> PmiJob {
+        PmiJob::new()
+    }
+}
