@@ -150,6 +150,20 @@ pub enum LaunchError {
         /// Its reason.
         reason: String,
     },
+    /// Whoever built the program: its MPI library asks for what is not served.
+    #[error(
+        "rank {rank} on {host} was not started: its program needs Open MPI ({library}), which asks its launcher for PMIx; efarun serves PMI-1 and PMI-2, so that {world_size} ranks would be {world_size} worlds of one\n  hint: build the program for MPICH or Intel MPI, or start it by Open MPI's own mpirun; `-x EFARUN_MPI=any` starts it all the same"
+    )]
+    Unserved {
+        /// The first such rank.
+        rank: Rank,
+        /// Its host as written.
+        host: String,
+        /// The library.
+        library: String,
+        /// How many ranks the job has.
+        world_size: u32,
+    },
     /// Whoever wrote the program: a rank did not do its part, and others wait for it.
     #[error("rank {rank} on {host} {how}")]
     RankBroke {
@@ -222,6 +236,7 @@ impl LaunchError {
             LaunchError::RankFailed { status, .. } => ExitCause::of_rank(*status),
             LaunchError::RankAborted { code, .. } => ExitCause::RankCode(*code),
             LaunchError::RankBroke { .. } => ExitCause::RankCode(1),
+            LaunchError::Unserved { .. } => ExitCause::Data,
             LaunchError::TimedOut { .. } => ExitCause::TimedOut,
             LaunchError::Stopped { number } => ExitCause::LauncherSignal(*number),
             LaunchError::Head { .. } | LaunchError::Internal { .. } => ExitCause::Internal,

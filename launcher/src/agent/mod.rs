@@ -37,6 +37,7 @@ mod setup;
 mod stacks;
 mod streams;
 mod topology;
+mod unserved;
 
 use std::process::ExitCode;
 

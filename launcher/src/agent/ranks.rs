@@ -24,7 +24,7 @@ use super::pmi_links::{Heard, PmiEvent, PmiLinks};
 use super::rank_folders::{Folders, Tee, Unmade};
 use super::rank_links::{RankEvent, RankLinks};
 use super::stacks::RunningRank;
-use super::streams;
+use super::{streams, unserved};
 use crate::keeper::limits;
 use crate::keeper::protocol::{KeeperReport, RANK_FDS};
 use crate::link_io::{LinkEnd, LinkSender};
@@ -127,6 +127,10 @@ impl Ranks {
                 ranks.fail_all(&plan, "mkdir", &path.display().to_string(), &source);
                 return Ok((ranks, streams_ended));
             }
+        }
+        if let Some((rank, library)) = unserved::first(&plan).await {
+            head.send(&AgentMessage::Unserved { rank, library });
+            return Ok((ranks, streams_ended));
         }
         for rank in &plan.ranks {
             ranks.launch_one(&plan, rank, &carriers, keeper).await?;

@@ -278,6 +278,7 @@ impl Job<'_> {
                     Err(error) => self.writer.note(format!("{}: {error}", self.nodes[node.index()].host)),
                 }
             }
+            AgentMessage::Unserved { rank, library } => self.failed(Failure::Unserved { rank, library }),
             AgentMessage::RankBroke { rank, how } => self.failed(Failure::Broke { rank, how }),
             AgentMessage::Reaped { strays, .. } => {
                 self.narrator.node_reaped(node, strays);

@@ -59,6 +59,7 @@ impl Narrator<'_> {
             Failure::Rank(exit) => self.tell_of_rank("first-failure", exit.rank, fields),
             Failure::NotStarted { rank, .. }
             | Failure::Aborted { rank, .. }
+            | Failure::Unserved { rank, .. }
             | Failure::Broke { rank, .. } => {
                 self.tell_of_rank("first-failure", *rank, fields);
             }

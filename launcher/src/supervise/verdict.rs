@@ -35,6 +35,13 @@ pub enum Failure {
         /// Why.
         reason: String,
     },
+    /// A rank's MPI library asks for what is not served.
+    Unserved {
+        /// The rank.
+        rank: Rank,
+        /// The library.
+        library: String,
+    },
     /// A rank did not do its part in what others wait for.
     Broke {
         /// The rank.

@@ -168,6 +168,13 @@ pub enum AgentMessage {
         /// What it did, as a fragment that fits "rank 3 …".
         how: String,
     },
+    /// A rank is linked with an MPI library that asks for what its agent does not serve. No rank of the node is started.
+    Unserved {
+        /// The first such rank.
+        rank: Rank,
+        /// The library's file, or its name where it is not found.
+        library: String,
+    },
     /// Something the user should read, one line, that ends nothing by itself.
     Note(String),
     /// The agent cannot go on, and why. Its ranks are being ended.
