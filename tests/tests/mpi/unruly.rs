@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use efarun_tests::{Job, Need, Outcome, Testbed, program, require};
 
-/// Runs two ranks on each of two hosts; rank 2 does its own script after init, the others enter a barrier.
+/// Runs two ranks on each of two hosts; rank 2 does its own script after init, the others enter two barriers: one that it
+/// enters too, before it dies, may be over before its death is seen.
 fn run(testbed: &Testbed, script_of_rank_2: &str) -> Outcome {
-    let script = format!("{INIT}; if [ $PMI_RANK = 2 ]; then {script_of_rank_2}; else {BARRIER}; fi");
+    let script =
+        format!("{INIT}; if [ $PMI_RANK = 2 ]; then {script_of_rank_2}; else {BARRIER}; {BARRIER}; fi");
     Job::on(testbed, program!("efarun-under-test"))
         .options(["-H", "h1:2,h2:2"])
         .program(Path::new("sh"), ["-c", &script])
