@@ -516,7 +516,11 @@ impl Server {
         self.spaces = self.spaces.split_off(&oldest);
     }
 
+    /// Answers a rank that is still listened to: one that was refused may have been waiting for a barrier.
     fn reply(&self, address: &Address, reply: &Reply, actions: &mut Vec<Action>) {
+        if self.clients.get(&address.rank).is_none_or(|client| client.is_closed) {
+            return;
+        }
         let bytes = match address.dialect {
             Dialect::Pmi1 => pmi1::render(reply),
             Dialect::Pmi2 => pmi2::render(reply, address.thread.as_deref()),
