@@ -167,6 +167,8 @@ async fn ranks_tell_where_they_are_with_what_their_children_wait_for() {
     head.launch(2, "echo ready; sleep 1000; :");
     head.until("both are ready", |seen| seen.text(0) == "ready\n" && seen.text(1) == "ready\n").await;
     head.until_running("sleep 1000", 2).await;
+    // What a rank writes may be here before its start is told, and only those that have started are asked.
+    head.until_spawned(2).await;
     head.link.send(&HeadMessage::CollectStacks);
     head.until("both tell", |seen| seen.stacks.len() == 2).await;
     let told = &head.seen.stacks[&Rank(1)];
