@@ -11,7 +11,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-from . import collectives, host, launch, launch_report, machine, peers, plot, report
+from . import collectives, host, launch, launch_report, machine, output, peers, plot, report
 from .collectives import Measuring, Programs, Result, bands_of
 from .contenders import Contender, all_contenders
 from .testbed import ROOT, Testbed, scratch
@@ -31,6 +31,8 @@ def main(words: list[str]) -> int:
             run_host(args, out)
         if args.what in ("launch", "all"):
             run_launch(args, out)
+        if args.what in ("output", "all"):
+            run_output(args, out)
     except KeyboardInterrupt:
         say("interrupted; the hosts are gone")
         return 130
@@ -41,11 +43,12 @@ def main(words: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = argparse.ArgumentParser(prog="scripts/bench", description="Measures efarun beside MPICH and Open MPI.")
-    made.add_argument("what", choices=["collectives", "host", "launch", "all"], help="what to measure")
+    made.add_argument("what", choices=["collectives", "host", "launch", "output", "all"], help="what to measure")
     made.add_argument("--quick", action="store_true", help="sizes by factors of 4 and 3 rounds, unless said otherwise")
-    made.add_argument("--rounds", type=int, help="how often each is run (collectives 5, launches 11)")
+    made.add_argument("--rounds", type=int, help="how often each is run (collectives 5, launches 11, output 7)")
     made.add_argument("--sizes", type=sizes_of, help="sizes instead of 8 B to 16 MiB, or 64 MiB, by factors of 2: 8,64K,1M")
     made.add_argument("--ranks", type=sizes_of, default=list(host.RANKS), help="how many on this machine: 2,4,8")
+    made.add_argument("--mib", type=int, default=output.RANK_MIB, help="how much each rank writes (96 MiB)")
     made.add_argument("--collectives", type=lambda text: text.split(","), help="which, by efa-perf's names")
     made.add_argument("--peers", type=lambda text: text.split(","), help="which: mpich, openmpi5, openmpi4")
     made.add_argument("--settings", choices=["usual", "all"], default="usual", help="which settings of the peers")
@@ -138,6 +141,21 @@ def run_launch(args: argparse.Namespace, out: Path) -> None:
         report.update(args.update, "launch", text)
 
 
+def run_output(args: argparse.Namespace, out: Path) -> None:
+    """Measures what ranks write and writes the results."""
+    programs = programs_of(args.bin)
+    facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}"}
+    rounds = args.rounds or (3 if args.quick else 7)
+    all_ways = output.ways(programs.efarun, programs.rank_flood, args.mib)
+    with scratch("/dev/shm") as folder:
+        output.measure(all_ways, args.mib, Path(folder), rounds, say)
+    text = output.markdown(all_ways, args.mib, rounds, report.facts_line(facts))
+    (out / "output.json").write_text(json.dumps(output.to_json(all_ways, args.mib, rounds, facts), indent=1) + "\n")
+    (out / "output.md").write_text(text)
+    if args.update:
+        report.update(args.update, "output", text)
+
+
 def write(out: Path, result: Result, facts: dict[str, str]) -> None:
     """Writes what there is so far."""
     (out / "collectives.json").write_text(json.dumps(report.collectives_json(result, facts), indent=1) + "\n")
@@ -176,8 +194,8 @@ def programs_of(folder: Path | None) -> Programs:
         cargo = shutil.which("cargo") or str(Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "bin" / "cargo")
         subprocess.run([cargo, "build", "--release", "--quiet", *PACKAGES], cwd=ROOT, check=True)
         folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-    found = Programs(*(str(folder / name) for name in ("efarun", "efa-perf", "ssh_floor")))
-    for program in (found.efarun, found.efa_perf, found.ssh_floor):
+    found = Programs(*(str(folder / name) for name in ("efarun", "efa-perf", "ssh_floor", "rank_flood")))
+    for program in (found.efarun, found.efa_perf, found.ssh_floor, found.rank_flood):
         if not os.access(program, os.X_OK):
             raise SystemExit(f"bench: there is no {program}")
     return found

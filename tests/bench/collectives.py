@@ -55,6 +55,7 @@ class Programs:
     efarun: str
     efa_perf: str
     ssh_floor: str
+    rank_flood: str
 
 
 def bands_of(sizes_bytes: list[int], calls: tuple[tuple[int, int], ...] | None = None) -> list[Band]:

@@ -28,8 +28,10 @@ class Output:
     seconds: float
 
 
-def run(argv: list[str], env: dict[str, str], deadline_s: float) -> Output:
+def run(argv: list[str], env: dict[str, str], deadline_s: float, stdout=subprocess.PIPE) -> Output:
     """Runs a command to its end, with `env` on top of this process's environment and nothing on its input.
+
+    Its standard output may go into a file instead of the answer.
 
     Raises JobHung or JobFailed.
     """
@@ -38,24 +40,24 @@ def run(argv: list[str], env: dict[str, str], deadline_s: float) -> Output:
         argv,
         env={**os.environ, **env},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
         start_new_session=True,
     )
     try:
-        stdout, stderr = child.communicate(timeout=deadline_s)
+        said, stderr = child.communicate(timeout=deadline_s)
     except subprocess.TimeoutExpired:
-        stdout, stderr = _end(child)
-        raise JobHung(f"not done after {deadline_s:.0f} s; last words: {_last_words(stdout, stderr)}") from None
+        said, stderr = _end(child)
+        raise JobHung(f"not done after {deadline_s:.0f} s; last words: {_last_words(said or '', stderr)}") from None
     except BaseException:
         _end(child)
         raise
     seconds = time.monotonic() - start
     if child.returncode != 0:
-        raise JobFailed(f"ended with {child.returncode}: {_last_words(stdout, stderr)}")
-    return Output(stdout, stderr, seconds)
+        raise JobFailed(f"ended with {child.returncode}: {_last_words(said or '', stderr)}")
+    return Output(said or "", stderr, seconds)
 
 
 def _end(child: subprocess.Popen) -> tuple[str, str]:

@@ -84,9 +84,9 @@ def _down(name: str):
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def scratch() -> tempfile.TemporaryDirectory:
-    """A folder that every host sees, gone at the end of its `with` block."""
-    return tempfile.TemporaryDirectory(prefix="efarun-bench-")
+def scratch(within: str | None = None) -> tempfile.TemporaryDirectory:
+    """A folder that every host sees, unless it is made within another place; gone at the end of its `with` block."""
+    return tempfile.TemporaryDirectory(prefix="efarun-bench-", dir=within)
 
 
 CONGESTION = "net.ipv4.tcp_congestion_control"

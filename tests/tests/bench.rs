@@ -52,6 +52,19 @@ fn launches_are_timed_and_their_table_goes_between_the_marks_of_a_document() {
 }
 
 #[test]
+fn output_is_timed_beside_cat() {
+    let out = tempfile::tempdir().unwrap();
+    let output = bench(out.path(), &["output", "--rounds", "1", "--mib", "2"]).output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+    let report = json(&out.path().join("output.json"));
+    let ways = report["ways"].as_array().unwrap();
+    assert_eq!(ways.len(), 6, "{report:#}");
+    assert!(ways.iter().all(|way| way["rates"][0].as_f64().is_some_and(|rate| rate > 0.0)), "{report:#}");
+    let table = std::fs::read_to_string(out.path().join("output.md")).unwrap();
+    assert!(table.contains("| efarun `--tag-output` | 65536 |"), "{table}");
+}
+
+#[test]
 fn interrupted_bench_leaves_no_hosts() {
     require!(Need::Testbed);
     let out = tempfile::tempdir().unwrap();
@@ -75,6 +88,7 @@ fn bench(out: &Path, words: &[&str]) -> Command {
         ("efarun", program!("efarun-under-test")),
         ("efa-perf", program!("efa-perf-under-test")),
         ("ssh_floor", program!("ssh_floor")),
+        ("rank_flood", program!("rank_flood")),
     ];
     for (name, path) in programs {
         symlink(path, bin.join(name)).unwrap();
