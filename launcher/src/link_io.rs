@@ -113,7 +113,7 @@ impl<Out: Serialize> LinkSender<Out> {
     ///
     /// [`ChunkTooLong`] beyond [`efarun_wire::link::MAX_BULK_CHUNK_BYTES`].
     pub fn send_bulk(&self, message: &Out, cost_bytes: usize) -> Result<(), ChunkTooLong> {
-        let frame = frame::encode(message);
+        let frame = frame::encode_with_capacity(message, cost_bytes);
         self.push(|queue| queue.push_bulk(frame, cost_bytes)).unwrap_or(Ok(()))
     }
 

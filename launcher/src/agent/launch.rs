@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -49,6 +49,8 @@ pub(super) fn descriptors(
         (null.into(), None)
     };
     let (own_stdout, stdout) = pipe()?;
+    // Fewer turns between a rank that writes much and us. A user may be denied more than the usual 64 KiB, which do, too.
+    let _ = fcntl(&own_stdout, FcntlArg::F_SETPIPE_SZ(STDOUT_PIPE_BYTES));
     let (own_stderr, stderr) = if merge_stderr {
         (None, stdout.try_clone().map_err(|error| ("dup", error))?)
     } else {
@@ -69,6 +71,9 @@ pub(super) fn descriptors(
     };
     Ok(([stdin, stdout, stderr, socket, pmi], own))
 }
+
+/// What a rank may have written before somebody reads it.
+const STDOUT_PIPE_BYTES: i32 = 256 << 10;
 
 /// The agent's end, and the rank's.
 fn socket_pair() -> io::Result<(UnixStream, OwnedFd)> {

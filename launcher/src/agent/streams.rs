@@ -28,28 +28,36 @@ pub(super) async fn carry_output(
     link: LinkSender<AgentMessage>,
     mut reaped: watch::Receiver<bool>,
 ) {
-    let mut buffer = vec![0; MAX_BULK_CHUNK_BYTES];
-    let send = |bytes: &[u8]| {
-        let message = AgentMessage::Output { rank, stream, bytes: bytes.to_vec() };
-        link.send_bulk(&message, bytes.len()).expect("the buffer is as long as a chunk may be");
+    let mut chunk = vec![0; MAX_BULK_CHUNK_BYTES];
+    // Gives the chunk back, so that its memory is used again.
+    let send = |bytes: Vec<u8>| {
+        let len_bytes = bytes.len();
+        let message = AgentMessage::Output { rank, stream, bytes };
+        link.send_bulk(&message, len_bytes).expect("no chunk is longer than it may be");
+        let AgentMessage::Output { bytes, .. } = message else { return Vec::new() };
+        bytes
     };
     while readable(&pipe, &mut reaped).await {
         link.bulk_space().await;
-        match pipe.try_read(&mut buffer) {
+        match pipe.try_read(&mut chunk) {
             Ok(0) => break,
-            Ok(read_bytes) => match tee.take() {
-                None => send(&buffer[..read_bytes]),
-                Some(through) => {
-                    let (shown, kept) = passed(rank, through, buffer[..read_bytes].to_vec(), &link).await;
-                    tee = kept;
-                    shown.chunks(MAX_BULK_CHUNK_BYTES).for_each(&send);
+            Ok(read_bytes) => {
+                chunk.truncate(read_bytes);
+                match tee.take() {
+                    None => chunk = send(chunk),
+                    Some(through) => {
+                        let (shown, kept) = passed(rank, through, std::mem::take(&mut chunk), &link).await;
+                        tee = kept;
+                        shown.chunks(MAX_BULK_CHUNK_BYTES).for_each(|part| drop(send(part.to_vec())));
+                    }
                 }
-            },
+                chunk.resize(MAX_BULK_CHUNK_BYTES, 0);
+            }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => break,
         }
     }
-    send(&[]);
+    drop(send(Vec::new()));
 }
 
 /// Passes bytes through a tee, beside the agent's own thread: its file may be on a server that does not answer.

@@ -1,5 +1,6 @@
 //! The unfinished line of one stream.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 /// The longest line that is kept until its end. A longer one is passed on in parts.
@@ -16,13 +17,19 @@ pub(super) struct PartialLine {
 impl PartialLine {
     /// Takes more of the stream and returns what can be written now: everything up to the last end of line, and
     /// a line that has grown too long as far as it goes.
-    pub(super) fn push(&mut self, bytes: &[u8], now: Instant) -> Vec<u8> {
-        let mut ready = Vec::new();
+    pub(super) fn push<'a>(&mut self, bytes: &'a [u8], now: Instant) -> Cow<'a, [u8]> {
+        let mut ready = Cow::Borrowed(&bytes[..0]);
         let rest = match bytes.iter().rposition(|byte| *byte == b'\n') {
             Some(end) => {
-                ready = self.take();
-                ready.extend_from_slice(&bytes[..=end]);
-                &bytes[end + 1..]
+                let (lines, rest) = bytes.split_at(end + 1);
+                ready = match self.take() {
+                    begun if begun.is_empty() => Cow::Borrowed(lines),
+                    mut begun => {
+                        begun.extend_from_slice(lines);
+                        Cow::Owned(begun)
+                    }
+                };
+                rest
             }
             None => bytes,
         };
@@ -31,7 +38,7 @@ impl PartialLine {
             self.since.get_or_insert(now);
         }
         if self.bytes.len() >= LONGEST_LINE_BYTES {
-            ready.append(&mut self.take());
+            ready.to_mut().append(&mut self.take());
         }
         ready
     }

@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 pub const MAX_BODY_BYTES: usize = 64 << 20;
 
 const PREFIX_BYTES: usize = 4;
+/// What a message has beside its payload, if it has any: its kind, a few numbers.
+const USUAL_HEADER_BYTES: usize = 32;
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +42,17 @@ pub enum FrameError {
 ///
 /// When the message is larger than 4 GiB, which no message of this crate can be.
 pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    let mut bytes = vec![0; PREFIX_BYTES];
+    encode_with_capacity(message, 0)
+}
+
+/// Makes one frame of a message that carries so many bytes of payload: at once in memory that suffices for them.
+///
+/// # Panics
+///
+/// As [`encode`].
+pub fn encode_with_capacity<T: Serialize>(message: &T, payload_bytes: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(PREFIX_BYTES + payload_bytes + USUAL_HEADER_BYTES);
+    bytes.resize(PREFIX_BYTES, 0);
     bytes = postcard::to_extend(message, bytes).expect("every message of this crate can be encoded");
     let len = u32::try_from(bytes.len() - PREFIX_BYTES).expect("a message is smaller than 4 GiB");
     bytes[..PREFIX_BYTES].copy_from_slice(&len.to_le_bytes());

@@ -162,7 +162,7 @@ pub struct CreditExceeded {
 }
 
 /// The most bytes of a stream that one bulk frame carries.
-pub const MAX_BULK_CHUNK_BYTES: usize = 32 << 10;
+pub const MAX_BULK_CHUNK_BYTES: usize = 64 << 10;
 
 /// The window that the head grants each agent for output: what may be on its way, and so the most that can stand
 /// between a control message and the head.

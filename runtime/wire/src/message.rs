@@ -60,6 +60,7 @@ pub enum HeadMessage {
         /// The rank that reads them.
         rank: Rank,
         /// The bytes.
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
     /// The agent may send this many more bytes of output.
@@ -135,6 +136,7 @@ pub enum AgentMessage {
         /// Where it wrote them.
         stream: Stream,
         /// The bytes; empty means that the stream ended.
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
     /// The head may send this many more bytes of standard input to a rank; at the start it may send
@@ -198,6 +200,7 @@ pub enum AgentMessage {
         /// The rank.
         rank: Rank,
         /// The file's content.
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
     /// What speaks for a cause of a rank's failure. Comes before its end.
@@ -429,6 +432,7 @@ pub enum OobUp {
         /// Chosen by the asker, returned in the reply.
         token: u64,
         /// The question.
+        #[serde(with = "serde_bytes")]
         body: Vec<u8>,
     },
     /// An answer on its way back.
@@ -470,6 +474,7 @@ pub enum OobDown {
         /// The asker's token.
         token: u64,
         /// The question.
+        #[serde(with = "serde_bytes")]
         body: Vec<u8>,
     },
     /// An answer for this node or one of its ranks.
