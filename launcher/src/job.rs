@@ -8,7 +8,7 @@ use std::time::Duration;
 use efarun_wire::Rank;
 
 use crate::binding::{BindTo, Policy};
-use crate::mapping::{MapBy, RankBy};
+use crate::mapping::{MapBy, RankBy, Rankfile};
 use crate::torchrun::Torchrun;
 
 /// A job as the command line asks for it.
@@ -36,6 +36,8 @@ pub struct JobSpec {
     pub grace: Duration,
     /// `--on-failure`.
     pub on_failure: OnFailure,
+    /// `--forward-signals`.
+    pub forwarded: ForwardedSignals,
     /// How what ranks write is shown.
     pub output: OutputSpec,
     /// `--stdin`: who reads the launcher's standard input.
@@ -48,6 +50,8 @@ pub struct JobSpec {
     pub map_by: MapBy,
     /// `--rank-by`.
     pub rank_by: Option<RankBy>,
+    /// `--rankfile`.
+    pub rankfile: Option<Rankfile>,
     /// `--bind-to`.
     pub bind_to: BindTo,
     /// `--bind-to …:overload-allowed`.
@@ -89,12 +93,14 @@ impl Default for JobSpec {
             start_timeout: JobSpec::START_TIMEOUT,
             grace: JobSpec::GRACE,
             on_failure: OnFailure::default(),
+            forwarded: ForwardedSignals::default(),
             output: OutputSpec::default(),
             stdin: StdinTo::default(),
             dry_run: None,
             oversubscribe: false,
             map_by: MapBy::default(),
             rank_by: None,
+            rankfile: None,
             bind_to: BindTo::default(),
             overload_allowed: false,
             cpus_per_rank: None,
@@ -209,6 +215,18 @@ pub enum OnFailure {
     Continue,
 }
 
+/// Which signals to the launcher, of those that do not end the job, go to ranks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ForwardedSignals {
+    /// USR1, USR2 and ALRM.
+    #[default]
+    Usual,
+    /// None.
+    None,
+    /// The usual ones, and these.
+    Also(Vec<i32>),
+}
+
 /// Who reads the launcher's standard input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StdinTo {
@@ -255,6 +273,10 @@ pub struct Host {
     pub port: Option<u16>,
     /// Slots, where they were given.
     pub slots: Option<u32>,
+    /// The most ranks that it may have, oversubscribed or not.
+    pub max_slots: Option<u32>,
+    /// Where it stands in its file or list: a number for each time that it is named, ascending.
+    pub places: Vec<u32>,
     /// Where this host was named: `hosts:3`, `-H`, `default (this machine)`.
     pub origin: String,
 }

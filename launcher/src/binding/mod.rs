@@ -83,6 +83,24 @@ pub struct RankBinding {
     pub nics: Vec<String>,
 }
 
+/// Cores that are named by their numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cores {
+    /// Whose cores they are; none means the node's.
+    pub socket: Option<u32>,
+    /// Which.
+    pub cores: CoreList,
+}
+
+/// Numbers of cores, counted from 0 in the order in which this module counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CoreList {
+    /// Every one.
+    All,
+    /// These, ascending.
+    Numbered(Vec<u32>),
+}
+
 /// Why ranks of a node cannot be bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -111,6 +129,16 @@ pub enum BindError {
     NoGpu {
         /// The host.
         host: String,
+    },
+    /// A core or socket is named that is not there.
+    #[error("a rank is to run on {wanted} of {host}, which has {there}")]
+    NoSuchCore {
+        /// The host.
+        host: String,
+        /// `core 7`, `socket 2`.
+        wanted: String,
+        /// `4 cores`, `1 socket`.
+        there: String,
     },
     /// The agent did not tell which CPUs there are.
     #[error("--bind-to: {host} does not tell which CPUs it has")]
@@ -151,6 +179,35 @@ pub fn bind(
     };
     bindings.iter_mut().zip(cpus).for_each(|(binding, cpus)| binding.cpus = cpus);
     Ok(bindings)
+}
+
+/// The CPUs of cores that are named.
+///
+/// # Errors
+/// A core or socket that `host` does not have.
+pub fn cpus_of(cores: &Cores, topology: &Topology, host: &str) -> Result<Vec<u32>, BindError> {
+    let missing = |what: &str, number: u32, count: usize| {
+        let plural = if count == 1 { "" } else { "s" };
+        let (wanted, there) = (format!("{what} {number}"), format!("{count} {what}{plural}"));
+        BindError::NoSuchCore { host: host.to_owned(), wanted, there }
+    };
+    let mut all = objects(topology, Object::Core);
+    if let Some(number) = cores.socket {
+        let sockets = objects(topology, Object::Socket);
+        let socket = sockets.get(number as usize).ok_or_else(|| missing("socket", number, sockets.len()))?;
+        all.retain(|core| socket.contains(&core[0]));
+    }
+    let mut cpus = Vec::new();
+    match &cores.cores {
+        CoreList::All => cpus.extend(all.into_iter().flatten()),
+        CoreList::Numbered(numbers) => {
+            for number in numbers {
+                cpus.extend(all.get(*number as usize).ok_or_else(|| missing("core", *number, all.len()))?);
+            }
+        }
+    }
+    cpus.sort_unstable();
+    Ok(cpus)
 }
 
 /// How many objects of a kind a node has.

@@ -38,30 +38,24 @@ pub(super) fn add(
     line: &mut Line,
     around: Surroundings<'_>,
 ) -> Result<(), CliExit> {
-    let (settings, mut notes) = settings(command, around)?;
+    let Defaults { options, hosts, mut notes } = defaults(command, around)?;
     line.notes.append(&mut notes);
-    let hosts_are_named = HOST_OPTIONS.iter().any(|option| line.has(option));
-    for setting in settings {
-        let arg = argument(command, &setting.long).expect("settings are options");
-        let canonical = format!("--{}", setting.long);
+    let hosts_are_named = HOST_OPTIONS.iter().any(|long| line.has(&format!("--{long}")));
+    for default in hosts.into_iter().filter(|_| !hosts_are_named).chain(options) {
+        let arg = argument(command, &default.long).expect("settings are options");
+        let canonical = format!("--{}", default.long);
         let is_repeated = matches!(arg.get_action(), ArgAction::Append);
-        let is_about_hosts = HOST_OPTIONS.contains(&canonical.as_str());
-        let is_given = if is_about_hosts { hosts_are_named } else { !is_repeated && line.has(&canonical) };
-        if is_given {
+        if !is_repeated && line.has(&canonical) {
             continue;
         }
-        let Some(value) = value_of(arg, &setting)? else { continue };
-        if canonical == "--hostfile" {
-            let file = setting.value.display();
-            line.notes.push(format!("the hosts are those of {file}, which {} names", setting.origin));
+        let Default { long, value, spelling, origin } = default;
+        let shown = value.as_deref().unwrap_or_default().display();
+        if long == "hostfile" {
+            line.notes.push(format!("the hosts are those of {shown}, which {origin} names"));
         }
-        let spelling = match setting.origin.strip_prefix(PREFIX) {
-            Some(_) => setting.origin.clone(),
-            None => format!("{}: {}", setting.origin, setting.long),
-        };
-        let typed = format!("{spelling} {}", setting.value.display());
+        let typed = format!("{spelling} {shown}").trim_end().to_owned();
         let given = Given { spelling, typed, canonical, value };
-        if app_options.contains(&setting.long) {
+        if app_options.contains(&long) {
             // Before the program's own, of which the last wins.
             line.apps.iter_mut().for_each(|app| app.own.insert(0, given.clone()));
         } else {
@@ -69,6 +63,46 @@ pub(super) fn add(
         }
     }
     Ok(())
+}
+
+/// Options that variables and files set.
+#[derive(Debug)]
+pub(super) struct Defaults {
+    /// Those that are not about hosts.
+    pub(super) options: Vec<Default>,
+    /// `--hostfile` and `--host`.
+    pub(super) hosts: Vec<Default>,
+    /// About variables that look like an option's.
+    pub(super) notes: Vec<String>,
+}
+
+/// One of them, which is not switched off.
+#[derive(Debug)]
+pub(super) struct Default {
+    /// The option's long name.
+    pub(super) long: String,
+    /// None for a switch.
+    pub(super) value: Option<OsString>,
+    /// How it is called in messages.
+    pub(super) spelling: String,
+    /// The variable, or `FILE:LINE`.
+    pub(super) origin: String,
+}
+
+/// Reads what variables and files set.
+pub(super) fn defaults(command: &clap::Command, around: Surroundings<'_>) -> Result<Defaults, CliExit> {
+    let (settings, notes) = settings(command, around)?;
+    let mut defaults = Defaults { options: Vec::new(), hosts: Vec::new(), notes };
+    for setting in settings {
+        let arg = argument(command, &setting.long).expect("settings are options");
+        let Some(value) = value_of(arg, &setting)? else { continue };
+        let Setting { long, origin, .. } = setting;
+        let spelling = if origin.starts_with(PREFIX) { origin.clone() } else { format!("{origin}: {long}") };
+        let list =
+            if HOST_OPTIONS.contains(&long.as_str()) { &mut defaults.hosts } else { &mut defaults.options };
+        list.push(Default { long, value, spelling, origin });
+    }
+    Ok(defaults)
 }
 
 /// Shows every option's value, and where it comes from.
@@ -255,7 +289,7 @@ fn shown(value: &OsStr) -> String {
 const PREFIX: &str = "EFARUN_";
 /// Names the one file to read; empty, none is read.
 const CONFIG_VARIABLE: &str = "EFARUN_CONFIG";
-const HOST_OPTIONS: [&str; 2] = ["--hostfile", "--host"];
+const HOST_OPTIONS: [&str; 2] = ["hostfile", "host"];
 /// What is asked for once, and is no habit.
 const NOT_SET: [&str; 4] = ["help", "version", "app", "dry-run"];
 const WIDEST_VALUE: usize = 40;

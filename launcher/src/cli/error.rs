@@ -68,6 +68,12 @@ pub enum CliExit {
         /// What came later, as typed.
         second: String,
     },
+    /// A rankfile that cannot be followed.
+    #[error("--rankfile: {problem}")]
+    Rankfile {
+        /// Its place, and what is wrong there.
+        problem: String,
+    },
     /// No PROGRAM.
     #[error("no program to run\n  hint: efarun [OPTIONS] PROGRAM [ARGS]…, such as `efarun -n 4 ./hello`")]
     NoProgram,

@@ -7,13 +7,16 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory, Parser};
 
+use super::CliExit;
 use super::line::Line;
 use super::placement::{self, BindToValue, MapByValue};
 use super::values;
 use crate::exit_code;
 use crate::hostfile;
-use crate::job::{App, DryRun, EventsTo, Export, JobSpec, OnFailure, OutputFolder, OutputSpec, StdinTo};
-use crate::mapping::RankBy;
+use crate::job::{
+    App, DryRun, EventsTo, Export, ForwardedSignals, JobSpec, OnFailure, OutputFolder, OutputSpec, StdinTo,
+};
+use crate::mapping::{MapBy, RankBy};
 
 /// Starts PROGRAM as ranks on hosts over SSH, wires them up, watches them, and leaves nothing behind.
 ///
@@ -159,12 +162,14 @@ struct JobFlags {
     #[arg(long, help_heading = RANKS)]
     oversubscribe: bool,
 
-    /// How ranks are dealt to hosts: slot, node, socket, numa, core, hwthread, gpu or ppr:N:RESOURCE.
+    /// How ranks are dealt to hosts: slot, node, socket, numa, core, hwthread, gpu, ppr:N:RESOURCE or seq.
     ///
     /// `slot` fills a host before the next one gets a rank; `node` gives each host one rank in turn. `socket`, `numa`,
     /// `core` and `hwthread` fill hosts as `slot` does, and deal a host's ranks to its sockets, … in turn, which matters
     /// to --bind-to. `ppr:N:RESOURCE` puts N ranks on each node, socket, numa, core, hwthread or gpu; `gpu` is one on
-    /// each GPU. Modifiers follow a colon: `PE=N`, `OVERSUBSCRIBE`, `NOLOCAL`.
+    /// each GPU. `seq` puts rank 0 on the host of the hostfile's first line, rank 1 on that of the second, and so on;
+    /// `rankfile:FILE=PATH` is --rankfile. Modifiers follow a colon: `PE=N`, `SPAN` (all hosts' sockets, … in one turn),
+    /// `OVERSUBSCRIBE`, `NOLOCAL`.
     #[arg(long, value_name = "POLICY", value_parser = placement::map_by, help_heading = RANKS)]
     map_by: Option<MapByValue>,
 
@@ -174,6 +179,16 @@ struct JobFlags {
     /// as they are dealt: in turn with `--map-by node`. With `--map-by socket`, `slot` gives a socket consecutive ranks.
     #[arg(long, value_name = "POLICY", value_parser = placement::rank_by, help_heading = RANKS)]
     rank_by: Option<RankBy>,
+
+    /// File with a line for each rank: `rank 0=host slot=0-3`.
+    ///
+    /// `slot=` names the cores that the rank is bound to: `2`, `0-3`, `0,2`, those of a socket by `1:0-1`, all of it by
+    /// `1:*`. Without --hostfile and -H the hosts are those of this file. With -n only the first N ranks are started.
+    #[arg(
+        long, visible_alias = "rf", value_name = "FILE", value_parser = OsStringValueParser::new().try_map(|text| values::path(&text)),
+        help_heading = RANKS,
+    )]
+    rankfile: Option<PathBuf>,
 
     /// Bind ranks to: none, hwthread, core, numa, socket or gpu.
     ///
@@ -326,6 +341,13 @@ struct JobFlags {
     )]
     on_failure: OnFailure,
 
+    /// Pass these signals on to the ranks, beside USR1, USR2, ALRM, TSTP and CONT: `WINCH,SIGURG`.
+    ///
+    /// Names, with or without SIG, or numbers. With `none` neither these nor USR1, USR2 and ALRM are passed on; they then do
+    /// nothing. Signals that end the job (INT, TERM, HUP, QUIT) do so whatever is listed.
+    #[arg(long, value_name = "SIGNALS", value_parser = values::forwarded_signals, help_heading = LIMITS)]
+    forward_signals: Option<ForwardedSignals>,
+
     /// Accepted: efarun has no objection to root.
     #[arg(long, help_heading = LIMITS)]
     allow_run_as_root: bool,
@@ -345,6 +367,34 @@ impl Flags {
         let AppFlags { host_list, rank_count, exports, wdir, prefix, search_path } = self.app;
         let host_list = host_list.iter().flat_map(|list| hostfile::split_list(list)).collect();
         App { host_list, rank_count, exports, wdir, prefix, search_path, program, args }
+    }
+
+    /// The rankfile that is named, by its own option or by `--map-by rankfile:FILE=`.
+    ///
+    /// # Errors
+    /// Two that differ, none where one is to be followed, or another way to map beside it.
+    pub(super) fn rankfile(&self) -> Result<Option<PathBuf>, CliExit> {
+        let map_by = self.job.map_by.clone().unwrap_or_default();
+        let named = match (&self.job.rankfile, map_by.file) {
+            (Some(first), Some(second)) if *first != second => {
+                return Err(CliExit::Contradiction {
+                    first: format!("--rankfile {}", first.display()),
+                    second: format!("--map-by rankfile:FILE={}", second.display()),
+                });
+            }
+            (first, second) => first.clone().or(second),
+        };
+        match (named, map_by.map_by) {
+            (None, MapBy::Rankfile) => {
+                Err(CliExit::Rankfile { problem: "none is named: add `--rankfile FILE`".to_owned() })
+            }
+            (Some(path), MapBy::Rankfile | MapBy::Slot) => Ok(Some(path)),
+            (Some(path), _) => Err(CliExit::Contradiction {
+                first: format!("--rankfile {}", path.display()),
+                second: "--map-by".to_owned(),
+            }),
+            (None, _) => Ok(None),
+        }
     }
 
     /// Completes the options to a job of these programs.
@@ -371,6 +421,7 @@ impl Flags {
             start_timeout: self.job.start_timeout,
             grace: self.job.grace,
             on_failure: self.job.on_failure,
+            forwarded: self.job.forward_signals.unwrap_or_default(),
             output: OutputSpec {
                 tag: self.job.tag_output,
                 timestamp: self.job.timestamp_output,
@@ -383,6 +434,7 @@ impl Flags {
             oversubscribe: self.job.oversubscribe || map_by.oversubscribe,
             map_by: map_by.map_by,
             rank_by: self.job.rank_by,
+            rankfile: None,
             bind_to: bind_to.bind_to,
             overload_allowed: bind_to.overload_allowed,
             cpus_per_rank: self.job.cpus_per_rank.or(map_by.cpus_per_rank),

@@ -36,6 +36,7 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::env;
 use crate::hostfile::{self, Found};
 use crate::job::{App, JobSpec};
+use crate::mapping::{MapBy, Rankfile};
 
 pub use error::CliExit;
 
@@ -112,7 +113,7 @@ pub fn parse_called(
         add_app_file(&cutter, &mut line, Path::new(&file), around)?;
     }
     config::add(&command, &app_options, &mut line, around)?;
-    let mut job = into_job(&command, &line)?;
+    let mut job = into_job(&command, &line, around)?;
     if !is_within_a_rank(around.env) {
         find_hosts(&mut job, around.env);
     }
@@ -200,7 +201,7 @@ fn add_app_file(
     Ok(())
 }
 
-fn into_job(command: &clap::Command, line: &Line) -> Result<JobSpec, CliExit> {
+fn into_job(command: &clap::Command, line: &Line, around: Surroundings<'_>) -> Result<JobSpec, CliExit> {
     let read = |words: Vec<OsString>| {
         let explained =
             |error| explain(&error, |canonical| line.spelling(canonical).to_owned(), || line.not_text());
@@ -221,7 +222,13 @@ fn into_job(command: &clap::Command, line: &Line) -> Result<JobSpec, CliExit> {
     if apps.is_empty() {
         return Err(CliExit::NoProgram);
     }
-    let mut job = read(line.of_the_job())?.into_job(apps);
+    let flags = read(line.of_the_job())?;
+    let rankfile = flags.rankfile()?;
+    let mut job = flags.into_job(apps);
+    if let Some(path) = rankfile {
+        job.map_by = MapBy::Rankfile;
+        job.rankfile = Some(read_rankfile(&path, around)?);
+    }
     job.parameters = line.parameters.clone();
     job.notes = line.notes.clone();
     job.notes.extend(line.typed.iter().flat_map(typed::Typed::notes));
@@ -229,6 +236,12 @@ fn into_job(command: &clap::Command, line: &Line) -> Result<JobSpec, CliExit> {
         job.notes.extend(line.typed.iter().flat_map(typed::Typed::asides));
     }
     Ok(job)
+}
+
+fn read_rankfile(path: &Path, around: Surroundings<'_>) -> Result<Rankfile, CliExit> {
+    let unreadable = |error: io::Error| CliExit::Rankfile { problem: format!("{}: {error}", path.display()) };
+    let bytes = (around.read)(path).map_err(unreadable)?;
+    Rankfile::parse(path, &bytes).map_err(|error| CliExit::Rankfile { problem: error.to_string() })
 }
 
 /// Whether this process is itself a rank of Open MPI's: then its launcher's parameters are in the environment, and they

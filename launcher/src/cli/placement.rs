@@ -1,10 +1,12 @@
 //! What `--map-by`, `--rank-by` and `--bind-to` mean: words of mpirun's, 4.1 and 5, with their modifiers.
 
+use std::path::PathBuf;
+
 use crate::binding::{BindTo, Object};
 use crate::mapping::{MAX_RANKS, MapBy, RankBy, Resource};
 
 /// `--map-by POLICY[:MODIFIERS]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct MapByValue {
     /// The policy.
     pub(super) map_by: MapBy,
@@ -14,6 +16,8 @@ pub(super) struct MapByValue {
     pub(super) oversubscribe: bool,
     /// `NOLOCAL`.
     pub(super) nolocal: bool,
+    /// `FILE=`, of `rankfile`.
+    pub(super) file: Option<PathBuf>,
 }
 
 /// `--bind-to WHAT[:MODIFIERS]`.
@@ -35,6 +39,8 @@ pub(super) fn map_by(text: &str) -> Result<MapByValue, String> {
         Some("ppr") => value.map_by = per_resource(parts.next(), parts.next())?,
         Some("slot") => {}
         Some("node") => value.map_by = MapBy::Node,
+        Some("seq") => value.map_by = MapBy::Sequence,
+        Some("rankfile") => value.map_by = MapBy::Rankfile,
         Some("gpu") => value.map_by = MapBy::PerResource { count: 1, resource: Resource::Gpu },
         Some(word) => value.map_by = MapBy::Object(object(word).ok_or_else(|| MAP_BY_IS.to_owned())?),
     }
@@ -44,11 +50,31 @@ pub(super) fn map_by(text: &str) -> Result<MapByValue, String> {
             ("oversubscribe", "") => value.oversubscribe = true,
             ("nooversubscribe", "") => {}
             ("nolocal", "") => value.nolocal = true,
+            ("span", "") => value.map_by = spanning(value.map_by)?,
+            ("file", _) if value.map_by == MapBy::Rankfile => value.file = file_of(text),
             ("device", "gpu") => value.map_by = MapBy::PerResource { count: 1, resource: Resource::Gpu },
             _ => return Err(format!("unknown modifier `{word}`: {MODIFIERS_ARE}")),
         }
     }
     Ok(value)
+}
+
+/// The same over all hosts together.
+fn spanning(map_by: MapBy) -> Result<MapBy, String> {
+    match map_by {
+        MapBy::Slot => Ok(MapBy::Span(None)),
+        MapBy::Object(object) => Ok(MapBy::Span(Some(object))),
+        MapBy::Node | MapBy::Span(_) => Ok(map_by),
+        _ => Err("SPAN goes with slot, node, socket, numa, core and hwthread".to_owned()),
+    }
+}
+
+/// What stands behind `FILE=`, in the letters that it was written in.
+fn file_of(text: &str) -> Option<PathBuf> {
+    let at = text.to_ascii_lowercase().find("file=").filter(|at| *at > "rank".len())?;
+    // `rankfile:` itself ends in `file`, without `=`.
+    let path = text[at + "file=".len()..].split([':', ',']).next()?;
+    (!path.is_empty()).then(|| path.into())
 }
 
 fn per_resource(count: Option<&str>, resource: Option<&str>) -> Result<MapBy, String> {
@@ -116,12 +142,12 @@ fn object(word: &str) -> Option<Object> {
 
 /// A policy may be left out before a modifier: `:OVERSUBSCRIBE`.
 fn is_modifier(word: &str) -> bool {
-    word.contains('=') || matches!(word, "oversubscribe" | "nooversubscribe" | "nolocal")
+    word.contains('=') || matches!(word, "oversubscribe" | "nooversubscribe" | "nolocal" | "span")
 }
 
-const MAP_BY_IS: &str = "it must be slot, node, socket, numa, core, hwthread, gpu or ppr:N:RESOURCE; a rankfile, `seq` and caches are not taken yet";
+const MAP_BY_IS: &str = "it must be slot, node, socket, numa, core, hwthread, gpu, ppr:N:RESOURCE, seq or rankfile:FILE=PATH; caches are not taken";
 const BIND_TO_IS: &str = "it must be none, hwthread, core, numa, socket or gpu";
-const MODIFIERS_ARE: &str = "it is PE=N, OVERSUBSCRIBE, NOOVERSUBSCRIBE or NOLOCAL";
+const MODIFIERS_ARE: &str = "it is PE=N, SPAN, OVERSUBSCRIBE, NOOVERSUBSCRIBE or NOLOCAL";
 const MOST_CPUS: u32 = 65_536;
 
 #[cfg(test)]
@@ -146,6 +172,9 @@ mod tests {
             (by("gpu").map_by, by("ppr:2:device=gpu").map_by),
             (per(1, Resource::Gpu), per(2, Resource::Gpu))
         );
+        assert_eq!((by("seq").map_by, by("slot:SPAN").map_by), (MapBy::Sequence, MapBy::Span(None)));
+        assert_eq!(by("socket:span").map_by, MapBy::Span(Some(Object::Socket)));
+        assert_eq!(by("rankfile:FILE=/A/Ranks").file, Some("/A/Ranks".into()));
         let to = |text| bind_to(text).unwrap();
         assert_eq!(
             to("core:overload-allowed"),
@@ -165,9 +194,9 @@ mod tests {
             "ppr:2",
             "ppr:+2:node",
             "l2cache",
-            "seq",
-            "rankfile:file=x",
-            "slot:span",
+            "seq:span",
+            "ppr:1:node:span",
+            "slot:file=x",
             "slot:pe=0",
             "slot:pe=",
         ] {

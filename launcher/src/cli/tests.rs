@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod equivalents;
 mod programs;
 mod recipes;
 
@@ -50,8 +51,11 @@ fn refusals_name_the_word_and_what_would_be_right() {
         "--dry-run --dry-run=offline prog",
         "--bind-to l2cache prog",
         "--bind-to core:loose prog",
-        "--map-by seq prog",
-        "--map-by slot:SPAN prog",
+        "--map-by board prog",
+        "--map-by seq:SPAN prog",
+        "--map-by rankfile prog",
+        "--map-by node --rankfile ranks prog",
+        "--map-by rankfile:FILE=a --rankfile b prog",
         "--map-by ppr:8 prog",
         "--rank-by core prog",
         "--cpus-per-proc 0 prog",
@@ -81,6 +85,8 @@ fn refusals_name_the_word_and_what_would_be_right() {
         "--output-filename=out:later prog",
         "--output-filename= prog",
         "--output file=out prog",
+        "--forward-signals SIGNAL prog",
+        "--forward-signals KILL prog",
         "--stdin 1,2 prog",
         "--stdin +1 prog",
         "--preload-binary prog",
@@ -101,7 +107,7 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
          --start-timeout=9 -tag-output --dry-run=offline --oversubscribe --json -v --allow-run-as-root \
          --prefix /opt/mpi --path /a:/b --default-slots 3 --nolocal --mca btl tcp,self --timestamp-output --stdin 2 \
          --output-filename out:nojobid,nocopy --merge-stderr-to-stdout --bind-to core:overload-allowed --map-by socket:PE=2 --rank-by slot \
-         --display-map --report-bindings --grace 2.5 --on-failure continue --events 3 --report r --junit j --fold-output ./prog -n 3",
+         --display-map --report-bindings --grace 2.5 --on-failure continue --events 3 --report r --junit j --fold-output --forward-signals WINCH ./prog -n 3",
     );
     let app = App {
         rank_count: Some(16),
@@ -114,6 +120,8 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
         args: vec!["-n".into(), "3".into()],
     };
     let expected = JobSpec {
+        rankfile: None,
+        forwarded: crate::job::ForwardedSignals::Also(vec![libc::SIGWINCH]),
         apps: vec![app],
         ranks_per_node: Some(8),
         hostfile: Some(PathBuf::from("hosts")),

@@ -9,8 +9,9 @@ use std::time::Duration;
 use efarun_wire::Rank;
 
 use crate::hostfile::MAX_SLOTS;
-use crate::job::{DryRun, EventsTo, Export, OnFailure, OutputFolder, StdinTo};
+use crate::job::{DryRun, EventsTo, Export, ForwardedSignals, OnFailure, OutputFolder, StdinTo};
 use crate::mapping::MAX_RANKS;
+use crate::supervise::signals;
 
 /// A number of ranks, 1 to [`MAX_RANKS`].
 pub(super) fn rank_count(text: &str) -> Result<u32, String> {
@@ -47,6 +48,33 @@ pub(super) fn grace(text: &str) -> Result<Duration, String> {
     }
     let wanted = "it must be a number of seconds up to an hour, such as 5 or 0.5; 0 kills at once";
     seconds(text).ok().filter(|grace| *grace <= LONGEST_GRACE).ok_or_else(|| wanted.to_owned())
+}
+
+/// Signals to pass on: names or numbers with commas, or `none`.
+pub(super) fn forwarded_signals(text: &str) -> Result<ForwardedSignals, String> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(ForwardedSignals::None);
+    }
+    let mut numbers = Vec::new();
+    for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        let number = signal_number(word).ok_or_else(|| {
+            format!("`{word}` is no signal: they are called USR1, SIGWINCH, … or have a number")
+        })?;
+        if !signals::can_be_passed_on(number) {
+            return Err(format!("{} cannot be passed on", signals::name(number)));
+        }
+        numbers.push(number);
+    }
+    Ok(ForwardedSignals::Also(numbers))
+}
+
+fn signal_number(word: &str) -> Option<i32> {
+    if word.bytes().all(|byte| byte.is_ascii_digit()) {
+        return word.parse().ok().filter(|number| (1..=libc::SIGRTMAX()).contains(number));
+    }
+    let upper = word.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    name.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
 }
 
 /// Where events go: a number is a descriptor.

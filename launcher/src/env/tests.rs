@@ -314,6 +314,8 @@ impl Job {
             user: None,
             port: None,
             slots: Some(2),
+            max_slots: None,
+            places: Vec::new(),
             origin: "hosts:1".to_owned(),
         };
         let hosts: Vec<_> = names.iter().map(|name| slots_of(host(name), None)).collect();

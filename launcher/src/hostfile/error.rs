@@ -85,20 +85,20 @@ pub enum Problem {
         found: String,
     },
     /// A key that does not exist.
-    #[error("unknown key `{key}`{}", did_you_mean(.suggestion, "the keys are slots, port and user"))]
+    #[error("unknown key `{key}`{}", did_you_mean(.suggestion, "the keys are slots, max_slots, port and user"))]
     UnknownKey {
         /// The key.
         key: String,
         /// The key that it resembles.
         suggestion: Option<&'static str>,
     },
-    /// A key of Open MPI's that efarun would have to ignore.
-    #[error(
-        "`{key}` is not supported: leave it out; `slots` is the limit, and --oversubscribe lifts it for all hosts"
-    )]
-    MaxSlots {
-        /// The key as written.
-        key: String,
+    /// The most slots are fewer than the slots.
+    #[error("max_slots={most} is below slots={slots}")]
+    MaxBelowSlots {
+        /// `slots=`.
+        slots: u32,
+        /// `max_slots=`.
+        most: u32,
     },
     /// A key without a value.
     #[error("`{key}` needs a value, such as `{key}=4`")]

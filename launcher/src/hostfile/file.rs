@@ -77,6 +77,10 @@ fn parse_line(text: &str, line: u32) -> Result<Vec<Mention>, Misread> {
                 let slots = entry::parse_slots(value.text).map_err(at_value)?;
                 mention.slots.replace(slots).map(|_| "slots")
             }
+            Key::MaxSlots => {
+                let most = entry::parse_slots(value.text).map_err(at_value)?;
+                mention.max_slots.replace(most).map(|_| "max_slots")
+            }
             Key::Port => {
                 let port = entry::parse_port(value.text).map_err(at_value)?;
                 mention.port.replace(port).map(|_| "port")
@@ -90,8 +94,17 @@ fn parse_line(text: &str, line: u32) -> Result<Vec<Mention>, Misread> {
             return Err(problem(Problem::Twice { what }));
         }
     }
+    match (mention.slots, mention.max_slots) {
+        (Some(slots), Some(most)) if most < slots => {
+            return Err(Misread { at: first.at, problem: Problem::MaxBelowSlots { slots, most } });
+        }
+        // As under Open MPI.
+        (None, most @ Some(_)) => mention.slots = most,
+        _ => {}
+    }
     for each in &mut mentions {
-        (each.slots, each.port, each.user) = (mention.slots, mention.port, mention.user.clone());
+        (each.slots, each.max_slots) = (mention.slots, mention.max_slots);
+        (each.port, each.user) = (mention.port, mention.user.clone());
     }
     Ok(mentions)
 }
@@ -99,6 +112,7 @@ fn parse_line(text: &str, line: u32) -> Result<Vec<Mention>, Misread> {
 #[derive(Clone, Copy)]
 enum Key {
     Slots,
+    MaxSlots,
     Port,
     User,
 }
@@ -110,8 +124,9 @@ fn known_key(text: &str) -> Result<Key, Problem> {
         return Ok(*key);
     }
     let plain = lower.replace('_', "-");
-    if plain.starts_with("max-") || plain.ends_with("-max") {
-        return Err(Problem::MaxSlots { key: text.to_owned() });
+    let counted = plain.strip_prefix("max-").or_else(|| plain.strip_suffix("-max"));
+    if counted.is_some_and(|counted| matches!(counted, "slots" | "slot" | "cpu" | "count")) {
+        return Ok(Key::MaxSlots);
     }
     let suggestion = KEYS
         .iter()

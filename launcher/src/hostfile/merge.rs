@@ -15,6 +15,7 @@ pub(super) struct Mention {
     pub(super) name: String,
     pub(super) port: Option<u16>,
     pub(super) slots: Option<u32>,
+    pub(super) max_slots: Option<u32>,
     /// `^`: the host is not to be used.
     pub(super) is_excluded: bool,
     /// The line, or the item, from 1.
@@ -28,7 +29,15 @@ pub(super) fn mentions(text: &str, place: u32) -> Result<Vec<Mention>, Misread> 
     let names = ranges::expand(entry_text).map_err(shift)?;
     let mention = |name: &String| {
         let entry = entry::parse(name).map_err(shift)?;
-        Ok(Mention { user: entry.user, name: entry.name, port: None, slots: entry.slots, is_excluded, place })
+        Ok(Mention {
+            user: entry.user,
+            name: entry.name,
+            port: None,
+            slots: entry.slots,
+            max_slots: None,
+            is_excluded,
+            place,
+        })
     };
     names.iter().map(mention).collect()
 }
@@ -142,6 +151,8 @@ struct Group<'a> {
     lines: Vec<u32>,
     /// Slots that were spelled.
     spelled: Option<u32>,
+    /// The most that were spelled.
+    most: Option<u32>,
     /// Mentions without slots.
     bare: u32,
 }
@@ -179,6 +190,8 @@ impl Group<'_> {
             user: self.first.user.clone(),
             port: self.first.port,
             slots: self.slots(),
+            max_slots: self.most,
+            places: self.lines.clone(),
             origin,
         }
     }
@@ -190,10 +203,13 @@ fn merge(mentions: &[Mention]) -> Vec<Group<'_>> {
     for mention in mentions.iter().filter(|mention| !mention.is_excluded) {
         let at = *groups_by_host.entry((&mention.name, &mention.user, mention.port)).or_insert(groups.len());
         if at == groups.len() {
-            groups.push(Group { first: mention, lines: Vec::new(), spelled: None, bare: 0 });
+            groups.push(Group { first: mention, lines: Vec::new(), spelled: None, most: None, bare: 0 });
         }
         let group = &mut groups[at];
         group.lines.push(mention.place);
+        if let Some(most) = mention.max_slots {
+            group.most = Some(group.most.unwrap_or(0).saturating_add(most));
+        }
         match mention.slots {
             Some(slots) => group.spelled = Some(group.spelled.unwrap_or(0).saturating_add(slots)),
             None => group.bare += 1,

@@ -94,6 +94,8 @@ fn this_machine() -> Host {
         user: None,
         port: None,
         slots: None,
+        max_slots: None,
+        places: vec![1],
         origin: Host::BY_DEFAULT.to_owned(),
     }
 }

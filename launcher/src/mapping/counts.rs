@@ -4,7 +4,7 @@ use super::error::describe_all;
 use super::{AppRequest, HostWithSlots, MAX_RANKS, MapBy, MapError, Request, Resource, SlotsOrigin};
 use crate::binding;
 
-/// Says how many ranks each host gets, program by program.
+/// Says how many ranks each host gets, program by program, where their number alone decides.
 pub(super) fn ranks_per_host(request: &Request, hosts: &[HostWithSlots]) -> Result<Vec<Vec<u32>>, MapError> {
     if hosts.is_empty() {
         return Err(MapError::NoHosts);
@@ -39,21 +39,21 @@ fn limit(request: &Request, host: &HostWithSlots, taken: u32) -> Option<u32> {
             let limit = count.saturating_mul(resources(resource, host)?);
             Some(request.per_node.map_or(limit, |per_node| per_node.min(limit)))
         }
-        MapBy::Slot | MapBy::Node | MapBy::Object(_) => request.per_node,
+        _ => request.per_node,
     };
     match (per_node, left) {
         (Some(per_node), Some(left)) if host.origin == SlotsOrigin::Given && !request.oversubscribe => {
             Some(per_node.min(left))
         }
-        (Some(per_node), _) => Some(per_node),
-        (None, left) => left,
+        (Some(per_node), _) => Some(per_node.min(most(host, taken))),
+        (None, left) => left.map(|left| left.min(most(host, taken))),
     }
 }
 
 /// How many ranks a host gets at least, should any be left for it, as far as is known before it is contacted.
 pub(super) fn least(request: &Request, host: &HostWithSlots) -> u32 {
     match request.map_by {
-        MapBy::Node => 1,
+        MapBy::Node | MapBy::Span(_) => 1,
         // It may have none of them.
         MapBy::PerResource { resource: Resource::Gpu, .. } => 0,
         _ => limit(request, host, 0).unwrap_or(1),
@@ -88,7 +88,8 @@ fn ranks_of_app(
     }
     let mut counts = vec![0; hosts.len()];
     let left = match request.map_by {
-        MapBy::Node => deal(wanted, &limits, &mut counts),
+        MapBy::Node => deal(wanted, &limits, &mut counts, |_| 1),
+        MapBy::Span(object) => deal(wanted, &limits, &mut counts, |index| objects(object, &hosts[index])),
         _ => fill(wanted, &limits, &mut counts),
     };
     if left > 0 {
@@ -98,7 +99,15 @@ fn ranks_of_app(
             let taken_before = limits.iter().map(|(index, _)| u64::from(taken[*index])).sum();
             return Err(MapError::too_few_slots(request, wanted, room, taken_before, &usable));
         }
-        share_out(left, &limits, &mut counts);
+        let refused = share_out(left, &limits, &mut counts, |index| most(&hosts[index], taken[index]));
+        if refused > 0 {
+            let usable: Vec<HostWithSlots> = limits.iter().map(|(index, _)| hosts[*index].clone()).collect();
+            return Err(MapError::BeyondMaxSlots {
+                asked: wanted,
+                room: wanted - refused,
+                hosts: describe_all(&usable),
+            });
+        }
     }
     Ok(counts)
 }
@@ -152,16 +161,15 @@ fn fill(wanted: u32, limits: &[(usize, u32)], counts: &mut [u32]) -> u32 {
     left
 }
 
-/// Gives each host one rank in turn, as long as it takes any; gives what is left.
-fn deal(wanted: u32, limits: &[(usize, u32)], counts: &mut [u32]) -> u32 {
+/// Gives each host so many ranks in turn, as long as it takes any; gives what is left.
+fn deal(wanted: u32, limits: &[(usize, u32)], counts: &mut [u32], at_a_time: impl Fn(usize) -> u32) -> u32 {
     let mut left = wanted;
     loop {
         let before = left;
         for (index, limit) in limits {
-            if left > 0 && counts[*index] < *limit {
-                counts[*index] += 1;
-                left -= 1;
-            }
+            let more = at_a_time(*index).min(limit - counts[*index]).min(left);
+            counts[*index] += more;
+            left -= more;
         }
         if left == 0 || left == before {
             return left;
@@ -169,10 +177,32 @@ fn deal(wanted: u32, limits: &[(usize, u32)], counts: &mut [u32]) -> u32 {
     }
 }
 
-fn share_out(left: u32, limits: &[(usize, u32)], counts: &mut [u32]) {
-    let hosts = u32::try_from(limits.len()).unwrap_or(u32::MAX);
-    let (each, extra) = (left / hosts, left % hosts);
-    for ((index, _), turn) in limits.iter().zip(0..) {
-        counts[*index] += each + u32::from(turn < extra);
+/// Shares what is left over evenly, up to what `most` says that a host may have; gives what nobody takes.
+fn share_out(left: u32, limits: &[(usize, u32)], counts: &mut [u32], most: impl Fn(usize) -> u32) -> u32 {
+    let mut left = left;
+    loop {
+        let open: Vec<usize> =
+            limits.iter().map(|(index, _)| *index).filter(|index| counts[*index] < most(*index)).collect();
+        let hosts = u32::try_from(open.len()).unwrap_or(u32::MAX);
+        if left == 0 || hosts == 0 {
+            return left;
+        }
+        let (each, extra) = (left / hosts, left % hosts);
+        for (index, turn) in open.into_iter().zip(0..) {
+            let more = (each + u32::from(turn < extra)).min(most(index) - counts[index]);
+            counts[index] += more;
+            left -= more;
+        }
     }
+}
+
+/// The most ranks that a host may have beside those that it has `taken`, oversubscribed or not.
+fn most(host: &HostWithSlots, taken: u32) -> u32 {
+    host.host.max_slots.unwrap_or(u32::MAX).saturating_sub(taken)
+}
+
+/// How many ranks a host gets in a turn.
+fn objects(object: Option<binding::Object>, host: &HostWithSlots) -> u32 {
+    let count = object.and_then(|object| resources(Resource::Object(object), host));
+    count.unwrap_or(1).max(1)
 }

@@ -45,6 +45,28 @@ pub enum MapError {
         /// One line per host.
         hosts: Vec<String>,
     },
+    /// More ranks than hosts may have even if they are oversubscribed.
+    #[error("{asked} ranks asked for, and max_slots lets the hosts have {room}:{}\n  hint: add hosts, raise max_slots, or ask for -n {room}", lines(.hosts))]
+    BeyondMaxSlots {
+        /// How many ranks.
+        asked: u32,
+        /// How many the hosts may have.
+        room: u32,
+        /// One line per host.
+        hosts: Vec<String>,
+    },
+    /// More ranks than places are named one by one.
+    #[error(
+        "{asked} ranks asked for, and {source_of_places} names {places} places\n  hint: ask for -n {places}, or name more"
+    )]
+    TooFewPlaces {
+        /// How many ranks.
+        asked: u64,
+        /// How many places.
+        places: usize,
+        /// What names them.
+        source_of_places: String,
+    },
     /// `-N` alone asks every host for more than it was given.
     #[error(
         "-N {per_node} asks for {per_node} ranks on every host, but {slots}\n  hint: raise its slots, lower -N, or add --oversubscribe"
@@ -127,7 +149,8 @@ impl HostWithSlots {
             Some(slots) => {
                 let plural = if slots == 1 { "" } else { "s" };
                 let origin = self.origin.describe(slots, &self.host.origin);
-                format!("{}: {slots} slot{plural} ({origin})", self.host)
+                let most = self.host.max_slots.map_or(String::new(), |most| format!(", at most {most}"));
+                format!("{}: {slots} slot{plural}{most} ({origin})", self.host)
             }
         }
     }

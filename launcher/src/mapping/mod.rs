@@ -14,6 +14,7 @@
 mod counts;
 mod error;
 mod policy;
+mod rankfile;
 mod render;
 
 use efarun_wire::facts::{NodeFacts, Topology};
@@ -25,6 +26,7 @@ use crate::job::{App, Host, JobSpec};
 
 pub use error::MapError;
 pub use policy::{MapBy, RankBy, Resource};
+pub use rankfile::{Rankfile, RankfileError, RankfilePlace};
 
 /// The most ranks that a job can have: far beyond what a launcher's tables are made for, and small enough that no
 /// sum of slots overflows.
@@ -43,6 +45,8 @@ pub struct Request {
     pub map_by: MapBy,
     /// In which order they are numbered; none means as they are dealt.
     pub rank_by: Option<RankBy>,
+    /// With [`MapBy::Sequence`] and [`MapBy::Rankfile`] the places of ranks, in order, as places in the list of hosts.
+    pub sequence: Vec<usize>,
 }
 
 /// What one program asks for.
@@ -81,8 +85,43 @@ impl Request {
             oversubscribe: spec.oversubscribe,
             map_by: spec.map_by,
             rank_by: spec.rank_by,
+            sequence: sequence(spec, hosts)?,
         })
     }
+
+    /// Whether each rank's host is named, one by one.
+    fn is_one_by_one(&self) -> bool {
+        matches!(self.map_by, MapBy::Sequence | MapBy::Rankfile)
+    }
+}
+
+/// The host of each rank, where they are named one by one.
+fn sequence(spec: &JobSpec, hosts: &[Host]) -> Result<Vec<usize>, HostError> {
+    match (&spec.rankfile, spec.map_by) {
+        (Some(rankfile), MapBy::Rankfile) => {
+            let index = |place: &RankfilePlace| {
+                let name = place.host.clone();
+                // Hosts behind the last one that is needed may be gone already, and so may the ranks on them.
+                hostfile::choices(hosts, &[name]).map(|chosen| chosen[0].index)
+            };
+            let places = rankfile.places.iter().take(asked(spec).unwrap_or(usize::MAX));
+            places.map(index).collect()
+        }
+        (_, MapBy::Sequence) => {
+            let mentions = hosts.iter().enumerate();
+            let mut places: Vec<(u32, usize)> = mentions
+                .flat_map(|(index, host)| host.places.iter().map(move |place| (*place, index)))
+                .collect();
+            places.sort_unstable();
+            Ok(places.into_iter().map(|(_, index)| index).collect())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// How many ranks all programs ask for, where all say it.
+fn asked(spec: &JobSpec) -> Option<usize> {
+    spec.apps.iter().map(|app| app.rank_count.map(|count| count as usize)).sum()
 }
 
 /// A host, with its slots as far as they are known.
@@ -197,15 +236,12 @@ pub struct NodePlace {
 /// # Errors
 /// [`MapError`] names each host, its slots, where each number came from, and the flag that would allow it.
 pub fn place(request: &Request, hosts: &[HostWithSlots]) -> Result<Placement, MapError> {
-    let counts = counts::ranks_per_host(request, hosts)?;
-    let mut places: Vec<(usize, usize)> = Vec::new();
-    for (app, counts) in counts.iter().enumerate() {
-        places.extend(numbered(request, counts).into_iter().map(|host| (host, app)));
-    }
+    let places = places(request, hosts)?;
     let mut nodes: Vec<NodePlace> = Vec::new();
     let mut node_of_host = vec![None; hosts.len()];
-    let has_rank = |index: usize| counts.iter().any(|counts| counts[index] > 0);
-    for (index, host) in hosts.iter().enumerate().filter(|(index, _)| has_rank(*index)) {
+    let mut has_rank = vec![false; hosts.len()];
+    places.iter().for_each(|(host, _)| has_rank[*host] = true);
+    for (index, host) in hosts.iter().enumerate().filter(|(index, _)| has_rank[*index]) {
         let node = NodeId(u32::try_from(nodes.len()).expect("a node has one of at most MAX_RANKS ranks"));
         node_of_host[index] = Some(node);
         nodes.push(NodePlace {
@@ -228,6 +264,51 @@ pub fn place(request: &Request, hosts: &[HostWithSlots]) -> Result<Placement, Ma
     Ok(Placement { ranks, nodes })
 }
 
+/// The host and the program of each rank, in the order of the ranks.
+fn places(request: &Request, hosts: &[HostWithSlots]) -> Result<Vec<(usize, usize)>, MapError> {
+    if request.is_one_by_one() {
+        return one_by_one(request, hosts);
+    }
+    let mut places = Vec::new();
+    for (app, counts) in counts::ranks_per_host(request, hosts)?.iter().enumerate() {
+        places.extend(numbered(request, counts).into_iter().map(|host| (host, app)));
+    }
+    Ok(places)
+}
+
+/// Each program takes the next of the places that are named, on its own hosts.
+fn one_by_one(request: &Request, hosts: &[HostWithSlots]) -> Result<Vec<(usize, usize)>, MapError> {
+    if hosts.is_empty() {
+        return Err(MapError::NoHosts);
+    }
+    let mut free: Vec<usize> = request.sequence.clone();
+    let mut places = Vec::new();
+    for (number, app) in request.apps.iter().enumerate() {
+        let is_chosen =
+            |host: usize| app.hosts.as_ref().is_none_or(|chosen| chosen.iter().any(|one| one.index == host));
+        let wanted = app.rank_count.map_or(usize::MAX, |count| count as usize);
+        let (mut taken, mut left) = (0, Vec::new());
+        for host in free {
+            if taken < wanted && is_chosen(host) {
+                taken += 1;
+                places.push((host, number));
+            } else {
+                left.push(host);
+            }
+        }
+        free = left;
+        if taken < wanted && wanted != usize::MAX || taken == 0 {
+            let source = if request.map_by == MapBy::Rankfile { "the rankfile" } else { "the list of hosts" };
+            return Err(MapError::TooFewPlaces {
+                asked: if wanted == usize::MAX { 1 } else { wanted as u64 },
+                places: taken,
+                source_of_places: source.to_owned(),
+            });
+        }
+    }
+    Ok(places)
+}
+
 /// The host of each rank of a program, in the order of the ranks.
 fn numbered(request: &Request, counts: &[u32]) -> Vec<usize> {
     let hosts = || counts.iter().enumerate();
@@ -248,6 +329,15 @@ fn numbered(request: &Request, counts: &[u32]) -> Vec<usize> {
 pub fn hosts_needed(request: &Request, hosts: &[Host]) -> Vec<bool> {
     let known: Vec<HostWithSlots> = hosts.iter().map(|host| slots_of(host.clone(), None)).collect();
     let mut needed = vec![false; hosts.len()];
+    if request.is_one_by_one() {
+        let asked: Option<usize> = request
+            .apps
+            .iter()
+            .map(|app| app.rank_count.filter(|_| app.hosts.is_none()).map(|count| count as usize))
+            .sum();
+        request.sequence.iter().take(asked.unwrap_or(usize::MAX)).for_each(|host| needed[*host] = true);
+        return needed;
+    }
     for app in &request.apps {
         let mut room = 0;
         for (index, share) in counts::shares(app, hosts.len()) {

@@ -12,6 +12,13 @@ pub enum MapBy {
     Node,
     /// Hosts are filled as by slot; on a host, each object one rank, then each a second one.
     Object(Object),
+    /// Each object of every host one rank, then each a second one, hosts numbered one after the other; without an object
+    /// each host one rank in turn.
+    Span(Option<Object>),
+    /// The first rank on the host that is named first, and so on: a host that is named again gets another one.
+    Sequence,
+    /// Each rank where a file says.
+    Rankfile,
     /// So many ranks on each of a host's resources.
     PerResource {
         /// How many.
@@ -50,8 +57,8 @@ impl MapBy {
     /// How a host's ranks are dealt to its objects, for binding. `rank_by` is what `--rank-by` says.
     pub fn dealt(self, rank_by: Option<RankBy>) -> Option<Dealt> {
         match self {
-            MapBy::Slot | MapBy::Node => None,
-            MapBy::Object(object) => {
+            MapBy::Slot | MapBy::Node | MapBy::Span(None) | MapBy::Sequence | MapBy::Rankfile => None,
+            MapBy::Object(object) | MapBy::Span(Some(object)) => {
                 let order = if rank_by == Some(RankBy::Slot) { Order::Shares } else { Order::Turns };
                 Some(Dealt { object, order })
             }

@@ -155,11 +155,11 @@ proptest! {
         rank_count in prop::option::of(1u32..60),
         per_node in prop::option::of(1u32..9),
         oversubscribe: bool,
-        map_by in prop::sample::select(vec![MapBy::Slot, MapBy::Node]),
+        map_by in prop::sample::select(vec![MapBy::Slot, MapBy::Node, MapBy::Span(None)]),
         rank_by in prop::option::of(prop::sample::select(vec![RankBy::Slot, RankBy::Node])),
     ) {
         let app = AppRequest { rank_count, hosts: None };
-        let request = Request { apps: vec![app], per_node, oversubscribe, map_by, rank_by };
+        let request = Request { apps: vec![app], per_node, oversubscribe, map_by, rank_by, sequence: Vec::new() };
         let hosts: Vec<HostWithSlots> = slots.iter().map(|(slots, given)| with_slots(*slots, *given)).collect();
         let limit = |host: &HostWithSlots| match (per_node, host.origin) {
             (None, _) => host.slots.unwrap(),
@@ -193,6 +193,55 @@ proptest! {
     }
 }
 
+#[test]
+fn hosts_named_one_by_one_get_ranks_in_that_order() {
+    let map = |options: &str, map_by| {
+        let request = Request { map_by, sequence: vec![0, 2, 0, 1], ..request(options) };
+        place(&request, &hosts("a slots=1,b slots=1,c slots=1")).map(|map| hosts_of_ranks(&map))
+    };
+    for map_by in [MapBy::Sequence, MapBy::Rankfile] {
+        assert_eq!(map("", map_by).unwrap(), "acab", "slots do not count");
+        assert_eq!(map("-n 2", map_by).unwrap(), "ac");
+        let error = map("-n 5", map_by).unwrap_err();
+        assert!(matches!(error, MapError::TooFewPlaces { asked: 5, places: 4, .. }), "{error}");
+    }
+    let named = |name: &str, places: &[u32]| Host { places: places.to_vec(), ..host(name) };
+    let spec = JobSpec { map_by: MapBy::Sequence, ..JobSpec::default() };
+    let read = Request::new(&spec, &[named("a", &[1, 4]), named("b", &[3])]).unwrap();
+    assert_eq!(read.sequence, [0, 1, 0]);
+    let request = Request { map_by: MapBy::Sequence, sequence: vec![0, 2, 0, 1], ..request("-n 2") };
+    let named: Vec<Host> = hosts("a,b,c").into_iter().map(|host| host.host).collect();
+    assert_eq!(hosts_needed(&request, &named), [true, false, true]);
+}
+
+#[test]
+fn ranks_that_span_hosts_are_dealt_to_all_of_their_objects() {
+    let cpu = |id| efarun_wire::facts::Cpu { id, core: id, package: id / 2, numa: id / 2 };
+    let mut hosts = hosts("a slots=8,b slots=8");
+    hosts[0].topology = Some(Topology { cpus: (0..4).map(cpu).collect(), ..Topology::default() });
+    hosts[1].topology = Some(Topology { cpus: (0..2).map(cpu).collect(), ..Topology::default() });
+    let map = |options: &str, object| {
+        let request = Request { map_by: MapBy::Span(object), ..request(options) };
+        hosts_of_ranks(&place(&request, &hosts).unwrap())
+    };
+    let socket = Some(crate::binding::Object::Socket);
+    assert_eq!(map("-n 3", socket), "aab", "two sockets there, one here");
+    assert_eq!(map("-n 6", socket), "aaaabb");
+    assert_eq!(map("-n 4", None), "aabb");
+}
+
+#[test]
+fn the_most_slots_of_a_host_hold_for_oversubscription_too() {
+    let mut hosts = hosts("a slots=1,b slots=1");
+    hosts[0].host.max_slots = Some(2);
+    let map = |options: &str| place(&request(options), &hosts).map(|map| hosts_of_ranks(&map));
+    assert_eq!(map("-n 6 --oversubscribe").unwrap(), "aabbbb");
+    assert_eq!(map("-N 3 --oversubscribe").unwrap(), "aabbb");
+    hosts[1].host.max_slots = Some(3);
+    let error = place(&request("-n 6 --oversubscribe"), &hosts).unwrap_err();
+    assert!(matches!(error, MapError::BeyondMaxSlots { asked: 6, room: 5, .. }), "{error}");
+}
+
 fn with_slots(slots: u32, given: bool) -> HostWithSlots {
     let mut host = host("h");
     if given {
@@ -206,7 +255,15 @@ fn with_slots(slots: u32, given: bool) -> HostWithSlots {
 fn host(name: &str) -> Host {
     let (user, name) =
         name.split_once('@').map_or((None, name), |(user, name)| (Some(user.to_owned()), name));
-    Host { name: name.to_owned(), user, port: None, slots: None, origin: "hosts:1".to_owned() }
+    Host {
+        name: name.to_owned(),
+        user,
+        port: None,
+        slots: None,
+        max_slots: None,
+        places: Vec::new(),
+        origin: "hosts:1".to_owned(),
+    }
 }
 
 /// `a slots=8,b gpus=4,c cores=2,d listed,e`: hosts with slots from every origin.

@@ -8,7 +8,15 @@ use crate::job::Host;
 
 /// A host of this name.
 pub(crate) fn host(name: &str) -> Host {
-    Host { name: name.into(), user: None, port: None, slots: None, origin: "test".into() }
+    Host {
+        name: name.into(),
+        user: None,
+        port: None,
+        slots: None,
+        max_slots: None,
+        places: Vec::new(),
+        origin: "test".into(),
+    }
 }
 
 /// Writes a shell script that can be executed.

@@ -78,7 +78,10 @@ pub(super) fn hosts_of(spec: &JobSpec) -> Result<Vec<Host>, LaunchError> {
     let hostfile = content.as_ref().map(|(path, bytes)| (*path, bytes.as_slice()));
     let some_run_anywhere = spec.apps.iter().any(|app| app.host_list.is_empty());
     let lists = spec.apps.iter().filter(|_| hostfile.is_none() || !some_run_anywhere);
-    let list: Vec<String> = lists.flat_map(|app| &app.host_list).cloned().collect();
+    let mut list: Vec<String> = lists.flat_map(|app| &app.host_list).cloned().collect();
+    if let (Some(rankfile), None, true) = (&spec.rankfile, hostfile, list.is_empty()) {
+        list = rankfile.hosts();
+    }
     let mut hosts = torchrun::chosen_hosts(spec, hostfile::hosts(hostfile, &list)?)?;
     if spec.nolocal {
         let named = hosts.len();

@@ -25,32 +25,41 @@ pub const SCHEMA: &str = "efarun-events/1";
 #[derive(Debug)]
 pub struct EventLog {
     started: Instant,
+    /// Of a job that may be started again: which start it is.
+    attempt: Option<u32>,
     out: Option<(Sender<Value>, JoinHandle<io::Result<()>>)>,
 }
 
 impl EventLog {
-    /// Opens what events go to. A file is emptied; a descriptor is one that this process was started with.
+    /// Opens what events go to. A file is emptied, unless this is another attempt at the same job; a descriptor is one that
+    /// this process was started with. A job that may be started again has the number of the attempt in every event.
     ///
     /// # Errors
     ///
     /// When it cannot be opened for writing.
-    pub fn open(to: Option<&EventsTo>) -> io::Result<EventLog> {
+    pub fn open(to: Option<&EventsTo>, attempt: Option<u32>) -> io::Result<EventLog> {
         let started = Instant::now();
-        let Some(to) = to else { return Ok(EventLog { started, out: None }) };
+        let Some(to) = to else { return Ok(EventLog { started, attempt, out: None }) };
         let mut file = match to {
+            EventsTo::File(path) if attempt.is_some_and(|number| number > 0) => {
+                OpenOptions::new().append(true).open(path)?
+            }
             EventsTo::File(path) => File::create(path)?,
             EventsTo::Descriptor(number) => inherited(*number)?,
         };
         let (sender, lines) = mpsc::channel::<Value>();
         let write = move || lines.iter().try_for_each(|line| file.write_all(format!("{line}\n").as_bytes()));
         let thread = std::thread::Builder::new().name("events".into()).spawn(write)?;
-        Ok(EventLog { started, out: Some((sender, thread)) })
+        Ok(EventLog { started, attempt, out: Some((sender, thread)) })
     }
 
     /// Tells of an event. `fields` is an object.
     pub fn tell(&self, event: &str, fields: Value) {
         let Some((sender, _)) = &self.out else { return };
         let mut line = json!({ "event": event, "t_ms": self.elapsed_ms() });
+        if let (Value::Object(line), Some(number)) = (&mut line, self.attempt) {
+            line.insert("attempt".to_owned(), number.into());
+        }
         if let (Value::Object(line), Value::Object(fields)) = (&mut line, fields) {
             line.extend(fields);
         }
@@ -103,7 +112,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events");
         std::fs::write(&path, "left from before").unwrap();
-        let log = EventLog::open(Some(&EventsTo::File(path.clone()))).unwrap();
+        let log = EventLog::open(Some(&EventsTo::File(path.clone())), None).unwrap();
         log.tell("start", json!({ "schema": SCHEMA }));
         log.tell("end", json!({ "code": 0 }));
         log.finish(Duration::from_secs(10)).unwrap();
@@ -114,13 +123,13 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_written_is_an_error_at_once() {
-        assert!(EventLog::open(Some(&EventsTo::File("/no/such/folder/events".into()))).is_err());
-        assert!(EventLog::open(Some(&EventsTo::Descriptor(987_654))).is_err());
+        assert!(EventLog::open(Some(&EventsTo::File("/no/such/folder/events".into())), None).is_err());
+        assert!(EventLog::open(Some(&EventsTo::Descriptor(987_654)), None).is_err());
     }
 
     #[test]
     fn a_full_disk_is_told_at_the_end() {
-        let log = EventLog::open(Some(&EventsTo::File("/dev/full".into()))).unwrap();
+        let log = EventLog::open(Some(&EventsTo::File("/dev/full".into())), None).unwrap();
         log.tell("start", json!({}));
         assert!(log.finish(Duration::from_secs(10)).is_err());
     }

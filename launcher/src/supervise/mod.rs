@@ -62,7 +62,7 @@ const OUTPUT_PATIENCE: Duration = Duration::from_secs(30);
 /// Runs a job, or shows what would be run, and says with which exit code to end. Everything a user should know has
 /// been written when it returns.
 pub async fn run(spec: JobSpec) -> ExitCause {
-    match signals::listen() {
+    match signals::listen(&spec.forwarded) {
         Ok(signals) => attempt(&spec, None, signals).await.cause,
         Err(source) => {
             Terminal::process().error(head("installing signal handlers", source));
@@ -268,7 +268,11 @@ fn bindings(
     for (node, facts) in placement.nodes.iter().zip(facts) {
         let count = u32::try_from(node.ranks.len()).expect("there are at most MAX_RANKS ranks");
         let of_node = binding::bind(spec.binding(), &facts.topology, count, &node.host.to_string())?;
-        for (rank, binding) in node.ranks.iter().zip(of_node) {
+        for (rank, mut binding) in node.ranks.iter().zip(of_node) {
+            let named = spec.rankfile.as_ref().and_then(|file| file.places[rank.index()].cores.as_ref());
+            if let Some(cores) = named {
+                binding.cpus = binding::cpus_of(cores, &facts.topology, &node.host.to_string())?;
+            }
             bindings[rank.index()] = binding;
         }
     }

@@ -44,9 +44,11 @@ impl Records {
             _ => Ok(None),
         };
         let events = spec.events.as_ref().filter(|_| is_run);
+        let restartable = spec.torchrun.as_ref().filter(|torchrun| torchrun.max_restarts > 0);
+        let attempt = restartable.map(|torchrun| torchrun.attempt.number);
         let subject = events.map(EventsTo::to_string).unwrap_or_default();
         Ok(Records {
-            log: EventLog::open(events).map_err(at_fault("--events", subject))?,
+            log: EventLog::open(events, attempt).map_err(at_fault("--events", subject))?,
             report: make("--report", &spec.report)?,
             junit: make("--junit", &spec.junit)?,
         })

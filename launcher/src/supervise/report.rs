@@ -148,7 +148,15 @@ mod tests {
 
     #[test]
     fn what_is_said_of_many_hosts_is_said_once() {
-        let host = |name: String| Host { name, user: None, port: None, slots: None, origin: "-H".to_owned() };
+        let host = |name: String| Host {
+            name,
+            user: None,
+            port: None,
+            slots: None,
+            max_slots: None,
+            places: Vec::new(),
+            origin: "-H".to_owned(),
+        };
         let hosts: Vec<Host> = (1..=10).map(|number| host(format!("h{number}"))).collect();
         let both = ["slow".to_owned(), "through ssh".to_owned()];
         let texts = |index: usize| if index == 1 { &both[..] } else { &both[..1] };

@@ -23,7 +23,7 @@ pub async fn run(mut spec: JobSpec) -> ExitCause {
         Terminal::process().error("the operating system has no random numbers");
         return ExitCause::Internal;
     }
-    let mut signals = match signals::listen() {
+    let mut signals = match signals::listen(&spec.forwarded) {
         Ok(signals) => signals,
         Err(error) => {
             Terminal::process().error(format!("installing signal handlers: {error}"));

@@ -128,7 +128,15 @@ impl Drop for Testbed {
 /// The n-th host, by address: the head's names are not this process's.
 pub(crate) fn host(number: u8) -> Host {
     let name = format!("10.88.0.{number}");
-    Host { name, user: None, port: None, slots: None, origin: "test".into() }
+    Host {
+        name,
+        user: None,
+        port: None,
+        slots: None,
+        max_slots: None,
+        places: Vec::new(),
+        origin: "test".into(),
+    }
 }
 
 /// A launcher that is a shell script, whose agent does this.

@@ -55,6 +55,34 @@ fn signals_for_the_program_are_passed_on_and_end_nothing() {
 }
 
 #[test]
+fn signals_that_are_listed_are_passed_on_too_and_none_means_none() {
+    // A shell acts on what has come in the order of the signals' numbers: TERM's would follow USR1's.
+    let traps = "trap 'echo got WINCH' WINCH; trap 'echo got USR1' USR1; trap 'exit 0' TERM; ";
+    let start = |list: &str| {
+        let job = shell(
+            here().options(["-n", "1", "--grace", "20", "--forward-signals", list]),
+            &format!("{traps}{WAIT}"),
+        );
+        let job = job.start();
+        job.wait_for_output("is up", 1);
+        job
+    };
+    let job = start("sigurg,WINCH");
+    job.signal(Signal::SIGWINCH);
+    job.wait_for_output("got WINCH", 1);
+    job.signal(Signal::SIGUSR1);
+    job.wait_for_output("got USR1", 1);
+    job.signal(Signal::SIGTERM);
+    job.wait().assert_code(143);
+    let job = start("none");
+    job.signal(Signal::SIGUSR1);
+    job.signal(Signal::SIGTERM);
+    let outcome = job.wait();
+    outcome.assert_code(143);
+    assert!(!outcome.stdout().contains("got USR1"), "{}", outcome.shown());
+}
+
+#[test]
 fn ctrl_z_stops_ranks_on_all_hosts_and_the_launcher_and_cont_lets_them_go_on() {
     require!(Need::Testbed);
     let testbed = Testbed::up(2);

@@ -29,10 +29,53 @@ fn ranks_are_dealt_and_numbered_as_asked_for() {
         ("--map-by ppr:1:node", "h1 h2 h3"),
         ("-pernode -n 2", "h1 h2"),
         ("-n 7 --map-by node:OVERSUBSCRIBE", "h1 h2 h3 h1 h2 h3 h1"),
+        ("-n 4 --map-by slot:SPAN", "h1 h1 h2 h3"),
+        ("-n 2 --nolocal", "h1 h1"),
     ];
     for (options, expected) in cases {
         assert_eq!(placed(&testbed, options).join(" "), expected, "{options}");
     }
+}
+
+#[test]
+fn hosts_are_taken_one_by_one_where_a_file_says_so() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let hostfile = testbed.hostfile_of("h2\nh1\nh2\n".to_owned());
+    let with_hostfile = || on(&testbed).options(["--hostfile".as_ref(), hostfile.as_os_str()]);
+    let placed = |job: Job<'_>| {
+        let outcome = job.program(program!("rank_echo"), NO_ARGS).run();
+        hosts(&echoes(&outcome)).join(" ")
+    };
+    assert_eq!(placed(with_hostfile().options(words("--map-by seq"))), "h2 h1 h2");
+    assert_eq!(placed(with_hostfile().options(words("--map-by seq -n 2"))), "h2 h1");
+    let rankfile = testbed.folder().join("ranks");
+    std::fs::write(&rankfile, "rank 1=h1 slot=0\nrank 0=h2 slot=0:*\nrank 2=h1\n").unwrap();
+    let rankfile = rankfile.to_str().unwrap();
+    for option in [&["-rf", rankfile][..], &["--map-by", &format!("rankfile:FILE={rankfile}")]] {
+        assert_eq!(placed(on(&testbed).options(option)), "h2 h1 h1", "{option:?}");
+    }
+    let script = "echo $EFARUN_RANK $(grep Cpus_allowed_list /proc/self/status | cut -f2)";
+    let bound = on(&testbed).options(["--rankfile", rankfile]).program("/bin/sh".as_ref(), ["-c", script]);
+    let allowed = allowed(&bound.run());
+    assert!(allowed[1].parse::<u32>().is_ok(), "one core: {allowed:?}");
+    assert_eq!(allowed[2], everything());
+    let missing = on(&testbed).options(["--rankfile", rankfile]).options(words("-n 4"));
+    let outcome = missing.program(program!("rank_echo"), NO_ARGS).run();
+    outcome.assert_code(64).assert_says(&["4 ranks asked for, and the rankfile names 3 places"]);
+}
+
+#[test]
+fn max_slots_hold_where_hosts_are_oversubscribed() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let hostfile = testbed.hostfile_of("h1 slots=1 max_slots=2\nh2 slots=1\n".to_owned());
+    let options = ["--hostfile".as_ref(), hostfile.as_os_str()];
+    let job = on(&testbed).options(options).options(words("-n 6 --oversubscribe"));
+    assert_eq!(
+        hosts(&echoes(&job.program(program!("rank_echo"), NO_ARGS).run())).join(" "),
+        "h1 h1 h2 h2 h2 h2"
+    );
 }
 
 #[test]

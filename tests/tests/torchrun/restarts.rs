@@ -36,6 +36,23 @@ fn the_last_failure_decides_when_no_restart_is_left() {
 }
 
 #[test]
+fn events_of_all_attempts_are_kept_with_their_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events");
+    std::fs::write(&file, "left from before\n").unwrap();
+    let options = format!("--max-restarts 3 --events {}", file.display());
+    run(here(), &options, "fail-until 2").assert_code(0);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let events =
+        text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
+    let ends = events.filter(|event| event["event"] == "end");
+    let told: Vec<_> = ends.map(|end| (end["attempt"].as_u64(), end["exit"]["code"].as_u64())).collect();
+    let failed = told[0].1;
+    assert_ne!(failed, Some(0));
+    assert_eq!(told, [(Some(0), failed), (Some(1), failed), (Some(2), Some(0))]);
+}
+
+#[test]
 fn each_attempt_has_a_folder_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let options =

@@ -23,11 +23,6 @@ pub(in crate::cli) const FLAGS: &[ForeignFlag] = &[
     flag(&["pernode"], 0, Means(&["--npernode=1"])),
     flag(&["npersocket"], 1, Means(&["--map-by=ppr:{}:socket", "--bind-to=socket"])),
     flag(&["ppr"], 1, Means(&["--map-by=ppr:{}"])),
-    flag(
-        &["rankfile", "rf"],
-        1,
-        Refused("--map-by, -N and --bind-to place ranks; a file with a line per rank is not taken yet"),
-    ),
     flag(&["bynode"], 0, Means(&["--map-by=node"])),
     flag(&["byslot"], 0, Means(&["--map-by=slot"])),
     flag(&["bycore"], 0, Means(&["--map-by=core"])),
@@ -123,7 +118,6 @@ pub(in crate::cli) const FLAGS: &[ForeignFlag] = &[
     flag(&["enable-recovery", "continuous"], 0, Means(&["--on-failure=continue"])),
     flag(&["disable-recovery"], 0, NoDifference("a rank that fails ends the job")),
     flag(&["with-ft"], 1, List(WITH_FT)),
-    flag(&["forward-signals"], 1, Unused("USR1, USR2, ALRM, TSTP and CONT are passed on")),
     flag(&["personality", "cf", "mpi-personality"], 1, Unused("efarun is neither of them")),
     // Debuggers.
     flag(

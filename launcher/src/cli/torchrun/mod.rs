@@ -12,11 +12,12 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::{ArgAction, CommandFactory, FromArgMatches};
 
 use super::flags::{self as efaruns, Flags};
 use super::translate::quoted;
-use super::{CliExit, Command, Surroundings, explain};
+use super::{CliExit, Command, Surroundings, config, explain};
+use crate::hostfile;
 use crate::job::JobSpec;
 use crate::mapping::{MapBy, Resource};
 use crate::torchrun::{Attempt, ByHand, Logs, NodeRange, PerNode, ProgramKind, Torchrun};
@@ -37,8 +38,11 @@ pub(super) fn parse(
         return Ok(Command::Print(text));
     }
     add_environment(&mut line, around.env)?;
+    let defaults = config::defaults(&efaruns::command(), around)?;
+    add_defaults(&command, &mut line, &defaults);
     let mut job = into_job(&line, around.env)?;
-    choose_hosts(&mut job, &line, around.env)?;
+    job.notes.splice(0..0, defaults.notes);
+    choose_hosts(&mut job, &line, &defaults.hosts, around.env)?;
     Ok(Command::Run(Box::new(job)))
 }
 
@@ -115,6 +119,21 @@ fn add_environment(line: &mut Line, env: &[(OsString, OsString)]) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Takes what variables and files set of efarun's own options, as far as torchrun's lines have them; not hosts.
+fn add_defaults(command: &clap::Command, line: &mut Line, defaults: &config::Defaults) {
+    for default in &defaults.options {
+        let arg = command.get_arguments().find(|arg| arg.get_long() == Some(&default.long));
+        let Some(arg) = arg else { continue };
+        let (long, spelling) = (default.long.clone(), default.spelling.clone());
+        let given = Given { long, spelling, value: default.value.clone() };
+        match arg.get_action() {
+            // Before the line's own, of which the last wins.
+            ArgAction::Append => line.given.insert(0, given),
+            _ => line.add_default(given),
+        }
+    }
 }
 
 fn into_job(line: &Line, env: &[(OsString, OsString)]) -> Result<JobSpec, CliExit> {
@@ -247,8 +266,13 @@ fn of_mpirun(error: CliExit) -> CliExit {
 }
 
 /// Decides where the nodes are: on the hosts that the line names; where the line is typed, on every node; here; or on the
-/// hosts that the environment names.
-fn choose_hosts(job: &mut JobSpec, line: &Line, env: &[(OsString, OsString)]) -> Result<(), CliExit> {
+/// hosts that the user's own defaults or the environment name.
+fn choose_hosts(
+    job: &mut JobSpec,
+    line: &Line,
+    defaults: &[config::Default],
+    env: &[(OsString, OsString)],
+) -> Result<(), CliExit> {
     let are_named = job.hostfile.is_some() || !job.apps[0].host_list.is_empty();
     let several = job.torchrun.as_ref().is_some_and(|torchrun| torchrun.nodes.most > 1);
     let meets = ["node-rank", "master-addr", "rdzv-endpoint"].iter().any(|long| line.has(long));
@@ -267,6 +291,19 @@ fn choose_hosts(job: &mut JobSpec, line: &Line, env: &[(OsString, OsString)]) ->
         });
     }
     if several {
+        for default in defaults {
+            let Some(value) = &default.value else { continue };
+            if default.long == "hostfile" {
+                job.notes.push(format!(
+                    "the hosts are those of {}, which {} names",
+                    value.display(),
+                    default.origin
+                ));
+                job.hostfile = Some(value.into());
+            } else if let Some(list) = value.to_str() {
+                job.apps[0].host_list.extend(hostfile::split_list(list));
+            }
+        }
         super::find_hosts(job, env);
         if job.hostfile.is_none() && job.apps[0].host_list.is_empty() {
             return Err(CliExit::NoHostsForNodes);
@@ -350,6 +387,7 @@ const NOT_TAKEN: &[&str] = &[
     "rank-by",
     "app",
     "cpus-per-rank",
+    "rankfile",
     "default-slots",
     "oversubscribe",
     "nolocal",
@@ -390,3 +428,6 @@ Examples:
   efarun torchrun --nnodes 2 --node-rank 0 --master-addr 10.0.0.1 --key-file key --nproc-per-node 8 train.py
   efarun torchrun --hostfile hosts --nnodes 1:4 --nproc-per-node auto --max-restarts 3 -m mypackage.train
   efarun torchrun --nnodes 1 --nproc-per-node 8 --log-dir logs --tee 3 train.py";
+
+#[cfg(test)]
+mod tests;

@@ -431,7 +431,15 @@ fn own_name() -> String {
 }
 
 fn host_of(name: &str) -> Host {
-    Host { name: name.to_owned(), user: None, port: None, slots: None, origin: "joined by hand".to_owned() }
+    Host {
+        name: name.to_owned(),
+        user: None,
+        port: None,
+        slots: None,
+        max_slots: None,
+        places: Vec::new(),
+        origin: "joined by hand".to_owned(),
+    }
 }
 
 /// When the first word about waiting comes, and how often after that.

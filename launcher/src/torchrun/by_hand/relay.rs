@@ -48,6 +48,8 @@ pub(super) async fn run(
         user: None,
         port: None,
         slots: None,
+        max_slots: None,
+        places: Vec::new(),
         origin: Host::BY_DEFAULT.to_owned(),
     };
     let spawner = LocalSpawner::new(supervise::THIS_EXECUTABLE);
