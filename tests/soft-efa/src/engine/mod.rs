@@ -124,7 +124,10 @@ impl Host {
         self.attended_ns.store((now - self.start).as_nanos() as u64, Ordering::Relaxed);
         let mut engine = self.engine.lock();
         let with_sockets = now.saturating_duration_since(engine.last_poll) >= SOCKET_INTERVAL;
-        if engine.progress(now, with_sockets) {
+        let came_in = engine.progress(now, with_sockets);
+        // This may have been the program's last poll for a while.
+        self.remind_thread(&mut engine);
+        if came_in {
             engine.idle_polls = 0;
         } else {
             engine.idle_polls += 1;
@@ -140,12 +143,17 @@ impl Host {
 
     /// Hands on what was posted, and makes sure that the thread knows of deadlines.
     pub fn posted(&self, engine: &mut Engine) {
-        let now = Instant::now();
-        engine.push_out(now);
-        let due = engine.next_due();
+        engine.push_out(Instant::now());
+        self.remind_thread(engine);
+    }
+
+    /// Wakes the thread where it would sleep past a deadline.
+    fn remind_thread(&self, engine: &mut Engine) {
         if engine.is_thread_asleep
-            && due.is_some_and(|due| engine.thread_wakes.is_none_or(|wakes| due < wakes))
+            && let Some(due) = engine.next_due()
+            && engine.thread_wakes.is_none_or(|wakes| due < wakes)
         {
+            engine.thread_wakes = Some(due);
             self.poller.wake();
         }
     }

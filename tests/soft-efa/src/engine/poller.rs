@@ -80,15 +80,8 @@ impl Poller {
     pub(super) fn ready(&self) -> Vec<Token> {
         let mut events = [EpollEvent::empty(); 64];
         let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
-        let mut tokens = Vec::new();
-        for event in &events[..count] {
-            if event.data() == BELL {
-                let _ = self.bell.read();
-            } else {
-                tokens.push(Token(event.data()));
-            }
-        }
-        tokens
+        // The bell rings on until who waits has heard it, whoever else looks at sockets.
+        events[..count].iter().filter(|event| event.data() != BELL).map(|event| Token(event.data())).collect()
     }
 
     /// Sleeps until a socket has something, somebody wakes, or the time is over.
@@ -96,6 +89,7 @@ impl Poller {
         let mut fds = [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
         // An interrupted wait is a wait that ended early; the caller looks again.
         let _ = ppoll(&mut fds, at_most.map(TimeSpec::from), None);
+        let _ = self.bell.read();
     }
 
     pub(super) fn wake(&self) {
@@ -105,3 +99,24 @@ impl Poller {
 
 const NUMBER: u64 = (1 << 48) - 1;
 const BELL: u64 = u64::MAX;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_bell_is_heard_though_others_look_at_sockets_in_between() {
+        let poller = Poller::new().unwrap();
+        poller.wake();
+        assert!(poller.ready().is_empty());
+        let since = Instant::now();
+        poller.wait(Some(LONG));
+        assert!(since.elapsed() < LONG, "the waker was not heard");
+        poller.wait(Some(Duration::from_millis(1)));
+        assert!(poller.ready().is_empty());
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+}
