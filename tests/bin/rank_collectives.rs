@@ -4,16 +4,20 @@
 //! `rank_collectives --until-failure COUNT`: sums so many elements until an operation fails; says that it began, and in
 //! the end how long the failing one took and what its error was.
 //!
-//! What the runtime logs goes to stderr.
+//! `rank_collectives --sums-until FILE COUNT`: sums so many elements until every rank has seen the file and a few times
+//! more.
+//!
+//! What the runtime logs is said too.
 
+use std::path::Path;
 use std::time::Instant;
 
 use efarun_rt::coll::collective::Collective;
 use efarun_rt::{Algorithm, Choice, Options, Rank, ReduceOp, World};
-use efarun_tests::fixture::{log_to_stderr, say};
+use efarun_tests::fixture::{say, say_logs};
 
 fn main() -> Result<(), efarun_rt::Error> {
-    log_to_stderr();
+    say_logs();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut world = World::init()?;
     for line in world.transport_report() {
@@ -34,26 +38,50 @@ fn main() -> Result<(), efarun_rt::Error> {
             drop(world);
             Err(error)
         }
-        other => panic!("COUNTS, or --until-failure COUNT, not {other:?}"),
+        [flag, file, count] if flag == "--sums-until" => {
+            let count = count.parse().expect("a number of elements");
+            let mut files = 0;
+            while files < u64::from(world.world_size()) {
+                files = sum(&mut world, count, u64::from(Path::new(file).exists()))?;
+                say("summing");
+            }
+            for _ in 0..MORE_SUMS {
+                sum(&mut world, count, 0)?;
+            }
+            let rank = world.rank();
+            world.close()?;
+            say(&format!("rank {rank}: all right"));
+            Ok(())
+        }
+        other => panic!("COUNTS, --until-failure COUNT, or --sums-until FILE COUNT, not {other:?}"),
     }
 }
 
 fn sum_until_failure(world: &mut World, count: usize) -> efarun_rt::Error {
-    let sum = (0..u64::from(world.world_size())).sum::<u64>();
     let mut number = 0;
     loop {
-        let mut data = vec![u64::from(world.rank().0); count];
         let since = Instant::now();
-        if let Err(error) = world.all_reduce(&mut data, ReduceOp::Sum) {
+        if let Err(error) = sum(world, count, 0) {
             say(&format!("failed after {} ms: {error}", since.elapsed().as_millis()));
             return error;
         }
-        assert!(data.iter().all(|&element| element == sum), "a wrong sum");
         if number == 0 {
             say("summing");
         }
         number += 1;
     }
+}
+
+/// Sums elements that differ by rank and place, and looks at each; the sum of another element.
+fn sum(world: &mut World, count: usize, other: u64) -> Result<u64, efarun_rt::Error> {
+    let rank = u64::from(world.rank().0);
+    let mut data: Vec<u64> = (0..count as u64).map(|index| rank + index).chain([other]).collect();
+    world.all_reduce(&mut data, ReduceOp::Sum)?;
+    let world_size = u64::from(world.world_size());
+    let ranks = (0..world_size).sum::<u64>();
+    let sums = (0..count as u64).map(|index| ranks + world_size * index);
+    assert!(data[..count].iter().copied().eq(sums), "a wrong sum");
+    Ok(data[count])
 }
 
 fn check_all(world: &mut World, count: usize) -> Result<(), efarun_rt::Error> {
@@ -163,6 +191,9 @@ fn algorithms(collective: Collective) -> impl Iterator<Item = (Algorithm, Option
     let by = |algorithm| Options { algorithm: Some(Choice::Fixed(algorithm)), deadline: None };
     Algorithm::of(collective).iter().map(move |&algorithm| (algorithm, by(algorithm)))
 }
+
+/// What is summed once every rank has seen the file.
+const MORE_SUMS: usize = 10;
 
 fn junk(len: usize) -> Vec<u64> {
     vec![0xEEEE_EEEE_EEEE_EEEE; len]

@@ -21,25 +21,24 @@ pub fn say(line: &str) {
     let _ = stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// Writes what libraries log, from warnings on, to stderr, a line each.
-pub fn log_to_stderr() {
+/// Says what libraries log, from warnings on, a line each.
+pub fn say_logs() {
     // A second call changes nothing.
-    if log::set_logger(&Stderr).is_ok() {
+    if log::set_logger(&Sayer).is_ok() {
         log::set_max_level(log::LevelFilter::Warn);
     }
 }
 
-struct Stderr;
+struct Sayer;
 
-impl log::Log for Stderr {
+impl log::Log for Sayer {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
         metadata.level() <= log::Level::Warn
     }
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            let line = format!("{}: {}\n", record.level(), record.args());
-            let _ = std::io::stderr().lock().write_all(line.as_bytes());
+            say(&format!("{}: {}", record.level(), record.args()));
         }
     }
 

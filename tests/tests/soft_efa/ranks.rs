@@ -102,20 +102,39 @@ fn a_link_that_goes_down_is_told() {
 }
 
 #[test]
-fn one_of_several_rails_that_fails_is_told_by_its_cards() {
+fn one_of_several_rails_that_fails_is_told_by_its_cards_where_messages_are_sent() {
     require!(Need::SoftEfa);
-    for (device, card) in [("p4d", "rdmap32s27"), ("p5", "rdmap80s0")] {
-        let folder = tempfile::tempdir().unwrap();
-        let trigger = folder.path().join("now");
-        let fault = format!("link-down=1@{}", trigger.display());
-        let devices =
-            SoftEfa::new(&["--device", device, "--nics", "2", "--timeout", "1000", "--fault", &fault]);
-        let mut ranks = alone(&[devices.clone(), devices], &["--until-failure", "100000"]);
-        ranks[0].wait_for_line("summing");
-        std::fs::write(&trigger, "").unwrap();
-        let said = both_fail(ranks);
-        assert_says(&said, device, &["answered before", &format!("from {card} to {card} on ")]);
+    let folder = tempfile::tempdir().unwrap();
+    let trigger = folder.path().join("now");
+    let fault = format!("link-down=1@{}", trigger.display());
+    let devices = SoftEfa::new(&["--device", "p4d", "--nics", "2", "--timeout", "1000", "--fault", &fault]);
+    let mut ranks = alone(&[devices.clone(), devices], &["--until-failure", "100000"]);
+    ranks[0].wait_for_line("summing");
+    std::fs::write(&trigger, "").unwrap();
+    assert_says(&both_fail(ranks), "p4d", &["answered before", "from rdmap32s27 to rdmap32s27 on "]);
+}
+
+#[test]
+fn a_rail_that_fails_under_way_is_left_where_messages_are_written() {
+    require!(Need::SoftEfa);
+    let folder = tempfile::tempdir().unwrap();
+    let (trigger, enough) = (folder.path().join("now"), folder.path().join("enough"));
+    let fault = format!("link-down=1@{}", trigger.display());
+    let options = ["--device", "p5", "--nics", "3", "--manners", "srd", "--timeout", "1000"];
+    let devices = SoftEfa::new(&[&options[..], &["--fault", &fault]].concat());
+    let mut ranks = alone(&[devices.clone(), devices], &["--sums-until", enough.to_str().unwrap(), "100000"]);
+    ranks[0].wait_for_line("summing");
+    std::fs::write(&trigger, "").unwrap();
+    for (rank, peer) in ranks.iter_mut().zip([1, 0]) {
+        let wanted = format!("WARN: goes on to rank {peer} over 2 rails, without one that failed: ");
+        let cause = rank.wait_for_line(&wanted);
+        assert!(
+            cause.contains("answered before") && cause.contains("from rdmap80s0 to rdmap80s0 on "),
+            "{cause}"
+        );
     }
+    std::fs::write(&enough, "").unwrap();
+    finish(ranks);
 }
 
 #[test]

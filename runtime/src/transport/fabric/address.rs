@@ -31,12 +31,12 @@ pub(super) struct Address {
 }
 
 /// A rank's memory for grants, a part for each rank of the world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mailbox {
     /// Its address there.
     pub(super) address: u64,
-    /// Its key, on the first rail.
-    pub(super) key: u64,
+    /// Its key on each rail.
+    pub(super) keys: Vec<u64>,
 }
 
 /// One endpoint.
@@ -112,7 +112,7 @@ impl Address {
     }
 }
 
-pub(super) const FORMAT: u8 = 2;
+pub(super) const FORMAT: u8 = 3;
 
 #[cfg(test)]
 mod tests {

@@ -31,6 +31,13 @@ pub(super) fn explain(failure: &Failure, way: Way<'_>, is_efa: bool) -> String {
     )
 }
 
+/// Whether a failure is of the way between two cards, so that other cards may have a better one.
+pub(super) fn is_of_the_way(failure: &Failure) -> bool {
+    const UNRESPONSIVE: i32 = 13;
+    const UNREACHABLE: i32 = 15;
+    [UNRESPONSIVE, UNREACHABLE].contains(&failure.provider_code)
+}
+
 /// What is known of a peer to which operations are under way that do not end, and of which no error was told.
 pub(super) fn explain_stall(under_way: usize, way: Way<'_>) -> String {
     let Way { nic, peer_nic, peer_host } = way;

@@ -3,6 +3,11 @@
 //! Each rank makes a [`FabricTransport`], which gives an address; the bootstrap carries all addresses to all ranks;
 //! [`FabricTransport::connect`] takes them in. Nothing is sent before a pair is opened.
 //!
+//! # Parts
+//!
+//! The [`engine`] does what is asked for, on the rails and peers of the [`traffic`]. It leaves to a [`protocol`] what the
+//! operations of a message are: those of messages ([`tagged`]) or of writes ([`direct`]).
+//!
 //! # Protocol
 //!
 //! An ordered pair of ranks has a few slots at the receiver. For each slot and generation one message travels, its
@@ -26,7 +31,8 @@
 //! cause and remedy ([`diagnosis`]). It runs in the tests on soft EFA devices, and was never run on EFA hardware.
 //!
 //! On EFA devices that write into others' memory (p5 and later), messages are such writes instead, into the same kind of
-//! slots, and credits too ([`direct`]): nothing is matched or copied on the way.
+//! slots, and credits too ([`direct`]): nothing is matched or copied on the way. There, a rail that fails is left, and
+//! what it had goes over the others.
 //!
 //! # What it cannot do
 //!
@@ -40,14 +46,15 @@ mod diagnosis;
 mod direct;
 mod engine;
 mod operation;
-mod progress;
+mod protocol;
 mod provider;
 mod rail;
 mod registrations;
 mod slot;
-mod tag;
+mod tagged;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -55,11 +62,14 @@ use std::time::Duration;
 use efarun_wire::Rank;
 
 use self::address::Address;
-pub use self::engine::Counts;
+use self::direct::Direct;
+use self::engine::Engine;
 pub use self::provider::{Network, efa_devices};
 use self::slot::Cut;
+use self::tagged::Tagged;
+pub use self::traffic::Counts;
 use super::{Header, Message, SendToken, Transport, TransportError};
-use crate::fabric::{FabricError, Library};
+use crate::fabric::{FabricError, Info, Library};
 
 /// How a rank's end of the fabric is made. All ranks need the same, but for the local address.
 #[derive(Clone, Debug)]
@@ -118,25 +128,6 @@ pub struct FabricTransport {
     cut: Cut,
 }
 
-/// What carries messages over rails.
-#[derive(Debug)]
-enum Engine {
-    /// By tagged messages.
-    Tagged(engine::Engine),
-    /// By writes.
-    Direct(direct::Engine),
-}
-
-/// The same call on either.
-macro_rules! either {
-    ($engine:expr, $it:ident => $call:expr) => {
-        match $engine {
-            Engine::Tagged($it) => $call,
-            Engine::Direct($it) => $call,
-        }
-    };
-}
-
 impl FabricTransport {
     /// Opens the endpoint of a rank. Also returns its address, to be given to every rank's
     /// [`FabricTransport::connect`].
@@ -147,23 +138,31 @@ impl FabricTransport {
     ///
     /// # Panics
     ///
-    /// With more than 2^20 ranks, with no slots or more than 256, with more than 32 devices, or with pieces of less than 4
+    /// With more than 2^16 ranks, with no slots or more than 32, with more than 32 devices, or with pieces of less than 4
     /// KiB, or of 2^26 bytes or more.
     pub fn new(config: &FabricConfig) -> Result<(Self, Vec<u8>), TransportError> {
-        assert!(config.world_size <= tag::MAX_RANKS, "a tag has room for {} ranks", tag::MAX_RANKS);
-        assert!((1..=tag::MAX_SLOTS).contains(&config.slots), "a tag has room for {} slots", tag::MAX_SLOTS);
-        assert!(config.devices.len() <= tag::MAX_PIECES, "a tag has room for {} pieces", tag::MAX_PIECES);
+        assert!(
+            config.world_size <= operation::MAX_RANKS,
+            "an operation has room for {} ranks",
+            operation::MAX_RANKS
+        );
+        assert!(
+            (1..=operation::MAX_SLOTS).contains(&config.slots),
+            "an operation has room for {} slots",
+            operation::MAX_SLOTS
+        );
+        assert!(
+            config.devices.len() <= operation::MAX_PIECES,
+            "an operation has room for {} pieces",
+            operation::MAX_PIECES
+        );
         assert!(config.piece_bytes < 1 << 26, "a header has room for 31 bits of length");
         assert!(config.piece_bytes >= slot::STAGED_BYTES, "what is copied is not cut");
         let library = Library::open()?;
         let infos = provider::choose(&library, config)?;
         let info = &infos[0];
         let cut = Cut { piece_bytes: config.piece_bytes, pieces: infos.len() };
-        let engine = match config.network {
-            Network::Tcp | Network::Efa => engine::Engine::new(&infos, config, cut).map(Engine::Tagged),
-            Network::EfaDirect => direct::Engine::new(&infos, config, cut).map(Engine::Direct),
-        };
-        let engine = engine.map_err(|error| with_address(error, config))?;
+        let engine = open(&infos, config, cut).map_err(|error| with_address(error, config))?;
         let address = Address {
             format: address::FORMAT,
             provider: info.provider().to_owned(),
@@ -174,11 +173,8 @@ impl FabricTransport {
                 .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned()),
             slots: config.slots as u32,
             piece_bytes: config.piece_bytes as u32,
-            rails: either!(&engine, it => it.addresses())?,
-            mailbox: match &engine {
-                Engine::Tagged(_) => None,
-                Engine::Direct(engine) => Some(engine.mailbox()),
-            },
+            rails: engine.addresses()?,
+            mailbox: engine.mailbox(),
         };
         let bytes = address.to_bytes();
         Ok((FabricTransport { engine: Some(Box::new(engine)), address, cut }, bytes))
@@ -191,11 +187,11 @@ impl FabricTransport {
     /// [`TransportError::Incompatible`] for a rank that was set up differently, or whose address is none.
     pub fn connect(&mut self, me: Rank, addresses: &[(Rank, Vec<u8>)]) -> Result<(), TransportError> {
         let engine = self.engine.as_deref_mut().ok_or(TransportError::Closed)?;
-        either!(engine, it => it.set_rank(me));
+        engine.set_rank(me);
         for (peer, bytes) in addresses.iter().filter(|(peer, _)| *peer != me) {
             let theirs = Address::parse(*peer, bytes)?;
             self.address.check(*peer, &theirs)?;
-            either!(engine, it => it.insert(*peer, &theirs))?;
+            engine.insert(*peer, &theirs)?;
         }
         Ok(())
     }
@@ -220,7 +216,7 @@ impl FabricTransport {
 
     /// What this rank has sent; zero after closing.
     pub fn counts(&self) -> Counts {
-        self.engine.as_ref().map_or_else(Counts::default, |engine| either!(&**engine, it => it.counts()))
+        self.engine.as_ref().map_or_else(Counts::default, |engine| engine.counts())
     }
 
     /// Closes as [`Transport::close`] does, and says whether everything did.
@@ -229,8 +225,8 @@ impl FabricTransport {
     ///
     /// [`TransportError::Call`] of `fi_close`: what the provider may still touch is left allocated.
     pub fn try_close(&mut self) -> Result<(), TransportError> {
-        let close = |engine: Box<Engine>| either!(*engine, it => it.close().map_err(TransportError::from));
-        self.engine.take().map_or(Ok(()), close)
+        let close = |engine: Box<Engine>| engine.close();
+        Ok(self.engine.take().map_or(Ok(()), close)?)
     }
 
     fn engine(&mut self) -> Result<&mut Engine, TransportError> {
@@ -249,12 +245,12 @@ impl Transport for FabricTransport {
 
     fn open(&mut self, receives_from: &[Rank], sends_to: &[Rank]) -> Result<(), TransportError> {
         let engine = self.engine()?;
-        either!(engine, it => it.begin_operation());
+        engine.begin_operation();
         for &peer in sends_to {
-            either!(engine, it => it.open_send(peer))?;
+            engine.open_send(peer)?;
         }
         for &peer in receives_from {
-            either!(engine, it => it.open_receive(peer))?;
+            engine.open_receive(peer)?;
         }
         Ok(())
     }
@@ -268,28 +264,28 @@ impl Transport for FabricTransport {
         token: SendToken,
     ) -> Result<bool, TransportError> {
         // SAFETY: the caller's promise is the one that the engine asks for.
-        unsafe { either!(self.engine()?, it => it.try_send(to, header, payload, token)) }
+        unsafe { self.engine()?.try_send(to, header, payload, token) }
     }
 
     fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError> {
-        either!(self.engine()?, it => it.poll(completed))
+        self.engine()?.poll(completed)
     }
 
     fn arrived(&mut self, from: Rank) -> Result<Option<Message<'_>>, TransportError> {
-        either!(self.engine()?, it => it.arrived(from))
+        self.engine()?.arrived(from)
     }
 
     fn release(&mut self, from: Rank) -> Result<(), TransportError> {
-        either!(self.engine()?, it => it.release(from))
+        self.engine()?.release(from)
     }
 
     fn stall(&self, peer: Rank) -> Option<String> {
-        self.engine.as_ref().and_then(|engine| either!(&**engine, it => it.stall(peer)))
+        self.engine.as_ref()?.stall(peer)
     }
 
     fn wait(&mut self, timeout: Duration) {
         if let Some(engine) = self.engine.as_deref_mut() {
-            either!(engine, it => it.wait(timeout));
+            engine.wait(timeout);
         }
     }
 
@@ -304,6 +300,20 @@ impl Drop for FabricTransport {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Opens a rail per info, with the network's protocol on them.
+fn open(infos: &[Info], config: &FabricConfig, cut: Cut) -> Result<Engine, FabricError> {
+    Ok(match config.network {
+        Network::Tcp | Network::Efa => {
+            let (traffic, protocol) = Tagged::open(infos, config, cut)?;
+            Engine::new(traffic, Box::new(protocol))
+        }
+        Network::EfaDirect => {
+            let (traffic, protocol) = Direct::open(infos, config, cut)?;
+            Engine::new(traffic, Box::new(protocol))
+        }
+    })
 }
 
 /// Providers notice only when they bind that an address is not theirs, and do not say which.

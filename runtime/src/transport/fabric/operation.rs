@@ -82,7 +82,14 @@ fn kinds(pieces: usize) -> usize {
 }
 
 /// `struct fi_context2`.
-const CONTEXT_BYTES: usize = 64;
+pub(super) const CONTEXT_BYTES: usize = 64;
+
+/// How many ranks there can be: what tells operations apart on the wire has room for so many,
+pub(super) const MAX_RANKS: u32 = 1 << 16;
+/// so many slots,
+pub(super) const MAX_SLOTS: usize = 1 << 5;
+/// and so many pieces of a message, which is how many rails a rank can have.
+pub(super) const MAX_PIECES: usize = 1 << 5;
 
 #[cfg(test)]
 mod tests {

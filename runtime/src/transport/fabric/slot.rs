@@ -1,15 +1,9 @@
-//! The two ends of an ordered pair of ranks: memory, and how far each slot is.
+//! What both protocols have of an ordered pair of ranks: how its messages are cut, and the end that sends.
 //!
-//! Message k uses slot k mod slots in generation k / slots. A message is cut into pieces of a fixed size, one per rail at
-//! most; a short one is one piece. Piece p of slot s goes over rail (s + p) mod rails, so that long messages use all
-//! rails, short ones take turns, and both ends know which piece comes where. The first piece has the header in front,
-//! which says how many there are.
-//!
-//! The receiver has a receive posted for each piece of a slot, then sends the credit for the slot's generation; the sender
-//! has a receive posted for that credit, and sends the message once it has the credit. A receive for a piece that does
-//! not come stays for the next message that has it: first pieces and credits are numbered by generation, others by how
-//! many there have been. So each operation's partner is known by its tag alone, in whatever order things arrive, and the
-//! grant that opens a pair is nothing but the credits of generation 0.
+//! Message k uses slot k mod slots of the receiver, in generation k / slots, once the receiver has granted that. A message
+//! is cut into pieces of a fixed size, one per rail at most; a short one is one piece. Piece p of slot s goes over rail
+//! (s + p) mod rails, so that long messages use all rails, short ones take turns, and both ends know which piece comes
+//! where.
 
 use std::ops::Range;
 use std::ptr;
@@ -51,21 +45,19 @@ impl Cut {
 /// The sending end.
 #[derive(Debug)]
 pub(super) struct SendEnd {
-    pub(super) memory: Memory,
-    /// One per rail, where the provider takes regions.
+    /// One per rail, where the provider takes regions. Before the memory, so that they are dropped first.
     pub(super) regions: Vec<MemoryRegion>,
+    pub(super) memory: Memory,
     /// The number of the next message.
     pub(super) next: u64,
     pub(super) slots: Vec<SendSlot>,
 }
 
 /// A slot at the receiver, as the sender knows it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct SendSlot {
-    /// How many generations the receiver has granted; the receive for this generation's credit is posted, or about to be.
+    /// How many generations the receiver has granted.
     pub(super) granted: u64,
-    /// How often each piece was sent.
-    pub(super) uses: Vec<u64>,
     /// The message that is not sent completely yet.
     pub(super) sending: Option<Sending>,
 }
@@ -75,7 +67,8 @@ pub(super) struct SendSlot {
 pub(super) struct Sending {
     pub(super) token: SendToken,
     pub(super) payload: Payload,
-    /// Pieces that are not over.
+    pub(super) generation: u64,
+    /// Its operations that are not over.
     pub(super) left: usize,
 }
 
@@ -104,14 +97,12 @@ impl Payload {
 }
 
 impl SendEnd {
-    pub(super) fn new(slots: usize, cut: Cut) -> Self {
+    pub(super) fn new(slots: usize) -> Self {
         SendEnd {
-            memory: Memory::new(slots * (CELL_BYTES + STAGE_BYTES)),
             regions: Vec::new(),
+            memory: Memory::new(slots * (CELL_BYTES + STAGE_BYTES)),
             next: 0,
-            slots: (0..slots)
-                .map(|_| SendSlot { granted: 0, uses: vec![0; cut.pieces], sending: None })
-                .collect(),
+            slots: (0..slots).map(|_| SendSlot::default()).collect(),
         }
     }
 
@@ -122,121 +113,32 @@ impl SendEnd {
         (slot.granted > generation && slot.sending.is_none()).then_some((index, generation))
     }
 
-    /// Where the slot's credit is received.
+    /// Notes that an operation of the slot's message is over; the message's token when it was the last.
+    pub(super) fn sent(&mut self, slot: usize) -> Option<SendToken> {
+        let sending = &mut self.slots[slot].sending;
+        sending.as_mut()?.left -= 1;
+        sending.take_if(|message| message.left == 0).map(|message| message.token)
+    }
+
+    /// Whether a message is not sent completely.
+    pub(super) fn is_sending(&self) -> bool {
+        self.slots.iter().any(|slot| slot.sending.is_some())
+    }
+
+    /// How many operations of messages are not over.
+    pub(super) fn under_way(&self) -> usize {
+        self.slots.iter().filter_map(|slot| slot.sending.as_ref()).map(|message| message.left).sum()
+    }
+
+    /// Where the slot's credit is received, where credits are messages.
     pub(super) fn credit_cell(&self, slot: usize) -> Range<usize> {
-        cell(slot)
+        slot * CELL_BYTES..(slot + 1) * CELL_BYTES
     }
 
     /// Where the slot's message is kept while it is sent: its header and, of a short one, the payload.
     pub(super) fn stage(&self, slot: usize, payload_bytes: usize) -> Range<usize> {
         let start = self.slots.len() * CELL_BYTES + slot * STAGE_BYTES;
         start..start + CELL_BYTES + payload_bytes
-    }
-}
-
-/// The receiving end.
-#[derive(Debug)]
-pub(super) struct ReceiveEnd {
-    pub(super) memory: Memory,
-    /// One per rail, where the provider takes regions.
-    pub(super) regions: Vec<MemoryRegion>,
-    /// The number of the message that [`crate::transport::Transport::arrived`] shows next.
-    pub(super) next: u64,
-    pub(super) slots: Vec<ReceiveSlot>,
-    cut: Cut,
-    stride_bytes: usize,
-}
-
-/// A slot here.
-#[derive(Debug)]
-pub(super) struct ReceiveSlot {
-    /// The generation that is posted, about to be, or here.
-    pub(super) generation: u64,
-    /// Receives that are to be posted before the slot's credit may go.
-    pub(super) unposted: usize,
-    /// How often each piece has come.
-    pub(super) uses: Vec<u64>,
-    /// The bytes of each piece that is here, the first's with its header.
-    pub(super) here: Vec<Option<usize>>,
-    /// The message, when all of it is here.
-    pub(super) arrived: Option<Header>,
-    /// Whether the send of the last credit is not complete yet.
-    pub(super) credit_in_flight: bool,
-}
-
-impl ReceiveEnd {
-    pub(super) fn new(slots: usize, cut: Cut) -> Self {
-        let stride_bytes = CELL_BYTES + cut.slot_bytes().next_multiple_of(CELL_BYTES);
-        let slot = || ReceiveSlot {
-            generation: 0,
-            unposted: cut.pieces,
-            uses: vec![0; cut.pieces],
-            here: vec![None; cut.pieces],
-            arrived: None,
-            credit_in_flight: false,
-        };
-        ReceiveEnd {
-            memory: Memory::new(slots * (CELL_BYTES + stride_bytes)),
-            regions: Vec::new(),
-            next: 0,
-            slots: (0..slots).map(|_| slot()).collect(),
-            cut,
-            stride_bytes,
-        }
-    }
-
-    /// The slot of the next message.
-    pub(super) fn current(&self) -> usize {
-        place(self.next, self.slots.len()).0
-    }
-
-    /// Where the slot's credit is kept while it is sent.
-    pub(super) fn credit_cell(&self, slot: usize) -> Range<usize> {
-        cell(slot)
-    }
-
-    /// Where a piece is received: the first behind room for a header.
-    pub(super) fn piece(&self, slot: usize, piece: usize) -> Range<usize> {
-        let payload = self.header(slot).end;
-        let range = self.cut.range(self.cut.slot_bytes(), piece);
-        let start = if piece == 0 { self.header(slot).start } else { payload + range.start };
-        start..payload + range.end
-    }
-
-    /// Where the header of the slot's message is.
-    pub(super) fn header(&self, slot: usize) -> Range<usize> {
-        let start = self.slots.len() * CELL_BYTES + slot * self.stride_bytes;
-        start..start + CELL_BYTES
-    }
-
-    /// Where the payload of the slot's message is.
-    pub(super) fn payload(&self, slot: usize, len_bytes: usize) -> Range<usize> {
-        let start = self.header(slot).end;
-        start..start + len_bytes
-    }
-}
-
-impl ReceiveSlot {
-    /// The message of this header, if all its pieces are here; an error when one of them is not of its length.
-    pub(super) fn whole(&self, header: Header, cut: Cut) -> Result<Option<Header>, String> {
-        let len_bytes = header.len_bytes as usize;
-        if len_bytes > cut.slot_bytes() {
-            return Err(format!("it sent a message that is larger than a slot: {len_bytes} bytes"));
-        }
-        for piece in 0..cut.count(len_bytes) {
-            let in_front = if piece == 0 { CELL_BYTES } else { 0 };
-            let expected = in_front + cut.range(len_bytes, piece).len();
-            match self.here[piece] {
-                None => return Ok(None),
-                Some(found) if found == expected => {}
-                Some(found) => {
-                    return Err(format!(
-                        "piece {piece} of its message of {len_bytes} bytes has {found} bytes instead of {expected}"
-                    ));
-                }
-            }
-        }
-        Ok(Some(header))
     }
 }
 
@@ -263,10 +165,6 @@ pub(super) fn place(number: u64, slots: usize) -> (usize, u64) {
     ((number % slots as u64) as usize, number / slots as u64)
 }
 
-fn cell(index: usize) -> Range<usize> {
-    index * CELL_BYTES..(index + 1) * CELL_BYTES
-}
-
 /// Of a message of so many bytes, header included, the payload is copied, which is cheaper than registering it. Such a
 /// message also fits one packet.
 pub(super) const STAGE_BYTES: usize = 4096;
@@ -283,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_free_when_granted_and_not_sending() {
-        let mut end = SendEnd::new(2, CUT);
+        let mut end = SendEnd::new(2);
         assert_eq!(end.free_slot(), None);
         end.slots[0].granted = 1;
         assert_eq!(end.free_slot(), Some((0, 0)));
@@ -291,8 +189,13 @@ mod tests {
         assert_eq!(end.free_slot(), None, "generation 1 was not granted");
         end.slots[0].granted = 2;
         let payload = Payload::new(&raw const b""[..]);
-        end.slots[0].sending = Some(Sending { token: SendToken(0), payload, left: 1 });
+        end.slots[0].sending = Some(Sending { token: SendToken(0), payload, generation: 0, left: 2 });
         assert_eq!(end.free_slot(), None, "generation 0 is still being sent");
+        assert!(end.is_sending());
+        assert_eq!((end.under_way(), end.sent(0)), (2, None));
+        assert_eq!((end.under_way(), end.sent(0)), (1, Some(SendToken(0))));
+        assert!(!end.is_sending());
+        assert_eq!((end.free_slot(), end.sent(0)), (Some((0, 1)), None));
     }
 
     #[test]
@@ -317,35 +220,12 @@ mod tests {
 
     #[test]
     fn places_of_an_end_do_not_overlap() {
-        let end = ReceiveEnd::new(3, CUT);
-        let pieces = (0..3).flat_map(|slot| (0..3).map(move |piece| (slot, piece)));
-        let mut places: Vec<_> = pieces.map(|(slot, piece)| end.piece(slot, piece)).collect();
-        places.extend((0..3).map(|slot| end.credit_cell(slot)));
-        places.sort_by_key(|place| place.start);
-        assert!(places.windows(2).all(|pair| pair[0].end <= pair[1].start));
-        assert_eq!(end.payload(1, 100).start % 16, 0);
-        let end = SendEnd::new(3, CUT);
+        let end = SendEnd::new(3);
         let mut places: Vec<_> =
             (0..3).flat_map(|slot| [end.credit_cell(slot), end.stage(slot, STAGED_BYTES)]).collect();
         places.sort_by_key(|place| place.start);
         assert!(places.windows(2).all(|pair| pair[0].end <= pair[1].start));
         assert_eq!(places[5].end, end.memory.whole().len());
-        let end = ReceiveEnd::new(3, CUT);
-        assert_eq!(end.payload(1, 384), end.header(1).end..end.piece(1, 2).end);
-    }
-
-    #[test]
-    fn a_message_is_whole_when_every_piece_is_here_in_its_length() {
-        let header = Header { signature: 1 << 63 | 5, sequence: 9, len_bytes: 130 };
-        let mut slot = ReceiveEnd::new(1, CUT).slots.remove(0);
-        slot.here[0] = Some(16 + 128);
-        assert_eq!(slot.whole(header, CUT), Ok(None));
-        slot.here[1] = Some(2);
-        assert_eq!(slot.whole(header, CUT), Ok(Some(header)));
-        slot.here[1] = Some(3);
-        assert!(slot.whole(header, CUT).unwrap_err().contains("3 bytes instead of 2"));
-        let larger = Header { len_bytes: 385, ..header };
-        assert!(slot.whole(larger, CUT).unwrap_err().contains("larger than a slot"));
     }
 
     #[test]

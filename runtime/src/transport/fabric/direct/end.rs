@@ -1,79 +1,24 @@
-//! The two ends of an ordered pair of ranks: memory, and how far each slot is.
+//! The end of an ordered pair of ranks that is written to: memory, and how far each slot is.
 //!
-//! Message k uses slot k mod slots in generation k / slots. The receiver's slots lie one behind the other, each a header
-//! and a payload; where, and by which key on which rail, is in the grant that the receiver writes into the sender's
-//! mailbox once. The sender writes a message into the slot: a short one in one piece behind its header, a longer one's
-//! header by itself and its payload in pieces, each over the rail that [`Cut`] gives it. The receiver counts the notices
-//! that come with them: the message is here when the header is, and as many pieces as the header's length has. In what
-//! order they land makes no difference, and nobody looks at memory before its notice came.
+//! The receiver's slots lie one behind the other, each a header and a payload; where, and by which key on which rail, is in
+//! the grant that the receiver writes into the sender's mailbox once. The sender writes a message into the slot: a short one in one piece behind its header, a longer one's
+//! header by itself and its payload in pieces, each over the rail that [`Cut`] gives it. The receiver keeps
+//! which of its parts the notices have told that come with them: the message is here when the header is, and as many
+//! pieces as the header's length has. In what order they land makes no difference, nor how often, and nobody looks at
+//! memory before its notice came.
 
 use std::ops::Range;
 
-use super::super::slot::{CELL_BYTES, Cut, Payload, STAGE_BYTES, STAGED_BYTES, place};
+use super::super::slot::{CELL_BYTES, Cut, STAGED_BYTES, place};
 use crate::fabric::{Memory, MemoryRegion, Target};
-use crate::transport::{Header, SendToken};
-
-/// The sending end.
-#[derive(Debug)]
-pub(super) struct SendEnd {
-    /// What is written from: a stage per slot.
-    pub(super) memory: Memory,
-    /// One per rail.
-    pub(super) regions: Vec<MemoryRegion>,
-    /// The number of the next message.
-    pub(super) next: u64,
-    pub(super) slots: Vec<SendSlot>,
-}
-
-/// A slot at the receiver, as the sender knows it.
-#[derive(Debug, Default)]
-pub(super) struct SendSlot {
-    /// How many generations the receiver has freed beyond the first.
-    pub(super) freed: u64,
-    /// The message that is not written completely yet.
-    pub(super) sending: Option<Sending>,
-}
-
-/// A message under way.
-#[derive(Debug)]
-pub(super) struct Sending {
-    pub(super) token: SendToken,
-    pub(super) payload: Payload,
-    pub(super) generation: u64,
-    /// Writes that are not over.
-    pub(super) left: usize,
-}
-
-impl SendEnd {
-    pub(super) fn new(slots: usize) -> Self {
-        SendEnd {
-            memory: Memory::new(slots * STAGE_BYTES),
-            regions: Vec::new(),
-            next: 0,
-            slots: (0..slots).map(|_| SendSlot::default()).collect(),
-        }
-    }
-
-    /// Slot and generation of the next message, if the slot is free there and here.
-    pub(super) fn free_slot(&self) -> Option<(usize, u64)> {
-        let (index, generation) = place(self.next, self.slots.len());
-        let slot = &self.slots[index];
-        (slot.freed >= generation && slot.sending.is_none()).then_some((index, generation))
-    }
-
-    /// Where the slot's message is kept while it is written: its header and, of a short one, the payload.
-    pub(super) fn stage(&self, slot: usize, payload_bytes: usize) -> Range<usize> {
-        let start = slot * STAGE_BYTES;
-        start..start + CELL_BYTES + payload_bytes
-    }
-}
+use crate::transport::Header;
 
 /// The receiving end.
 #[derive(Debug)]
 pub(super) struct ReceiveEnd {
-    pub(super) memory: Memory,
-    /// One per rail, for others to write to.
+    /// One per rail, for others to write to. Before the memory, so that they are dropped first.
     pub(super) regions: Vec<MemoryRegion>,
+    pub(super) memory: Memory,
     /// The number of the message that [`crate::transport::Transport::arrived`] shows next.
     pub(super) next: u64,
     pub(super) slots: Vec<ReceiveSlot>,
@@ -87,8 +32,8 @@ pub(super) struct ReceiveSlot {
     pub(super) generation: u64,
     /// The header, when it is here.
     pub(super) header: Option<Header>,
-    /// Pieces of the payload that are here.
-    pub(super) pieces: usize,
+    /// Pieces of the payload that are here, a bit for each.
+    pub(super) pieces: u32,
     /// A credit is to be written, or being written.
     pub(super) credit_in_flight: bool,
 }
@@ -97,8 +42,8 @@ impl ReceiveEnd {
     pub(super) fn new(slots: usize, cut: Cut) -> Self {
         let stride_bytes = stride_bytes(cut);
         ReceiveEnd {
-            memory: Memory::new(slots * stride_bytes),
             regions: Vec::new(),
+            memory: Memory::new(slots * stride_bytes),
             next: 0,
             slots: (0..slots).map(|_| ReceiveSlot::default()).collect(),
             stride_bytes,
@@ -126,7 +71,9 @@ impl ReceiveEnd {
 impl ReceiveSlot {
     /// The message, if all of it is here.
     pub(super) fn arrived(&self, cut: Cut) -> Option<Header> {
-        self.header.filter(|header| self.pieces == pieces(header.len_bytes as usize, cut))
+        let whole =
+            |header: &Header| self.pieces.count_ones() as usize == pieces(header.len_bytes as usize, cut);
+        self.header.filter(whole)
     }
 }
 
@@ -179,26 +126,13 @@ mod tests {
     const CUT: Cut = Cut { piece_bytes: 8192, pieces: 2 };
 
     #[test]
-    fn a_slot_is_free_again_when_it_was_freed_and_is_not_being_written() {
-        let mut end = SendEnd::new(2);
-        assert_eq!(end.free_slot(), Some((0, 0)));
-        end.next = 2;
-        assert_eq!(end.free_slot(), None);
-        end.slots[0].freed = 1;
-        assert_eq!(end.free_slot(), Some((0, 1)));
-        let payload = Payload::new(&raw const b""[..]);
-        end.slots[0].sending = Some(Sending { token: SendToken(0), payload, generation: 0, left: 1 });
-        assert_eq!(end.free_slot(), None);
-    }
-
-    #[test]
     fn a_message_is_here_when_its_header_and_all_its_pieces_are() {
         let header = |len_bytes| Header { signature: 1, sequence: 2, len_bytes };
-        let mut slot = ReceiveSlot { pieces: 2, ..ReceiveSlot::default() };
+        let mut slot = ReceiveSlot { pieces: 0b11, ..ReceiveSlot::default() };
         assert_eq!(slot.arrived(CUT), None, "pieces may overtake the header");
         slot.header = Some(header(10_000));
         assert_eq!(slot.arrived(CUT), slot.header);
-        slot.pieces = 1;
+        slot.pieces = 0b10;
         assert_eq!(slot.arrived(CUT), None);
         slot = ReceiveSlot { header: Some(header(100)), ..ReceiveSlot::default() };
         assert_eq!(slot.arrived(CUT), slot.header);

@@ -1,22 +1,21 @@
-//! Sending and receiving messages by writes on rails, for cards that write into others' memory: what the transport is
-//! asked for.
+//! Messages by writes, for cards that write into others' memory.
 //!
-//! What happens by itself, when writes are over or have come, is in [`progress`]; the memory of both ends in [`end`].
+//! The memory of the end that is written to is in [`end`], what comes with a write in [`notice`], and what some cards want
+//! posted for that in [`receives`].
 //!
-//! # Receives
+//! # Rails that fail
 //!
-//! A notice needs no memory of ours, but on cards without unsolicited receives it takes a posted receive. As many are
-//! posted as notices can come at once, which credits bound: nobody is ever not ready.
+//! A write that fails because its card does not reach the peer's goes over the next rail that does, and so does all that
+//! follows; a notice says what it is about, not which way it came. The peer is lost with its last rail. A write that
+//! failed may have landed all the same: then its notice comes twice, and the second is known by its part and generation.
+//! What it wrote is what the other wrote, and lands before the card gives it up, hence before the slot is used again.
+//! A rail is not tried again.
 //!
 //! # Safety
 //!
-//! The endpoints read and write four kinds of memory, all of which outlive their operations:
-//! - slots, stages, mailbox and contexts belong to [`Engine`] and are freed by [`Engine::close`] after the endpoints were
-//!   closed, or never where one does not close;
-//! - payloads belong to the caller of `try_send`, whose contract is the transport's.
-//!
-//! A slot is read between the last notice of its message and `release`; its sender writes to it again only after the
-//! credit that `release` sends. A part of the mailbox is read when the notice of its grant comes, which comes once.
+//! Slots, stages and mailbox belong to [`Direct`], as [`Protocol`] asks. A slot is read between the last notice of its
+//! message and `release`; its sender writes to it again only after the credit that `release` sends. A part of the mailbox
+//! is read when the notice of its grant comes first.
 #![expect(
     unsafe_code,
     reason = "hands memory to the provider; the module's Safety paragraph says why it is sound"
@@ -24,385 +23,422 @@
 
 mod end;
 mod notice;
-mod progress;
-
-use std::collections::VecDeque;
-use std::time::Duration;
+mod receives;
 
 use efarun_wire::Rank;
 
-use self::end::{Grant, ReceiveEnd, SendEnd, Sending, mailbox_bytes, pieces};
+use self::end::{Grant, ReceiveEnd, mailbox_bytes, pieces};
+use self::notice::{GENERATIONS, Notice, When};
+use self::receives::Receives;
 use super::FabricConfig;
-use super::address::{Address, Mailbox, RailAddress};
-use super::engine::Counts;
+use super::address::{Address, Mailbox};
+use super::diagnosis;
 use super::operation::{Contexts, Kind, Operation};
-use super::rail::Rail;
-use super::registrations::Registrations;
-use super::slot::{CELL_BYTES, Cut, Payload, STAGED_BYTES, encode};
-use crate::fabric::{
-    Access, Completion, FabricAddress, FabricError, Failure, Info, Memory, MemoryRegion, Target,
-};
-use crate::transport::{Header, Message, SendToken, TransportError};
+use super::protocol::{Protocol, nothing_to_release};
+use super::slot::{CELL_BYTES, Cut, STAGED_BYTES, SendEnd, decode};
+use super::traffic::Traffic;
+use crate::fabric::{Access, Completion, FabricError, Failure, Info, Memory, MemoryRegion, Part, Target};
+use crate::transport::{Message, TransportError};
 
-/// Open rails and everything that is in flight on them.
+/// The ends of all pairs, and what they share.
 #[derive(Debug)]
-pub(super) struct Engine {
-    // First, so that their endpoints also close first when an engine is dropped by a panic.
-    rails: Vec<Rail>,
-    peers: Vec<Peer>,
-    contexts: Contexts,
-    /// Contexts of receives, by rail; none where notices take no receives.
+pub(super) struct Direct {
+    pairs: Vec<Pair>,
+    /// By rail.
     receives: Vec<Receives>,
-    /// Where peers write their grants, a part for each; written to over the first rail.
+    /// Where peers write their grants, a part for each.
+    mailbox_regions: Vec<MemoryRegion>,
     mailbox: Memory,
-    mailbox_region: MemoryRegion,
     /// A cell that credits are written from.
-    blank: Memory,
     blank_regions: Vec<MemoryRegion>,
-    /// A cell that receives for notices name, which nothing comes into.
-    sink: Memory,
-    sink_regions: Vec<MemoryRegion>,
-    me: Rank,
-    slots: usize,
-    cut: Cut,
-    /// What is to be posted as soon as the provider takes it.
-    wanted: VecDeque<Operation>,
-    completed: Vec<SendToken>,
-    /// The first failure after which sends can no longer be told complete.
-    failure: Option<TransportError>,
-    completions: Vec<Completion>,
-    failures: Vec<Failure>,
-    counts: Counts,
+    blank: Memory,
 }
 
 /// What this rank has to do with another.
 #[derive(Debug, Default)]
-struct Peer {
-    /// One per rail; none before it is known.
-    addresses: Vec<FabricAddress>,
+struct Pair {
     /// Our part of its mailbox.
-    mailbox: Option<Target>,
-    /// Its host and its cards, for people.
-    host: String,
-    nics: Vec<String>,
+    mailbox: Option<Mailbox>,
     /// Where its slots for us are, once it said so; that may be before we open.
     grant: Option<Grant>,
     send: Option<SendEnd>,
     receive: Option<ReceiveEnd>,
     /// The grant as it is written.
-    granting: Option<(Memory, MemoryRegion)>,
-    /// Why it cannot be reached any more.
-    lost: Option<String>,
+    granting: Option<(Vec<MemoryRegion>, Memory)>,
+    /// Rails that do not lead there any more, a bit for each.
+    avoided: u32,
 }
 
-/// Receives for notices on a rail.
-#[derive(Debug)]
-struct Receives {
-    contexts: Memory,
-    posted: usize,
-    /// Contexts whose receive the provider did not take yet.
-    refused: Vec<usize>,
-}
-
-impl Engine {
+impl Direct {
     /// Opens a rail per info.
-    pub(super) fn new(infos: &[Info], config: &FabricConfig, cut: Cut) -> Result<Self, FabricError> {
+    pub(super) fn open(
+        infos: &[Info],
+        config: &FabricConfig,
+        cut: Cut,
+    ) -> Result<(Traffic, Self), FabricError> {
         let world_size = config.world_size as usize;
-        let per_peer = operations_of_sender(config.slots) + operations_of_receiver(config.slots);
-        let rails: Result<Vec<Rail>, FabricError> =
-            infos.iter().map(|info| Rail::open(info, world_size, per_peer + 2)).collect();
-        let rails = rails?;
+        let per_peer =
+            operations_of_sender(config.slots, cut) + operations_of_receiver(config.slots, cut) + 2;
+        let contexts = Contexts::new(config.world_size, config.slots, cut.pieces + 1);
+        let traffic = Traffic::open(infos, config, cut, per_peer, contexts)?;
         let mailbox = Memory::new(world_size * mailbox_bytes(infos.len()));
         let blank = Memory::new(CELL_BYTES);
-        // SAFETY: both live as long as the endpoints do, or longer; see the module.
-        let mailbox_region = unsafe { rails[0].register(mailbox.whole(), Access::WrittenTo) }?;
+        // SAFETY: the memory lives until the endpoints were closed; see the module.
+        let mailbox_regions = unsafe { traffic.register(&mailbox, Access::WrittenTo) }?;
         // SAFETY: as above.
-        let register = |rail: &Rail| unsafe { rail.register(blank.whole(), Access::WriteFrom) };
-        let blank_regions = rails.iter().map(register).collect::<Result<_, _>>()?;
-        let sink = Memory::new(CELL_BYTES);
-        // SAFETY: as above.
-        let register = |rail: &Rail| unsafe { rail.register(sink.whole(), Access::Messages) };
-        let sink_regions = rails.iter().map(register).collect::<Result<_, _>>()?;
-        let receives = |(info, rail): (&Info, &Rail)| {
-            let count = if info.wants_receives_for_data() { rail.capacity() } else { 0 };
-            Receives { contexts: Memory::new(count * CONTEXT_BYTES), posted: 0, refused: Vec::new() }
-        };
-        let receives = infos.iter().zip(&rails).map(receives).collect();
-        let mut engine = Engine {
-            contexts: Contexts::new(config.world_size, config.slots, cut.pieces + 1),
-            receives,
-            rails,
-            peers: (0..world_size).map(|_| Peer::default()).collect(),
+        let blank_regions = unsafe { traffic.register(&blank, Access::WriteFrom) }?;
+        let receives = infos.iter().zip(&traffic.rails).map(|(info, rail)| Receives::new(info, rail));
+        let mut protocol = Direct {
+            pairs: (0..world_size).map(|_| Pair::default()).collect(),
+            receives: receives.collect::<Result<_, _>>()?,
+            mailbox_regions,
             mailbox,
-            mailbox_region,
-            blank,
             blank_regions,
-            sink,
-            sink_regions,
-            me: Rank(0),
-            slots: config.slots,
-            cut,
-            wanted: VecDeque::new(),
-            completed: Vec::new(),
-            failure: None,
-            completions: Vec::new(),
-            failures: Vec::new(),
-            counts: Counts { messages: 0, payload_bytes: vec![0; infos.len()] },
+            blank,
         };
         // Every peer may write its grant before we open the pair.
-        engine.post_receives(0, world_size);
-        Ok(engine)
+        protocol.add_receives(&traffic, world_size)?;
+        Ok((traffic, protocol))
     }
 
-    /// The rails' own addresses.
-    pub(super) fn addresses(&self) -> Result<Vec<RailAddress>, FabricError> {
-        self.rails.iter().map(Rail::address).collect()
+    /// Posts so many more receives for notices on every rail.
+    fn add_receives(&mut self, traffic: &Traffic, count: usize) -> Result<(), FabricError> {
+        let mut rails = self.receives.iter_mut().zip(&traffic.rails);
+        rails.try_for_each(|(receives, rail)| receives.add(rail, count))
     }
 
-    /// Where peers write their grants.
-    pub(super) fn mailbox(&self) -> Mailbox {
-        Mailbox { address: self.mailbox.whole().cast::<u8>().addr() as u64, key: self.mailbox_region.key() }
-    }
-
-    /// Says which rank this is; before anything is opened.
-    pub(super) fn set_rank(&mut self, me: Rank) {
-        self.me = me;
-    }
-
-    /// Learns how to reach a peer, which has as many rails.
-    pub(super) fn insert(&mut self, rank: Rank, theirs: &Address) -> Result<(), TransportError> {
-        let inserted: Result<Vec<_>, FabricError> =
-            self.rails.iter().zip(&theirs.rails).map(|(rail, theirs)| rail.insert(&theirs.raw)).collect();
-        let inserted = inserted?;
-        let part = self.me.index() * mailbox_bytes(self.rails.len());
-        let peer = self.peer(rank)?;
-        peer.addresses = inserted;
-        peer.mailbox = theirs
-            .mailbox
-            .map(|mailbox| Target { address: mailbox.address.wrapping_add(part as u64), key: mailbox.key });
-        peer.host = theirs.host.clone();
-        peer.nics = theirs.rails.iter().map(|rail| rail.nic.clone()).collect();
-        Ok(())
-    }
-
-    /// Makes the end that receives from a peer, if there is none yet, and tells the peer where it is.
-    pub(super) fn open_receive(&mut self, from: Rank) -> Result<(), TransportError> {
-        self.reachable(from)?;
-        if self.peers[from.index()].receive.is_none() {
-            self.reserve(operations_of_receiver(self.slots))?;
-            let mut end = ReceiveEnd::new(self.slots, self.cut);
-            // SAFETY: ends drop their regions before their memory, and are dropped after the endpoints were closed.
-            let register = |rail: &Rail| unsafe { rail.register(end.memory.whole(), Access::WrittenTo) };
-            end.regions = self.rails.iter().map(register).collect::<Result<_, _>>()?;
-            let address = end.memory.whole().cast::<u8>().expose_provenance() as u64;
-            let grant = Grant { address, keys: end.regions.iter().map(MemoryRegion::key).collect() };
-            let memory = Memory::new(mailbox_bytes(self.rails.len()));
-            // SAFETY: nobody knows of the memory yet; it is dropped as the end is.
-            let region = unsafe {
-                memory.write(0, &grant.to_bytes());
-                self.rails[0].register(memory.whole(), Access::WriteFrom)
-            }?;
-            let peer = &mut self.peers[from.index()];
-            peer.receive = Some(end);
-            peer.granting = Some((memory, region));
-            for rail in 0..self.rails.len() {
-                self.post_receives(rail, 2 * self.slots);
+    /// A write has landed.
+    fn hear(&mut self, traffic: &mut Traffic, notice: Notice) {
+        let Notice { kind, from, slot, .. } = notice;
+        let rails = traffic.rails.len();
+        let Some(pair) = self.pairs.get_mut(from.index()) else {
+            return log::warn!("a notice of no rank of this world: {notice:?}");
+        };
+        if slot >= traffic.slots {
+            return log::warn!("a notice of no slot of this world: {notice:?}");
+        }
+        match (kind, &mut pair.send, &mut pair.receive) {
+            (notice::Kind::Grant, ..) if pair.grant.is_some() => {}
+            (notice::Kind::Grant, send, _) => {
+                let start = from.index() * mailbox_bytes(rails);
+                // SAFETY: the peer writes its grant, and the same once more at most, and its notice came.
+                let bytes = unsafe { self.mailbox.bytes(start..start + mailbox_bytes(rails)) };
+                pair.grant = Some(Grant::from_bytes(bytes, rails));
+                send.iter_mut().for_each(grant_all);
             }
-            // Named as the pair's receive of credits, which there is none of here.
-            self.wanted.push_back(Operation { kind: Kind::ReceiveCredit, peer: from, slot: 0 });
-            self.post_wanted();
-            self.check()?;
-        }
-        Ok(())
-    }
-
-    /// Makes the end that sends to a peer, if there is none yet.
-    pub(super) fn open_send(&mut self, to: Rank) -> Result<(), TransportError> {
-        self.reachable(to)?;
-        if self.peers[to.index()].send.is_none() {
-            self.reserve(operations_of_sender(self.slots))?;
-            let mut end = SendEnd::new(self.slots);
-            // SAFETY: as in `open_receive`.
-            let register = |rail: &Rail| unsafe { rail.register(end.memory.whole(), Access::WriteFrom) };
-            end.regions = self.rails.iter().map(register).collect::<Result<_, _>>()?;
-            self.peers[to.index()].send = Some(end);
-            for rail in 0..self.rails.len() {
-                self.post_receives(rail, self.slots);
-            }
-            self.check()?;
-        }
-        Ok(())
-    }
-
-    /// Posts the next message to a peer, if there is a slot for it.
-    ///
-    /// # Safety
-    ///
-    /// The payload stays allocated and unchanged until the token came out of [`Engine::poll`] or [`Engine::close`]
-    /// has returned.
-    pub(super) unsafe fn try_send(
-        &mut self,
-        to: Rank,
-        header: Header,
-        payload: *const [u8],
-        token: SendToken,
-    ) -> Result<bool, TransportError> {
-        self.check()?;
-        let peer = self.peers.get_mut(to.index()).ok_or(TransportError::NoRoute { peer: to })?;
-        if let Some(cause) = &peer.lost {
-            return Err(TransportError::PeerLost { peer: to, cause: cause.clone() });
-        }
-        let Some(end) = &mut peer.send else { return Err(TransportError::NoRoute { peer: to }) };
-        let (Some((slot, generation)), Some(_)) = (end.free_slot(), &peer.grant) else { return Ok(false) };
-        let stage = end.stage(slot, 0);
-        // SAFETY: the slot's last message is written completely, so nobody reads the stage.
-        unsafe { end.memory.write(stage.start, &encode(header)) };
-        if payload.len() <= STAGED_BYTES {
-            // SAFETY: as above; the payload is the caller's, allocated and unchanged during the call.
-            unsafe { end.memory.write(stage.end, &*payload) };
-        }
-        let count = 1 + pieces(payload.len(), self.cut);
-        let payload = Payload::new(payload);
-        end.slots[slot].sending = Some(Sending { token, payload, generation, left: count });
-        let write = |number| Operation { kind: Kind::SendPiece(number), peer: to, slot };
-        let posted = self.post(write(0));
-        let end = self.peers[to.index()].send.as_mut().expect("seen above");
-        match posted {
-            Ok(true) => {
-                end.next += 1;
-                self.counts.messages += 1;
-                for number in 1..count {
-                    match self.post(write(number)) {
-                        Ok(true) => {}
-                        Ok(false) => self.wanted.push_back(write(number)),
-                        Err(error) => return Err(self.lose(to, error.to_string())),
-                    }
+            (notice::Kind::Credit, Some(end), _) => {
+                let granted = &mut end.slots[slot].granted;
+                match notice.when(*granted) {
+                    When::Now => *granted += 1,
+                    When::Before => {}
+                    When::Ahead => traffic.lose(from, early(notice, *granted)),
                 }
+            }
+            (notice::Kind::First | notice::Kind::Piece(_), _, Some(end)) => {
+                let state = &mut end.slots[slot];
+                match notice.when(state.generation) {
+                    When::Now => {}
+                    When::Before => return,
+                    When::Ahead => return traffic.lose(from, early(notice, state.generation)),
+                }
+                if let notice::Kind::Piece(piece) = kind {
+                    state.pieces |= 1 << piece;
+                    return;
+                }
+                // SAFETY: the header's notice came, and until our credit the peer writes nothing there but the same.
+                let header =
+                    decode(unsafe { end.memory.bytes(end.header(slot)) }).expect("a cell is a header's size");
+                let len_bytes = header.len_bytes as usize;
+                if len_bytes > traffic.cut.slot_bytes() {
+                    let cause = format!("it sent a message that is larger than a slot: {len_bytes} bytes");
+                    traffic.lose(from, cause);
+                } else {
+                    end.slots[slot].header = Some(header);
+                }
+            }
+            _ => log::warn!("a notice for an end that was never opened: {notice:?}"),
+        }
+    }
+}
+
+// SAFETY: see the module.
+unsafe impl Protocol for Direct {
+    fn mailbox(&self) -> Option<Mailbox> {
+        let address = self.mailbox.whole().cast::<u8>().addr() as u64;
+        Some(Mailbox { address, keys: keys(&self.mailbox_regions) })
+    }
+
+    fn insert(&mut self, traffic: &Traffic, peer: Rank, theirs: &Address) {
+        let part = (traffic.me.index() * mailbox_bytes(traffic.rails.len())) as u64;
+        let part_of = |Mailbox { address, keys }: &Mailbox| Mailbox {
+            address: address.wrapping_add(part),
+            keys: keys.clone(),
+        };
+        self.pairs[peer.index()].mailbox = theirs.mailbox.as_ref().map(part_of);
+    }
+
+    /// Tells the peer where the end is.
+    fn open_receive(&mut self, traffic: &mut Traffic, from: Rank) -> Result<(), TransportError> {
+        if self.pairs[from.index()].receive.is_some() {
+            return Ok(());
+        }
+        traffic.reserve(operations_of_receiver(traffic.slots, traffic.cut))?;
+        let mut end = ReceiveEnd::new(traffic.slots, traffic.cut);
+        // SAFETY: ends drop their regions before their memory, and are dropped after the endpoints were closed.
+        end.regions = unsafe { traffic.register(&end.memory, Access::WrittenTo) }?;
+        let address = end.memory.whole().cast::<u8>().expose_provenance() as u64;
+        let grant = Grant { address, keys: keys(&end.regions) };
+        let memory = Memory::new(mailbox_bytes(traffic.rails.len()));
+        // SAFETY: nobody knows of the memory yet; it is dropped as the end is.
+        let regions = unsafe {
+            memory.write(0, &grant.to_bytes());
+            traffic.register(&memory, Access::WriteFrom)
+        }?;
+        let pair = &mut self.pairs[from.index()];
+        pair.receive = Some(end);
+        pair.granting = Some((regions, memory));
+        self.add_receives(traffic, traffic.slots * writes_of_message(traffic.cut))?;
+        // Named as the pair's receive of credits, which there is none of here.
+        traffic.wanted.push_back(Operation { kind: Kind::ReceiveCredit, peer: from, slot: 0 });
+        Ok(())
+    }
+
+    fn open_send(&mut self, traffic: &mut Traffic, to: Rank) -> Result<(), TransportError> {
+        if self.pairs[to.index()].send.is_some() {
+            return Ok(());
+        }
+        traffic.reserve(operations_of_sender(traffic.slots, traffic.cut))?;
+        let mut end = SendEnd::new(traffic.slots);
+        // SAFETY: as in `open_receive`.
+        end.regions = unsafe { traffic.register(&end.memory, Access::WriteFrom) }?;
+        let pair = &mut self.pairs[to.index()];
+        if pair.grant.is_some() {
+            grant_all(&mut end);
+        }
+        pair.send = Some(end);
+        Ok(self.add_receives(traffic, traffic.slots)?)
+    }
+
+    fn send_end(&self, to: Rank) -> Option<&SendEnd> {
+        self.pairs.get(to.index())?.send.as_ref()
+    }
+
+    fn send_end_mut(&mut self, to: Rank) -> Option<&mut SendEnd> {
+        self.pairs.get_mut(to.index())?.send.as_mut()
+    }
+
+    /// The first write, and one for each piece.
+    fn operations(&self, traffic: &Traffic, len_bytes: usize) -> usize {
+        1 + pieces(len_bytes, traffic.cut)
+    }
+
+    /// Posts a write: of a message the first (0) or a piece (from 1 on), a credit, or the grant.
+    fn post(&mut self, traffic: &mut Traffic, operation: Operation) -> Result<bool, FabricError> {
+        let Operation { kind, peer, slot } = operation;
+        let context = traffic.contexts.context(operation);
+        let pair = &mut self.pairs[peer.index()];
+        let (cut, me) = (traffic.cut, traffic.me);
+        let index = pair.rail_of(operation, cut);
+        let rail = &mut traffic.rails[index];
+        let Some(&to) = traffic.contacts[peer.index()].addresses.get(index) else { return Ok(true) };
+        let data = |kind, generation| Notice { kind, from: me, slot, generation }.to_bits();
+        match (kind, &mut pair.send, &mut pair.receive, &pair.grant, &pair.mailbox) {
+            (Kind::SendPiece(number), Some(end), _, Some(grant), _) => {
+                let Some(message) = &end.slots[slot].sending else { return Ok(true) };
+                let len_bytes = message.payload.len_bytes();
+                if number == 0 {
+                    let staged = if len_bytes <= STAGED_BYTES { len_bytes } else { 0 };
+                    let memory = end.memory.piece(end.stage(slot, staged));
+                    let part = Part { memory, region: end.regions.get(index) };
+                    let data = data(notice::Kind::First, message.generation);
+                    let target = grant.target(slot, 0, index, cut);
+                    // SAFETY: stage and context live until the endpoint is closed and are not written while the message
+                    // is under way; the peer gave us the slot by its grant or a credit.
+                    let posted = unsafe { rail.endpoint.post_write(to, part, target, data, context) }?;
+                    traffic.counts.payload_bytes[index] += if posted { staged as u64 } else { 0 };
+                    return Ok(posted);
+                }
+                let range = cut.range(len_bytes, number - 1);
+                let memory = message.payload.part(&range);
+                let data = data(notice::Kind::Piece(number - 1), message.generation);
+                let target = grant.target(slot, CELL_BYTES + range.start, index, cut);
+                // SAFETY: the payload is the promise of `try_send`'s caller until the message's token is out, and its
+                // region is forgotten or dropped only then; the rest as above.
+                let posted = unsafe {
+                    let region = rail.payloads.cover(&rail.endpoint, memory, Access::WriteFrom)?;
+                    let part = Part { memory, region: Some(region) };
+                    rail.endpoint.post_write(to, part, target, data, context)
+                }?;
+                traffic.counts.payload_bytes[index] += if posted { range.len() as u64 } else { 0 };
+                Ok(posted)
+            }
+            (Kind::SendCredit, _, Some(end), _, Some(mailbox)) => {
+                if end.slots[slot].credit_in_flight {
+                    return Ok(false);
+                }
+                let part = Part { memory: self.blank.whole(), region: self.blank_regions.get(index) };
+                let unread = (mailbox_bytes(self.receives.len()) - CELL_BYTES) as u64;
+                let target = Target { address: mailbox.address + unread, key: mailbox.keys[index] };
+                let data = data(notice::Kind::Credit, end.slots[slot].generation);
+                // SAFETY: the blank and the context live until the endpoint is closed; the blank is never written.
+                let posted = unsafe { rail.endpoint.post_write(to, part, target, data, context) }?;
+                end.slots[slot].credit_in_flight = posted;
+                Ok(posted)
+            }
+            (Kind::ReceiveCredit, _, _, _, Some(mailbox)) => {
+                let Some((regions, memory)) = &pair.granting else { return Ok(true) };
+                let memory = memory.piece(0..memory.whole().len() - CELL_BYTES);
+                let part = Part { memory, region: regions.get(index) };
+                let target = Target { address: mailbox.address, key: mailbox.keys[index] };
+                let data = data(notice::Kind::Grant, 0);
+                // SAFETY: the grant's memory and the context live until the endpoint is closed, and are not written.
+                unsafe { rail.endpoint.post_write(to, part, target, data, context) }
+            }
+            _ => {
+                log::warn!("an operation of an end that was never opened: {operation:?}");
                 Ok(true)
             }
-            Ok(false) => {
-                end.slots[slot].sending = None;
-                Ok(false)
-            }
-            Err(error) => {
-                end.slots[slot].sending = None;
-                Err(TransportError::PeerLost { peer: to, cause: error.to_string() })
+        }
+    }
+
+    fn reroute(
+        &mut self,
+        traffic: &mut Traffic,
+        operation: Operation,
+        failure: &Failure,
+        rail: usize,
+    ) -> bool {
+        let Operation { kind, peer, slot } = operation;
+        let pair = &mut self.pairs[peer.index()];
+        let avoided = pair.avoided | 1 << rail;
+        let left = traffic.rails.len() - avoided.count_ones() as usize;
+        if !diagnosis::is_of_the_way(failure) || left == 0 {
+            return false;
+        }
+        if avoided != pair.avoided {
+            pair.avoided = avoided;
+            let cause = traffic.explain(failure, peer, rail);
+            let rails = if left == 1 { "rail" } else { "rails" };
+            log::warn!("goes on to rank {peer} over {left} {rails}, without one that failed: {cause}");
+        }
+        if let (Kind::SendCredit, Some(end)) = (kind, &mut pair.receive) {
+            end.slots[slot].credit_in_flight = false;
+        }
+        traffic.wanted.push_back(operation);
+        true
+    }
+
+    fn post_others(&mut self, traffic: &mut Traffic) {
+        for (receives, rail) in self.receives.iter_mut().zip(&traffic.rails) {
+            if let Err(error) = receives.post_refused(rail) {
+                return traffic.fail(error.into());
             }
         }
     }
 
-    /// The next message from a peer, if it is here.
-    pub(super) fn arrived(&mut self, from: Rank) -> Result<Option<Message<'_>>, TransportError> {
-        let cut = self.cut;
-        let peer = self.peer(from)?;
-        let Some(end) = &peer.receive else { return Err(TransportError::NoRoute { peer: from }) };
+    fn complete(&mut self, traffic: &mut Traffic, rail: usize, completion: &Completion) {
+        if let Some(bits) = completion.data {
+            // Its receive is ours again, before what it tells lets the peer write more.
+            if let Err(error) = self.receives[rail].renew(&traffic.rails[rail], completion.context) {
+                traffic.fail(error.into());
+            }
+            return match Notice::from_bits(bits) {
+                Some(notice) => self.hear(traffic, notice),
+                None => log::warn!("a write of nothing that we know: {bits:#010x}"),
+            };
+        }
+        let Some(Operation { kind, peer, slot }) = traffic.contexts.operation(completion.context) else {
+            return log::warn!("a completion of no operation of ours: {completion:?}");
+        };
+        let pair = &mut self.pairs[peer.index()];
+        match (kind, &mut pair.send, &mut pair.receive) {
+            (Kind::SendPiece(_), Some(end), _) => traffic.completed.extend(end.sent(slot)),
+            (Kind::SendCredit, _, Some(end)) => end.slots[slot].credit_in_flight = false,
+            // The grant.
+            (Kind::ReceiveCredit, ..) => {}
+            _ => log::warn!("a completion of an operation that was never posted: {completion:?}"),
+        }
+    }
+
+    fn arrived(&self, traffic: &Traffic, from: Rank) -> Result<Option<Message<'_>>, TransportError> {
+        let receive = self.pairs.get(from.index()).and_then(|pair| pair.receive.as_ref());
+        let end = receive.ok_or(TransportError::NoRoute { peer: from })?;
         let slot = end.current();
-        match (end.slots[slot].arrived(cut), &peer.lost) {
-            (Some(header), _) => {
-                let range = end.payload(slot, header.len_bytes as usize);
-                // SAFETY: all writes of the message have told of themselves, and the peer writes to the slot again only
-                // after `release`, which needs `&mut self`.
-                let payload = unsafe { end.memory.bytes(range) };
-                Ok(Some(Message { header, payload }))
-            }
-            (None, Some(cause)) => Err(TransportError::PeerLost { peer: from, cause: cause.clone() }),
-            (None, None) => Ok(None),
-        }
+        let message = end.slots[slot].arrived(traffic.cut).map(|header| {
+            let range = end.payload(slot, header.len_bytes as usize);
+            // SAFETY: all writes of the message have told of themselves, and the peer writes to the slot again only
+            // after `release`, which needs `&mut self`.
+            Message { header, payload: unsafe { end.memory.bytes(range) } }
+        });
+        Ok(message)
     }
 
-    /// Gives the slot of the current message back to its sender.
-    pub(super) fn release(&mut self, from: Rank) -> Result<(), TransportError> {
-        let cut = self.cut;
-        let peer = self.peer(from)?;
-        let Some(end) = &mut peer.receive else { return Err(TransportError::NoRoute { peer: from }) };
+    fn release(&mut self, traffic: &mut Traffic, from: Rank) -> Result<(), TransportError> {
+        let receive = self.pairs.get_mut(from.index()).and_then(|pair| pair.receive.as_mut());
+        let end = receive.ok_or(TransportError::NoRoute { peer: from })?;
         let index = end.current();
         let slot = &mut end.slots[index];
-        if slot.arrived(cut).is_none() {
-            return Err(TransportError::Call {
-                call: "release",
-                code: libc::EINVAL,
-                cause: format!("no message of rank {from} is here"),
-            });
+        if slot.arrived(traffic.cut).is_none() {
+            return Err(nothing_to_release(from));
         }
         slot.header = None;
         slot.pieces = 0;
         slot.generation += 1;
         end.next += 1;
-        self.wanted.push_back(Operation { kind: Kind::SendCredit, peer: from, slot: index });
-        self.post_wanted();
+        traffic.wanted.push_back(Operation { kind: Kind::SendCredit, peer: from, slot: index });
         Ok(())
     }
 
-    /// What was sent.
-    pub(super) fn counts(&self) -> Counts {
-        self.counts.clone()
+    fn has_heard(&self, from: Rank) -> bool {
+        self.pairs[from.index()].receive.as_ref().is_some_and(|end| end.next > 0)
     }
 
-    /// Forgets the regions of the last operation's payloads, where none is still being written from.
-    pub(super) fn begin_operation(&mut self) {
-        let is_sending =
-            |peer: &Peer| peer.send.iter().flat_map(|end| &end.slots).any(|slot| slot.sending.is_some());
-        if !self.peers.iter().any(is_sending) {
-            self.rails.iter_mut().for_each(|rail| rail.payloads.forget());
-        }
-    }
-
-    /// Closes the endpoints, then the regions, then frees the memory. Where an endpoint does not close that is an error,
-    /// and all memory stays.
-    pub(super) fn close(self) -> Result<(), FabricError> {
-        let Engine { rails, peers, contexts, receives, .. } = self;
-        let regions = (self.mailbox_region, self.blank_regions, self.sink_regions);
-        let memory = (self.mailbox, self.blank, self.sink);
-        let closed: Vec<Result<Registrations, FabricError>> = rails.into_iter().map(Rail::close).collect();
-        match closed.into_iter().collect::<Result<Vec<Registrations>, FabricError>>() {
-            Ok(payloads) => {
-                drop((payloads, regions));
-                Ok(())
-            }
-            Err(error) => {
-                // What the provider may still touch must stay.
-                std::mem::forget((peers, contexts, receives, regions, memory));
-                Err(error)
-            }
-        }
-    }
-
-    fn check(&self) -> Result<(), TransportError> {
-        match &self.failure {
-            Some(error) => Err(error.clone()),
-            None => Ok(()),
-        }
-    }
-
-    fn peer(&mut self, rank: Rank) -> Result<&mut Peer, TransportError> {
-        self.peers.get_mut(rank.index()).ok_or(TransportError::NoRoute { peer: rank })
-    }
-
-    fn reachable(&mut self, rank: Rank) -> Result<(), TransportError> {
-        if self.peer(rank)?.addresses.is_empty() {
-            return Err(TransportError::NoRoute { peer: rank });
-        }
-        Ok(())
-    }
-
-    /// Room in every rail's queue for one end of a pair.
-    fn reserve(&mut self, operations: usize) -> Result<(), TransportError> {
-        self.rails.iter_mut().try_for_each(|rail| rail.reserve(operations))
+    fn credits_under_way(&self, to: Rank) -> usize {
+        let credits = |end: &ReceiveEnd| end.slots.iter().filter(|slot| slot.credit_in_flight).count();
+        self.pairs[to.index()].receive.as_ref().map_or(0, credits)
     }
 }
 
-/// What a sending end has in flight on a rail at most: of each slot the header and a piece, and a credit that comes.
-fn operations_of_sender(slots: usize) -> usize {
-    3 * slots
+impl Pair {
+    /// The rail that an operation goes over: of a message's first write that of the first piece; or the next that still
+    /// leads there.
+    fn rail_of(&self, Operation { kind, slot, .. }: Operation, cut: Cut) -> usize {
+        let first = match kind {
+            Kind::SendPiece(number) => cut.rail(slot, number.saturating_sub(1)),
+            Kind::SendCredit | Kind::ReceiveCredit | Kind::ReceivePiece(_) => 0,
+        };
+        let mut rails = (0..cut.pieces).map(|step| (first + step) % cut.pieces);
+        rails.find(|rail| self.avoided >> rail & 1 == 0).unwrap_or(first)
+    }
 }
 
-/// What a receiving end has in flight on a rail at most: of each slot a header and a piece that come, and a credit; and
-/// the grant.
-fn operations_of_receiver(slots: usize) -> usize {
-    3 * slots + 1
+fn keys(regions: &[MemoryRegion]) -> Vec<u64> {
+    regions.iter().map(MemoryRegion::key).collect()
 }
 
-/// `struct fi_context2`.
-const CONTEXT_BYTES: usize = 64;
-/// How long a wait may be while something is refused.
-const RETRY: Duration = Duration::from_micros(200);
+/// Why a peer that wrote too early is lost.
+fn early(notice: Notice, expected: u64) -> String {
+    let Notice { kind, slot, generation, .. } = notice;
+    let expected = expected % GENERATIONS;
+    format!("it wrote {kind:?} of generation {generation} for slot {slot}, where {expected} belongs")
+}
+
+/// A grant gives every slot its first generation.
+fn grant_all(end: &mut SendEnd) {
+    end.slots.iter_mut().for_each(|slot| slot.granted += 1);
+}
+
+/// How many writes a message has on a rail at most: its header and all its pieces, where the other rails have failed.
+fn writes_of_message(cut: Cut) -> usize {
+    1 + cut.pieces
+}
+
+/// What a sending end has in flight on a rail at most: a message for each slot, and a credit that comes.
+fn operations_of_sender(slots: usize, cut: Cut) -> usize {
+    slots * (writes_of_message(cut) + 1)
+}
+
+/// What a receiving end has in flight on a rail at most: of each slot a message that comes, and a credit; and the grant.
+fn operations_of_receiver(slots: usize, cut: Cut) -> usize {
+    slots * (writes_of_message(cut) + 1) + 1
+}

@@ -1,6 +1,11 @@
 //! What a write tells its target: 32 bits that come with it.
+//!
+//! From the top: what was written (a piece by its number), generation, slot, rank. They say it all, so that a notice that
+//! comes twice is known for what it is.
 
 use efarun_wire::Rank;
+
+use super::super::operation::{MAX_PIECES, MAX_RANKS, MAX_SLOTS};
 
 /// A write has landed, and this is what it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,60 +15,116 @@ pub(super) struct Notice {
     pub(super) from: Rank,
     /// The slot that it is about; 0 for a grant.
     pub(super) slot: usize,
-    /// Of the slot's message, modulo 4; 0 for a grant and for a credit.
+    /// Of the slot's message, or of the next one that a credit allows, modulo [`GENERATIONS`]; 0 for a grant.
     pub(super) generation: u64,
 }
 
 /// What a write was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Where the writer's slots are.
-    Grant,
-    /// A slot of the writer's is free again.
-    Credit,
+    /// A piece of a message's payload.
+    Piece(usize),
     /// A message's header, and its payload where that is short.
     First,
-    /// A piece of a message's payload.
-    Piece,
+    /// A slot of the writer's is free again.
+    Credit,
+    /// Where the writer's slots are.
+    Grant,
+}
+
+/// When a notice is for, by the generation that its slot is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    Now,
+    /// Once more: what it tells is known.
+    Before,
+    /// Nobody may write so far ahead.
+    Ahead,
 }
 
 impl Notice {
     pub(super) fn to_bits(self) -> u32 {
-        let kind = KINDS.iter().position(|kind| *kind == self.kind).expect("every kind is listed") as u32;
+        let kind = match self.kind {
+            Kind::Piece(piece) => piece,
+            Kind::First => FIRST,
+            Kind::Credit => FIRST + 1,
+            Kind::Grant => FIRST + 2,
+        };
         debug_assert!(
-            self.from.0 < 1 << RANK_BITS && self.slot < 1 << SLOT_BITS,
+            self.from.0 < MAX_RANKS && self.slot < MAX_SLOTS && kind <= FIRST + 2,
             "checked when the transport was made"
         );
-        kind << 30 | ((self.generation & 3) as u32) << 28 | (self.slot as u32) << RANK_BITS | self.from.0
+        let generation = (self.generation % GENERATIONS) as u32;
+        (kind as u32) << KIND_SHIFT
+            | generation << GENERATION_SHIFT
+            | (self.slot as u32) << SLOT_SHIFT
+            | self.from.0
     }
 
-    pub(super) fn from_bits(bits: u32) -> Self {
-        Notice {
-            kind: KINDS[(bits >> 30) as usize],
-            from: Rank(bits & ((1 << RANK_BITS) - 1)),
-            slot: (bits >> RANK_BITS) as usize & ((1 << SLOT_BITS) - 1),
-            generation: u64::from(bits >> 28 & 3),
+    /// The notice of these bits; none where they name no kind.
+    pub(super) fn from_bits(bits: u32) -> Option<Self> {
+        let kind = match (bits >> KIND_SHIFT) as usize {
+            piece if piece < FIRST => Kind::Piece(piece),
+            FIRST => Kind::First,
+            credit if credit == FIRST + 1 => Kind::Credit,
+            grant if grant == FIRST + 2 => Kind::Grant,
+            _ => return None,
+        };
+        Some(Notice {
+            kind,
+            from: Rank(bits % MAX_RANKS),
+            slot: (bits >> SLOT_SHIFT) as usize % MAX_SLOTS,
+            generation: u64::from(bits >> GENERATION_SHIFT) % GENERATIONS,
+        })
+    }
+
+    /// Whether it is for the generation that is expected.
+    pub(super) fn when(self, expected: u64) -> When {
+        match self.generation.wrapping_sub(expected) % GENERATIONS {
+            0 => When::Now,
+            behind if behind > GENERATIONS / 2 => When::Before,
+            _ => When::Ahead,
         }
     }
 }
 
-const KINDS: [Kind; 4] = [Kind::Grant, Kind::Credit, Kind::First, Kind::Piece];
-const RANK_BITS: u32 = 20;
-const SLOT_BITS: u32 = 8;
+const FIRST: usize = MAX_PIECES;
+const SLOT_SHIFT: u32 = MAX_RANKS.ilog2();
+const GENERATION_SHIFT: u32 = SLOT_SHIFT + MAX_SLOTS.ilog2();
+const KIND_SHIFT: u32 = GENERATION_SHIFT + GENERATIONS.ilog2();
+/// How many generations notices tell apart.
+pub(super) const GENERATIONS: u64 = 16;
+const _: () = assert!(((FIRST + 2) as u64) << KIND_SHIFT <= u32::MAX as u64, "a notice has 32 bits");
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const KINDS: [Kind; 5] =
+        [Kind::Piece(0), Kind::Piece(MAX_PIECES - 1), Kind::First, Kind::Credit, Kind::Grant];
+
     #[test]
     fn a_notice_survives_its_bits() {
         for kind in KINDS {
-            for (from, slot, generation) in [(0, 0, 0), (1, 2, 3), ((1 << 20) - 1, 255, 1)] {
+            for (from, slot, generation) in [(0, 0, 0), (1, 2, 3), (MAX_RANKS - 1, MAX_SLOTS - 1, 1)] {
                 let notice = Notice { kind, from: Rank(from), slot, generation };
-                assert_eq!(Notice::from_bits(notice.to_bits()), notice);
+                assert_eq!(Notice::from_bits(notice.to_bits()), Some(notice));
             }
         }
-        let fifth = Notice { kind: Kind::First, from: Rank(1), slot: 0, generation: 5 };
-        assert_eq!(Notice::from_bits(fifth.to_bits()).generation, 1);
+        assert_eq!(Notice::from_bits(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_notice_that_comes_late_is_told_from_one_that_comes_too_early() {
+        let notice = |generation| {
+            let notice = Notice { kind: Kind::First, from: Rank(1), slot: 0, generation };
+            Notice::from_bits(notice.to_bits()).unwrap()
+        };
+        for expected in [0, 1, 15, 16, 1 << 40] {
+            assert_eq!(notice(expected).when(expected), When::Now);
+            assert_eq!(notice(expected + 1).when(expected), When::Ahead);
+            assert_eq!(notice(expected).when(expected + 1), When::Before);
+            assert_eq!(notice(expected).when(expected + 7), When::Before);
+        }
     }
 }

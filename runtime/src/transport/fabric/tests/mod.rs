@@ -219,8 +219,7 @@ fn loss_seen_by(sender: &mut FabricTransport, payload: &[u8]) -> Rank {
 }
 
 fn has_credit(sender: &mut FabricTransport) -> bool {
-    let Engine::Tagged(engine) = sender.engine().unwrap() else { panic!("tcp is tagged") };
-    engine.has_credit(Rank(1))
+    sender.engine().unwrap().has_credit(Rank(1))
 }
 
 fn progress(transport: &mut FabricTransport) {

@@ -45,6 +45,8 @@ bodies! {
     conforms_by_writes_on_four_rails_of_a_p5,
     a_peer_that_closed_is_lost_to_its_writer_by_cause_and_card,
     writes_that_fail_are_told_by_cause_and_card,
+    writes_go_round_a_rail_that_fails,
+    writes_without_a_rail_left_lose_the_peer,
     a_p4d_does_not_write,
 }
 
@@ -64,6 +66,10 @@ on_soft_efa! {
         conforms_by_writes_on_four_rails_of_a_p5: ["--device", "p5", "--nics", "4", "--manners", "all"];
         a_peer_that_closed_is_lost_to_its_writer_by_cause_and_card: ["--device", "p5"];
         writes_that_fail_are_told_by_cause_and_card: ["--device", "p5", "--nics", "2", "--fault", "fail=7:write"];
+        writes_go_round_a_rail_that_fails:
+            ["--device", "p5", "--nics", "3", "--timeout", "200", "--manners", "srd", "--fault", "link-down=1@150ops"];
+        writes_without_a_rail_left_lose_the_peer:
+            ["--device", "p5", "--nics", "3", "--timeout", "200", "--fault", "link-down@300ops"];
         a_p4d_does_not_write: ["--device", "p4d"];
     }
     libfabric_1_22, "1.22.0": {
@@ -112,6 +118,29 @@ fn writes_that_fail_are_told_by_cause_and_card() {
     let [sender, mut receiver] = pair(&efa_direct(2).over(rails_of_p5(2)));
     let cause = loss_of(sender, Some(&mut receiver));
     assert!(cause.contains("not registered") && cause.contains("EFA code 7"), "{cause}");
+    receiver.try_close().unwrap();
+}
+
+fn writes_go_round_a_rail_that_fails() {
+    let [mut sender, mut receiver] = pair(&efa_direct(2).over(rails_of_p5(3)));
+    let payload_bytes =
+        |sender: &FabricTransport, before: &[u64]| difference(&sender.counts().payload_bytes, before);
+    // Messages of a piece, of two and of three, so that what fails is of each kind.
+    for len in [1000, 200_000, 384 << 10] {
+        stream(&mut sender, &mut receiver, 100, len);
+    }
+    let before = sender.counts().payload_bytes;
+    stream(&mut sender, &mut receiver, 30, 384 << 10);
+    let after = payload_bytes(&sender, &before);
+    assert_eq!(after[1], 0, "nothing goes over the rail that failed: {after:?}");
+    assert_eq!(after[0] + after[2], 30 * (384 << 10), "and nothing twice: {after:?}");
+    close_both(sender, receiver);
+}
+
+fn writes_without_a_rail_left_lose_the_peer() {
+    let [sender, mut receiver] = pair(&efa_direct(2).over(rails_of_p5(3)));
+    let cause = loss_of(sender, Some(&mut receiver));
+    assert!(cause.contains("EFA code 13") || cause.contains("EFA code 15"), "{cause}");
     receiver.try_close().unwrap();
 }
 

@@ -2,6 +2,8 @@
 
 use efarun_wire::Rank;
 
+use super::super::operation::{MAX_PIECES, MAX_RANKS, MAX_SLOTS};
+
 /// What a tagged message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
@@ -23,13 +25,6 @@ pub(super) fn tag(class: Class, sender: Rank, slot: usize, number: u64) -> u64 {
     piece << 48 | class << 44 | u64::from(sender.0) << 24 | (slot as u64) << 16 | number & 0xFFFF
 }
 
-/// How many ranks fit a tag.
-pub(super) const MAX_RANKS: u32 = 1 << 20;
-/// How many slots fit a tag.
-pub(super) const MAX_SLOTS: usize = 1 << 8;
-/// How many pieces fit a tag, and so how many rails a rank can have.
-pub(super) const MAX_PIECES: usize = 1 << 5;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,7 +32,7 @@ mod tests {
     #[test]
     fn tags_tell_piece_class_sender_slot_and_use_apart() {
         let last = tag(Class::Piece(MAX_PIECES - 1), Rank(MAX_RANKS - 1), MAX_SLOTS - 1, 0xFFFF);
-        assert_eq!(last, 0x1F_1FFF_FFFF_FFFF);
+        assert_eq!(last, 0x1F_10FF_FF1F_FFFF);
         let one = tag(Class::Piece(0), Rank(1), 1, 1);
         for other in [
             tag(Class::Piece(1), Rank(1), 1, 1),

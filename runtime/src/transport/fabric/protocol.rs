@@ -1,0 +1,94 @@
+//! What a protocol is asked for: how messages become operations on rails, and operations messages.
+
+use efarun_wire::Rank;
+
+use super::address::{Address, Mailbox};
+use super::operation::Operation;
+use super::slot::SendEnd;
+use super::traffic::Traffic;
+use crate::fabric::{Completion, FabricError, Failure};
+use crate::transport::{Message, TransportError};
+
+/// How messages travel. It keeps the ends of all pairs of ranks; the rails are lent to it by the [engine](super::engine),
+/// which posts what it puts among the wanted.
+///
+/// # Safety
+///
+/// Memory that an operation names belongs to the protocol, and lives until the endpoints were closed, or to the caller of
+/// [`Engine::try_send`](super::engine::Engine::try_send), who keeps it until the message's token is out. Nothing is written
+/// that an operation in flight reads, and nothing read that one writes.
+#[expect(unsafe_code, reason = "who implements it answers for memory that the provider touches")]
+pub(super) unsafe trait Protocol: std::fmt::Debug + Send {
+    /// Where peers write first, if they do.
+    fn mailbox(&self) -> Option<Mailbox> {
+        None
+    }
+
+    /// Learns a peer's address.
+    fn insert(&mut self, _traffic: &Traffic, _peer: Rank, _theirs: &Address) {}
+
+    /// Makes the end that receives from a peer that can be reached, if there is none yet.
+    fn open_receive(&mut self, traffic: &mut Traffic, from: Rank) -> Result<(), TransportError>;
+
+    /// Makes the end that sends to a peer that can be reached, if there is none yet.
+    fn open_send(&mut self, traffic: &mut Traffic, to: Rank) -> Result<(), TransportError>;
+
+    /// The end that sends to a peer, if it is open.
+    fn send_end(&self, to: Rank) -> Option<&SendEnd>;
+
+    /// The same, to be changed.
+    fn send_end_mut(&mut self, to: Rank) -> Option<&mut SendEnd>;
+
+    /// How many operations send a message of this length.
+    fn operations(&self, traffic: &Traffic, len_bytes: usize) -> usize;
+
+    /// Posts an operation. `Ok(false)`: the provider does not take it now.
+    fn post(&mut self, traffic: &mut Traffic, operation: Operation) -> Result<bool, FabricError>;
+
+    /// Does what a wanted operation makes possible by being posted.
+    fn posted(&mut self, _traffic: &mut Traffic, _operation: Operation) {}
+
+    /// Takes another way for an operation that failed on a rail, where there is one: the operation is wanted again, and
+    /// the rail is not used for this peer any more. Otherwise the peer is lost.
+    fn reroute(
+        &mut self,
+        _traffic: &mut Traffic,
+        _operation: Operation,
+        _failure: &Failure,
+        _rail: usize,
+    ) -> bool {
+        false
+    }
+
+    /// Posts what it keeps besides the wanted.
+    fn post_others(&mut self, _traffic: &mut Traffic) {}
+
+    /// Takes in what is over on a rail.
+    fn complete(&mut self, traffic: &mut Traffic, rail: usize, completion: &Completion);
+
+    /// The next message from a peer, if all of it is here.
+    fn arrived(&self, traffic: &Traffic, from: Rank) -> Result<Option<Message<'_>>, TransportError>;
+
+    /// Makes the slot of the current message free for its sender.
+    fn release(&mut self, traffic: &mut Traffic, from: Rank) -> Result<(), TransportError>;
+
+    /// Whether a message from a peer was ever taken.
+    fn has_heard(&self, from: Rank) -> bool;
+
+    /// How many credits to a peer are under way.
+    fn credits_under_way(&self, to: Rank) -> usize;
+
+    /// Whether the endpoints may be closed now. Until then the engine polls on, for a while.
+    fn may_close(&self, _traffic: &Traffic) -> bool {
+        true
+    }
+}
+
+/// No message of a peer is here, though somebody thought so.
+pub(super) fn nothing_to_release(from: Rank) -> TransportError {
+    TransportError::Call {
+        call: "release",
+        code: libc::EINVAL,
+        cause: format!("no message of rank {from} is here"),
+    }
+}
