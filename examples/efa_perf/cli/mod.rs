@@ -158,6 +158,8 @@ pub(crate) enum LeafName {
     TwoShot,
     /// A rank reads and writes the others' buffers where they lie, with -R 1; without, as two-shot
     Direct,
+    /// Slices go from each rank to the next; what has no such way goes as two-shot
+    Ring,
 }
 
 impl LeafName {
@@ -167,6 +169,7 @@ impl LeafName {
             LeafName::OneShot => Leaf::OneShot,
             LeafName::TwoShot => Leaf::TwoShot,
             LeafName::Direct => Leaf::Direct,
+            LeafName::Ring => Leaf::Ring,
         }
     }
 }

@@ -76,6 +76,7 @@ struct Kernels {
     one_shot: Kernel,
     two_shot: Kernel,
     direct: Kernel,
+    ring: Kernel,
     /// Among those for bytes.
     pairs: Option<Kernel>,
 }
@@ -168,6 +169,7 @@ impl Engine {
             None => select::leaf(shape, is_reached),
             Some(Leaf::OneShot) if shape.one_shot_bytes() > select::ONE_SHOT_BYTES_MAX => Leaf::TwoShot,
             Some(Leaf::Direct) if !is_reached => Leaf::TwoShot,
+            Some(Leaf::Ring) if !shape.has_ring() => Leaf::TwoShot,
             Some(leaf) => leaf,
         }
     }
@@ -333,6 +335,7 @@ impl Engine {
                 one_shot: module.kernel(c"one_shot")?,
                 two_shot: module.kernel(c"two_shot")?,
                 direct: module.kernel(c"direct")?,
+                ring: module.kernel(c"ring")?,
                 pairs: element.is_none().then(|| module.kernel(c"pairs")).transpose()?,
             };
             self.kernels.insert(element, kernels);
@@ -347,6 +350,7 @@ impl Kernels {
             Leaf::OneShot => &self.one_shot,
             Leaf::TwoShot => &self.two_shot,
             Leaf::Direct => &self.direct,
+            Leaf::Ring => &self.ring,
         }
     }
 }

@@ -76,6 +76,7 @@ impl Request {
                 Leaf::OneShot => self.shape.one_shot(rank),
                 Leaf::TwoShot => self.shape.two_shot(rank),
                 Leaf::Direct => self.shape.direct(rank).part,
+                Leaf::Ring => self.shape.ring(rank),
             },
             op: if self.shape.is_reduction() { self.op.code() } else { 0 },
             signature: self.signature(),

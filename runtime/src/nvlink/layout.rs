@@ -25,6 +25,10 @@ pub const PAIR_WARPS: u32 = THREADS / WARP / 2;
 pub const PAIR_SLOTS: u32 = 16;
 /// A message goes by a channel for each so many bytes.
 pub const PAIR_CHANNEL_BYTES: usize = 8192;
+/// How many slots each channel of the ring leaf has in the next rank's window.
+pub const RING_SLOTS: usize = 4;
+/// How much one of them takes.
+pub const RING_SLOT_BYTES: usize = 64 << 10;
 /// Threads that run in step.
 pub const WARP: u32 = 32;
 
@@ -36,9 +40,15 @@ const TWO_SHOT_LINES_BYTES: usize = TWO_SHOT_CHANNELS as usize * 2 * 2 * RANKS_M
 const PAIR_CREDITS_BYTES: usize = PAIR_CHANNELS as usize * RANKS_MAX * PAIR_WARPS as usize * 8;
 const PAIR_LINES_BYTES: usize =
     PAIR_CHANNELS as usize * RANKS_MAX * (PAIR_WARPS * PAIR_SLOTS * WARP) as usize * 16;
+/// Two words per channel, each on a line of its own, and the slots.
+const RING_BYTES: usize = CHANNELS_MAX as usize * (256 + RING_SLOTS * RING_SLOT_BYTES);
 /// A rank's window, which all ranks reach; zeros at first.
-pub const WINDOW_BYTES: usize =
-    NOTICES_BYTES + ONE_SHOT_CELLS_BYTES + TWO_SHOT_LINES_BYTES + PAIR_CREDITS_BYTES + PAIR_LINES_BYTES;
+pub const WINDOW_BYTES: usize = NOTICES_BYTES
+    + ONE_SHOT_CELLS_BYTES
+    + TWO_SHOT_LINES_BYTES
+    + PAIR_CREDITS_BYTES
+    + PAIR_LINES_BYTES
+    + RING_BYTES;
 
 /// Behind whether a call has failed.
 pub(super) const STATE_CALLS: usize = 128;
@@ -47,4 +57,5 @@ pub const STATE_BYTES: usize = STATE_CALLS
     + CHANNELS_MAX as usize * 4
     + (TWO_SHOT_CHANNELS * THREADS / WARP) as usize * 8
     + CHANNELS_MAX as usize * RANKS_MAX * 16
-    + PAIR_CHANNELS as usize * RANKS_MAX * PAIR_WARPS as usize * 16;
+    + PAIR_CHANNELS as usize * RANKS_MAX * PAIR_WARPS as usize * 16
+    + CHANNELS_MAX as usize * 16;

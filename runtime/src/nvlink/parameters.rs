@@ -56,6 +56,31 @@ pub(super) struct Part {
     /// Whether blocks are only moved, each rank's to a place of its own. Then `collect` is of the first exchange, and
     /// `forward` are those who get empty lines, or by the direct leaf those who get blocks.
     pub(super) apart: u32,
+    /// By the ring leaf: where slices go.
+    pub(super) route: Route,
+    /// How many hops a slice takes on this rank.
+    pub(super) hops: u32,
+    /// The root, where the route has one.
+    pub(super) root: u32,
+    /// The most of a block that goes at a time.
+    pub(super) slice_bytes: u32,
+}
+
+/// Where the ring leaf's slices go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Route {
+    /// Around the ring, reduced on the way, and around it once more as the result.
+    #[default]
+    ReduceAndGather = 0,
+    /// Around the ring, reduced on the way.
+    Reduce = 1,
+    /// Around the ring as they are.
+    Gather = 2,
+    /// From the root along the ring, to its predecessor.
+    FromRoot = 3,
+    /// From the root's successor along the ring to the root, reduced on the way.
+    ToRoot = 4,
 }
 
 /// A word of the status, which the kernels write and the host reads.

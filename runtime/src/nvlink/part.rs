@@ -4,8 +4,8 @@
 //! what to whom in which of them, as masks and strides.
 
 use super::call::DeviceCollective;
-use super::layout::DIRECT_BYTES;
-use super::parameters::Part;
+use super::layout::{CHANNELS_MAX, DIRECT_BYTES, RING_SLOT_BYTES};
+use super::parameters::{Part, Route};
 
 /// A native implementation on GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +16,8 @@ pub enum Leaf {
     TwoShot,
     /// Reading and writing the ranks' own buffers.
     Direct,
+    /// Slices that go from each rank to the next.
+    Ring,
 }
 
 impl Leaf {
@@ -25,6 +27,7 @@ impl Leaf {
             Leaf::OneShot => "one-shot",
             Leaf::TwoShot => "two-shot",
             Leaf::Direct => "direct",
+            Leaf::Ring => "ring",
         }
     }
 }
@@ -234,6 +237,76 @@ impl Shape {
         }
     }
 
+    /// Whether the ring leaf does it.
+    pub(super) fn has_ring(self) -> bool {
+        self.ranks > 1 && self.route().is_some()
+    }
+
+    fn route(self) -> Option<Route> {
+        match self.collective {
+            DeviceCollective::AllReduce => Some(Route::ReduceAndGather),
+            DeviceCollective::ReduceScatter => Some(Route::Reduce),
+            DeviceCollective::AllGather => Some(Route::Gather),
+            DeviceCollective::Broadcast { .. } => Some(Route::FromRoot),
+            DeviceCollective::Reduce { .. } => Some(Route::ToRoot),
+            DeviceCollective::AllToAll
+            | DeviceCollective::Gather { .. }
+            | DeviceCollective::Scatter { .. }
+            | DeviceCollective::Barrier => None,
+        }
+    }
+
+    /// What a slice of the ring leaf is cut from: the whole vector along a chain, else a block.
+    pub(super) fn ring_bytes(self) -> usize {
+        match self.collective {
+            DeviceCollective::Broadcast { .. } | DeviceCollective::Reduce { .. } => {
+                self.count_bytes.next_multiple_of(DIRECT_BYTES)
+            }
+            _ => self.block_bytes(),
+        }
+    }
+
+    /// The most of a block that goes at a time by the ring leaf. Along a chain several slices are on their way, so that all
+    /// ranks have something to do; around a ring every rank begins at once.
+    pub(super) fn slice_bytes(self) -> usize {
+        let slices = match self.route() {
+            Some(Route::FromRoot | Route::ToRoot) => CHAIN_SLICES,
+            _ => 1,
+        };
+        let share = self.ring_bytes().div_ceil(CHANNELS_MAX as usize * slices);
+        share.next_multiple_of(SLICE_UNIT_BYTES).clamp(SLICE_UNIT_BYTES, RING_SLOT_BYTES)
+    }
+
+    /// A rank's part by the ring leaf.
+    ///
+    /// # Panics
+    ///
+    /// Where [`Shape::has_ring`] says no.
+    pub(super) fn ring(self, rank: u32) -> Part {
+        let route = self.route().expect("the leaf was chosen for what has a route");
+        let (block, ranks) = (self.block_bytes() as u64, self.ranks);
+        let whole = Part {
+            block_bytes: self.ring_bytes() as u64,
+            total_bytes: self.count_bytes as u64,
+            rank,
+            ranks,
+            route,
+            hops: 1,
+            root: self.root(),
+            slice_bytes: self.slice_bytes() as u32,
+            ..Part::default()
+        };
+        let blocks = Part { total_bytes: block * u64::from(ranks), hops: ranks, ..whole };
+        match route {
+            Route::ReduceAndGather => {
+                Part { input_stride: block, output_stride: block, hops: 2 * ranks - 1, ..whole }
+            }
+            Route::Reduce => Part { input_stride: block, ..blocks },
+            Route::Gather => Part { output_stride: block, ..blocks },
+            Route::FromRoot | Route::ToRoot => whole,
+        }
+    }
+
     /// To whom a rank gives a block, itself among them, where blocks are moved.
     fn destinations(self, rank: u32) -> u32 {
         let Masks { me, all, root, none, .. } = self.masks(rank);
@@ -249,6 +322,11 @@ impl Shape {
         Masks { me, all, others: all & !me, root: 1 << self.root(), none: 0 }
     }
 }
+
+/// Slices of a channel's share along a chain, at least.
+const CHAIN_SLICES: usize = 4;
+/// What a block's threads move at once.
+const SLICE_UNIT_BYTES: usize = 8 << 10;
 
 /// A part by the direct leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,6 +30,7 @@ pub(super) fn blocks(leaf: Leaf, shape: Shape) -> u32 {
         Leaf::OneShot => up_to(shape.one_shot_bytes().div_ceil(ONE_SHOT_BYTES), THREADS, ONE_SHOT_CHANNELS),
         Leaf::TwoShot => up_to(block_bytes.div_ceil(ROUND_BYTES), THREADS / WARP, TWO_SHOT_CHANNELS),
         Leaf::Direct => up_to(block_bytes.div_ceil(DIRECT_BYTES), THREADS, CHANNELS_MAX),
+        Leaf::Ring => up_to(shape.ring_bytes(), shape.slice_bytes() as u32, CHANNELS_MAX),
     }
 }
 

@@ -2,6 +2,7 @@
 #include "direct.cuh"
 #include "one_shot.cuh"
 #include "pairs.cuh"
+#include "ring.cuh"
 #include "two_shot.cuh"
 
 #ifdef EMULATED
@@ -17,4 +18,5 @@
 KERNEL(NAME(one_shot))(PARAMETERS) { one_shot<Bytes>(parameters, false); }
 KERNEL(NAME(two_shot))(PARAMETERS) { two_shot<Bytes>(parameters); }
 KERNEL(NAME(direct))(PARAMETERS) { direct<Bytes>(parameters); }
+KERNEL(NAME(ring))(PARAMETERS) { ring<Bytes>(parameters); }
 KERNEL(NAME(pairs))(PAIR_PARAMETERS) { pass_messages(parameters); }

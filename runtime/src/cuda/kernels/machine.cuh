@@ -33,6 +33,7 @@ u32 block_index();
 u32 block_count();
 void block_barrier();
 bool all_of_warp(bool);
+bool all_of_block(bool);
 u64 nanoseconds();
 void store_quad(u64 address, Quad value);
 Quad load_quad(u64 address);
@@ -59,6 +60,8 @@ DEVICE u32 block_index() { return blockIdx.x; }
 DEVICE u32 block_count() { return gridDim.x; }
 DEVICE void block_barrier() { __syncthreads(); }
 DEVICE bool all_of_warp(bool mine) { return __all_sync(0xffffffffu, mine); }
+// A block barrier that also asks.
+DEVICE bool all_of_block(bool mine) { return __syncthreads_and(mine); }
 DEVICE u64 nanoseconds() {
     u64 now;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));

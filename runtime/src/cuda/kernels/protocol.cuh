@@ -26,6 +26,9 @@ constexpr u32 PAIR_WARPS = WARPS / 2;
 constexpr u32 PAIR_SLOTS = 16;
 // For each channel that a message goes by, but for the last.
 constexpr u64 PAIR_CHANNEL_BYTES = 8192;
+// Of the ring leaf: each channel has so many slots for slices in the next rank's window.
+constexpr u32 RING_SLOTS = 4;
+constexpr u64 RING_SLOT_BYTES = 64 << 10;
 
 // A launch. The host's `Parameters` has the same layout (parameters.rs), and a test compares the two.
 struct Parameters {
@@ -62,6 +65,11 @@ struct Parameters {
     // first exchange, and `forward` says to whom it has nothing to send and sends empty lines, or by the direct leaf to
     // whom it copies.
     u32 apart;
+    // By the ring leaf: where slices go, how many hops a block's takes on this rank, how long one is, and who is the root.
+    u32 route;
+    u32 hops;
+    u32 root;
+    u32 slice_bytes;
     u32 op;
     u32 signature;
     // What this rank's input is multiplied by where the operation says so: the element's bytes, or where they are.
@@ -77,7 +85,9 @@ constexpr u64 ONE_SHOT_CELLS = PLACES + (u64)CHANNELS_MAX * 2 * RANKS_MAX * 16;
 constexpr u64 TWO_SHOT_LINES = ONE_SHOT_CELLS + (u64)ONE_SHOT_CHANNELS * 2 * RANKS_MAX * THREADS * 16;
 constexpr u64 PAIR_CREDITS = TWO_SHOT_LINES + (u64)TWO_SHOT_CHANNELS * WARPS * 2 * 2 * RANKS_MAX * WARP * 16;
 constexpr u64 PAIR_LINES = PAIR_CREDITS + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * 8;
-constexpr u64 WINDOW_BYTES = PAIR_LINES + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * PAIR_SLOTS * WARP * 16;
+constexpr u64 RING_WORDS = PAIR_LINES + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * PAIR_SLOTS * WARP * 16;
+constexpr u64 RING_DATA = RING_WORDS + (u64)CHANNELS_MAX * 256;
+constexpr u64 WINDOW_BYTES = RING_DATA + (u64)CHANNELS_MAX * RING_SLOTS * RING_SLOT_BYTES;
 
 // In `state`.
 constexpr u64 STATE_FAILED = 0;
@@ -87,7 +97,17 @@ constexpr u64 STATE_ROUNDS = STATE_CALLS + CHANNELS_MAX * 4;
 constexpr u64 STATE_PLACES = STATE_ROUNDS + TWO_SHOT_CHANNELS * WARPS * 8;
 // Of messages, per channel, peer and warp: how many lines were sent and received.
 constexpr u64 STATE_PAIRS = STATE_PLACES + CHANNELS_MAX * RANKS_MAX * 16;
-constexpr u64 STATE_BYTES = STATE_PAIRS + PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * 16;
+// Of the ring leaf, per channel: how many slices were put into slots and taken out of them.
+constexpr u64 STATE_RINGS = STATE_PAIRS + PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * 16;
+constexpr u64 STATE_BYTES = STATE_RINGS + CHANNELS_MAX * 16;
+
+// Where the ring leaf's slices go: around the ring and reduced, then around it once more; only reduced; only passed on; from
+// the root; to the root.
+constexpr u32 ROUTE_REDUCE_AND_GATHER = 0;
+constexpr u32 ROUTE_REDUCE = 1;
+constexpr u32 ROUTE_GATHER = 2;
+constexpr u32 ROUTE_FROM_ROOT = 3;
+constexpr u32 ROUTE_TO_ROOT = 4;
 
 // In `status`: 32-bit words.
 constexpr u32 STATUS_STOP = 0;

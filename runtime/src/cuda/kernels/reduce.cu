@@ -1,6 +1,7 @@
 // The kernels that reduce elements of one type, which ELEMENT names.
 #include "direct.cuh"
 #include "one_shot.cuh"
+#include "ring.cuh"
 #include "two_shot.cuh"
 
 typedef float f32;
@@ -19,3 +20,4 @@ typedef double f64;
 KERNEL(NAME(one_shot))(PARAMETERS) { one_shot<ELEMENT>(parameters, true); }
 KERNEL(NAME(two_shot))(PARAMETERS) { two_shot<ELEMENT>(parameters); }
 KERNEL(NAME(direct))(PARAMETERS) { direct<ELEMENT>(parameters); }
+KERNEL(NAME(ring))(PARAMETERS) { ring<ELEMENT>(parameters); }

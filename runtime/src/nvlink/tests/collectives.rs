@@ -39,6 +39,7 @@ impl Case {
     ) -> Case {
         let (collective, element, op) = (collective.into(), element.into(), op.into());
         let shape = Shape { collective, count_bytes: count * element.size_bytes(), ranks };
+        let leaf = if leaf == Leaf::Ring && !shape.has_ring() { Leaf::TwoShot } else { leaf };
         let chance = |rank: u32, salt: u64| Chance(seed ^ (u64::from(rank) << 40) ^ (salt << 50));
         let whole_bytes = vector_len(shape);
         let skew = if seed.is_multiple_of(3) { element.size_bytes() } else { 0 };
@@ -168,15 +169,17 @@ impl Case {
         let inputs: Vec<_> = (0..ranks).map(|rank| self.given(&self.inputs, rank)).collect();
         let mut result = Vec::new();
         for at in part.step_by(element_bytes) {
+            let block = || (at / self.shape.block_bytes()) as u32;
             let first = match self.leaf {
-                Leaf::Direct => (at / self.shape.block_bytes()) as u32,
+                Leaf::Direct => block(),
+                Leaf::Ring => 1 + self.shape.collective.root().map_or_else(block, |root| root.0),
                 _ => 0,
             };
             let order: Vec<_> = (0..ranks).map(|k| ((first + k) % ranks) as usize).collect();
             let operand = |rank: usize| self.multiplied(rank, &inputs[rank][at..at + element_bytes]);
             let DeviceElement::Of(element) = self.element else {
                 let operands: Vec<_> = order.iter().map(|&rank| operand(rank)[0]).collect();
-                result.push(eighth::reduced(self.element, self.op, &operands));
+                result.push(eighth::reduced(self.element, self.op, &operands, self.leaf == Leaf::Ring));
                 continue;
             };
             let op = match self.op {
@@ -193,6 +196,9 @@ impl Case {
                 let next = aligned(&operand(rank));
                 let next = Source::Elements(&bytemuck::cast_slice(&next)[..element_bytes]);
                 let divisor = (op == ReduceOp::Avg && index + 1 == order.len()).then_some(ranks);
+                if self.leaf == Leaf::Ring {
+                    round(element, wide);
+                }
                 reduce_into(element, op, divisor, Target::Wide(wide), Source::Destination, next);
             }
             let mut out = [0u64];
@@ -280,7 +286,7 @@ pub(super) fn run(emulator: &Emulator, node: &Node, cases: &[Case], seed: u64, w
     }
 }
 
-pub(super) const LEAVES: [Leaf; 3] = [Leaf::OneShot, Leaf::TwoShot, Leaf::Direct];
+pub(super) const LEAVES: [Leaf; 4] = [Leaf::OneShot, Leaf::TwoShot, Leaf::Direct, Leaf::Ring];
 
 pub(super) fn collectives(root: u32) -> [DeviceCollective; 8] {
     let root = Rank(root);
@@ -310,6 +316,14 @@ pub(super) fn ops() -> impl Iterator<Item = DeviceOp> {
 fn vector_len(shape: Shape) -> usize {
     let (input, output) = shape.collective.lengths(shape.ranks);
     shape.count_bytes * input.max(output)
+}
+
+/// Rounds a partial result to its type, as it is when it has been sent.
+fn round(element: ElementType, wide: &mut [u8]) {
+    let mut sent = [0u64];
+    let sent: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut sent)[..element.size_bytes()];
+    copy_into(element, Target::Elements(sent), Source::Wide(wide));
+    copy_into(element, Target::Wide(wide), Source::Elements(sent));
 }
 
 /// An element in memory of its own, so that it is aligned.
@@ -367,6 +381,7 @@ fn many_blocks_and_rounds_do_what_one_does() {
         Case::new((Collective::AllReduce, Leaf::TwoShot), float, (2, 300_000), 7),
         Case::new((Collective::AllGather, Leaf::TwoShot), float, (2, 2500), 11),
         Case::new((Collective::AllReduce, Leaf::Direct), float, (2, 9001), 13),
+        Case::new((Collective::AllReduce, Leaf::Ring), float, (2, 9001), 14),
     ];
     run(&emulator, &node, &cases, 3, "many blocks");
     assert!(

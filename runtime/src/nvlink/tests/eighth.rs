@@ -35,10 +35,18 @@ pub(super) fn product(element: DeviceElement, a: u8, b: u8) -> u8 {
     nearest(element, value(element, a) * value(element, b))
 }
 
-/// The reduction of several in this order, in `f32` and rounded once.
-pub(super) fn reduced(element: DeviceElement, op: DeviceOp, operands: &[u8]) -> u8 {
+/// The reduction of several in this order, in `f32` and rounded once, or for every operand.
+pub(super) fn reduced(element: DeviceElement, op: DeviceOp, operands: &[u8], is_rounded_often: bool) -> u8 {
     let values = operands.iter().map(|&bits| value(element, bits));
-    let result = values.reduce(|a, b| match op {
+    let rounded = |a: f32| if is_rounded_often { value(element, nearest(element, a)) } else { a };
+    let result = values.reduce(|a, b| combined(op, rounded(a), b));
+    let result = result.expect("there are operands");
+    let divisor = if op == DeviceOp::Of(ReduceOp::Avg) { operands.len() as f32 } else { 1.0 };
+    nearest(element, result / divisor)
+}
+
+fn combined(op: DeviceOp, a: f32, b: f32) -> f32 {
+    match op {
         DeviceOp::Of(ReduceOp::Prod) => a * b,
         DeviceOp::Of(ReduceOp::Min) => {
             if a < b {
@@ -55,8 +63,5 @@ pub(super) fn reduced(element: DeviceElement, op: DeviceOp, operands: &[u8]) -> 
             }
         }
         _ => a + b,
-    });
-    let result = result.expect("there are operands");
-    let divisor = if op == DeviceOp::Of(ReduceOp::Avg) { operands.len() as f32 } else { 1.0 };
-    nearest(element, result / divisor)
+    }
 }

@@ -108,6 +108,7 @@ struct Block {
     std::vector<Fiber*> fibers;
     std::vector<Warp> warps;
     u32 at_barrier, alive;
+    bool all, result;
 };
 
 // What is on its way into another rank's memory.
@@ -183,6 +184,8 @@ void release_warp(Block* block, u32 warp) {
 }
 
 void release_block(Block* block) {
+    block->result = block->all;
+    block->all = true;
     block->at_barrier = 0;
     for (Fiber* fiber : block->fibers) {
         if (!fiber->is_done && fiber->waits == 1) {
@@ -217,6 +220,7 @@ void start_block(u32 rank, const Launch& launch, u32 index) {
     block->index = index;
     block->launch = &launch;
     block->at_barrier = 0;
+    block->all = true;
     block->alive = launch.threads;
     block->warps.resize((launch.threads + WARP - 1) / WARP);
     for (Warp& warp : block->warps) warp.arrived = 0, warp.alive = WARP;
@@ -284,6 +288,12 @@ void block_barrier() {
         current->waits = 1;
         yield();
     }
+}
+bool all_of_block(bool mine) {
+    Block* block = current->block;
+    block->all = block->all && mine;
+    block_barrier();
+    return block->result;
 }
 bool all_of_warp(bool mine) {
     Warp& warp = warp_of(current);
@@ -372,7 +382,8 @@ extern "C" u64 emulator_constant(u32 which) {
                              TWO_SHOT_CHANNELS, ROUND_BYTES, offsetof(Parameters, status), offsetof(Parameters, rank),
                              offsetof(Parameters, op), offsetof(Parameters, signature), STATE_CALLS, offsetof(Parameters, factor),
                              offsetof(Parameters, apart), sizeof(PairParameters), offsetof(PairParameters, messages),
-                             PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX};
+                             PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX, RING_SLOTS, RING_SLOT_BYTES,
+                             offsetof(Parameters, route), offsetof(Parameters, slice_bytes)};
     return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
 }
 

@@ -37,6 +37,10 @@ fn kernels_and_host_have_one_layout() {
         layout::PAIR_SLOTS as usize,
         layout::PAIR_CHANNEL_BYTES,
         MESSAGES_MAX,
+        layout::RING_SLOTS,
+        layout::RING_SLOT_BYTES,
+        std::mem::offset_of!(Parameters, part.route),
+        std::mem::offset_of!(Parameters, part.slice_bytes),
     ];
     let found: Vec<_> = (0..expected.len() as u32).map(|which| emulator.constant(which) as usize).collect();
     assert_eq!(found, expected);
@@ -51,7 +55,7 @@ fn mixed_calls(ranks: u32, count: usize, seed: u64) -> Vec<Case> {
         let mut draw = |below: u64| (chance.next() % below) as usize;
         let collective = collectives(draw(u64::from(ranks)) as u32)[draw(8)];
         if draw(4) == 0 {
-            leaf = LEAVES[draw(3)];
+            leaf = LEAVES[draw(4)];
         }
         let len = [1, 60, 240, 700][draw(4)];
         Case::new(
@@ -79,14 +83,15 @@ fn rounds_of_one_call_use_lines_again_only_when_they_are_free() {
     let Some(emulator) = Emulator::new("rounds_of_one_call_use_lines_again_only_when_they_are_free") else {
         return;
     };
-    // Half a mebibyte per block is one round; these have two or three in some warps.
-    for (seed, collective) in [Collective::Broadcast { root: Rank(1) }, Collective::Reduce { root: Rank(0) }]
-        .into_iter()
-        .enumerate()
-    {
-        let node = Node::new(2, u64::MAX);
-        let case = Case::new((collective, Leaf::TwoShot), (ElementType::I64, ReduceOp::Max), (2, 290_000), 1);
-        run(&emulator, &node, &[case], seed as u64, "rounds");
+    // Half a mebibyte per block is one round of the two-shot leaf, and one mebibyte a slice of every channel of the ring;
+    // these have two or three in some warps or channels.
+    let rooted = [Collective::Broadcast { root: Rank(1) }, Collective::Reduce { root: Rank(0) }];
+    for (seed, collective) in rooted.into_iter().enumerate() {
+        for leaf in [Leaf::TwoShot, Leaf::Ring] {
+            let node = Node::new(2, u64::MAX);
+            let case = Case::new((collective, leaf), (ElementType::I64, ReduceOp::Max), (2, 290_000), 1);
+            run(&emulator, &node, &[case], seed as u64, "rounds");
+        }
     }
 }
 
@@ -124,7 +129,7 @@ fn a_rank_that_does_not_come_is_named_at_the_deadline_and_nobody_spins_on() {
     else {
         return;
     };
-    for leaf in [Leaf::OneShot, Leaf::TwoShot, Leaf::Direct] {
+    for leaf in LEAVES {
         let case = Case::new((Collective::AllReduce, leaf), (ElementType::F32, ReduceOp::Sum), (3, 1000), 1);
         let node = Node::new(3, 1 << 20);
         let requests = [vec![case.request(0); 2], vec![case.request(1); 2], Vec::new()];
@@ -144,7 +149,7 @@ fn a_rank_that_does_not_come_is_named_at_the_deadline_and_nobody_spins_on() {
 #[test]
 fn a_host_that_says_stop_ends_every_wait() {
     let Some(emulator) = Emulator::new("a_host_that_says_stop_ends_every_wait") else { return };
-    for leaf in [Leaf::OneShot, Leaf::TwoShot, Leaf::Direct] {
+    for leaf in LEAVES {
         let case = Case::new((Collective::AllReduce, leaf), (ElementType::F32, ReduceOp::Sum), (2, 1000), 1);
         let mut node = Node::new(2, u64::MAX);
         node.stop(0);
