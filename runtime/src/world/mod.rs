@@ -12,6 +12,7 @@
 mod builder;
 mod elsewhere;
 mod gpu;
+mod messages;
 mod network;
 mod on_stream;
 mod operations;

@@ -121,7 +121,7 @@ impl World {
 }
 
 /// What the executor said, in terms of the World.
-fn explain(
+pub(super) fn explain(
     error: ExecError,
     place: &dyn Fn(Option<usize>) -> Place,
     oob: &mut OobConnection,
@@ -181,7 +181,7 @@ fn await_reason(oob: &mut OobConnection) -> Option<BootstrapError> {
     }
 }
 
-fn interrupt_of(told: &BootstrapError) -> Interrupt {
+pub(super) fn interrupt_of(told: &BootstrapError) -> Interrupt {
     match told {
         BootstrapError::RankLost { rank, cause } => Interrupt::RankLost { rank: *rank, cause: cause.clone() },
         BootstrapError::Aborted { rank, reason } => {
@@ -197,7 +197,7 @@ fn differing((rank, theirs): (Rank, Signature), sequence: u32, signature: Signat
     Some(Interrupt::CallsDiffer { rank, difference })
 }
 
-fn step_of(error: &ExecError) -> Option<usize> {
+pub(super) fn step_of(error: &ExecError) -> Option<usize> {
     match error {
         ExecError::Mismatch { step, .. }
         | ExecError::MessageLen { step, .. }

@@ -26,6 +26,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod error;
+pub(crate) mod messages;
 mod sends;
 pub(crate) mod signature;
 pub(crate) mod spin;

@@ -19,6 +19,12 @@ impl Signature {
         Unnumbered::of(schedule, element, op).numbered(sequence)
     }
 
+    /// That of a message of so many bytes, of which both ends must say the same.
+    pub(crate) fn of_message(bytes: usize) -> Self {
+        let hash = both_halves(OFFSET_BASIS, bytes as u64);
+        Signature(MESSAGE_CODE << 8 << HASH_BITS | hash.wrapping_mul(PRIME) >> (64 - HASH_BITS))
+    }
+
     /// What can be read from it. Where nothing is reduced the operation is left out, and for a barrier the type.
     fn kind(collective: Collective, element: ElementType, op: ReduceOp) -> u64 {
         let position = |found: Option<usize>| found.map_or(0, |index| index as u64 + 1);
@@ -73,6 +79,9 @@ impl Unnumbered {
 /// Says what is in the clear: `all_reduce of float by sum`.
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 >> HASH_BITS >> 8 & 0xf == MESSAGE_CODE {
+            return f.write_str("a message");
+        }
         let code = |shift: u32| ((self.0 >> HASH_BITS >> shift & 0xf) as usize).checked_sub(1);
         let collective = code(8).and_then(|index| Collective::ALL.get(index));
         f.write_str(
@@ -96,6 +105,8 @@ fn fnv1a(hash: u64, word: u64) -> u64 {
 const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0000_0100_0000_01b3;
 const HASH_BITS: u32 = 52;
+/// Beyond the codes of collectives.
+const MESSAGE_CODE: u64 = 15;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! Worlds of threads: what they are, what they do ([`operations`]), and what goes wrong.
 
 mod gpus;
+mod messages;
 mod operations;
 
 use std::time::Instant;
