@@ -17,6 +17,7 @@ pub mod error;
 pub mod fabric;
 mod leaf;
 pub mod nvlink;
+pub mod relay;
 pub mod topology;
 pub mod transport;
 pub mod world;

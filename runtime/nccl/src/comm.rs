@@ -10,8 +10,8 @@ use efarun_rt::cuda::{Device, Stream};
 use efarun_rt::nvlink::{DeviceElement, Factor};
 
 use crate::abi::{CommHandle, StreamHandle};
+use crate::between::Between;
 use crate::outcome::Failure;
-use crate::staged::Staging;
 
 /// One rank of a communicator.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub(crate) struct Comm {
     /// What `ncclRedOpCreatePreMulSum` made; empty places can be used again.
     ops: Mutex<Vec<Option<PreMulSum>>>,
     /// Where ranks are on several nodes.
-    staging: Mutex<Option<Staging>>,
-    pub(crate) is_staged: bool,
+    between: Mutex<Option<Between>>,
+    pub(crate) is_between_nodes: bool,
 }
 
 /// An operation of the caller's.
@@ -51,9 +51,9 @@ pub(crate) struct Health {
 }
 
 impl Comm {
-    /// Makes a World a communicator, and gives the handle by which callers know it. `staging` is what a World needs that
-    /// has not its GPU.
-    pub(crate) fn publish(world: World, device: Device, staging: Option<Staging>) -> CommHandle {
+    /// Makes a World a communicator, and gives the handle by which callers know it. `between` is what ranks
+    /// of several nodes have in place of a World on their GPU.
+    pub(crate) fn publish(world: World, device: Device, between: Option<Between>) -> CommHandle {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         // Not an address, as nobody is to look behind it, but never null.
         let number = NEXT.fetch_add(1, Ordering::Relaxed) << 8;
@@ -66,8 +66,8 @@ impl Comm {
             health: Mutex::default(),
             is_ill: AtomicBool::new(false),
             ops: Mutex::default(),
-            is_staged: staging.is_some(),
-            staging: Mutex::new(staging),
+            is_between_nodes: between.is_some(),
+            between: Mutex::new(between),
         };
         COMMS.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::new(comm));
         std::ptr::without_provenance_mut(number)
@@ -116,10 +116,11 @@ impl Comm {
     /// Lets go of the World. Where it is to be aborted, what runs on the GPU is ended, and the other ranks learn that
     /// this one is gone.
     pub(crate) fn end(&self, is_aborted: bool) {
-        if let Some(staging) = self.staging().take() {
-            // Its memory is used by what is enqueued, and the World too.
-            let _done = self.device.synchronize();
-            drop(staging);
+        if let Some(between) = self.between().take() {
+            if is_aborted {
+                between.stop();
+            }
+            between.end();
         }
         let Some(world) = self.lock_world().take() else { return };
         if is_aborted {
@@ -155,8 +156,19 @@ impl Comm {
         self.ops.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn staging(&self) -> MutexGuard<'_, Option<Staging>> {
-        self.staging.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Does something with other nodes, one thread at a time.
+    pub(crate) fn with_nodes<T>(
+        &self,
+        act: impl FnOnce(&mut Between) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        match self.between().as_mut() {
+            Some(between) => act(between),
+            None => Err(Failure::usage("the communicator was destroyed while this call was made")),
+        }
+    }
+
+    pub(crate) fn between(&self) -> MutexGuard<'_, Option<Between>> {
+        self.between.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The caller's stream, as the runtime takes it.

@@ -14,7 +14,6 @@ use efarun_rt::nvlink::{DeviceCall, DeviceElement, DeviceMessage};
 use crate::abi::StreamHandle;
 use crate::comm::Comm;
 use crate::outcome::Failure;
-use crate::staged;
 
 /// Something that was called.
 pub(crate) enum Job {
@@ -154,10 +153,10 @@ impl Messages {
             )));
         }
         comm.check()?;
-        if comm.is_staged {
-            return Err(Failure::usage("send and recv are not supported between nodes"));
-        }
         let stream = comm.stream(*stream);
+        if comm.is_between_nodes {
+            return comm.with_nodes(|between| between.pass_messages(&stream, sends, receives));
+        }
         comm.with_world(|world| Ok(pass(world, &stream, sends, receives)?))
     }
 }
@@ -177,8 +176,8 @@ fn pass(
 fn enqueue(comm: &Arc<Comm>, stream: StreamHandle, call: &DeviceCall) -> Result<(), Failure> {
     comm.check()?;
     let stream = comm.stream(stream);
-    if comm.is_staged {
-        return staged::enqueue(comm, &stream, call);
+    if comm.is_between_nodes {
+        return comm.with_nodes(|between| between.enqueue(&stream, call));
     }
     comm.with_world(|world| {
         let mut on = world.on(&stream);
@@ -227,10 +226,10 @@ fn load(calls: &[(Arc<Comm>, StreamHandle, DeviceCall)], messages: &[Messages]) 
     if needs.len() < 2 {
         return Ok(());
     }
-    needs
-        .values()
-        .filter(|(comm, _)| !comm.is_staged)
-        .try_for_each(|(comm, elements)| comm.with_world(|world| Ok(world.prepare_device(elements)?)))
+    needs.values().try_for_each(|(comm, elements)| match comm.is_between_nodes {
+        true => comm.with_nodes(|between| between.prepare(elements)),
+        false => comm.with_world(|world| Ok(world.prepare_device(elements)?)),
+    })
 }
 
 #[cfg(test)]

@@ -14,12 +14,12 @@ use efarun_rt::cuda::Device;
 use efarun_rt::{Rank, World};
 
 use crate::abi::{CONFIG_MAGIC, CommHandle, Config, NO_COLOR, StaticText, UniqueId, VERSION};
+use crate::between::Between;
 use crate::comm::Comm;
 use crate::export::export;
 use crate::group::{self, Job, Setup};
 use crate::meeting;
 use crate::outcome::{Failure, Outcome, last_reason};
-use crate::staged::Staging;
 use crate::watch;
 
 export! {
@@ -289,16 +289,45 @@ fn connect(identity: Identity, device: Device) -> Result<CommHandle, Failure> {
         world.use_device(&device)?;
         return Ok(Comm::publish(world, device, None));
     }
-    // The driver's thread that does one rank's calls would wait for another's of the same process.
-    let process = format!("{} {}", world.topology().hostname(world.rank()), std::process::id());
-    let all = world.exchange("nccl-processes", None, process.into_bytes())?;
-    let has_twice = all.iter().enumerate().any(|(rank, process)| all[..rank].contains(process));
-    if has_twice {
-        return Err(Failure::usage("between nodes a process can have one rank of a communicator only"));
-    }
-    let staging = Staging::new(&device)?;
-    Ok(Comm::publish(world, device, Some(staging)))
+    let between = meet_between(&mut world, &device)?;
+    Ok(Comm::publish(world, device, Some(between)))
 }
+
+/// Makes what ranks of several nodes have: a World of the node's ranks on their GPUs, and Worlds that carry between nodes.
+fn meet_between(world: &mut World, device: &Device) -> Result<Between, Failure> {
+    let (rank, ranks) = (world.rank().0, world.world_size());
+    let at = Between::standpoint(world.topology(), world.rank());
+    // The first of a node invites the others of it, and the first of all everybody, as often as there are lanes.
+    let mut mine = Vec::new();
+    let leads_node = at.locals > 1 && at.local == 0;
+    for _ in 0..usize::from(leads_node) + if rank == 0 { LANES } else { 0 } {
+        mine.extend_from_slice(&meeting::open()?.internal);
+    }
+    let all = world.exchange("nccl-nodes", None, mine)?;
+    let join = |leader: u32, index: usize, rank: u32, count: u32| {
+        let ids = all.get(leader as usize).map_or(&[][..], Vec::as_slice);
+        let id = ids.chunks(size_of::<UniqueId>()).nth(index).and_then(|id| id.try_into().ok());
+        let invitation = meeting::invitation(&UniqueId { internal: id.unwrap_or([0; 128]) })?;
+        let builder = World::builder()
+            .identity(invited(rank, count, invitation))
+            .deadline(meeting::deadline())
+            .bootstrap_timeout(meeting::patience());
+        Ok::<World, Failure>(builder.init()?)
+    };
+    let node = if at.locals > 1 {
+        let mut node = join(at.node * at.locals, 0, at.local, at.locals)?;
+        node.use_device(device)?;
+        Some(node)
+    } else {
+        None
+    };
+    let first = usize::from(at.locals > 1);
+    let lanes = (0..LANES).map(|lane| join(0, first + lane, rank, ranks)).collect::<Result<Vec<_>, _>>()?;
+    Between::new(device, at, node, lanes, meeting::deadline())
+}
+
+/// Connections between each two nodes that a rank has, and threads: one does not carry what a network can.
+const LANES: usize = 4;
 
 fn init_all(devices: Vec<Device>) -> Result<Vec<CommHandle>, Failure> {
     let builder = World::builder().deadline(meeting::deadline()).bootstrap_timeout(meeting::patience());

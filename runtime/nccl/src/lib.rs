@@ -6,13 +6,12 @@
 //!
 //! [`abi`] has NCCL's types, [`outcome`] its results, [`export`] how a function is exported: no panic leaves it. [`init`]
 //! makes communicators, [`comm`] is one, [`group`] collects what is called between `ncclGroupStart` and `ncclGroupEnd`,
-//! [`watch`] looks after ranks that are lost. [`operations`], [`memory`], [`refused`] are the functions by subject.
+//! [`between`] has what several nodes need, [`watch`] looks after ranks that are lost. [`operations`], [`memory`], [`refused`] are the functions by subject.
 //!
 //! # What is not as with NCCL
 //!
 //! - A node has eight ranks of a communicator at most, a GPU each.
-//! - Between nodes there are all_reduce, broadcast, reduce, all_gather and reduce_scatter, of one rank per process, through
-//!   the host's memory and outside of graphs ([`staged`]).
+//! - Between nodes data goes through the hosts' memory ([`between`]), and there are 16 nodes at most.
 //! - `ncclCommRegister` has no effect; windows (`ncclCommWindowRegister`) let large calls read and write buffers where
 //!   they lie.
 //! - A communicator that is made with `blocking = 0` is there when the call returns.
@@ -21,6 +20,7 @@
 #![deny(unsafe_code)]
 
 mod abi;
+mod between;
 mod comm;
 mod export;
 mod group;
@@ -30,5 +30,4 @@ mod memory;
 mod operations;
 mod outcome;
 mod refused;
-mod staged;
 mod watch;

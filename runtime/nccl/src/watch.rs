@@ -8,6 +8,7 @@
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+use crate::between::Between;
 use crate::comm::Comm;
 use crate::outcome::{Failure, Outcome};
 
@@ -37,6 +38,11 @@ pub(crate) fn look_after(comm: &Comm) {
     if has_failed {
         return;
     }
+    if let Some(trouble) = comm.between().as_mut().and_then(Between::trouble) {
+        return comm.fall_ill(|health| {
+            health.failure.get_or_insert(trouble);
+        });
+    }
     comm.try_with_world(|world| match is_lost_for {
         _ if is_stopped => {
             let failure = match world.device_gave_up() {
@@ -48,6 +54,9 @@ pub(crate) fn look_after(comm: &Comm) {
         }
         Some(since) if since >= GRACE => {
             world.stop_device();
+            if let Some(between) = comm.between().as_ref() {
+                between.stop();
+            }
             comm.fall_ill(|health| health.is_stopped = true);
         }
         Some(_) => {}

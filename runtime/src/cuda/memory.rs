@@ -407,6 +407,20 @@ impl HostMemory {
         unsafe { std::slice::from_raw_parts_mut(self.part(at, bytes).cast(), bytes) }
     }
 
+    /// So many bytes of it, to be read.
+    ///
+    /// # Panics
+    ///
+    /// When it has fewer.
+    ///
+    /// # Safety
+    ///
+    /// Neither the device nor anybody else writes to them while the result lives.
+    pub(crate) unsafe fn bytes(&self, at: usize, bytes: usize) -> &[u8] {
+        // SAFETY: within the allocation, and the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.part(at, bytes).cast(), bytes) }
+    }
+
     /// A 64-bit word.
     ///
     /// # Panics

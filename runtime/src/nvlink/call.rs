@@ -177,7 +177,7 @@ pub enum Factor {
 
 impl DeviceOp {
     /// The kernels' number of it.
-    pub(super) fn code(self) -> u32 {
+    pub(crate) fn code(self) -> u32 {
         match self {
             DeviceOp::Of(ReduceOp::Sum) => 0,
             DeviceOp::Of(ReduceOp::Prod) => 1,
@@ -189,7 +189,7 @@ impl DeviceOp {
     }
 
     /// The factor's bytes, and where it is: one of both.
-    pub(super) fn factor(self) -> (u64, DevicePointer) {
+    pub(crate) fn factor(self) -> (u64, DevicePointer) {
         match self {
             DeviceOp::Of(_) => (0, DevicePointer(0)),
             DeviceOp::PreMulSum(Factor::Bytes(bytes)) => (bytes, DevicePointer(0)),

@@ -356,7 +356,7 @@ impl Kernels {
 }
 
 /// What scripts/kernels made of the sources.
-fn ptx(element: Option<DeviceElement>) -> &'static str {
+pub(crate) fn ptx(element: Option<DeviceElement>) -> &'static str {
     macro_rules! ptx {
         ($name:literal) => {
             include_str!(concat!("../cuda/kernels/ptx/", $name, ".ptx"))

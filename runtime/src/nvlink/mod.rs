@@ -20,5 +20,7 @@ mod tests;
 pub(crate) mod window;
 
 pub use self::call::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessage, DeviceOp, Factor};
-pub(crate) use self::engine::Trouble;
+pub(crate) use self::engine::{Trouble, ptx};
+pub(crate) use self::layout::THREADS;
+pub(crate) use self::parameters::status;
 pub use self::part::Leaf;

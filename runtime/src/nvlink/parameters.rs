@@ -84,16 +84,16 @@ pub(super) enum Route {
 }
 
 /// A word of the status, which the kernels write and the host reads.
-pub(super) mod status {
+pub(crate) mod status {
     /// Not 0: give up.
-    pub(in crate::nvlink) const STOP: usize = 0;
+    pub(crate) const STOP: usize = 0;
     pub(in crate::nvlink) const CAUSE: usize = 1;
     pub(in crate::nvlink) const PEER: usize = 2;
     pub(in crate::nvlink) const CHANNEL: usize = 3;
     pub(in crate::nvlink) const CALL: usize = 4;
     pub(in crate::nvlink) const SIGNATURE: usize = 5;
     /// Of them all.
-    pub(in crate::nvlink) const WORDS: usize = 6;
+    pub(crate) const WORDS: usize = 6;
 
     pub(in crate::nvlink) const CAUSE_TIMEOUT: u32 = 1;
     pub(in crate::nvlink) const CAUSE_MISMATCH: u32 = 2;

@@ -237,6 +237,12 @@ impl Shape {
         }
     }
 
+    /// The longest of the ranks' buffers.
+    pub(super) fn vector_bytes(self) -> usize {
+        let (input, output) = self.collective.lengths(self.ranks);
+        self.count_bytes.saturating_mul(input.max(output))
+    }
+
     /// Whether the ring leaf does it.
     pub(super) fn has_ring(self) -> bool {
         self.ranks > 1 && self.route().is_some()
@@ -258,23 +264,31 @@ impl Shape {
 
     /// What a slice of the ring leaf is cut from: the whole vector along a chain, else a block.
     pub(super) fn ring_bytes(self) -> usize {
-        match self.collective {
-            DeviceCollective::Broadcast { .. } | DeviceCollective::Reduce { .. } => {
-                self.count_bytes.next_multiple_of(DIRECT_BYTES)
-            }
-            _ => self.block_bytes(),
-        }
+        if self.is_chain() { self.count_bytes.next_multiple_of(DIRECT_BYTES) } else { self.block_bytes() }
     }
 
-    /// The most of a block that goes at a time by the ring leaf. Along a chain several slices are on their way, so that all
-    /// ranks have something to do; around a ring every rank begins at once.
+    /// The most of a block that goes at a time by the ring leaf.
     pub(super) fn slice_bytes(self) -> usize {
-        let slices = match self.route() {
-            Some(Route::FromRoot | Route::ToRoot) => CHAIN_SLICES,
-            _ => 1,
-        };
-        let share = self.ring_bytes().div_ceil(CHANNELS_MAX as usize * slices);
+        let share = self.ring_bytes().div_ceil(self.ring_channels() as usize * self.slices_per_channel());
         share.next_multiple_of(SLICE_UNIT_BYTES).clamp(SLICE_UNIT_BYTES, RING_SLOT_BYTES)
+    }
+
+    /// How many channels the ring leaf has at most. A chain that is short has fewer and whole slots: a slice's way costs the
+    /// same however short it is.
+    pub(super) fn ring_channels(self) -> u32 {
+        let whole = self.ring_bytes() / (self.slices_per_channel() * RING_SLOT_BYTES);
+        let whole = u32::try_from(whole).unwrap_or(CHANNELS_MAX);
+        if whole >= CHAIN_CHANNELS_MIN && self.is_chain() { whole.min(CHANNELS_MAX) } else { CHANNELS_MAX }
+    }
+
+    /// Along a chain two slices of a channel are on their way, so that all ranks have something to do; around a ring every
+    /// rank begins at once.
+    fn slices_per_channel(self) -> usize {
+        if self.is_chain() { 2 } else { 1 }
+    }
+
+    fn is_chain(self) -> bool {
+        matches!(self.route(), Some(Route::FromRoot | Route::ToRoot))
     }
 
     /// A rank's part by the ring leaf.
@@ -323,8 +337,8 @@ impl Shape {
     }
 }
 
-/// Slices of a channel's share along a chain, at least.
-const CHAIN_SLICES: usize = 4;
+/// With fewer channels a chain does not fill a link.
+const CHAIN_CHANNELS_MIN: u32 = 32;
 /// What a block's threads move at once.
 const SLICE_UNIT_BYTES: usize = 8 << 10;
 

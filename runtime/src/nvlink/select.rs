@@ -11,10 +11,14 @@ use super::part::{Leaf, Shape};
 
 /// The leaf for a call. `is_registered` says whether every rank reaches every other's buffers.
 pub(super) fn leaf(shape: Shape, is_registered: bool) -> Leaf {
+    let has_ring = shape.has_ring() && shape.vector_bytes() >= ring_bytes_min(shape);
+    let is_direct = is_registered && shape.block_bytes() >= DIRECT_BLOCK_BYTES_MIN;
     if shape.one_shot_bytes() <= one_shot_bytes_max(shape) {
         Leaf::OneShot
-    } else if is_registered && shape.block_bytes() >= DIRECT_BLOCK_BYTES_MIN {
+    } else if is_direct && !(has_ring && shape.ranks > 2 && shape.vector_bytes() >= DIRECT_VECTOR_BYTES_MAX) {
         Leaf::Direct
+    } else if has_ring {
+        Leaf::Ring
     } else {
         Leaf::TwoShot
     }
@@ -30,7 +34,7 @@ pub(super) fn blocks(leaf: Leaf, shape: Shape) -> u32 {
         Leaf::OneShot => up_to(shape.one_shot_bytes().div_ceil(ONE_SHOT_BYTES), THREADS, ONE_SHOT_CHANNELS),
         Leaf::TwoShot => up_to(block_bytes.div_ceil(ROUND_BYTES), THREADS / WARP, TWO_SHOT_CHANNELS),
         Leaf::Direct => up_to(block_bytes.div_ceil(DIRECT_BYTES), THREADS, CHANNELS_MAX),
-        Leaf::Ring => up_to(shape.ring_bytes(), shape.slice_bytes() as u32, CHANNELS_MAX),
+        Leaf::Ring => up_to(shape.ring_bytes(), shape.slice_bytes() as u32, shape.ring_channels()),
     }
 }
 
@@ -60,6 +64,18 @@ fn one_shot_bytes_max(shape: Shape) -> usize {
     bytes.min(ONE_SHOT_BYTES_MAX)
 }
 
+/// From how many bytes on whole stores to one neighbour are worth a longer way than two exchanges with everybody.
+fn ring_bytes_min(shape: Shape) -> usize {
+    match shape.collective {
+        // What two exchanges move twice.
+        DeviceCollective::Broadcast { .. } | DeviceCollective::Reduce { .. } => 3 << 20,
+        _ => 12 << 20,
+    }
+}
+
+/// From here on more than two ranks go faster around a ring than all to all, also where nothing needs to be staged.
+const DIRECT_VECTOR_BYTES_MAX: usize = 24 << 20;
+
 /// One cell per thread and peer.
 pub(super) const ONE_SHOT_BYTES_MAX: usize = (ONE_SHOT_CHANNELS * THREADS) as usize * ONE_SHOT_BYTES;
 
@@ -80,7 +96,8 @@ mod tests {
         let leaf = |bytes, is_registered| leaf(shape(Collective::AllReduce, bytes, 4), is_registered);
         assert_eq!(leaf(8, true), Leaf::OneShot);
         assert_eq!(leaf(1 << 20, true), Leaf::TwoShot);
-        assert_eq!((leaf(64 << 20, false), leaf(64 << 20, true)), (Leaf::TwoShot, Leaf::Direct));
+        assert_eq!((leaf(8 << 20, false), leaf(8 << 20, true)), (Leaf::TwoShot, Leaf::Direct));
+        assert_eq!((leaf(64 << 20, false), leaf(64 << 20, true)), (Leaf::Ring, Leaf::Ring));
     }
 
     #[test]
@@ -96,6 +113,9 @@ mod tests {
                     assert!((1..=ONE_SHOT_CHANNELS).contains(&one_shot));
                     assert!((1..=TWO_SHOT_CHANNELS).contains(&blocks(Leaf::TwoShot, shape)));
                     assert!((1..=CHANNELS_MAX).contains(&blocks(Leaf::Direct, shape)));
+                    if shape.has_ring() {
+                        assert!((1..=CHANNELS_MAX).contains(&blocks(Leaf::Ring, shape)));
+                    }
                 }
             }
         }

@@ -2,16 +2,19 @@
 #include "direct.cuh"
 #include "one_shot.cuh"
 #include "pairs.cuh"
+#include "relay.cuh"
 #include "ring.cuh"
 #include "two_shot.cuh"
 
 #ifdef EMULATED
 #define NAME(leaf) leaf##_bytes
 #define PARAMETERS const Parameters& parameters
+#define RELAY_PARAMETERS const RelayParameters& parameters
 #define PAIR_PARAMETERS const PairParameters& parameters
 #else
 #define NAME(leaf) leaf
 #define PARAMETERS const __grid_constant__ Parameters parameters
+#define RELAY_PARAMETERS const __grid_constant__ RelayParameters parameters
 #define PAIR_PARAMETERS const __grid_constant__ PairParameters parameters
 #endif
 
@@ -19,4 +22,5 @@ KERNEL(NAME(one_shot))(PARAMETERS) { one_shot<Bytes>(parameters, false); }
 KERNEL(NAME(two_shot))(PARAMETERS) { two_shot<Bytes>(parameters); }
 KERNEL(NAME(direct))(PARAMETERS) { direct<Bytes>(parameters); }
 KERNEL(NAME(ring))(PARAMETERS) { ring<Bytes>(parameters); }
+KERNEL(NAME(relay))(RELAY_PARAMETERS) { relay<Bytes>(parameters); }
 KERNEL(NAME(pairs))(PAIR_PARAMETERS) { pass_messages(parameters); }

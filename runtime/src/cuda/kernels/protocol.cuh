@@ -194,10 +194,8 @@ DEVICE void tell_peers(Call& call, u64 kind) {
     store_release(notice(call, kind, peer, call.p.rank), (u64)call.p.signature << 32 | call.number);
 }
 
-// The same threads wait for the peers' notices. A block barrier behind it lets all threads see what peers wrote before.
-DEVICE void await_peers(Call& call, u64 kind) {
-    u32 peer = thread_index();
-    if (peer >= call.p.ranks || peer == call.p.rank) return;
+// Waits for a peer's notice.
+DEVICE void await_peer(Call& call, u64 kind, u32 peer) {
     Wait wait = {0, 0};
     u64 found;
     do {
@@ -207,6 +205,12 @@ DEVICE void await_peers(Call& call, u64 kind) {
             return;
         }
     } while (goes_on(wait, call, peer));
+}
+
+// The same threads wait for the peers' notices. A block barrier behind it lets all threads see what peers wrote before.
+DEVICE void await_peers(Call& call, u64 kind) {
+    u32 peer = thread_index();
+    if (peer < call.p.ranks && peer != call.p.rank) await_peer(call, kind, peer);
 }
 
 // Whether the call takes place: not after an earlier one has failed. All lanes of a warp agree.

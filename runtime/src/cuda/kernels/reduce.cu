@@ -1,6 +1,7 @@
 // The kernels that reduce elements of one type, which ELEMENT names.
 #include "direct.cuh"
 #include "one_shot.cuh"
+#include "relay.cuh"
 #include "ring.cuh"
 #include "two_shot.cuh"
 
@@ -12,12 +13,15 @@ typedef double f64;
 #define NAMED(left, right) JOIN(left, right)
 #define NAME(leaf) NAMED(leaf##_, ELEMENT)
 #define PARAMETERS const Parameters& parameters
+#define RELAY_PARAMETERS const RelayParameters& parameters
 #else
 #define NAME(leaf) leaf
 #define PARAMETERS const __grid_constant__ Parameters parameters
+#define RELAY_PARAMETERS const __grid_constant__ RelayParameters parameters
 #endif
 
 KERNEL(NAME(one_shot))(PARAMETERS) { one_shot<ELEMENT>(parameters, true); }
 KERNEL(NAME(two_shot))(PARAMETERS) { two_shot<ELEMENT>(parameters); }
 KERNEL(NAME(direct))(PARAMETERS) { direct<ELEMENT>(parameters); }
 KERNEL(NAME(ring))(PARAMETERS) { ring<ELEMENT>(parameters); }
+KERNEL(NAME(relay))(RELAY_PARAMETERS) { relay<ELEMENT>(parameters); }

@@ -33,6 +33,8 @@ struct Traffic {
     u64 taken;
     // What the next rank is known to have taken.
     u64 freed;
+    // Whether this thread's neighbour is known to be in the same call.
+    bool is_greeted;
 };
 
 DEVICE u32 next_rank(const Parameters& p) { return turn(p, 1); }
@@ -124,21 +126,40 @@ template <class T> DEVICE void move_slice(const Parameters& p, const Hop& hop, u
     }
 }
 
+// Who has not begun this call, and `neighbour` if all have: who waits for a neighbour may wait for another one behind it.
+DEVICE u32 missing_peer(const Call& call, u32 neighbour) {
+    for (u32 peer = 0; peer < call.p.ranks; peer++) {
+        if (peer != call.p.rank && (u32)load_acquire(notice(call, GREETINGS, call.p.rank, peer)) != call.number) return peer;
+    }
+    return neighbour;
+}
+
+// As `goes_on`, and names who is missing.
+DEVICE bool ring_goes_on(Wait& wait, Call& call, u32 neighbour) {
+    u32 peer = (wait.polls + 1) % 4096 == 0 ? missing_peer(call, neighbour) : neighbour;
+    return goes_on(wait, call, peer);
+}
+
 // Waits for the slice that is next, and for a place for it. Whether both are there, for all threads of the block.
 DEVICE bool await_turn(Call& call, const Hop& hop, Traffic& traffic) {
     const Parameters& p = call.p;
+    // Who waits for a neighbour hears first what that calls: of something else nothing would come.
     if (thread_index() == 0 && hop.receives) {
+        if (!traffic.is_greeted) await_peer(call, GREETINGS, previous_rank(p));
+        traffic.is_greeted = true;
         Wait wait = {0, 0};
         while (load_acquire(put_word(call, p.rank)) <= traffic.taken) {
-            if (!goes_on(wait, call, previous_rank(p))) break;
+            if (!ring_goes_on(wait, call, previous_rank(p))) break;
         }
     }
     // By a thread of another warp, at the same time.
-    if (thread_index() == WARP && hop.sends) {
+    if (thread_index() == WARP && hop.sends && traffic.freed + RING_SLOTS <= traffic.put) {
+        if (!traffic.is_greeted) await_peer(call, GREETINGS, next_rank(p));
+        traffic.is_greeted = true;
         Wait wait = {0, 0};
         while (traffic.freed + RING_SLOTS <= traffic.put) {
             traffic.freed = load_acquire(taken_word(call, p.rank));
-            if (!goes_on(wait, call, next_rank(p))) break;
+            if (!ring_goes_on(wait, call, next_rank(p))) break;
         }
     }
     return all_of_block(!call.is_given_up);
@@ -148,11 +169,9 @@ template <class T> DEVICE void ring(const Parameters& p) {
     Call call = {p, 0, 0, false};
     if (!begin(call)) return;
     tell_peers(call, GREETINGS);
-    // Whoever calls something else is known before anything is waited for that does not come.
-    await_peers(call, GREETINGS);
-    bool goes_well = all_of_block(!call.is_given_up);
+    bool goes_well = true;
     u64 counters = p.state + STATE_RINGS + (u64)call.channel * 16;
-    Traffic traffic = {*(const u64*)counters, *(const u64*)(counters + 8), 0};
+    Traffic traffic = {*(const u64*)counters, *(const u64*)(counters + 8), 0, false};
     u64 factor = p.op == OP_PRE_MUL_SUM ? factor_of<T>(p) : 0;
     u64 step = (u64)block_count() * p.slice_bytes;
     for (u64 at = (u64)call.channel * p.slice_bytes; at < p.block_bytes && goes_well; at += step) {
@@ -169,6 +188,7 @@ template <class T> DEVICE void ring(const Parameters& p) {
             if (thread_index() == 0 && hop.receives) store_word(taken_word(call, previous_rank(p)), traffic.taken);
         }
     }
+    await_peers(call, GREETINGS);
     block_barrier();
     if (thread_index() == 0) {
         *(u64*)counters = traffic.put;

@@ -62,6 +62,7 @@
 #undef ELEMENT
 #undef NAME
 #undef PARAMETERS
+#undef RELAY_PARAMETERS
 #include "../../cuda/kernels/copy.cu"
 
 // What a kernel is told it takes by reference, as one of two types.
@@ -383,7 +384,9 @@ extern "C" u64 emulator_constant(u32 which) {
                              offsetof(Parameters, op), offsetof(Parameters, signature), STATE_CALLS, offsetof(Parameters, factor),
                              offsetof(Parameters, apart), sizeof(PairParameters), offsetof(PairParameters, messages),
                              PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX, RING_SLOTS, RING_SLOT_BYTES,
-                             offsetof(Parameters, route), offsetof(Parameters, slice_bytes)};
+                             offsetof(Parameters, route), offsetof(Parameters, slice_bytes), sizeof(RelayParameters),
+                             offsetof(RelayParameters, gets), RELAY_SPANS, RELAY_CHANNELS, RELAY_SLOT_BYTES, RELAY_WORDS,
+                             RELAY_SLICE, RELAY_ANSWERED, RELAY_STATE_BYTES};
     return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
 }
 

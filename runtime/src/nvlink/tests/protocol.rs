@@ -8,6 +8,7 @@ use crate::nvlink::layout;
 use crate::nvlink::pairs::{MESSAGES_MAX, PairParameters};
 use crate::nvlink::parameters::{Parameters, status};
 use crate::nvlink::part::Leaf;
+use crate::relay::parameters::{self as relay, RelayParameters};
 use efarun_wire::Rank;
 
 #[test]
@@ -41,6 +42,15 @@ fn kernels_and_host_have_one_layout() {
         layout::RING_SLOT_BYTES,
         std::mem::offset_of!(Parameters, part.route),
         std::mem::offset_of!(Parameters, part.slice_bytes),
+        size_of::<RelayParameters>(),
+        std::mem::offset_of!(RelayParameters, gets),
+        relay::SPANS_MAX,
+        relay::CHANNELS,
+        relay::SLOT_BYTES,
+        relay::WORDS * 8,
+        relay::SLICE * 8,
+        relay::ANSWERED * 8,
+        relay::STATE_BYTES,
     ];
     let found: Vec<_> = (0..expected.len() as u32).map(|which| emulator.constant(which) as usize).collect();
     assert_eq!(found, expected);

@@ -1,0 +1,215 @@
+//! The host's part: threads that do with other hosts what slices ask for.
+//!
+//! Each thread has a World and the channels of its number. It waits for what they post, in the order in which the kernels take
+//! them: the slices of a call in turn, then those of the next call from its first channel on. Ranks that exchange
+//! something post it in the same order, so that both ends of a connection go through the same messages.
+//!
+//! # Safety
+//!
+//! A channel's parts of outbox and inbox are the thread's from the post to the answer.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use efarun_wire::Rank;
+
+use super::parameters::{ANSWERED, CHANNELS, PLAN, POSTED, SLICE, SLOT_BYTES, WORDS};
+use super::transfer::{Transfer, part_len};
+use crate::cuda::HostMemory;
+use crate::error::Error;
+use crate::nvlink::status;
+use crate::world::World;
+
+/// What the relay's threads and the one that enqueues share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) outbox: HostMemory,
+    pub(super) inbox: HostMemory,
+    pub(super) words: HostMemory,
+    /// What kernels tell the host, and the host kernels.
+    pub(super) status: HostMemory,
+    plans: Mutex<Plans>,
+    failure: Mutex<Option<Error>>,
+    is_over: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Plans {
+    last: u64,
+    by_number: HashMap<u64, Arc<Plan>>,
+}
+
+/// What the hosts do with a call's slices.
+#[derive(Debug)]
+struct Plan {
+    slices: usize,
+    slice_bytes: usize,
+    sends: Vec<(Rank, usize, usize)>,
+    receives: Vec<(Rank, usize, usize)>,
+    passes_on: Vec<Rank>,
+    /// How many slices are to be done before it is forgotten; never where a graph can run it again.
+    left: Option<AtomicUsize>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        outbox: HostMemory,
+        inbox: HostMemory,
+        words: HostMemory,
+        status: HostMemory,
+    ) -> Shared {
+        let plans = Mutex::default();
+        Shared {
+            outbox,
+            inbox,
+            words,
+            status,
+            plans,
+            failure: Mutex::default(),
+            is_over: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes a plan in, and gives its number.
+    pub(super) fn add(&self, transfer: &Transfer, is_captured: bool) -> u64 {
+        let slices = transfer.slices();
+        let with_bytes = |list: &[(Rank, usize)], of: &[super::Stretch]| {
+            list.iter().map(|&(rank, index)| (rank, index, of[index].bytes)).collect()
+        };
+        let plan = Plan {
+            slices,
+            slice_bytes: transfer.slice_bytes,
+            sends: with_bytes(&transfer.sends, &transfer.puts),
+            receives: with_bytes(&transfer.receives, &transfer.gets),
+            passes_on: transfer.passes_on.clone(),
+            left: (!is_captured).then(|| AtomicUsize::new(slices)),
+        };
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        plans.last += 1;
+        let number = plans.last;
+        plans.by_number.insert(number, Arc::new(plan));
+        number
+    }
+
+    /// Why a thread ended before its time.
+    pub(super) fn take_failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Ends what waits on the GPU, and every call from now on.
+    pub(super) fn stop(&self) {
+        self.status.word32(status::STOP).store(1, Ordering::Release);
+    }
+
+    /// Lets the threads end.
+    pub(super) fn end(&self) {
+        self.is_over.store(true, Ordering::Release);
+    }
+
+    fn plan(&self, number: u64) -> Option<Arc<Plan>> {
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner).by_number.get(&number).cloned()
+    }
+
+    fn done(&self, number: u64, plan: &Plan) {
+        if plan.left.as_ref().is_some_and(|left| left.fetch_sub(1, Ordering::AcqRel) == 1) {
+            self.plans.lock().unwrap_or_else(PoisonError::into_inner).by_number.remove(&number);
+        }
+    }
+}
+
+/// A thread's place among those of a relay.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lane {
+    pub(super) number: usize,
+    pub(super) count: usize,
+}
+
+/// Serves the lane's channels until the relay is over, or something fails.
+pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World) {
+    let mut answered = [0u64; CHANNELS];
+    let mut channel = lane.number;
+    while let Some(posted) = await_post(shared, channel, answered[channel]) {
+        let word = |index: usize| shared.words.word(channel * WORDS + index);
+        let (number, slice) = (word(PLAN).load(Ordering::Relaxed), word(SLICE).load(Ordering::Relaxed));
+        let Some(plan) = shared.plan(number) else {
+            log::error!("a kernel asked for plan {number}, which there is not");
+            return shared.stop();
+        };
+        let slice = slice as usize;
+        if let Err(error) = exchange(shared, &mut world, &plan, channel, slice) {
+            shared.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            return shared.stop();
+        }
+        word(ANSWERED).store(posted, Ordering::Release);
+        answered[channel] = posted;
+        shared.done(number, &plan);
+        let next = slice + lane.count;
+        channel = if next < plan.slices { next % CHANNELS } else { lane.number };
+    }
+    world.leave();
+}
+
+/// Waits for a channel's next post; nothing when the relay is over.
+fn await_post(shared: &Shared, channel: usize, answered: u64) -> Option<u64> {
+    let word = shared.words.word(channel * WORDS + POSTED);
+    let start = Instant::now();
+    let mut looks = 0u32;
+    loop {
+        let posted = word.load(Ordering::Acquire);
+        if posted != answered {
+            return Some(posted);
+        }
+        looks = looks.wrapping_add(1);
+        if !looks.is_multiple_of(LOOKS) {
+            std::hint::spin_loop();
+            continue;
+        }
+        if shared.is_over.load(Ordering::Acquire) {
+            return None;
+        }
+        let waited = start.elapsed();
+        if waited > NAP_FROM {
+            // Whoever enqueues wakes it; who runs a graph does not.
+            std::thread::park_timeout(NAP.min(waited / 8));
+        }
+    }
+}
+
+fn exchange(
+    shared: &Shared,
+    world: &mut World,
+    plan: &Plan,
+    channel: usize,
+    slice: usize,
+) -> Result<(), Error> {
+    let place = |index: usize| channel * SLOT_BYTES + index * plan.slice_bytes;
+    let len = |bytes: usize| part_len(bytes, slice, plan.slice_bytes);
+    // SAFETY: what the module's paragraph says; puts are only read, and no get is named twice.
+    let sends: Vec<(Rank, &[u8])> = plan
+        .sends
+        .iter()
+        .map(|&(to, index, bytes)| (to, unsafe { shared.outbox.bytes(place(index), len(bytes)) }))
+        .collect();
+    // SAFETY: as above.
+    let mut receives: Vec<(Rank, &mut [u8])> = plan
+        .receives
+        .iter()
+        .map(|&(from, index, bytes)| (from, unsafe { shared.inbox.bytes_mut(place(index), len(bytes)) }))
+        .collect();
+    world.send_receive(&sends, &mut receives)?;
+    if plan.passes_on.is_empty() {
+        return Ok(());
+    }
+    let Some((_, got)) = receives.first() else { return Ok(()) };
+    let onward: Vec<(Rank, &[u8])> = plan.passes_on.iter().map(|&to| (to, &**got)).collect();
+    world.send_receive(&onward, &mut [])
+}
+
+/// Between two looks at the clock.
+const LOOKS: u32 = 256;
+/// How long a thread looks without a pause: from call to call of a program that does little else.
+const NAP_FROM: Duration = Duration::from_millis(2);
+const NAP: Duration = Duration::from_millis(1);

@@ -1,0 +1,200 @@
+//! Enqueues transfers of one rank.
+//!
+//! # Safety
+//!
+//! A launch is told addresses of the host's memory and the state, which live until the relay has waited for the device, and of
+//! the caller's, which [`Relay::enqueue`] is promised. The parameters' layout is the kernels', which a test compares.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::carrier::{Lane, Shared, carry};
+use super::parameters::{CHANNELS, RelayParameters, SLOT_BYTES, SPANS_MAX, STATE_BYTES, Span, WORDS};
+use super::transfer::{Stretch, Transfer};
+use crate::cuda::{
+    CudaError, Device, DeviceMemory, DevicePointer, Event, Grid, HostMemory, Kernel, Module, Stream,
+};
+use crate::element::ReduceOp;
+use crate::error::Error;
+use crate::nvlink::{DeviceElement, DeviceOp, THREADS, ptx, status};
+use crate::world::World;
+
+/// What GPUs of several nodes give each other, for one rank.
+#[derive(Debug)]
+pub struct Relay {
+    device: Device,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    state: DeviceMemory<u64>,
+    kernels: HashMap<Option<DeviceElement>, Kernel>,
+    deadline_ns: u64,
+    /// Where the last transfer was enqueued, so that one on another stream comes behind it.
+    last: Option<Stream>,
+    order: Event,
+}
+
+impl Relay {
+    /// Makes a relay that is carried by these Worlds, as many as on every other rank and in the same order, whose ranks
+    /// transfers name. Kernels wait for a host no longer than `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`] when memory cannot be had.
+    pub fn new(device: &Device, worlds: Vec<World>, deadline: Duration) -> Result<Relay, CudaError> {
+        let words = |bytes: usize| bytes / size_of::<u64>();
+        let host = |bytes: usize| HostMemory::new(device, words(bytes));
+        let shared = Arc::new(Shared::new(
+            host(CHANNELS * SLOT_BYTES)?,
+            host(CHANNELS * SLOT_BYTES)?,
+            HostMemory::new(device, CHANNELS * WORDS)?,
+            HostMemory::new(device, status::WORDS.div_ceil(2))?,
+        ));
+        let state = DeviceMemory::zeroed(device, words(STATE_BYTES))?;
+        let order = Event::new(device)?;
+        let count = worlds.len();
+        let spawn = |(number, world): (usize, World)| {
+            let shared = Arc::clone(&shared);
+            let lane = Lane { number, count };
+            let name = format!("efarun-relay-{number}");
+            let spawned = std::thread::Builder::new().name(name).spawn(move || carry(&shared, lane, world));
+            spawned.expect("a process that has a GPU can have a thread")
+        };
+        let threads = worlds.into_iter().enumerate().map(spawn).collect();
+        Ok(Relay {
+            device: device.clone(),
+            shared,
+            threads,
+            state,
+            kernels: HashMap::new(),
+            deadline_ns: u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX),
+            last: None,
+            order,
+        })
+    }
+
+    /// Loads the kernel for a type, or for what is only moved. Done once; without it, the first transfer does it.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    pub fn prepare(&mut self, element: Option<DeviceElement>) -> Result<(), CudaError> {
+        self.kernel(element).map(|_| ())
+    }
+
+    /// Enqueues a transfer, behind all before it, and returns.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    ///
+    /// # Panics
+    ///
+    /// When it puts or gets more than [`SPANS_MAX`] stretches, or more than there is room for at a time.
+    ///
+    /// # Safety
+    ///
+    /// The device reaches all stretches until the transfer is done, and nothing else writes to them; those that are got do not
+    /// overlap each other.
+    pub unsafe fn enqueue(&mut self, stream: &Stream, transfer: &Transfer) -> Result<(), CudaError> {
+        let slices = transfer.slices();
+        if slices == 0 {
+            return Ok(());
+        }
+        let stretches = transfer.puts.len().max(transfer.gets.len());
+        assert!(stretches <= SPANS_MAX && stretches * transfer.slice_bytes <= SLOT_BYTES, "{transfer:?}");
+        let is_captured = stream.is_captured()?;
+        self.order(stream, is_captured)?;
+        let element = transfer.reduction.map(|reduction| reduction.element);
+        let kernel = self.kernel(element)?.clone();
+        let plan = self.shared.add(transfer, is_captured);
+        let parameters = self.parameters(transfer, plan);
+        let blocks = u32::try_from(slices).unwrap_or(u32::MAX).min(CHANNELS as u32);
+        // SAFETY: what the module's paragraph says, and the caller's promise.
+        unsafe { kernel.launch(stream, Grid { blocks, threads: THREADS }, &parameters)? };
+        self.threads.iter().for_each(|thread| thread.thread().unpark());
+        Ok(())
+    }
+
+    /// Why the network part of a transfer failed, once; without waiting.
+    pub fn failure(&self) -> Option<Error> {
+        self.shared.take_failure()
+    }
+
+    /// Ends what waits on the GPU for other nodes, and every transfer from now on. Does not wait.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+
+    fn parameters(&self, transfer: &Transfer, plan: u64) -> RelayParameters {
+        let spans = |stretches: &[Stretch]| {
+            let mut spans = [Span::default(); SPANS_MAX];
+            for (span, stretch) in spans.iter_mut().zip(stretches) {
+                *span = Span { address: stretch.pointer.0, bytes: stretch.bytes as u64 };
+            }
+            spans
+        };
+        let reduction = transfer.reduction;
+        let op = reduction.map_or(DeviceOp::Of(ReduceOp::Sum), |reduction| reduction.op);
+        let (factor, factor_at) = op.factor();
+        let peers = transfer.receives.iter().chain(&transfer.sends);
+        RelayParameters {
+            outbox: self.shared.outbox.pointer(),
+            inbox: self.shared.inbox.pointer(),
+            words: self.shared.words.pointer(),
+            state: self.state.pointer(),
+            status: self.shared.status.pointer(),
+            deadline_ns: self.deadline_ns,
+            plan,
+            slices: transfer.slices() as u64,
+            slice_bytes: transfer.slice_bytes as u64,
+            own: reduction.map_or(DevicePointer(0), |reduction| reduction.own),
+            factor,
+            factor_at,
+            put_count: transfer.puts.len() as u32,
+            get_count: transfer.gets.len() as u32,
+            place: reduction.map_or(0, |reduction| reduction.place),
+            op: op.code(),
+            ranks: reduction.map_or(1, |reduction| reduction.ranks),
+            peer: peers.map(|(rank, _)| rank.0).next().unwrap_or(0),
+            puts: spans(&transfer.puts),
+            gets: spans(&transfer.gets),
+        }
+    }
+
+    /// Lets a stream wait for the one that was used last, as the kernels share channels.
+    fn order(&mut self, stream: &Stream, is_captured: bool) -> Result<(), CudaError> {
+        if self.last.as_ref() == Some(stream) || is_captured {
+            return Ok(());
+        }
+        if let Some(last) = &self.last {
+            self.order.record(last)?;
+            stream.wait_for(&self.order)?;
+        }
+        self.last = Some(stream.clone());
+        Ok(())
+    }
+
+    fn kernel(&mut self, element: Option<DeviceElement>) -> Result<&Kernel, CudaError> {
+        if !self.kernels.contains_key(&element) {
+            let kernel = Module::load(&self.device, ptx(element))?.kernel(c"relay")?;
+            self.kernels.insert(element, kernel);
+        }
+        Ok(&self.kernels[&element])
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _done = self.device.synchronize();
+        self.shared.end();
+        for thread in self.threads.drain(..) {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                log::error!("a thread that carried between nodes panicked");
+            }
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! What GPUs of several nodes give each other: staged through memory of their hosts, and carried by Worlds.
+//!
+//! A [`Transfer`] says what this rank's GPU puts and gets, and with whom its host exchanges it. [`Relay`] enqueues a transfer
+//! on a stream: one kernel (`cuda/kernels/relay.cuh`), which hands slices to the host and takes its answers while others
+//! are on their way. [`carrier`] is the host's part: threads that wait for slices, each with a World of its own, so that
+//! several connections carry a long transfer. The host moves bytes only; what is reduced is reduced on the GPU, so that all
+//! types and operations are as within a node.
+//!
+//! A transfer returns at once and is ordered with what else is on its stream. It can be captured: the host finds what to do
+//! by the number of a plan, which the kernel hands over each time it runs.
+//!
+//! What it cannot do: reach another GPU's memory by the network itself.
+
+mod carrier;
+mod engine;
+pub(crate) mod parameters;
+mod transfer;
+
+pub use self::engine::Relay;
+pub use self::parameters::SPANS_MAX;
+pub use self::transfer::{Reduction, Stretch, Transfer};
