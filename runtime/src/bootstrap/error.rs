@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use efarun_wire::Rank;
+use efarun_wire::key_file::KeyFileError;
 use efarun_wire::oob::OobError;
-use efarun_wire::secure::{ParseKeyError, SecureError};
+use efarun_wire::secure::SecureError;
 
 use super::identity::IdentityError;
 
@@ -154,37 +155,6 @@ pub enum BootstrapError {
         #[source]
         cause: io::Error,
     },
-}
-
-/// What is wrong with a key file.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum KeyFileError {
-    /// It cannot be read.
-    #[error(transparent)]
-    Read(#[from] io::Error),
-    /// It is a folder, a pipe, …
-    #[error("it is not a regular file")]
-    NotAFile,
-    /// Others than its owner may read or write it.
-    #[error(
-        "its mode is {mode:04o}, so others can read or change it; `chmod 600` it, and make a new key if it matters"
-    )]
-    Open {
-        /// The permission bits.
-        mode: u32,
-    },
-    /// It belongs to somebody else.
-    #[error("it belongs to user {owner}, and this process runs as user {user}")]
-    Foreign {
-        /// Its owner.
-        owner: u32,
-        /// Who we are.
-        user: u32,
-    },
-    /// It holds no key.
-    #[error(transparent)]
-    Parse(#[from] ParseKeyError),
 }
 
 fn listen_hint(cause: &io::Error) -> &'static str {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
 use efarun_wire::frame::MAX_BODY_BYTES;
+use efarun_wire::key_file;
 use efarun_wire::secure::{
     Authenticated, HANDSHAKE_TIMEOUT_MS, Initiator, LinkKey, MAX_HANDSHAKE_BYTES, Refusal, SecureError,
 };
@@ -14,7 +15,6 @@ use efarun_wire::secure::{
 use super::error::BootstrapError;
 use super::identity::Admission;
 use super::invitation::Invitation;
-use super::key_file;
 use super::link::Link;
 use super::server::{Doors, Server};
 
@@ -32,7 +32,9 @@ pub(super) struct Meeting<'a> {
 impl<'a> Meeting<'a> {
     pub(super) fn new(address: &'a str, admission: &Admission) -> Result<Self, BootstrapError> {
         let key = match admission {
-            Admission::KeyFile(path) => key_file::read(path)?,
+            Admission::KeyFile(path) => {
+                key_file::read(path).map_err(|cause| BootstrapError::KeyFile { path: path.clone(), cause })?
+            }
             Admission::Loopback | Admission::Anybody => LinkKey::well_known(),
         };
         let loopback_only = *admission == Admission::Loopback;

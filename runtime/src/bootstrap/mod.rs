@@ -10,7 +10,6 @@ mod connection;
 mod error;
 pub mod identity;
 pub mod invitation;
-mod key_file;
 mod link;
 mod meeting;
 mod server;
@@ -25,8 +24,9 @@ use efarun_wire::frame::MAX_BODY_BYTES;
 use efarun_wire::secure::LinkKey;
 
 pub use connection::OobConnection;
+pub use efarun_wire::key_file::KeyFileError;
 pub use efarun_wire::message::Participants;
-pub use error::{BootstrapError, KeyFileError};
+pub use error::BootstrapError;
 use identity::Identity;
 
 use self::connection::Shared;

@@ -101,6 +101,15 @@ fn a_rank_with_another_key_is_refused_and_told_about_the_key_file() {
 }
 
 #[test]
+fn a_key_file_that_cannot_be_used_is_named() {
+    let short = tempfile::NamedTempFile::new().expect("a file");
+    let admission = Admission::KeyFile(short.path().to_owned());
+    let refused = connect(&meeting(0, 1, &free_address(), &admission), LIMIT).expect_err("it is empty");
+    let refused = refused.to_string();
+    assert!(refused.starts_with(&format!("EFARUN_KEY_FILE={}: ", short.path().display())), "{refused}");
+}
+
+#[test]
 fn missing_ranks_are_named_to_those_who_came() {
     let timeout = Duration::from_millis(700);
     let address = free_address();

@@ -5,8 +5,8 @@
 //! opened and kept secret ([`secure`]), how traffic is ordered on it ([`link`]), and the three out-of-band
 //! primitives as state machines ([`oob`]).
 //!
-//! Nothing here owns a socket, reads a clock or spawns a thread: bytes and times come in as arguments, bytes and
-//! decisions go out as values. That is what lets the tests drive both ends of every protocol in one thread.
+//! Nothing here owns a socket, reads a clock or spawns a thread, and only [`key_file`] opens a file: bytes and times come in
+//! as arguments, bytes and decisions go out as values. That is what lets the tests drive both ends of every protocol in one thread.
 #![forbid(unsafe_code)]
 
 pub mod env;
@@ -14,6 +14,7 @@ pub mod facts;
 pub mod frame;
 pub mod heartbeat;
 pub mod ids;
+pub mod key_file;
 pub mod link;
 pub mod message;
 pub mod oob;

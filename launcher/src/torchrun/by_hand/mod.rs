@@ -11,7 +11,6 @@
 
 pub(crate) mod host;
 pub(crate) mod join;
-mod key_file;
 pub mod meeting;
 pub(crate) mod own;
 mod relay;
@@ -20,12 +19,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use efarun_wire::key_file;
 use efarun_wire::secure::LinkKey;
 
 use crate::exit_code::ExitCause;
 use crate::supervise::this_machine;
 
-pub use key_file::KeyFileError;
+pub use efarun_wire::key_file::KeyFileError;
 
 /// What a line that is typed on every node says about this one.
 #[derive(Debug, Clone, PartialEq, Eq)]

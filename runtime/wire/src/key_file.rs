@@ -5,8 +5,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use efarun_wire::secure::{LinkKey, ParseKeyError};
 use zeroize::Zeroizing;
+
+use crate::secure::{LinkKey, ParseKeyError};
 
 /// What is wrong with a key file.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +41,11 @@ pub enum KeyFileError {
 }
 
 /// Reads a key file, and refuses one that others can read.
-pub(super) fn read(path: &Path) -> Result<LinkKey, KeyFileError> {
+///
+/// # Errors
+///
+/// What is wrong with the file; which it is, the caller knows.
+pub fn read(path: &Path) -> Result<LinkKey, KeyFileError> {
     // What is checked is what is read: the open file, not its name. A pipe must not be waited for.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
@@ -77,19 +82,29 @@ mod tests {
     }
 
     #[test]
-    fn only_a_private_file_with_64_digits_is_a_key() {
+    fn a_private_file_with_64_digits_is_a_key() {
         let digits = "0123456789abcdefABCDEF0123456789".repeat(2);
-        assert_eq!(
-            read(file_with(&format!("{digits}\n"), 0o600).path()).unwrap(),
-            LinkKey::from_hex(&digits).unwrap()
-        );
-        for mode in [0o640, 0o604, 0o620, 0o777] {
-            assert!(
-                matches!(read(file_with(&digits, mode).path()), Err(KeyFileError::Open { .. })),
-                "{mode:o}"
-            );
+        for mode in [0o600, 0o400] {
+            let key = read(file_with(&format!("{digits}\n"), mode).path()).unwrap();
+            assert_eq!(key, LinkKey::from_hex(&digits).unwrap());
         }
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_or_write_is_refused() {
+        for mode in [0o640, 0o604, 0o620, 0o777] {
+            let error = read(file_with(&"00".repeat(32), mode).path()).unwrap_err();
+            assert!(matches!(error, KeyFileError::Open { mode: found } if found == mode), "{error}");
+            let error = error.to_string();
+            assert!(error.contains(&format!("{mode:04o}")) && error.contains("chmod 600"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_told() {
         assert!(matches!(read(file_with("abc", 0o600).path()), Err(KeyFileError::Parse(_))));
+        let missing = read(Path::new("/nonexistent/key")).unwrap_err().to_string();
+        assert!(missing.contains("No such file"), "{missing}");
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(read(folder.path()), Err(KeyFileError::NotAFile)));
     }
