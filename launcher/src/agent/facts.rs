@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use efarun_wire::BuildId;
 use efarun_wire::facts::NodeFacts;
 
-use crate::env::{WELL_KNOWN_LIBRARY_DIRS, is_secret};
+use crate::env::{SYSTEM_LIBRARY_DIRS, WELL_KNOWN_LIBRARY_DIRS, is_secret};
 use crate::keeper::sys;
 
 /// Gathers the node's facts. Nothing in it waits for anything but the node's own /proc and /sys.
@@ -42,6 +42,8 @@ pub(super) fn gather(build: BuildId, keeper_pid: i32, free_port: Option<u16>) ->
         efa_devices,
         efa_driver: node.text("sys/module/efa/version"),
         library_dirs: node.existing(WELL_KNOWN_LIBRARY_DIRS),
+        libfabrics: node.libfabrics(),
+        efa_installer: node.efa_installer(),
         home: home(),
         memlock_bytes: soft_limit(Resource::RLIMIT_MEMLOCK),
         open_files: soft_limit(Resource::RLIMIT_NOFILE).unwrap_or(u64::MAX),
@@ -131,6 +133,24 @@ impl Node {
                 && self.hexadecimal(folder.join("device")).is_some_and(|device| EFA.contains(&device))
         });
         devices
+    }
+
+    /// Which libfabric each of the folders has that loaders look in.
+    fn libfabrics(&self) -> Vec<(String, String)> {
+        let folders = WELL_KNOWN_LIBRARY_DIRS.iter().chain(SYSTEM_LIBRARY_DIRS);
+        let file = |folder: &&str| {
+            let library =
+                self.root.join(folder.trim_start_matches('/')).join("libfabric.so.1").canonicalize().ok()?;
+            Some(((*folder).to_owned(), library.file_name()?.to_string_lossy().into_owned()))
+        };
+        folders.filter_map(file).collect()
+    }
+
+    /// The first line of the installer's list: `# EFA installer version: 1.38.0`.
+    fn efa_installer(&self) -> Option<String> {
+        let list = self.text("opt/amazon/efa_installed_packages")?;
+        let (_, release) = list.lines().next()?.split_once("EFA installer version:")?;
+        Some(release.trim().to_owned())
     }
 
     fn existing(&self, folders: &[&str]) -> Vec<String> {
@@ -269,6 +289,26 @@ mod tests {
         let (_folder, node) =
             node(&[("etc/machine-id", "abc\n"), ("proc/sys/kernel/random/boot_id", "def\n")]);
         assert_eq!(node.machine_id(), "abc def");
+    }
+
+    #[test]
+    fn libfabrics_are_told_by_their_files_and_the_installer_by_its_list() {
+        let (folder, node) = node(&[
+            ("opt/amazon/efa/lib/libfabric.so.1.29.1", ""),
+            ("usr/lib64/libfabric.so.1.17.1", ""),
+            ("opt/amazon/efa_installed_packages", "# EFA installer version: 1.38.0\n# Debug packages\n"),
+        ]);
+        for (path, file) in
+            [("opt/amazon/efa/lib", "libfabric.so.1.29.1"), ("usr/lib64", "libfabric.so.1.17.1")]
+        {
+            std::os::unix::fs::symlink(file, folder.path().join(path).join("libfabric.so.1")).unwrap();
+        }
+        let found = |folder: &str, file: &str| (folder.to_owned(), file.to_owned());
+        assert_eq!(
+            node.libfabrics(),
+            [found("/opt/amazon/efa/lib", "libfabric.so.1.29.1"), found("/usr/lib64", "libfabric.so.1.17.1")]
+        );
+        assert_eq!(node.efa_installer().as_deref(), Some("1.38.0"));
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub(super) fn notes(inputs: &Inputs<'_>, shared: &BTreeMap<Vec<u8>, Variable>) -
     notes.extend(difference(inputs, "EFA driver versions", |facts| {
         facts.efa_driver.clone().unwrap_or_else(|| "none".to_owned())
     }));
+    notes.extend(difference(inputs, "EFA installers", |facts| {
+        facts.efa_installer.clone().unwrap_or_else(|| "none".to_owned())
+    }));
+    notes.extend(different_libfabrics(inputs, shared));
     notes.extend(difference(inputs, "numbers of EFA devices", |facts| facts.efa_devices.len().to_string()));
     notes.extend(difference(inputs, "numbers of GPUs", |facts| facts.gpus.len().to_string()));
     let wants_efa = shared.get(PROVIDER.as_bytes()).is_some_and(|variable| efa::names_efa(&variable.value));
@@ -48,6 +52,22 @@ fn difference(inputs: &Inputs<'_>, what: &str, value: impl Fn(&NodeFacts) -> Str
     let groups = groups(inputs, value);
     let differ = groups.len() > 1;
     differ.then(|| format!("the nodes have different {what}: {}", groups.join("; ")))
+}
+
+/// Releases of libfabric do not understand each other's EFA packets in every case, and say so late or never.
+fn different_libfabrics(inputs: &Inputs<'_>, shared: &BTreeMap<Vec<u8>, Variable>) -> Option<String> {
+    let path = shared.get(library_path::NAME.as_bytes()).map_or(&[][..], |variable| &variable.value);
+    let with_efa = inputs.facts.iter().any(|facts| !facts.efa_devices.is_empty());
+    let all_known = inputs.facts.iter().all(|facts| library_path::libfabric(facts, path).is_some());
+    (with_efa && all_known)
+        .then(|| {
+            difference(
+                inputs,
+                "libfabric releases, which do not speak to each other over EFA in every case",
+                |facts| library_path::libfabric(facts, path).unwrap_or_default().to_owned(),
+            )
+        })
+        .flatten()
 }
 
 /// A node's start-up files may set an LD_LIBRARY_PATH that no rank will see, because all nodes share one. Whoever

@@ -1,5 +1,7 @@
 //! LD_LIBRARY_PATH: the user's folders first, then those where AWS's installer and CUDA put their libraries.
 
+use efarun_wire::facts::NodeFacts;
+
 use super::{Inputs, Origin, Variables};
 
 /// The folders that an agent looks for on its node and that join LD_LIBRARY_PATH where any node has them, in the
@@ -17,6 +19,29 @@ pub const WELL_KNOWN_LIBRARY_DIRS: &[&str] = &[
     "/opt/amazon/aws-ofi-nccl/lib",
     "/usr/local/cuda/lib64",
 ];
+
+/// The folders that the loader looks in behind LD_LIBRARY_PATH, on the distributions that EFA is installed on. Of each
+/// an agent says which libfabric it has.
+pub const SYSTEM_LIBRARY_DIRS: &[&str] =
+    &["/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+
+/// The libfabric that ranks of a node will load, as far as is known: none where a folder comes first that no agent looked
+/// in, or where there is none.
+pub(super) fn libfabric<'f>(facts: &'f NodeFacts, library_path: &[u8]) -> Option<&'f str> {
+    let of_folder = |folder: &str| {
+        facts.libfabrics.iter().find(|(looked_at, _)| looked_at == folder).map(|(_, file)| file.as_str())
+    };
+    for folder in library_path.split(|byte| *byte == b':').filter(|folder| !folder.is_empty()) {
+        let folder = std::str::from_utf8(folder).ok()?;
+        if !WELL_KNOWN_LIBRARY_DIRS.iter().chain(SYSTEM_LIBRARY_DIRS).any(|known| *known == folder) {
+            return None;
+        }
+        if let Some(file) = of_folder(folder) {
+            return Some(file);
+        }
+    }
+    SYSTEM_LIBRARY_DIRS.iter().find_map(|folder| of_folder(folder))
+}
 
 /// Adds LD_LIBRARY_PATH, unless there is nothing to put into it.
 ///

@@ -35,7 +35,7 @@ use crate::job::{App, Export, JobSpec};
 use crate::mapping::{Placement, RankPlace};
 
 pub(crate) use forward::goes_along;
-pub use library_path::WELL_KNOWN_LIBRARY_DIRS;
+pub use library_path::{SYSTEM_LIBRARY_DIRS, WELL_KNOWN_LIBRARY_DIRS};
 pub use rank::PMI_FD;
 pub use redact::{is_secret, printable_value};
 pub use variables::document as variables_document;

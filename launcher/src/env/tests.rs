@@ -138,6 +138,77 @@ fn variables_that_abort_the_provider_are_refused_by_name_where_efa_is_used() {
 }
 
 #[test]
+fn libfabric_of_a_folder_that_nobody_looked_in_is_not_compared() {
+    let mut job = Job::on(&["a", "b"]);
+    for facts in &mut job.facts {
+        *facts = p4d(facts);
+    }
+    job.facts[1].libfabrics[0].1 = "libfabric.so.1.21.0".to_owned();
+    let names_libfabric =
+        |job: &Job| job.make().unwrap().notes.iter().any(|note| note.contains("libfabric releases"));
+    assert!(names_libfabric(&job));
+    job.head_env(&[("LD_LIBRARY_PATH", "/my/own")]);
+    assert!(!names_libfabric(&job), "it may be the same on both");
+    job.head_env(&[("LD_LIBRARY_PATH", "/usr/lib64:/opt/amazon/efa/lib")]);
+    assert!(names_libfabric(&job));
+}
+
+#[test]
+fn every_rule_of_the_table_is_acted_on() {
+    for known in variables::KNOWN {
+        for name in known.names {
+            for rule in known.rules {
+                assert!(acts_on(name, rule), "{name}: {rule}");
+            }
+        }
+    }
+}
+
+/// Whether a job that a rule is about sets, refuses or notes what the rule says, and one that it is not about does not.
+fn acts_on(name: &str, rule: &variables::Rule) -> bool {
+    use variables::{Rule, Situation, Value};
+    let mut with = Job::on(&["a", "b"]);
+    for facts in &mut with.facts {
+        *facts = p4d(facts);
+    }
+    let Rule::Sets { value, when } = rule else {
+        let (Rule::Refuses { value, .. } | Rule::Notes { value, .. }) = rule else {
+            unreachable!("seen above")
+        };
+        let assignment = match value {
+            Value::Any => "anything",
+            Value::Empty => "",
+            Value::On | Value::OnWith(_) => "yes",
+            Value::Off => "no",
+            Value::NotPositive => "0",
+            Value::DeviceMissing => "rdmap16s27,rdmap7s7",
+            Value::FewerThanLocalRanks => "1",
+        };
+        let without = with.make();
+        with.export(&format!("{name}={assignment}"));
+        if let Value::OnWith(other) = value {
+            with.export(&format!("{other}=1"));
+        }
+        return match (rule, with.make(), without) {
+            (Rule::Refuses { .. }, Err(EnvError::AbortsEfa { variable, .. }), Ok(_)) => variable == name,
+            (Rule::Notes { text, .. }, Ok(with), Ok(without)) => {
+                let notes =
+                    |env: &JobEnv| env.notes.iter().any(|note| note.starts_with(name) && note.contains(text));
+                notes(&with) && !notes(&without)
+            }
+            _ => false,
+        };
+    };
+    let mut without = Job::on(&["a", "b"]);
+    if *when == Situation::OldKernel {
+        with.facts[1].kernel = "5.10.1".to_owned();
+        without.facts[0] = p4d(&without.facts[0]);
+    }
+    job_value(&with.make().unwrap(), name).as_deref() == Some(value)
+        && job_value(&without.make().unwrap(), name).is_none()
+}
+
+#[test]
 fn exports_keep_their_bytes_and_win_over_the_head() {
     let mut job = Job::on(&["a"]);
     job.head_env(&[("NCCL_DEBUG", "INFO"), ("ODD", "x")]);
@@ -231,6 +302,8 @@ fn differences_between_nodes_are_named() {
     job.facts[1].libc = "glibc 2.26".to_owned();
     job.facts[1].kernel = "4.14".to_owned();
     job.facts[2].efa_driver = Some("2.1.0g".to_owned());
+    job.facts[2].efa_installer = Some("1.30.0".to_owned());
+    job.facts[2].libfabrics[0].1 = "libfabric.so.1.21.0".to_owned();
     job.facts[2].efa_devices.truncate(1);
     job.facts[2].gpus.clear();
     job.facts[2].machine_id = job.facts[0].machine_id.clone();
@@ -381,6 +454,8 @@ fn plain(name: &str) -> NodeFacts {
         efa_driver: None,
         topology: Topology::default(),
         library_dirs: Vec::new(),
+        libfabrics: vec![("/usr/lib/x86_64-linux-gnu".to_owned(), "libfabric.so.1.17.0".to_owned())],
+        efa_installer: None,
         free_port: None,
         home: "/root".to_owned(),
         memlock_bytes: None,
@@ -402,6 +477,8 @@ fn p4d(facts: &NodeFacts) -> NodeFacts {
         library_dirs: ["/opt/amazon/efa/lib", "/opt/amazon/ofi-nccl/lib", "/usr/local/cuda/lib64"]
             .map(str::to_owned)
             .to_vec(),
+        libfabrics: vec![("/opt/amazon/efa/lib".to_owned(), "libfabric.so.1.29.1".to_owned())],
+        efa_installer: Some("1.38.0".to_owned()),
         ..facts.clone()
     }
 }

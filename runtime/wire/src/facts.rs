@@ -35,6 +35,11 @@ pub struct NodeFacts {
     pub topology: Topology,
     /// Those of the well-known library folders that exist here.
     pub library_dirs: Vec<String>,
+    /// In which of the looked-at folders there is a `libfabric.so.1`, and which file it is: releases have files of
+    /// different names.
+    pub libfabrics: Vec<(String, String)>,
+    /// The EFA installer's release, where it left its list.
+    pub efa_installer: Option<String>,
     /// The home folder of the user that the agent runs as.
     pub home: String,
     /// Soft limit of locked memory in bytes; `None` is unlimited.
