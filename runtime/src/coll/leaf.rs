@@ -29,6 +29,10 @@ pub enum Leaf {
     Down,
     /// Reduce: the others show their vectors, the root reduces them.
     Up,
+    /// All-gather: everybody shows its block, and copies all others'.
+    Spread,
+    /// Reduce-scatter: everybody shows its input to the others' blocks, and reduces its own block.
+    Collect,
 }
 
 impl Leaf {
@@ -52,8 +56,17 @@ impl Leaf {
                 ..=ONE_SHOT_BYTES => Leaf::Fan,
                 _ => Leaf::TwoShot,
             }),
+            (Collective::AllGather, Algorithm::Direct) => Some(Leaf::Spread),
+            (Collective::ReduceScatter, Algorithm::Direct) if world_size <= MAX_COLLECT => {
+                Some(Leaf::Collect)
+            }
             _ => None,
         }
+    }
+
+    /// Bytes of a piece of a block, so that as many as there are ranks fit a cell: whole cache lines.
+    pub(crate) fn collect_bytes(ranks: usize) -> usize {
+        CELL_BYTES / ranks.next_power_of_two()
     }
 
     /// The algorithm whose schedule it stands for.
@@ -62,6 +75,7 @@ impl Leaf {
             Leaf::Flags => Algorithm::Dissemination,
             Leaf::OneShot | Leaf::TwoShot | Leaf::Fan => Algorithm::Doubling,
             Leaf::Down | Leaf::Up => Algorithm::Chain,
+            Leaf::Spread | Leaf::Collect => Algorithm::Direct,
         }
     }
 }
@@ -75,6 +89,8 @@ impl fmt::Display for Leaf {
             Leaf::Fan => "fan",
             Leaf::Down => "down",
             Leaf::Up => "up",
+            Leaf::Spread => "spread",
+            Leaf::Collect => "collect",
         })
     }
 }
@@ -83,6 +99,10 @@ impl fmt::Display for Leaf {
 const ONE_SHOT_BYTES: usize = 8 << 10;
 /// From more ranks than this on a few lines of each are more to look at than one rank's, a second time.
 const MAX_ONE_SHOT: u32 = 16;
+/// So that of every block a cache line fits a cell.
+const MAX_COLLECT: u32 = 1024;
+/// The longest piece that is shown at a time.
+pub(crate) const CELL_BYTES: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -107,6 +127,8 @@ mod tests {
             (Collective::ALL[0], Algorithm::Doubling),
             (Collective::ALL[1], Algorithm::Chain),
             (Collective::ALL[2], Algorithm::Chain),
+            (Collective::ALL[3], Algorithm::Direct),
+            (Collective::ALL[4], Algorithm::Direct),
             (Collective::Barrier, Algorithm::Dissemination),
         ];
         for (collective, algorithm) in cases {

@@ -1,4 +1,8 @@
 //! Leaves give their references' bits, and say what the executor says where something is wrong.
+//!
+//! # Safety
+//! A test writes to a cell as its rank would, of an epoch that nobody has seen.
+#![allow(unsafe_code)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +12,13 @@ use half::{bf16, f16};
 use super::*;
 use crate::coll::collective::Collective;
 use crate::coll::executor::error::ExecError;
-use crate::coll::select::Choice;
+use crate::coll::fault::Wait;
+use crate::coll::select::{Algorithm, Choice};
 use crate::element::{Element, ReduceOp};
 use crate::error::Error;
 use crate::transport::TransportError;
+use crate::transport::shm::Seen;
+use crate::transport::shm::board::POSTS;
 use crate::transport::shm::{Arena, Geometry};
 use crate::world::{Options, World};
 
@@ -95,7 +102,22 @@ fn results<T: Awkward>(world: &mut World, counts: &[usize], ops: &[ReduceOp]) ->
             let mut output = vec![T::zeroed(); if rank == root { count } else { 0 }];
             world.reduce_into_with(&input, &mut output, op, root, &by(Leaf::Up)).expect("no error");
             keep(format!("reduce of {what} to {root}"), &output);
+            let ranks = world.world_size() as usize;
+            let blocks = given::<T>(rank, count * ranks);
+            let mut output = vec![T::zeroed(); count];
+            world.reduce_scatter_with(&blocks, &mut output, op, &by(Leaf::Collect)).expect("no error");
+            keep(format!("reduce_scatter of {what}"), &output);
+            let mut data = blocks;
+            world.reduce_scatter_in_place_with(&mut data, op, &by(Leaf::Collect)).expect("no error");
+            keep(format!("reduce_scatter of {what} in place"), &data[rank.index() * count..][..count]);
         }
+        let mut output = vec![T::zeroed(); count * world.world_size() as usize];
+        world.all_gather_with(&input, &mut output, &by(Leaf::Spread)).expect("no error");
+        keep(format!("all_gather of {count} {}", T::TYPE), &output);
+        let mut data = vec![T::zeroed(); output.len()];
+        data[rank.index() * count..][..count].copy_from_slice(&input);
+        world.all_gather_in_place_with(&mut data, &by(Leaf::Spread)).expect("no error");
+        keep(format!("all_gather of {count} {} in place", T::TYPE), &data);
         for root in [0, world.world_size() - 1].map(Rank) {
             let mut data = input.clone();
             world.broadcast_with(&mut data, root, &by(Leaf::Down)).expect("no error");
@@ -199,19 +221,23 @@ fn calls_of_all_kinds_in_a_row_keep_their_contents_apart() {
 }
 
 #[test]
-fn calls_of_which_one_goes_by_messages_and_one_does_not_differ_on_both_ranks() {
+fn calls_that_differ_are_a_mismatch_whether_they_go_by_messages_or_not() {
     let started = Instant::now();
-    for differ in 0..3 {
+    let by_messages = Options { algorithm: Some(Choice::Fixed(Algorithm::Ring)), deadline: None };
+    for differ in 0..4 {
         let ends = on_all(World::thread_worlds(2).expect("a world"), |mut world| {
             world.barrier().expect("both");
             let odd = world.rank() == Rank(1);
             let result = match differ {
-                0 if odd => world.all_gather(&[1i32; 4], &mut [0; 8]),
+                0 if odd => world.all_gather_with(&[1i32; 4], &mut [0; 8], &by_messages),
                 0 => world.all_reduce(&mut [1i32; 8], ReduceOp::Sum),
                 // Each awaits the other's content.
                 1 => world.broadcast(&mut [1i32; 8], Rank(u32::from(!odd))),
-                _ if odd => world.reduce_scatter(&[1i32; 8], &mut [0; 4], ReduceOp::Sum),
-                _ => world.barrier(),
+                2 if odd => world.reduce_scatter_with(&[1i32; 8], &mut [0; 4], ReduceOp::Sum, &by_messages),
+                2 => world.barrier(),
+                // Both by leaves that await everybody.
+                _ if odd => world.all_gather(&[1i32; 4], &mut [0; 8]),
+                _ => world.reduce_scatter(&[1i32; 8], &mut [0; 4], ReduceOp::Sum),
             };
             result.expect_err("they differ")
         });
@@ -221,6 +247,55 @@ fn calls_of_which_one_goes_by_messages_and_one_does_not_differ_on_both_ranks() {
         assert!(ends.iter().any(|end| matches!(end, Error::Mismatch { .. })), "{ends:?}");
     }
     assert!(started.elapsed() < Duration::from_secs(60), "it does not take a deadline to see it");
+}
+
+/// What every rank has of each leaf, where those that read want cells written past the caches, or do not.
+fn by_wish(world_size: u32, count: usize, is_far: bool) -> Vec<Vec<Vec<u8>>> {
+    let arena = Arc::new(Arena::create(Geometry::new(world_size)).expect("an arena"));
+    let ranks = world_size as usize;
+    let run = &|me: Rank| {
+        let board = Board::new(Arc::clone(&arena), me.index()).expect("memory");
+        board.tell_far(is_far);
+        let mut leaves = Leaves::new(board, me, Spin::new(Duration::from_micros(10)), 10);
+        let mut all = Vec::new();
+        let cases = [
+            (Leaf::OneShot, Collective::AllReduce, count, count),
+            (Leaf::TwoShot, Collective::AllReduce, count, count),
+            (Leaf::Down, Collective::Broadcast { root: Rank(0) }, count, count),
+            (Leaf::Up, Collective::Reduce { root: Rank(0) }, count, count),
+            (Leaf::Spread, Collective::AllGather, count, count * ranks),
+            (Leaf::Collect, Collective::ReduceScatter, count * ranks, count),
+        ];
+        // Often enough that samples are among the epochs.
+        for (sequence, (leaf, collective, input_len, output_len)) in (0..).zip(cases.repeat(3)) {
+            let gives = collective.root().is_none_or(|root| root == me) || leaf == Leaf::Up;
+            let gets = collective.root().is_none_or(|root| (root == me) == (leaf == Leaf::Up));
+            let input = given::<f32>(me, if gives { input_len } else { 0 });
+            let mut output = vec![0f32; if gets { output_len } else { 0 }];
+            let buffers = crate::coll::buffers::Buffers::out_of_place(&input, &mut output);
+            let call = Call { sequence, op: ReduceOp::Sum, buffers, patience: Duration::from_secs(60) };
+            leaves.run(leaf, collective, Signature(7), call, &mut || None).expect("no error");
+            all.push(bytes(&output));
+        }
+        all
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..world_size).map(|me| scope.spawn(move || run(Rank(me)))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    })
+}
+
+#[test]
+fn the_bits_do_not_depend_on_how_cells_are_written() {
+    for (world_size, count) in [(2, 300), (2, 200_001), (3, 40_001), (4, 300_003)] {
+        let (cached, past) = (by_wish(world_size, count, false), by_wish(world_size, count, true));
+        assert!(cached == past, "{count} elements of {world_size} ranks");
+        let sum = |index: usize| {
+            (0..world_size).map(|rank| f64::from(given::<f32>(Rank(rank), count)[index])).sum::<f64>()
+        };
+        let last = cached[1][0].last_chunk().map(|bytes| f32::from_ne_bytes(*bytes)).expect("elements");
+        assert!((f64::from(last) - sum(count - 1)).abs() < 1e-3 * f64::from(world_size));
+    }
 }
 
 /// The boards of two ranks, and what runs leaves on the first.
@@ -238,7 +313,7 @@ fn all_reduce(leaves: &mut Leaves, data: &mut [u32], signature: u64) -> Result<(
 
 /// Shows one number as a rank would.
 fn show(board: &Board, epoch: u64, signature: u64, value: u32) {
-    let cell = board.cell(1, epoch, 4);
+    let cell = board.cell(1, epoch, 0, 4);
     // SAFETY: the cell holds as much, and the other rank has not seen the epoch.
     unsafe { cell.cast::<u32>().write(value) };
     board.show(epoch, signature);
@@ -251,7 +326,7 @@ fn what_a_peer_has_shown_is_taken_at_its_epoch_only() {
     let mut data = [2];
     all_reduce(&mut leaves, &mut data, 7).expect("both are there");
     assert_eq!(data, [42]);
-    // What was shown eight epochs ago in the same place is nothing.
+    // What was shown so many epochs ago in the same place is nothing.
     for epoch in 2..=POSTS as u64 {
         show(&peer, epoch, 7, 40);
         peer.finish(epoch);
@@ -265,7 +340,7 @@ fn what_a_peer_has_shown_is_taken_at_its_epoch_only() {
 fn a_peer_that_shows_what_it_cannot_have_come_to_is_lost() {
     let (mut leaves, peer) = pair();
     show(&peer, 1 + POSTS as u64, 7, 40);
-    let error = all_reduce(&mut leaves, &mut [2], 7).expect_err("epoch 9 in the place of epoch 1");
+    let error = all_reduce(&mut leaves, &mut [2], 7).expect_err("a later epoch in the place of epoch 1");
     let ExecError::Transport { source: TransportError::PeerLost { peer: Rank(1), cause }, .. } = &error
     else {
         panic!("{error:?}")
@@ -303,6 +378,29 @@ fn a_cell_is_not_written_again_before_all_have_read_it() {
     let full = broadcast(&mut leaves).expect_err("nobody has read");
     assert!(matches!(full, ExecError::Timeout { wait: Wait::Credit { to: Rank(1) }, .. }), "{full:?}");
     assert_eq!(peer.seen(0, 1), Seen::Shown(7), "it is still there");
+}
+
+/// As before, where memory ends before posts do.
+#[test]
+fn memory_is_not_written_again_before_all_have_read_what_lies_there() {
+    let arena = Arc::new(Arena::create(Geometry::new(32)).expect("an arena"));
+    let board = |me| Board::new(Arc::clone(&arena), me).expect("memory");
+    let mut leaves = Leaves::new(board(0), Rank(0), Spin::new(Duration::from_micros(10)), 10);
+    let (data, root) = (vec![5u8; CELL_BYTES], Collective::Broadcast { root: Rank(0) });
+    let broadcast = |leaves: &mut Leaves| {
+        let buffers = crate::coll::buffers::Buffers::input_only(&data);
+        let call = Call { sequence: 0, op: ReduceOp::Sum, buffers, patience: Duration::from_millis(50) };
+        leaves.run(Leaf::Down, root, Signature(7), call, &mut || None)
+    };
+    let cells = leaves.board.cells_bytes() / CELL_BYTES;
+    assert!(cells < POSTS);
+    for _ in 0..cells {
+        broadcast(&mut leaves).expect("there is memory");
+    }
+    let readers: Vec<Board> = (1..32).map(board).collect();
+    readers[1..].iter().for_each(|reader| reader.finish(1));
+    let full = broadcast(&mut leaves).expect_err("rank 1 has not read");
+    assert!(matches!(full, ExecError::Timeout { wait: Wait::Credit { to: Rank(1) }, .. }), "{full:?}");
 }
 
 #[test]

@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use efarun_wire::Rank;
 
-use super::{Leaves, Run, rank_of};
+use super::run::Run;
+use super::{Leaves, rank_of};
 use crate::coll::executor::ExecError;
 use crate::coll::executor::MAX_SLEEP;
 use crate::coll::executor::signature::Signature;

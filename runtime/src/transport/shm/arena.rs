@@ -27,7 +27,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::bell::Bell;
-use super::board::BOARD_BYTES;
+use super::board::board_bytes;
 use crate::transport::TransportError;
 
 /// A node's shared memory, mapped.
@@ -270,7 +270,7 @@ impl Geometry {
 
     /// Where a local rank's board begins: at a page.
     pub(super) fn board_offset(self, local_rank: usize) -> usize {
-        self.boards_offset() + local_rank * BOARD_BYTES
+        self.boards_offset() + local_rank * board_bytes(self)
     }
 
     fn rings_offset(self) -> usize {

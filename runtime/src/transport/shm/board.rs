@@ -4,21 +4,22 @@
 //! *cell* for what it shows, and words that say how far its rank has read and which call it is in.
 //!
 //! # Memory order
-//! All ranks count *epochs* alike, from 1. What is shown in epoch e is shown in post e mod [`POSTS`].
+//! All ranks count *epochs* alike, from 1. What is shown in epoch e is shown in post e mod [`POSTS`], and its cell is a piece
+//! of the board's memory that all ranks know alike.
 //! 1. Every word and cell has one writer, the board's rank, and no two of what is written at different times share a pair of
 //!    cache lines.
 //! 2. The writer writes the cell, then the post's signature and its number e by release. A reader loads the number by
 //!    acquire, and reads the cell only where it is e. So it sees all that was shown.
 //! 3. A reader reads nothing of epoch e any more when it stores its `done = e` by release. The writer loads every other
-//!    rank's `done` by acquire and writes for epoch e only when all are e - [`POSTS`] or more. So no cell is written while
-//!    it is read, and no number ever goes back.
+//!    rank's `done` by acquire and writes for epoch e only when all are e - [`POSTS`] or more, and are as far as the last
+//!    epoch whose cell lies where this one's does. So no cell is written while it is read, and no number ever goes back.
 //! 4. Whoever has shown something passes a full fence and looks whether others sleep; who lies down says so, passes a full
 //!    fence and looks once more. One of the two sees the other, so that no wake-up is lost; and where nobody sleeps nothing
 //!    is written that others read. The one who shows may put this off until it waits itself, or its call ends.
 //!
 //! # What a peer can do wrong
 //! It runs as the same user and may write anything. What is read from its board is a number that is compared, a signature
-//! that is compared, and bytes that are copied or reduced; never a length, an index or an address.
+//! that is compared, a wish how to write, and bytes that are copied or reduced; never a length, an index or an address.
 //!
 //! # Safety
 //! Heads are views on the arena's mapping, which lives as long as the [`Board`]; their offsets come from the geometry, which
@@ -27,10 +28,10 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::arena::Arena;
+use super::arena::{Arena, Geometry};
 use super::post::{Calling, Done, Post, Seen};
 use crate::transport::TransportError;
 
@@ -55,9 +56,9 @@ impl Board {
     /// [`TransportError::Call`] when the system has no memory for it.
     pub(crate) fn new(arena: Arc<Arena>, me: usize) -> Result<Self, TransportError> {
         let geometry = arena.geometry();
-        arena.reserve(geometry.board_offset(me), BOARD_BYTES)?;
+        arena.reserve(geometry.board_offset(me), board_bytes(geometry))?;
         let head = |rank| {
-            let head = arena.raw(geometry.board_offset(rank), BOARD_BYTES).cast::<Head>();
+            let head = arena.raw(geometry.board_offset(rank), board_bytes(geometry)).cast::<Head>();
             assert!(head.is_aligned(), "boards begin at pages");
             head
         };
@@ -89,22 +90,37 @@ impl Board {
         self.head(rank).done.0.epoch()
     }
 
-    /// Where a rank's content of an epoch is, of so many bytes, aligned to 16 bytes.
+    /// Bytes that each board has for cells: a power of two, and [`LEAST_CELLS_BYTES`] or more.
+    pub(crate) fn cells_bytes(&self) -> usize {
+        cells_bytes(self.arena.geometry())
+    }
+
+    /// Where a rank's content of an epoch is, of so many bytes, aligned to 16 bytes: beside the post where it fits there, or
+    /// else `offset` bytes from the beginning of the board's cells on.
     ///
     /// # Panics
     ///
-    /// When a cell does not hold so many.
-    pub(crate) fn cell(&self, rank: usize, epoch: u64, len_bytes: usize) -> *mut u8 {
+    /// When the board ends before the content does.
+    pub(crate) fn cell(&self, rank: usize, epoch: u64, offset: usize, len_bytes: usize) -> *mut u8 {
         let head = self.heads[rank].as_ptr().cast::<u8>();
-        let place = place(epoch);
         let offset = if len_bytes <= INLINE_BYTES {
-            std::mem::offset_of!(Head, posts) + place * size_of::<PostLine>() + size_of::<Post>()
+            std::mem::offset_of!(Head, posts) + place(epoch) * size_of::<PostLine>() + size_of::<Post>()
         } else {
-            assert!(len_bytes <= CELL_BYTES, "what is shown fits a cell");
-            HEAD_BYTES + place * CELL_BYTES
+            assert!(offset + len_bytes <= self.cells_bytes(), "what is shown fits the board");
+            HEAD_BYTES + offset
         };
         // SAFETY: within the rank's board, which was checked to be in the mapping.
         unsafe { head.add(offset) }
+    }
+
+    /// Tells everybody whether this rank found memory to be nearer than the others' caches.
+    pub(crate) fn tell_far(&self, is_far: bool) {
+        self.head(self.me).is_far.0.store(u32::from(is_far), Ordering::Relaxed);
+    }
+
+    /// What a rank told of that.
+    pub(crate) fn is_far(&self, rank: usize) -> bool {
+        self.head(rank).is_far.0.load(Ordering::Relaxed) != 0
     }
 
     /// Says which call this rank is in: one more than its number.
@@ -160,6 +176,7 @@ impl Board {
 struct Head {
     done: Apart<Done>,
     calling: Apart<Calling>,
+    is_far: Apart<AtomicU32>,
     processors: [AtomicU64; PROCESSOR_WORDS],
     posts: [PostLine; POSTS],
 }
@@ -189,16 +206,28 @@ fn place(epoch: u64) -> usize {
 }
 
 /// How many epochs a rank may be ahead of the slowest reader.
-pub(crate) const POSTS: usize = 8;
-/// What a cell holds. So many that a rank's own cells and those of another do not both stay in a second-level cache: what is
-/// written again then comes from the third, which is faster than from the other core. Measured by a program of the same steps
-/// between two cores that share a cache, 8 cells of 32 KiB or 4 of 64 took 1.3 times as long as 8 of 64 or 4 of 128.
-pub(crate) const CELL_BYTES: usize = 64 << 10;
+pub(crate) const POSTS: usize = 16;
 /// Words of a set of processors: 1024 of them.
 pub(crate) const PROCESSOR_WORDS: usize = 16;
 /// What fits beside a post, in the pair of cache lines that says that it is there.
-const INLINE_BYTES: usize = 112;
+pub(crate) const INLINE_BYTES: usize = 112;
 const HEAD_BYTES: usize = 4096;
 const _: () = assert!(size_of::<Head>() <= HEAD_BYTES);
+
 /// Memory of a board.
-pub(super) const BOARD_BYTES: usize = HEAD_BYTES + POSTS * CELL_BYTES;
+pub(super) fn board_bytes(geometry: Geometry) -> usize {
+    HEAD_BYTES + cells_bytes(geometry)
+}
+
+/// What few ranks have of memory for cells together stays in a third-level cache. With many, each has the least that will do.
+fn cells_bytes(geometry: Geometry) -> usize {
+    let share = ALL_CELLS_BYTES / geometry.ranks.next_power_of_two() as usize;
+    share.clamp(LEAST_CELLS_BYTES, MOST_CELLS_BYTES)
+}
+
+/// More than a second-level cache holds, so that what is written again has come to the third.
+const MOST_CELLS_BYTES: usize = 2 << 20;
+/// Several of the longest cells.
+pub(crate) const LEAST_CELLS_BYTES: usize = 512 << 10;
+/// Half of a third-level cache.
+const ALL_CELLS_BYTES: usize = 16 << 20;
