@@ -44,10 +44,11 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = argparse.ArgumentParser(prog="scripts/bench", description="Measures efarun beside MPICH and Open MPI.")
     made.add_argument("what", choices=["collectives", "host", "launch", "output", "all"], help="what to measure")
-    made.add_argument("--quick", action="store_true", help="sizes by factors of 4 and 3 rounds, unless said otherwise")
-    made.add_argument("--rounds", type=int, help="how often each is run (collectives 5, launches 11, output 7)")
+    made.add_argument("--quick", action="store_true", help="fewer sizes, rounds and ranks, unless said otherwise")
+    made.add_argument("--rounds", type=int, help="how often each is run (collectives and host 5, launches 11, output 7)")
     made.add_argument("--sizes", type=sizes_of, help="sizes instead of 8 B to 16 MiB, or 64 MiB, by factors of 2: 8,64K,1M")
-    made.add_argument("--ranks", type=sizes_of, default=list(host.RANKS), help="how many on this machine: 2,4,8")
+    made.add_argument("--ranks", type=sizes_of, help="how many on this machine: 2,4,8")
+    made.add_argument("--minutes", type=float, help="how long `host` may take, but for preparing (13; 1.5 if quick)")
     made.add_argument("--mib", type=int, default=output.RANK_MIB, help="how much each rank writes (96 MiB)")
     made.add_argument("--collectives", type=lambda text: text.split(","), help="which, by efa-perf's names")
     made.add_argument("--peers", type=lambda text: text.split(","), help="which: mpich, openmpi5, openmpi4")
@@ -95,33 +96,44 @@ def run_host(args: argparse.Namespace, out: Path) -> None:
     programs = programs_of(args.bin)
     wanted = args.collectives or list(host.DEFAULT_COLLECTIVES)
     ours = operations_of(programs.efa_perf)
-    sizes = args.sizes or (host.QUICK_SIZES_BYTES if args.quick else sorted(host.SIZES_BYTES + host.ODD_SIZES_BYTES))
-    rounds = args.rounds or (3 if args.quick else 5)
     results: dict[int, Result] = {}
+    able: dict[int, dict[str, list[Contender]]] = {}
     facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}"}
-    measuring = Measuring(host.Here(), programs, say)
-    for ranks in args.ranks:
+    rounds = args.rounds or (3 if args.quick else 5)
+    ranks_wanted = args.ranks or (list(host.QUICK_RANKS) if args.quick else list(host.RANKS))
+    for ranks in ranks_wanted:
         contenders, absent = available(args, host.contenders(ranks))
         facts |= absent
-        result = Result(sizes, rounds, host.bands(sizes, ranks), {}, {c.key: c for c in contenders})
-        results[ranks] = result
-        able = {name: [c for c in contenders if fits(c, name, ours)] for name in wanted}
-        result.series = {name: {c.key: collectives.Series() for c in able[name]} for name in wanted}
-        for number in range(rounds):
-            for name in wanted:
-                say(f"{ranks} ranks, round {number + 1} of {rounds}: {name}")
-                for band in result.bands[:1] if name == "barrier" else result.bands:
-                    measuring.round(able[name], name, band, result.series[name])
-            each = {str(ranks): report.collectives_json(one, facts) for ranks, one in results.items()}
-            (out / "host.json").write_text(json.dumps(each, indent=1) + "\n")
-            (out / "host.md").write_text(report.runs_markdown(host.titled(results), facts))
-            (out / f"host-{ranks}.svg").write_text(plot.collectives_svg(result))
+        sizes = args.sizes or host.sizes_for(ranks, args.quick)
+        results[ranks] = Result(sizes, rounds, host.bands(sizes, ranks, args.quick), {}, {c.key: c for c in contenders})
+        able[ranks] = {name: [c for c in contenders if fits(c, name, ours)] for name in wanted}
+        results[ranks].series = {name: {c.key: collectives.Series() for c in able[ranks][name]} for name in wanted}
+    minutes = (host.QUICK_MINUTES if args.quick else host.MINUTES) if args.minutes is None else args.minutes
+    measuring = Measuring(host.Here(), programs, say)
+    every = host.Rounds(host.units(ranks_wanted, wanted), rounds, minutes)
+    for unit in every:
+        result = results[unit.ranks]
+        say(f"{unit.ranks} ranks, {unit.collective}, round {unit.rounds + 1} of {rounds}; {every.left_s():.0f} s are left")
+        for band in result.bands[:1] if unit.collective == "barrier" else result.bands:
+            measuring.round(able[unit.ranks][unit.collective], unit.collective, band, result.series[unit.collective])
+        write_host(out, results, facts)
+    facts |= every.shortfalls()
+    write_host(out, results, facts)
     if args.update:
         report.update(args.update, "host", report.runs_markdown(host.titled(results), facts))
         for ranks, result in results.items():
             picture = args.update.parent / "docs" / f"host-{ranks}.svg"
             picture.parent.mkdir(exist_ok=True)
             picture.write_text(plot.collectives_svg(result))
+
+
+def write_host(out: Path, results: dict[int, Result], facts: dict[str, str]) -> None:
+    """Writes what there is so far."""
+    each = {str(ranks): report.collectives_json(one, facts) for ranks, one in results.items()}
+    (out / "host.json").write_text(json.dumps(each, indent=1) + "\n")
+    (out / "host.md").write_text(report.runs_markdown(host.titled(results), facts))
+    for ranks, result in results.items():
+        (out / f"host-{ranks}.svg").write_text(plot.collectives_svg(result))
 
 
 def run_launch(args: argparse.Namespace, out: Path) -> None:

@@ -3,21 +3,28 @@
 The same programs, rounds and tables as between hosts (`collectives`), with other settings of the peers: what their
 documentation offers for shared memory. Where every rank has a core, all contenders bind each to one; where ranks share
 cores, nothing is bound and Open MPI yields while it waits, without which it takes a time slice per call.
+
+A run has so many minutes. It goes round what there is to measure, a collective of one number of ranks at a time, and begins
+with nothing for which there is no time left; what was measured in fewer rounds than the rest, or not at all, is named.
 """
 
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from .collectives import COLLECTIVES, Band, Result, bands_of
 from .contenders import Contender, Setting, mca
 from .peers import RELEASES
 
-DEFAULT_COLLECTIVES = ("all_reduce", "barrier", "broadcast", "reduce")
+DEFAULT_COLLECTIVES = ("all_reduce", "barrier", "broadcast", "all_gather", "reduce_scatter", "reduce")
 SIZES_BYTES = [8 << power for power in range(24)]
 # Three that are no powers of two, and cross what algorithms change at: 12 B, 3000 B and 3 MB.
 ODD_SIZES_BYTES = [12, 3000, 3_000_000]
-QUICK_SIZES_BYTES = [8 << power for power in range(0, 24, 3)] + [64 << 20]
+QUICK_SIZES_BYTES = [8 << power for power in range(0, 22, 3)]
+# Where ranks share cores: fewer, as a call takes as many times longer as there are ranks to a core.
+CROWDED_SIZES_BYTES = [8 << power for power in range(0, 22, 3)]
 RANKS = (2, 4, 8)
+QUICK_RANKS = (2,)
 assert set(DEFAULT_COLLECTIVES) <= set(COLLECTIVES)
 
 
@@ -93,10 +100,69 @@ def contenders(ranks: int) -> list[Contender]:
     return ours + peers
 
 
-def bands(sizes_bytes: list[int], ranks: int) -> list[Band]:
+@dataclass
+class Unit:
+    """What is measured at a time: a collective of so many ranks, at every size, by every contender."""
+
+    ranks: int
+    collective: str
+    rounds: int = 0
+    longest_s: float = 0.0
+
+
+@dataclass
+class Rounds:
+    """Goes round the units until as many rounds are done as are wanted, or no time is left."""
+
+    units: list[Unit]
+    wanted: int
+    minutes: float
+    started: float = field(default_factory=time.monotonic)
+    # How long the latest took.
+    last_s: float = 0.0
+
+    def __iter__(self):
+        for number in range(self.wanted):
+            for unit in self.units:
+                # The first of all is measured in any case.
+                expected_s = SLACK * (unit.longest_s or self.last_s)
+                if (number or unit is not self.units[0]) and self.left_s() <= expected_s:
+                    continue
+                began = time.monotonic()
+                yield unit
+                self.last_s = time.monotonic() - began
+                unit.rounds += 1
+                unit.longest_s = max(unit.longest_s, self.last_s)
+
+    def left_s(self) -> float:
+        """Until the time is over; never negative."""
+        return max(self.started + 60 * self.minutes - time.monotonic(), 0.0)
+
+    def shortfalls(self) -> dict[str, str]:
+        """What was measured in fewer rounds than wanted, for whoever reads the tables."""
+        few = [unit for unit in self.units if unit.rounds < self.wanted]
+        words = [f"{unit.collective} of {unit.ranks} ranks {unit.rounds}" for unit in few]
+        return {"rounds where time was short": "; ".join(words)} if words else {}
+
+
+def units(ranks: list[int], collectives: list[str]) -> list[Unit]:
+    """Those of few ranks first: they are the quickest."""
+    return [Unit(count, name) for count in ranks for name in collectives]
+
+
+def sizes_for(ranks: int, quick: bool) -> list[int]:
+    """The sizes that are measured between so many ranks, unless others are asked for."""
+    if quick:
+        return QUICK_SIZES_BYTES
+    crowded = ranks > len(os.sched_getaffinity(0))
+    return CROWDED_SIZES_BYTES if crowded else sorted(SIZES_BYTES + ODD_SIZES_BYTES)
+
+
+def bands(sizes_bytes: list[int], ranks: int, quick: bool) -> list[Band]:
     """Sizes by number of calls; those that are no powers of two apart from those that are, so that each band goes by
     one factor and is one job."""
-    calls = CALLS if ranks <= len(os.sched_getaffinity(0)) else CROWDED_CALLS
+    crowded = ranks > len(os.sched_getaffinity(0))
+    calls = CROWDED_CALLS if crowded else QUICK_CALLS if quick else CALLS
     even = [size for size in sizes_bytes if size & (size - 1) == 0]
     odd = [size for size in sizes_bytes if size & (size - 1) != 0]
     return bands_of(even, calls) + bands_of(odd, calls)
@@ -107,7 +173,12 @@ def titled(results: dict[int, Result]) -> list[tuple[str, Result]]:
     return [(f", {ranks} ranks", result) for ranks, result in results.items()]
 
 
-# How many calls up to a size: at 0.2 us per call fewer than these take as long as the ranks' coming together.
-CALLS = ((4 << 10, 20_000), (64 << 10, 4_000), (1 << 20, 400), (1 << 62, 20))
+# How many calls up to a size. A job takes half a second to begin, so that there are few bands; what is quick is called often,
+# as at 0.2 us per call fewer calls than these take as long as the ranks' coming together.
+CALLS = ((64 << 10, 10_000), (1 << 20, 400), (1 << 62, 20))
+QUICK_CALLS = ((64 << 10, 1000), (1 << 20, 100), (1 << 62, 10))
 # Where ranks share cores a call takes a time slice with some peers, and tens of microseconds with the others.
-CROWDED_CALLS = ((32 << 10, 1_000), (1 << 20, 200), (1 << 62, 10))
+CROWDED_CALLS = ((32 << 10, 500), (1 << 62, 20))
+# A round may take longer than the longest so far.
+SLACK = 1.2
+MINUTES, QUICK_MINUTES = 13.0, 1.5

@@ -30,6 +30,26 @@ fn collectives_are_measured_and_peers_that_are_absent_are_named() {
     assert!(table.contains("| 64 KiB |") && table.contains("none measured"), "{table}");
 }
 
+/// Without time it measures once what comes first, so that whoever wants an answer soon gets one.
+#[test]
+fn a_quick_bench_of_one_host_ends_when_its_time_is_over_and_names_what_it_left_out() {
+    let out = tempfile::tempdir().unwrap();
+    let output = bench(out.path(), &["host", "--quick", "--no-peers", "--minutes", "0", "--sizes", "8,32K"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+    let report = &json(&out.path().join("host.json"))["2"];
+    for size in ["8", "32768"] {
+        let times = &report["collectives"]["all_reduce"]["efarun/default"]["times_us"][size];
+        assert_eq!(times.as_array().map(Vec::len), Some(1), "{report:#}");
+        assert!(times[0].as_f64().is_some_and(|us| us > 0.0), "{report:#}");
+    }
+    let short = report["facts"]["rounds where time was short"].as_str().unwrap();
+    assert!(short.starts_with("all_reduce of 2 ranks 1; barrier of 2 ranks 0;"), "{short}");
+    let table = std::fs::read_to_string(out.path().join("host.md")).unwrap();
+    assert!(table.contains(short) && table.contains("### all_reduce, 2 ranks"), "{table}");
+}
+
 #[test]
 fn launches_are_timed_and_their_table_goes_between_the_marks_of_a_document() {
     require!(Need::Testbed);
