@@ -22,7 +22,7 @@ use crate::coll::reduce::{Source, Target, reduce_into};
 use crate::coll::schedule::Span;
 use crate::element::ReduceOp;
 use crate::transport::shm::Seen;
-use crate::transport::shm::board::{Board, INLINE_BYTES};
+use crate::transport::shm::board::{Board, SMALL_BYTES};
 
 /// A call under way.
 pub(super) struct Run<'r, 'a> {
@@ -147,7 +147,7 @@ impl Run<'_, '_> {
 
     /// The next epoch, in which this rank shows nothing, and others so many bytes.
     pub(super) fn skip(&mut self, len: usize) -> u64 {
-        self.leaves.places.next(if len <= INLINE_BYTES { 0 } else { len })
+        self.leaves.places.next(if len <= SMALL_BYTES { 0 } else { len })
     }
 
     fn await_readers(&mut self, needed: u64) -> Result<(), ExecError> {
@@ -406,6 +406,6 @@ impl Run<'_, '_> {
 /// From this length on the output is written past the caches: about what one keeps for a core.
 const STREAM_BYTES: usize = 1 << 20;
 /// From this length on a cell is written past the caches where that is faster for who reads it.
-const PAST_BYTES: usize = 1 << 10;
+const PAST_BYTES: usize = 2 << 10;
 /// Shares begin at cache lines, so that no two ranks write to one.
 const SHARE_BYTES: usize = 64;

@@ -95,8 +95,8 @@ impl Board {
         cells_bytes(self.arena.geometry())
     }
 
-    /// Where a rank's content of an epoch is, of so many bytes, aligned to 16 bytes: beside the post where it fits there, or
-    /// else `offset` bytes from the beginning of the board's cells on.
+    /// Where a rank's content of an epoch is, of so many bytes, aligned to 16 bytes: beside the post where it fits there; in
+    /// the post's own small cell, up to [`SMALL_BYTES`]; or else `offset` bytes from the beginning of the board's cells on.
     ///
     /// # Panics
     ///
@@ -105,9 +105,11 @@ impl Board {
         let head = self.heads[rank].as_ptr().cast::<u8>();
         let offset = if len_bytes <= INLINE_BYTES {
             std::mem::offset_of!(Head, posts) + place(epoch) * size_of::<PostLine>() + size_of::<Post>()
+        } else if len_bytes <= SMALL_BYTES {
+            HEAD_BYTES + place(epoch) * SMALL_BYTES
         } else {
             assert!(offset + len_bytes <= self.cells_bytes(), "what is shown fits the board");
-            HEAD_BYTES + offset
+            HEAD_BYTES + POSTS * SMALL_BYTES + offset
         };
         // SAFETY: within the rank's board, which was checked to be in the mapping.
         unsafe { head.add(offset) }
@@ -210,13 +212,15 @@ pub(crate) const POSTS: usize = 16;
 /// Words of a set of processors: 1024 of them.
 pub(crate) const PROCESSOR_WORDS: usize = 16;
 /// What fits beside a post, in the pair of cache lines that says that it is there.
-pub(crate) const INLINE_BYTES: usize = 112;
+const INLINE_BYTES: usize = 112;
+/// What each post has a cell of its own for: so little that all of them stay in a first-level cache.
+pub(crate) const SMALL_BYTES: usize = 1024;
 const HEAD_BYTES: usize = 4096;
 const _: () = assert!(size_of::<Head>() <= HEAD_BYTES);
 
 /// Memory of a board.
 pub(super) fn board_bytes(geometry: Geometry) -> usize {
-    HEAD_BYTES + cells_bytes(geometry)
+    HEAD_BYTES + POSTS * SMALL_BYTES + cells_bytes(geometry)
 }
 
 /// What few ranks have of memory for cells together stays in a third-level cache. With many, each has the least that will do.
