@@ -123,7 +123,7 @@ pub enum Error {
         wait: Wait,
         /// How long.
         waited: Duration,
-        /// What the transport knows about it.
+        /// What is known about it: by the transport, and of who has come how far.
         stall: Option<String>,
     },
     /// Two ranks called different operations, or the same in another order or with another type, count or reduction.

@@ -34,6 +34,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod wait;
+mod whereabouts;
 
 use efarun_wire::Rank;
 

@@ -71,7 +71,7 @@ impl Run<'_, '_> {
                     step_count: self.step + 1,
                     wait,
                     waited,
-                    stall: None,
+                    stall: Some(self.leaves.whereabouts()),
                 });
             };
             // In this order: what a peer has shown before it closed is still seen.

@@ -74,7 +74,8 @@ impl World {
                     interrupt()
                         .or_else(|| differing(leaves.differing(sequence, signature)?, sequence, signature))
                 };
-                executor.run(plan, call, transport.as_mut(), &mut interrupt)
+                let result = executor.run(plan, call, transport.as_mut(), &mut interrupt);
+                result.map_err(|error| error.with_stall(|| leaves.whereabouts()))
             }
             (Ok(Kept { way: Way::Messages(plan), .. }), None) => {
                 executor.run(plan, call, transport.as_mut(), &mut interrupt)

@@ -82,6 +82,8 @@ fn a_rank_that_stays_away_is_named_at_the_deadline() {
     let texts: Vec<&String> = ends.iter().filter_map(|(error, _)| error.as_ref()).collect();
     assert_eq!(texts.len(), 2);
     assert!(texts.iter().any(|text| text.contains("rank 1")), "{texts:?}");
+    let behind = "rank 1 has come to no operation yet; the others have come to operation 0, barrier";
+    assert!(texts.iter().any(|text| text.ends_with(behind)), "{texts:?}");
     assert!(texts[0].starts_with("barrier (operation 0 of this World) on rank 0"), "{texts:?}");
     assert!(ends[0].1.as_ref().is_some_and(|again| again.contains("can only be dropped")));
 }
