@@ -26,6 +26,8 @@ fuzz_target!(|input: &[u8]| {
             user: user.map(str::to_owned),
             port,
             slots: None,
+            max_slots: None,
+            places: Vec::new(),
             origin: "hosts:1".to_owned(),
         };
         let config = within_bytes((1 << 20) + 256 * input.len(), || HostConfig::resolve(&host, &environment));
