@@ -31,6 +31,9 @@ export! {
 
     /// Opens a meeting point of this process, and gives the id that leads ranks to it.
     fn ncclGetUniqueId, pncclGetUniqueId(unique_id: *mut UniqueId) {
+        if unique_id.is_null() {
+            return Err(Failure::argument("uniqueId is null"));
+        }
         // SAFETY: the caller's pointer.
         unsafe { put(unique_id, meeting::open()?, "uniqueId") }
     }
