@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use efarun::bootstrap::Listener;
-use efarun_wire::secure::{Initiator, JobKey};
+use efarun_wire::secure::{Initiator, JobKey, MAX_HALF_OPEN};
 use efarun_wire::{JobId, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -19,7 +19,12 @@ fn job() -> (JobId, JobKey) {
 
 /// Dials as an agent does; gives everything that it sent, or `None` where it was refused.
 async fn dial(address: SocketAddr, job: JobId, key: &JobKey, node: NodeId) -> Option<Vec<u8>> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
+    let stream = TcpStream::connect(address).await.ok()?;
+    shake_hands(stream, job, key, node).await
+}
+
+/// The same on a connection that is there already.
+async fn shake_hands(mut stream: TcpStream, job: JobId, key: &JobKey, node: NodeId) -> Option<Vec<u8>> {
     let mut opening = Vec::new();
     let mut initiator = Initiator::new(job, node.0, &key.node_key(node), &mut opening).expect("random");
     stream.write_all(&opening).await.ok()?;
@@ -73,6 +78,25 @@ async fn two_hundred_silent_connections_do_not_keep_the_agent_out() {
     timeout(PATIENCE, joined).await.expect("in time").expect("joined");
     for stranger in silent {
         assert!(is_dropped(stranger).await, "a silent stranger is dropped");
+    }
+}
+
+#[tokio::test]
+async fn agents_that_all_dial_before_one_is_answered_all_join() {
+    let (id, key) = job();
+    let listener = Listener::new(id);
+    let address = listener.listen_on(LOOPBACK).expect("binds");
+    let nodes: Vec<NodeId> = (0..3 * MAX_HALF_OPEN as u32).map(NodeId).collect();
+    let joined: Vec<_> = nodes.iter().map(|node| listener.expect(*node, key.node_key(*node))).collect();
+    let mut connections = Vec::new();
+    for _ in &nodes {
+        connections.push(TcpStream::connect(address).await.expect("connects"));
+    }
+    for (node, connection) in nodes.iter().zip(connections) {
+        assert!(shake_hands(connection, id, &key, *node).await.is_some(), "{node} is taken in");
+    }
+    for joined in joined {
+        timeout(PATIENCE, joined).await.expect("in time").expect("joined");
     }
 }
 

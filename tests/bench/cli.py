@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--sizes", type=sizes_of, help="sizes instead of 8 B to 16 MiB, or 64 MiB, by factors of 2: 8,64K,1M")
     made.add_argument("--ranks", type=sizes_of, help="how many on this machine: 2,4,8")
     made.add_argument("--minutes", type=float, help="how long `host` may take, but for preparing (13; 1.5 if quick)")
+    made.add_argument("--hosts", type=sizes_of, default=list(launch.HOSTS), help="launches on how many: 2,4,16,64")
     made.add_argument("--mib", type=int, default=output.RANK_MIB, help="how much each rank writes (96 MiB)")
     made.add_argument("--collectives", type=lambda text: text.split(","), help="which, by efa-perf's names")
     made.add_argument("--peers", type=lambda text: text.split(","), help="which: mpich, openmpi5, openmpi4")
@@ -143,12 +144,18 @@ def run_launch(args: argparse.Namespace, out: Path) -> None:
     facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}", **absent}
     rounds = args.rounds or (5 if args.quick else 11)
     families = {contender.family for contender in contenders}
-    with Testbed(launch.HOSTS) as testbed, scratch() as folder:
-        ways = launch.starts(programs.efarun, programs.ssh_floor, Path(folder), testbed.hosts, families)
-        launch.measure(testbed, ways, rounds, say)
-    text = launch_report.markdown(ways, rounds, facts)
-    (out / "launch.json").write_text(json.dumps(launch_report.to_json(ways, rounds, facts), indent=1) + "\n")
-    (out / "launch.md").write_text(text)
+    measured: list[launch_report.Launches] = []
+    text = ""
+    for hosts in args.hosts:
+        say(f"{hosts} hosts")
+        fewer = max(1, round(rounds * launch.HOSTS.get(hosts, 1.0)))
+        with Testbed(hosts) as testbed, scratch() as folder:
+            ways = launch.starts(programs.efarun, programs.ssh_floor, Path(folder), testbed.hosts, families)
+            launch.measure(testbed, ways, fewer, say)
+        measured.append(launch_report.Launches(hosts, fewer, ways))
+        text = launch_report.markdown(measured, facts)
+        (out / "launch.json").write_text(json.dumps(launch_report.to_json(measured, facts), indent=1) + "\n")
+        (out / "launch.md").write_text(text)
     if args.update:
         report.update(args.update, "launch", text)
 

@@ -1,4 +1,4 @@
-"""Cold launches of a no-op on four hosts: efarun, its peers, and the floor under all of them.
+"""Cold launches of a no-op on 2 to 64 hosts: efarun, its peers, and the floor under all of them.
 
 Each *start* is one command, timed from outside until it has ended; rounds are interleaved. Cold means that nothing
 runs beforehand and no process is left from the launch before; files that an earlier launch put into a cache on the
@@ -14,7 +14,8 @@ from . import job
 from .contenders import Contender, all_contenders
 from .testbed import Testbed
 
-HOSTS = 4
+# How many hosts, and of so many rounds: a launch on 64 hosts takes two cores seconds.
+HOSTS = {2: 1.0, 4: 1.0, 16: 0.5, 64: 0.25}
 RANKS_PER_HOST = 2
 NO_OP = ["true"]
 
@@ -68,6 +69,7 @@ def starts(efarun: str, floor: str, scratch: Path, hosts: list[str], peers: set[
 def measure(testbed: Testbed, all_starts: list[Start], rounds: int, progress) -> None:
     """Fills the starts with times, round after round."""
     caches = _cache_folders(testbed)
+    deadline_s = DEADLINE_S + len(testbed.hosts) / 2
     for number in range(rounds + 1):
         progress("warming up" if number == 0 else f"round {number} of {rounds}")
         for start in all_starts:
@@ -75,10 +77,10 @@ def measure(testbed: Testbed, all_starts: list[Start], rounds: int, progress) ->
                 continue
             if start.before:
                 for host in testbed.hosts:
-                    job.run(testbed.command(host, [*start.before, *caches]), {}, DEADLINE_S)
+                    job.run(testbed.command(host, [*start.before, *caches]), {}, deadline_s)
             start.tries += 1
             try:
-                seconds = job.run(testbed.command("head", start.argv), start.env, DEADLINE_S).seconds
+                seconds = job.run(testbed.command("head", start.argv), start.env, deadline_s).seconds
             except job.JobHung as hung:
                 # Some launches of Open MPI 5 do: those that end are timed all the same, and the others counted.
                 start.hangs += 1
@@ -98,7 +100,7 @@ def measure(testbed: Testbed, all_starts: list[Start], rounds: int, progress) ->
 def _fill_caches(testbed: Testbed, all_starts: list[Start]) -> None:
     """Fresh hosts have no copy of efarun; one launch puts it there."""
     start = next(start for start in all_starts if start.group == "efarun")
-    job.run(testbed.command("head", start.argv), start.env, DEADLINE_S)
+    job.run(testbed.command("head", start.argv), start.env, DEADLINE_S + len(testbed.hosts) / 2)
 
 
 def _peer(contender: Contender, hosts: list[str], name: str, option: list[str], agent: str | None = None) -> Start:
@@ -133,6 +135,6 @@ AGENT_OPTIONS = {
     "openmpi5": ["--prtemca", "plm_ssh_agent"],
     "openmpi4": ["--mca", "plm_rsh_agent"],
 }
-# The slowest launch takes a tenth of it.
+# The slowest launch on few hosts takes a tenth of it; more hosts have more.
 DEADLINE_S = 8
 HANGS_MAX = 4

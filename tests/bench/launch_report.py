@@ -1,17 +1,56 @@
-"""The launch table, as markdown and as JSON. Pure."""
+"""The launch tables, as markdown and as JSON. Pure."""
 
-from .launch import HOSTS, RANKS_PER_HOST, Start
+from dataclasses import dataclass
+
+from .launch import RANKS_PER_HOST, Start
 from .report import facts_line
 
 
-def markdown(all_starts: list[Start], rounds: int, facts: dict[str, str]) -> str:
+@dataclass
+class Launches:
+    """What was measured on so many hosts."""
+
+    hosts: int
+    rounds: int
+    starts: list[Start]
+
+
+def markdown(all_launches: list[Launches], facts: dict[str, str]) -> str:
+    """The facts, a line per number of hosts, and a table for each."""
+    parts = [facts_line(facts), summary(all_launches)]
+    parts += [table(launches) for launches in all_launches]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def summary(all_launches: list[Launches]) -> str:
+    """efarun by the floor and by the fastest peer, for each number of hosts."""
+    lines = ["", "| hosts | ranks | efarun, s | by the fastest peer | by the floor |", "|---:|---:|---:|---:|---:|"]
+    for launches in all_launches:
+        ours = next((start for start in launches.starts if start.name == "efarun"), None)
+        best, floor = fastest_peer(launches.starts), floor_of(launches.starts)
+        ranks = launches.hosts * RANKS_PER_HOST
+        if ours is None or ours.median is None:
+            lines.append(f"| {launches.hosts} | {ranks} | - | - | - |")
+            continue
+        by_peer = f"{ours.median / best.median:.2f} ({best.name})" if best else "-"
+        by_floor = f"{ours.median / floor:.2f}" if floor else "-"
+        lines.append(f"| {launches.hosts} | {ranks} | {ours.median:.3f} | {by_peer} | {by_floor} |")
+    return "\n".join(lines)
+
+
+def floor_of(starts: list[Start]) -> float | None:
+    """Bare sessions by the launcher's own SSH."""
+    return next((start.median for start in starts if start.group == "floor" and "efarun" in start.name), None)
+
+
+def table(launches: Launches) -> str:
     """One row per start, ours against the fastest peer."""
+    all_starts = launches.starts
     best = fastest_peer(all_starts)
-    floor = next((start.median for start in all_starts if start.group == "floor" and "efarun" in start.name), None)
+    floor = floor_of(all_starts)
     lines = [
-        facts_line(facts),
         "",
-        f"Seconds for `true` on {HOSTS * RANKS_PER_HOST} ranks over {HOSTS} hosts, median of {rounds} rounds.",
+        f"Seconds for `true` on {launches.hosts * RANKS_PER_HOST} ranks over {launches.hosts} hosts, median of {launches.rounds} rounds.",
         "",
         "| start | s (min to max) | by the fastest peer | by the floor |",
         "|---|---:|---:|---:|",
@@ -29,16 +68,18 @@ def markdown(all_starts: list[Start], rounds: int, facts: dict[str, str]) -> str
     lines.append("")
     lines += [f"- {start.name}: {start.failure}" for start in all_starts if start.failure is not None]
     lines += [f"- {start.name}: {start.hangs} of {start.tries} launches hung" for start in all_starts if start.hangs]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines).rstrip()
 
 
-def to_json(all_starts: list[Start], rounds: int, facts: dict[str, str]) -> dict:
+def to_json(all_launches: list[Launches], facts: dict[str, str]) -> dict:
     """Every time of every round."""
-    rows = [
-        {"name": s.name, "group": s.group, "argv": s.argv, "seconds": s.seconds, "median_s": s.median, "tries": s.tries, "hangs": s.hangs, "failure": s.failure}
-        for s in all_starts
-    ]
-    return {"facts": facts, "hosts": HOSTS, "ranks": HOSTS * RANKS_PER_HOST, "rounds": rounds, "starts": rows}
+    def row(s: Start) -> dict:
+        return {"name": s.name, "group": s.group, "argv": s.argv, "seconds": s.seconds, "median_s": s.median, "tries": s.tries, "hangs": s.hangs, "failure": s.failure}
+
+    def one(launches: Launches) -> dict:
+        return {"hosts": launches.hosts, "ranks": launches.hosts * RANKS_PER_HOST, "rounds": launches.rounds, "starts": [row(s) for s in launches.starts]}
+
+    return {"facts": facts, "launches": [one(launches) for launches in all_launches]}
 
 
 def fastest_peer(all_starts: list[Start]) -> Start | None:

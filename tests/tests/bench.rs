@@ -56,11 +56,13 @@ fn launches_are_timed_and_their_table_goes_between_the_marks_of_a_document() {
     let out = tempfile::tempdir().unwrap();
     let document = out.path().join("DOCUMENT.md");
     std::fs::write(&document, "before\n<!-- bench:launch -->\nold\n<!-- /bench:launch -->\nafter\n").unwrap();
-    let words = ["launch", "--no-peers", "--rounds", "1", "--update", document.to_str().unwrap()];
+    let words =
+        ["launch", "--no-peers", "--hosts", "2,3", "--rounds", "1", "--update", document.to_str().unwrap()];
     let output = bench(out.path(), &words).output().unwrap();
     assert!(output.status.success(), "{}", shown(&output));
     let report = json(&out.path().join("launch.json"));
-    let starts = report["starts"].as_array().unwrap();
+    assert_eq!(report["launches"][1]["hosts"], 3, "{report:#}");
+    let starts = report["launches"][0]["starts"].as_array().unwrap();
     assert!(starts.len() >= 8, "{report:#}");
     for start in starts {
         assert!(start["failure"].is_null() && start["median_s"].as_f64().is_some(), "{start:#}");

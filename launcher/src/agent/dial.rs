@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use efarun_wire::JobId;
 use efarun_wire::message::{AgentOrder, DialFailure};
-use efarun_wire::secure::{Authenticated, HANDSHAKE_TIMEOUT_MS, Initiator, LinkKey, SecureError};
+use efarun_wire::secure::{Authenticated, Initiator, LinkKey, SecureError};
 
 /// A connection to the head, authenticated at both ends.
 #[derive(Debug)]
@@ -50,11 +50,11 @@ async fn dial_one(address: SocketAddr, patience: Duration, order: &AgentOrder) -
         .await
         .map_err(|_| no_answer("answer", patience))?
         .map_err(|error| fragment(&error))?;
-    let handshake_patience = patience.min(Duration::from_millis(HANDSHAKE_TIMEOUT_MS));
+    // As long again: the head may have many agents to answer.
     let handshake = shake_hands(&mut stream, order.job, order.node.0, &order.key);
-    let authenticated = timeout_at(Instant::now() + handshake_patience, handshake)
+    let authenticated = timeout(patience, handshake)
         .await
-        .map_err(|_| no_answer("handshake", handshake_patience))?
+        .map_err(|_| no_answer("handshake", patience))?
         .map_err(|failure| failure.to_string())?;
     // Small messages are the rule, and each is waited for.
     stream.set_nodelay(true).map_err(|error| fragment(&error))?;

@@ -25,6 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::Instant;
 
 /// An agent that dialled and proved who it is.
 #[derive(Debug)]
@@ -176,7 +177,9 @@ impl Shared {
     fn admit(&self, stranger: AbortHandle) {
         let mut half_open = lock(&self.half_open);
         half_open.retain(|other| !other.is_finished());
-        while half_open.len() >= MAX_HALF_OPEN {
+        // All agents of a large job may dial at once, and each of them is a stranger until it has shown its key.
+        let most = MAX_HALF_OPEN + lock(&self.awaited).len();
+        while half_open.len() >= most {
             if let Some(oldest) = half_open.pop_front() {
                 oldest.abort();
             }
@@ -204,10 +207,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Lets one stranger show who it is. Whatever goes wrong ends in dropping the connection, without a word to the
 /// user: strangers are none of his concern, and an agent that failed says so in its channel.
 async fn greet(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    let handshake = shake_hands(&mut stream, &shared);
-    let limit = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-    match (tokio::time::timeout(limit, handshake).await, &shared.anybody) {
-        (Ok(Ok(authenticated)), anybody) => {
+    match (shake_hands(&mut stream, &shared).await, &shared.anybody) {
+        (Ok(authenticated), anybody) => {
             // Small frames must not wait for each other. A socket that cannot do it is merely slower.
             let _ = stream.set_nodelay(true);
             let joined = Joined { stream, authenticated, peer };
@@ -217,7 +218,7 @@ async fn greet(mut stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
                 None => shared.joined(joined),
             }
         }
-        (Ok(Err(Dropped::Handshake(cause))), Some((_, arrivals))) if is_ours(&cause) => {
+        (Err(Dropped::Handshake(cause)), Some((_, arrivals))) if is_ours(&cause) => {
             // One that finds no room was one of many.
             let _ = arrivals.try_send(Arrival::TurnedAway { peer, cause });
         }
@@ -240,14 +241,22 @@ async fn shake_hands(stream: &mut TcpStream, shared: &Shared) -> Result<Authenti
     let mut responder = Responder::new(shared.job);
     let members = |member| shared.standing(member);
     let mut arrived = [0; Responder::HANDSHAKE_BYTES];
+    let mut deadline = Instant::now() + Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+    let mut is_answered = false;
     loop {
-        let len = stream.read(&mut arrived).await?;
+        let read = tokio::time::timeout_at(deadline, stream.read(&mut arrived)).await;
+        let len = read.map_err(|_| Dropped::TooSlow)??;
         if len == 0 {
             return Err(responder.end().into());
         }
         let mut answer = Vec::new();
         let received = responder.receive(&arrived[..len], &members, &mut answer);
+        // It is sent at once: it is shorter than any socket's buffer.
         stream.write_all(&answer).await?;
+        if !answer.is_empty() && !std::mem::replace(&mut is_answered, true) {
+            // Who began like an agent of this job may be one on a machine that has much to do.
+            deadline = Instant::now() + PROOF_PATIENCE;
+        }
         if let Some(authenticated) = received? {
             return Ok(authenticated);
         }
@@ -261,7 +270,12 @@ enum Dropped {
     Handshake(#[from] SecureError),
     #[error(transparent)]
     Connection(#[from] io::Error),
+    #[error("nothing came in time")]
+    TooSlow,
 }
+
+/// How long who has begun a handshake rightly may take to end it.
+const PROOF_PATIENCE: Duration = Duration::from_secs(8);
 
 /// Nothing that holds these locks can panic half way; a poisoned one is as good as any.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -27,6 +27,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const LEASE: Duration = Duration::from_secs(10);
 /// How long an agent may try to dial the head before the link stays in the channel.
 const DIAL_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the end of a handshake that the agent takes for done may take to be seen here: this machine may have much to do.
+const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the last words of an agent are waited for once its link has ended.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_millis(300);
 
@@ -195,7 +197,7 @@ impl Introduced {
             }
         };
         let reason = match outcome {
-            Ok(_) => match tokio::time::timeout(DIAL_PATIENCE, joined).await {
+            Ok(_) => match tokio::time::timeout(JOIN_PATIENCE, joined).await {
                 Ok(Ok(joined)) => return Ok((self.over_tcp(joined), None)),
                 _ => {
                     let cause =
