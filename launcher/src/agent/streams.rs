@@ -41,18 +41,20 @@ pub(super) async fn carry_output(
         link.bulk_space().await;
         match pipe.try_read(&mut chunk) {
             Ok(0) => break,
-            Ok(read_bytes) => {
-                chunk.truncate(read_bytes);
-                match tee.take() {
-                    None => chunk = send(chunk),
-                    Some(through) => {
-                        let (shown, kept) = passed(rank, through, std::mem::take(&mut chunk), &link).await;
-                        tee = kept;
-                        shown.chunks(MAX_BULK_CHUNK_BYTES).for_each(|part| drop(send(part.to_vec())));
-                    }
+            Ok(read_bytes) => match tee.take() {
+                // What is much is not copied once more; what is little is, as that is less than to clear the rest.
+                None if read_bytes > MAX_BULK_CHUNK_BYTES / 2 => {
+                    chunk.truncate(read_bytes);
+                    chunk = send(chunk);
+                    chunk.resize(MAX_BULK_CHUNK_BYTES, 0);
                 }
-                chunk.resize(MAX_BULK_CHUNK_BYTES, 0);
-            }
+                None => drop(send(chunk[..read_bytes].to_vec())),
+                Some(through) => {
+                    let (shown, kept) = passed(rank, through, chunk[..read_bytes].to_vec(), &link).await;
+                    tee = kept;
+                    shown.chunks(MAX_BULK_CHUNK_BYTES).for_each(|part| drop(send(part.to_vec())));
+                }
+            },
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => break,
         }

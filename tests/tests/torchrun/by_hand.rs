@@ -326,6 +326,47 @@ fn whichever_launcher_is_killed_no_rank_stays() {
     }
 }
 
+/// Two nodes whose ranks hang; gives both launchers.
+fn hanging(testbed: &Testbed) -> (Running<'_>, Running<'_>) {
+    let master = &testbed.host("h1").address;
+    let line = |rank: u32| format!("--nnodes 2 --node-rank {rank} --master-addr {master}");
+    let (first, second) = (start(testbed, "h1", &line(0), "hang"), start(testbed, "h2", &line(1), "hang"));
+    first.wait_for_output("rank 0 hangs", 1);
+    second.wait_for_output("rank 1 hangs", 1);
+    (first, second)
+}
+
+#[test]
+fn whichever_agent_or_keeper_is_killed_both_nodes_end_and_name_it() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    for (host, word) in [("h1", "__agent"), ("h1", "__keeper"), ("h2", "__agent"), ("h2", "__keeper")] {
+        let (first, second) = hanging(&testbed);
+        let is_victim = |process: &&Process| process.command.contains(word);
+        let guests = testbed.host(host).guests();
+        let victim = guests.iter().find(is_victim).unwrap_or_else(|| panic!("no {word} among {guests:#?}"));
+        victim.signal(Signal::SIGKILL);
+        let (first, second) = (first.wait(), second.wait());
+        for outcome in [&first, &second] {
+            assert!(!outcome.status.success(), "{host} {word}: {}", outcome.shown());
+            assert!(outcome.left_behind.is_empty(), "{host} {word}: {:#?}", outcome.left_behind);
+        }
+        let told = [first.stderr(), second.stderr()].concat();
+        assert!(told.contains(&format!("host {host}")), "{host} {word}: {told}");
+    }
+}
+
+#[test]
+fn a_node_whose_cable_is_pulled_ends_its_ranks_itself_and_is_named() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let (first, second) = hanging(&testbed);
+    testbed.cut("h2");
+    let (first, second) = (first.wait(), second.wait());
+    first.assert_code(69).assert_says(&["host h2", "no sign of life"]);
+    second.assert_code(69).assert_says(&["node 0 at"]);
+}
+
 #[test]
 fn strangers_at_the_door_do_not_disturb_the_meeting() {
     require!(Need::Testbed);
