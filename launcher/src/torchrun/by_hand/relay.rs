@@ -4,7 +4,7 @@
 //! and the credit for it is given here. The plan of the ranks gets what is this node's own ([`super::own`]).
 //!
 //! The agent is a child of this process, and its channel ends with it. When node 0 is lost, the agent is: it ends its
-//! ranks. A signal to this process asks node 0 for the end of the job; a second one kills the ranks here.
+//! ranks, and this process ends with it. A signal to this process asks node 0 for the end of the job; a second one kills the ranks here.
 
 use std::time::Duration;
 
@@ -12,10 +12,11 @@ use efarun_wire::message::{AgentMessage, HeadMessage};
 use efarun_wire::{NodeId, frame};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::join::Welcomed;
 use super::{ByHand, ByHandError, own};
+use crate::bootstrap::node_link::LEASE;
 use crate::exit_code::ExitCause;
 use crate::job::{Host, JobSpec};
 use crate::link_io::{self, LinkEnd, LinkReceiver, LinkSender};
@@ -77,10 +78,12 @@ pub(super) async fn run(
         written,
         writer: &writer,
         interrupts: 0,
+        last_cause: None,
         over: None,
     };
     let ended = relay.work(signals).await;
     let over = relay.over.take();
+    let last_cause = relay.last_cause.take();
     drop(relay);
     let result = match (over, ended) {
         (Some((over, text)), _) => {
@@ -92,6 +95,12 @@ pub(super) async fn run(
             Ok(over)
         }
         (None, Ended::Interrupted(number)) => Err(ByHandError::Stopped(number)),
+        (None, Ended::Silence) => {
+            let cause = last_cause
+                .unwrap_or_else(|| "the agent here has ended, and nothing comes from it".to_owned());
+            let cause = format!("{cause}; the ranks here were ended");
+            Err(ByHandError::NodeLost { host: format!("node 0 at {}", by_hand.place()), cause })
+        }
         (None, Ended::Head(end)) => {
             let cause = format!("its link {end}; the ranks here were ended");
             Err(ByHandError::NodeLost { host: format!("node 0 at {}", by_hand.place()), cause })
@@ -105,6 +114,8 @@ pub(super) async fn run(
 enum Ended {
     /// The link to node 0 is.
     Head(LinkEnd),
+    /// The agent here has ended, and node 0 says nothing.
+    Silence,
     /// A third signal came.
     Interrupted(i32),
 }
@@ -121,6 +132,8 @@ struct Relay<'a> {
     written: mpsc::UnboundedReceiver<Written>,
     writer: &'a Writer,
     interrupts: u32,
+    /// Why the agent here ended its ranks, where it was not told to.
+    last_cause: Option<String>,
     /// What node 0 said at the end.
     over: Option<(Over, String)>,
 }
@@ -128,6 +141,7 @@ struct Relay<'a> {
 impl Relay<'_> {
     async fn work(&mut self, signals: &mut mpsc::UnboundedReceiver<i32>) -> Ended {
         let mut agent_is_there = true;
+        let mut last_word_by = None;
         loop {
             tokio::select! {
                 biased;
@@ -149,8 +163,13 @@ impl Relay<'_> {
                         agent_is_there = false;
                         // Node 0 sees the end of what is said here, and answers with its last word.
                         let _ = timeout(LAST_WORD_PATIENCE, self.head.finish()).await;
+                        // Where the network between is gone neither of the two is ever seen.
+                        last_word_by = Some(Instant::now() + LEASE);
                     }
                 },
+                () = tokio::time::sleep_until(last_word_by.unwrap_or_else(Instant::now)), if last_word_by.is_some() => {
+                    return Ended::Silence;
+                }
                 Some(written) = self.written.recv() => self.written(written),
                 Some(line) = self.stderr.recv() => self.writer.note(line),
             }
@@ -181,6 +200,9 @@ impl Relay<'_> {
                 self.writer.output(self.node, rank, stream, bytes)
             }
             message => {
+                if let AgentMessage::Failed(cause) = &message {
+                    self.last_cause = Some(cause.clone());
+                }
                 self.head.send(&message);
                 self.head.control_space().await;
             }
