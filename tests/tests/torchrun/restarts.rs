@@ -1,6 +1,7 @@
 //! --max-restarts: the whole group again, and what a rank left in its error file.
 
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -41,7 +42,8 @@ fn events_of_all_attempts_are_kept_with_their_numbers() {
     let file = folder.path().join("events");
     std::fs::write(&file, "left from before\n").unwrap();
     let options = format!("--max-restarts 3 --events {}", file.display());
-    run(here(), &options, "fail-until 2").assert_code(0);
+    // Three interpreters, one after the other, on a machine that may have much else to do.
+    run(here().deadline(Duration::from_secs(120)), &options, "fail-until 2").assert_code(0);
     let text = std::fs::read_to_string(&file).unwrap();
     let events =
         text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
