@@ -150,9 +150,9 @@ pub enum LaunchError {
         /// Its reason.
         reason: String,
     },
-    /// Whoever built the program: its MPI library asks for what is not served.
+    /// Whoever installed the program: its MPI library asks for PMIx, and no library that serves it is there.
     #[error(
-        "rank {rank} on {host} was not started: its program needs Open MPI ({library}), which asks its launcher for PMIx; efarun serves PMI-1 and PMI-2, so that {world_size} ranks would be {world_size} worlds of one\n  hint: build the program for MPICH or Intel MPI, or start it by Open MPI's own mpirun; `-x EFARUN_MPI=any` starts it all the same"
+        "rank {rank} on {host} was not started: its program is linked with {library}, which asks its launcher for PMIx, and without libpmix there is none to answer: {world_size} ranks would be {world_size} worlds of one\n  libpmix: {tried}\n  hint: `-x EFARUN_LIBPMIX=FILE` names a libpmix.so.2 (release 3 to 6), or Open MPI 4's libopen-pal.so.40; `-x EFARUN_MPI=any` starts the program all the same"
     )]
     Unserved {
         /// The first such rank.
@@ -161,6 +161,8 @@ pub enum LaunchError {
         host: String,
         /// The library.
         library: String,
+        /// Where a libpmix was looked for, or what was wrong with those that there are.
+        tried: String,
         /// How many ranks the job has.
         world_size: u32,
     },

@@ -26,6 +26,7 @@ pub mod linkage;
 pub mod mapping;
 pub mod output;
 pub mod pmi;
+pub mod pmix;
 pub mod spawn;
 pub mod supervise;
 pub mod torchrun;
@@ -38,8 +39,8 @@ use crate::output::Terminal;
 
 /// Runs the command line of this process to its end.
 ///
-/// The first argument `__agent` or `__keeper` makes this process one of a node's two; both words are private between
-/// builds of the launcher, come before the command line is parsed, and are in no help.
+/// The first argument `__agent`, `__keeper` or `__helper` makes this process one of a node's own; the words are private
+/// between builds of the launcher, come before the command line is parsed, and are in no help.
 pub fn main_impl() -> ExitCode {
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
@@ -47,6 +48,7 @@ pub fn main_impl() -> ExitCode {
     match args.next() {
         Some(word) if word == agent::ARGUMENT => agent::agent_main(),
         Some(word) if word == keeper::ARGUMENT => keeper::keeper_main(),
+        Some(word) if word == pmix::ARGUMENT => pmix::helper_main(),
         first => head_main(&name, dialect.into_iter().chain(first).chain(args)).into(),
     }
 }

@@ -31,6 +31,9 @@ impl Agent {
             }
         }
         self.end_keeper(&leaving).await;
+        if let Some(ranks) = &mut self.ranks {
+            ranks.end_helper().await;
+        }
         self.sweep().await;
         self.drain().await;
         // A head that does not listen any more is not waited for.

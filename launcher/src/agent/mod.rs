@@ -29,6 +29,9 @@ mod launch;
 mod lease;
 mod master_port;
 mod pmi_links;
+mod pmix_helper;
+mod pmix_links;
+mod pmix_survey;
 mod rank_folders;
 mod rank_links;
 mod ranks;
@@ -37,7 +40,6 @@ mod setup;
 mod stacks;
 mod streams;
 mod topology;
-mod unserved;
 
 use std::process::ExitCode;
 

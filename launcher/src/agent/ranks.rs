@@ -21,10 +21,12 @@ use super::keeper_link::KeeperLink;
 use super::launch::{self, OwnEnds};
 use super::master_port::MasterPort;
 use super::pmi_links::{Heard, PmiEvent, PmiLinks};
+use super::pmix_helper::PmixEvent;
+use super::pmix_links::{PmixLinks, Unserved};
 use super::rank_folders::{Folders, Tee, Unmade};
 use super::rank_links::{RankEvent, RankLinks};
 use super::stacks::RunningRank;
-use super::{streams, unserved};
+use super::streams;
 use crate::keeper::limits;
 use crate::keeper::protocol::{KeeperReport, RANK_FDS};
 use crate::link_io::{LinkEnd, LinkSender};
@@ -34,6 +36,8 @@ use crate::link_io::{LinkEnd, LinkSender};
 pub(super) struct Ranks {
     links: RankLinks,
     pmi: PmiLinks,
+    /// None until it is known whether ranks need it.
+    pmix: Option<PmixLinks>,
     head: LinkSender<AgentMessage>,
     inputs: BTreeMap<Rank, mpsc::UnboundedSender<Vec<u8>>>,
     /// Each rank's own, and that of PMI, until it runs.
@@ -66,6 +70,8 @@ pub(super) struct Events {
     pub(super) links: mpsc::Sender<RankEvent>,
     /// Over that of PMI.
     pub(super) pmi: mpsc::Sender<PmiEvent>,
+    /// From the helper that has their PMIx server.
+    pub(super) pmix: mpsc::Sender<PmixEvent>,
 }
 
 /// Gives `None` when the last stream of the last rank has been read to its end.
@@ -92,6 +98,7 @@ impl Ranks {
         let mut ranks = Ranks {
             links: RankLinks::new(order.job, &plan, head.clone(), events.links.clone()),
             pmi: PmiLinks::new(order.job, &plan, head.clone(), events.pmi.clone()),
+            pmix: None,
             head: head.clone(),
             inputs: BTreeMap::new(),
             sockets: BTreeMap::new(),
@@ -128,9 +135,12 @@ impl Ranks {
                 return Ok((ranks, streams_ended));
             }
         }
-        if let Some((rank, library)) = unserved::first(&plan).await {
-            head.send(&AgentMessage::Unserved { rank, library });
-            return Ok((ranks, streams_ended));
+        match PmixLinks::start(order.job, &plan, head, ranks.events.pmix.clone()).await {
+            Ok(pmix) => ranks.pmix = Some(pmix),
+            Err(Unserved { rank, library, tried }) => {
+                head.send(&AgentMessage::Unserved { rank, library, tried });
+                return Ok((ranks, streams_ended));
+            }
         }
         for rank in &plan.ranks {
             ranks.launch_one(&plan, rank, &carriers, keeper).await?;
@@ -154,6 +164,9 @@ impl Ranks {
         self.wdirs.insert(rank, fork_order.wdir.clone());
         let path = fork_order.env.iter().find(|(name, _)| name == b"PATH");
         self.paths.insert(rank, path.map(|(_, path)| path.clone()).unwrap_or_default());
+        if let Some(pmix) = &mut self.pmix {
+            pmix.complete(rank, &mut fork_order.env);
+        }
         if let Some(folders) = &self.folders {
             folders.complete(&mut fork_order, rank_plan.local_rank);
         } else if let Some(file) = ErrorFile::for_rank(&mut fork_order.env) {
@@ -317,15 +330,38 @@ impl Ranks {
     ///
     /// When the head does not follow the protocol.
     pub(super) fn receive_down(&mut self, down: OobDown) -> Result<(), OobError> {
-        match self.pmi.receive_down(down) {
+        let others = match &mut self.pmix {
+            Some(pmix) => pmix.receive_down(down),
+            None => Some(down),
+        };
+        match others.and_then(|down| self.pmi.receive_down(down)) {
             Some(down) => self.links.receive_down(down),
             None => Ok(()),
         }
     }
 
+    /// Handles what the helper says that has the ranks' PMIx server.
+    pub(super) fn handle_pmix(&mut self, event: PmixEvent) {
+        let heard_out = self.pmix.as_mut().map(|pmix| pmix.handle(event));
+        for rank in heard_out.unwrap_or_default() {
+            self.report_if_heard_out(rank);
+        }
+    }
+
+    /// Ends the helper, where there is one.
+    pub(super) async fn end_helper(&mut self) {
+        if let Some(pmix) = &mut self.pmix {
+            pmix.end().await;
+        }
+    }
+
+    fn is_heard_out(&self, rank: Rank) -> bool {
+        let is_heard_out = self.pmix.as_ref().is_none_or(|pmix| pmix.is_heard_out(rank));
+        is_heard_out && !self.links.is_open(rank) && !self.pmi.is_open(rank)
+    }
+
     fn report_if_heard_out(&mut self, rank: Rank) {
-        if !self.links.is_open(rank)
-            && !self.pmi.is_open(rank)
+        if self.is_heard_out(rank)
             && let Some(exit) = self.exits.remove(&rank)
         {
             self.report(exit);
@@ -344,7 +380,10 @@ impl Ranks {
     /// unless a child of its own still holds it, which is waited for a moment.
     fn exited(&mut self, exit: RankExit) {
         let rank = exit.rank;
-        if !self.links.is_open(rank) && !self.pmi.is_open(rank) {
+        if let Some(pmix) = &mut self.pmix {
+            pmix.hear_out(rank);
+        }
+        if self.is_heard_out(rank) {
             return self.report(exit);
         }
         self.exits.insert(rank, exit);
@@ -359,6 +398,9 @@ impl Ranks {
 
     fn report(&mut self, exit: RankExit) {
         self.pmi.ended(&exit);
+        if let Some(pmix) = &mut self.pmix {
+            pmix.ended(&exit);
+        }
         let rank = exit.rank;
         let has_failed = exit.status != RankStatus::Code(0);
         let local_rank = self.local_ranks.get(&rank).filter(|_| has_failed);

@@ -19,6 +19,7 @@ use super::keeper_link::KeeperLink;
 use super::lease::Lease;
 use super::master_port::MasterPort;
 use super::pmi_links::PmiEvent;
+use super::pmix_helper::PmixEvent;
 use super::rank_links::RankEvent;
 use super::ranks::{Events, Ranks, StreamsEnded};
 use super::setup::KeeperProcess;
@@ -51,13 +52,14 @@ pub(super) struct Agent {
     pub(super) channel: LinkSender<AgentMessage>,
     from_channel: LinkReceiver<HeadMessage>,
     from_tcp: Option<LinkReceiver<HeadMessage>>,
-    /// What arrived while the head was dialled.
+    /// What arrived while the head was dialled, or ranks were launched.
     backlog: VecDeque<HeadMessage>,
     lease: Option<Lease>,
     terminated: Signal,
     pub(super) ranks: Option<Ranks>,
     rank_events: (mpsc::Sender<RankEvent>, mpsc::Receiver<RankEvent>),
     pmi_events: (mpsc::Sender<PmiEvent>, mpsc::Receiver<PmiEvent>),
+    pmix_events: (mpsc::Sender<PmixEvent>, mpsc::Receiver<PmixEvent>),
     pub(super) output: Output,
     /// What is to be said when the output is out, or at the time given.
     unsaid_reaped: Option<(AgentMessage, Instant)>,
@@ -96,6 +98,7 @@ enum Event {
     Keeper(Option<KeeperReport>),
     Rank(RankEvent),
     Pmi(PmiEvent),
+    Pmix(PmixEvent),
     Drained,
     Clock,
 }
@@ -117,6 +120,7 @@ impl Agent {
             ranks: None,
             rank_events: mpsc::channel(RANK_EVENTS),
             pmi_events: mpsc::channel(RANK_EVENTS),
+            pmix_events: mpsc::channel(RANK_EVENTS),
             output: Output::Done,
             unsaid_reaped: None,
             has_goodbye: false,
@@ -156,7 +160,7 @@ impl Agent {
             report = self.keeper.report() => Event::Keeper(report),
             () = drained(&mut self.output) => Event::Drained,
             () = sleep_until(wake_at) => Event::Clock,
-            event = next_of_ranks(&mut self.rank_events.1, &mut self.pmi_events.1) => event,
+            event = next_of_ranks(&mut self.rank_events.1, &mut self.pmi_events.1, &mut self.pmix_events.1) => event,
         }
     }
 
@@ -188,6 +192,12 @@ impl Agent {
             Event::Pmi(event) => {
                 if let Some(ranks) = &mut self.ranks {
                     ranks.handle_pmi(event);
+                }
+                None
+            }
+            Event::Pmix(event) => {
+                if let Some(ranks) = &mut self.ranks {
+                    ranks.handle_pmix(event);
                 }
                 None
             }
@@ -292,8 +302,29 @@ impl Agent {
         }
         self.is_unreaped = true;
         self.start_lease();
-        let events = Events { links: self.rank_events.0.clone(), pmi: self.pmi_events.0.clone() };
-        match Ranks::launch(&self.order, plan, &self.head, events, &self.keeper).await {
+        let events = Events {
+            links: self.rank_events.0.clone(),
+            pmi: self.pmi_events.0.clone(),
+            pmix: self.pmix_events.0.clone(),
+        };
+        // It waits for file systems, and for a foreign library. Meanwhile the head hears that this agent lives.
+        let mut launching =
+            std::pin::pin!(Ranks::launch(&self.order, plan, &self.head, events, &self.keeper));
+        let launched = loop {
+            let received = tokio::select! {
+                launched = &mut launching => break launched,
+                received = receive(&mut self.from_tcp) => received.map_err(|end| ("TCP link", end)),
+                received = self.from_channel.receive() => received.map_err(|end| ("channel", end)),
+            };
+            match received {
+                Ok(HeadMessage::Ping { number }) => self.head.send(&AgentMessage::Pong { number }),
+                Ok(message) => self.backlog.push_back(message),
+                Err((which, end)) => {
+                    return Some(Leaving::HeadLost(format!("the {which} to the head {end}")));
+                }
+            }
+        };
+        match launched {
             Ok((ranks, streams_ended)) => {
                 self.ranks = Some(ranks);
                 self.output = Output::Flowing(streams_ended);
@@ -383,11 +414,16 @@ async fn receive(link: &mut Option<LinkReceiver<HeadMessage>>) -> Result<HeadMes
     }
 }
 
-/// What comes over either kind of socket: neither keeps the other waiting.
-async fn next_of_ranks(links: &mut mpsc::Receiver<RankEvent>, pmi: &mut mpsc::Receiver<PmiEvent>) -> Event {
+/// What comes over any kind of socket: none keeps the others waiting.
+async fn next_of_ranks(
+    links: &mut mpsc::Receiver<RankEvent>,
+    pmi: &mut mpsc::Receiver<PmiEvent>,
+    pmix: &mut mpsc::Receiver<PmixEvent>,
+) -> Event {
     tokio::select! {
         Some(event) = links.recv() => Event::Rank(event),
         Some(event) = pmi.recv() => Event::Pmi(event),
+        Some(event) = pmix.recv() => Event::Pmix(event),
         // The agent holds a sender of each.
         else => std::future::pending().await,
     }

@@ -118,7 +118,7 @@ impl AsFd for AgentSocket {
 }
 
 /// Moves the socket from standard input, where the agent put it, out of the way of the ranks' descriptors.
-pub(super) fn from_standard_input() -> io::Result<OwnedFd> {
+pub(crate) fn from_standard_input() -> io::Result<OwnedFd> {
     let stdin = io::stdin();
     let moved = nix::fcntl::fcntl(stdin.as_fd(), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))?;
     let null = std::fs::File::open("/dev/null")?;

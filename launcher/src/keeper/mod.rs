@@ -28,6 +28,8 @@ pub mod protocol;
 mod run;
 pub(crate) mod sys;
 
+pub(crate) use agent_socket::from_standard_input;
+
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;

@@ -1,9 +1,9 @@
-//! Which MPI library a program is linked with, as this node's loader would find it.
+//! Which libraries a program is linked with, its MPI library before all, as this node's loader would find them.
 //!
-//! Given a program's file and the environment of its ranks, [`mpi_library`] follows what it and its libraries need, in the
+//! Given a program's file and the environment of its ranks, [`linkage`] follows what it and its libraries need, in the
 //! order of glibc's loader: RPATH, LD_LIBRARY_PATH, RUNPATH, ld.so.cache, the system's folders. It only reads files, and
 //! knows nothing of what a program opens by itself while it runs, nor of what a script starts: those are judged when their
-//! ranks connect to PMI. A program that is not for this kind of machine, or is linked statically, needs nothing here.
+//! ranks connect. A program that is not for this kind of machine, or is linked statically, needs nothing here.
 
 mod cache;
 mod elf;
@@ -15,15 +15,11 @@ use std::path::{Path, PathBuf};
 use elf::Needs;
 use search::Search;
 
-/// An MPI library that a program needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MpiLibrary {
-    /// Whose it is, by the number of its interface.
-    pub kind: MpiKind,
-    /// The name that the program needs.
-    pub name: String,
-    /// The file, where there is one.
-    pub file: Option<PathBuf>,
+/// What a program is linked with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Linkage {
+    /// All of it, nearest first: the names that are needed, and the files, where there are such.
+    pub libraries: Vec<(String, Option<PathBuf>)>,
 }
 
 /// What an MPI library asks its launcher for.
@@ -35,10 +31,11 @@ pub enum MpiKind {
     OpenMpi,
 }
 
-/// Finds the MPI library that a program needs; none where it needs none, or nothing can be said about it.
-pub fn mpi_library(program: &Path, env: &[(Vec<u8>, Vec<u8>)]) -> Option<MpiLibrary> {
+/// Follows what a program needs; none where nothing can be said about it.
+pub fn linkage(program: &Path, env: &[(Vec<u8>, Vec<u8>)]) -> Option<Linkage> {
     let program_needs = elf::needs(program)?;
     let search = Search::new(env, program_needs.machine);
+    let mut linkage = Linkage::default();
     let mut seen: BTreeSet<Vec<u8>> = BTreeSet::new();
     let mut queue: VecDeque<(Needs, Vec<PathBuf>)> = VecDeque::from([(program_needs, Vec::new())]);
     while let Some((needs, inherited)) = queue.pop_front() {
@@ -52,22 +49,36 @@ pub fn mpi_library(program: &Path, env: &[(Vec<u8>, Vec<u8>)]) -> Option<MpiLibr
                 continue;
             }
             let found = search.find(name, &rpath, needs.runpath.as_deref().unwrap_or_default());
-            if let Some(kind) = kind_of(name) {
-                let name = String::from_utf8_lossy(name).into_owned();
-                return Some(MpiLibrary { kind, name, file: found.map(|(file, _)| file) });
-            }
+            let file = found.as_ref().map(|(file, _)| file.clone());
+            linkage.libraries.push((String::from_utf8_lossy(name).into_owned(), file));
             if let Some((_, needs)) = found {
                 queue.push_back((needs, rpath.clone()));
             }
         }
     }
-    None
+    Some(linkage)
+}
+
+/// Finds the libraries of this name that the system's loader knows, without any program's own folders.
+pub fn of_system(name: &str) -> Vec<PathBuf> {
+    search::cached().remove(name.as_bytes()).unwrap_or_default()
+}
+
+impl Linkage {
+    /// The MPI library: whose it is, the name that is needed, and the file.
+    pub fn mpi(&self) -> Option<(MpiKind, &str, Option<&Path>)> {
+        self.libraries.iter().find_map(|(name, file)| Some((kind_of(name)?, name.as_str(), file.as_deref())))
+    }
+
+    /// The file of the first library whose name begins so.
+    pub fn file(&self, name: &str) -> Option<&Path> {
+        self.libraries.iter().find(|(needed, _)| needed.starts_with(name))?.1.as_deref()
+    }
 }
 
 /// Tells libraries apart by the number of their interface, which MPICH's family (12, and its own older names) and Open MPI
 /// (20 and 40) have agreed not to share.
-fn kind_of(name: &[u8]) -> Option<MpiKind> {
-    let name = std::str::from_utf8(name).ok()?;
+fn kind_of(name: &str) -> Option<MpiKind> {
     match name {
         "libmpi.so.12" | "libmpi.so.10" | "libmpich.so.12" | "libmpich.so.10" | "libmpi_abi.so.1" => {
             Some(MpiKind::Mpich)

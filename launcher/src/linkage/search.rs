@@ -22,9 +22,8 @@ impl Search {
     /// The folders for a program with this environment.
     pub(super) fn new(env: &[(Vec<u8>, Vec<u8>)], machine: Machine) -> Search {
         let list = env.iter().find(|(name, _)| name == b"LD_LIBRARY_PATH").map(|(_, value)| value.as_slice());
-        let cached = std::fs::read(CACHE).map(|bytes| cache::libraries(&bytes)).unwrap_or_default();
         let library_path = elf::folders(list.unwrap_or_default(), Path::new("/"));
-        Search { library_path, cached, machine }
+        Search { library_path, cached: cached(), machine }
     }
 
     /// Finds a library, and what it needs itself. Files for other machines are passed over, as the loader does.
@@ -47,6 +46,11 @@ impl Search {
         let system = SYSTEM_FOLDERS.iter().map(|folder| Path::new(folder).join(as_path));
         before.chain(cached).chain(system).find_map(usable)
     }
+}
+
+/// What ldconfig has found.
+pub(super) fn cached() -> BTreeMap<Vec<u8>, Vec<PathBuf>> {
+    std::fs::read(CACHE).map(|bytes| cache::libraries(&bytes)).unwrap_or_default()
 }
 
 const CACHE: &str = "/etc/ld.so.cache";

@@ -37,18 +37,20 @@ fn an_mpi_library_is_found_behind_another_by_whatever_path() {
         ["empty.c", "-Wl,--no-as-needed", "libsolver.so", "-Wl,--allow-shlib-undefined", "-o", "program"];
     let with_origin = args(&program, &["-Wl,-rpath,$ORIGIN"]);
     let Some(()) = linked(&folder, &[&mpi, &by_rpath, &with_origin]) else { return };
-    let found = mpi_library(&folder.join("program"), &[]).unwrap();
-    assert_eq!((found.kind, found.name.as_str()), (MpiKind::OpenMpi, "libmpi.so.40"));
-    assert_eq!(found.file, Some(folder.join("mpi/libmpi.so.40")));
+    let library = folder.join("mpi/libmpi.so.40");
+    let found = linkage(&folder.join("program"), &[]).unwrap();
+    assert_eq!(found.mpi(), Some((MpiKind::OpenMpi, "libmpi.so.40", Some(&*library))));
+    assert_eq!(found.file("libsolver.so"), Some(&*folder.join("libsolver.so")));
+    assert_eq!(found.file("libpmix.so"), None);
 
     // Without a path the loader has LD_LIBRARY_PATH only.
     let by_nothing = args(LIBRARY, &solver);
     linked(&folder, &[&by_nothing]).unwrap();
-    let found = mpi_library(&folder.join("program"), &[]).unwrap();
-    assert_eq!(found.file, None);
+    let found = linkage(&folder.join("program"), &[]).unwrap();
+    assert_eq!(found.mpi(), Some((MpiKind::OpenMpi, "libmpi.so.40", None)));
     let path = folder.join("mpi").display().to_string().into_bytes();
-    let found = mpi_library(&folder.join("program"), &[(b"LD_LIBRARY_PATH".to_vec(), path)]).unwrap();
-    assert_eq!(found.file, Some(folder.join("mpi/libmpi.so.40")));
+    let found = linkage(&folder.join("program"), &[(b"LD_LIBRARY_PATH".to_vec(), path)]).unwrap();
+    assert_eq!(found.mpi(), Some((MpiKind::OpenMpi, "libmpi.so.40", Some(&*library))));
 }
 
 #[test]
@@ -56,9 +58,12 @@ fn what_needs_no_mpi_or_is_no_program_says_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("script");
     std::fs::write(&script, "#!/bin/sh\n").unwrap();
-    for program in [Path::new("/proc/self/exe"), &script, Path::new("/no/such"), Path::new("/tmp")] {
-        assert_eq!(mpi_library(program, &[]), None, "{}", program.display());
+    for program in [&script, Path::new("/no/such"), Path::new("/tmp")] {
+        assert_eq!(linkage(program, &[]), None, "{}", program.display());
     }
+    let own = linkage(Path::new("/proc/self/exe"), &[]).unwrap();
+    assert_eq!(own.mpi(), None);
+    assert!(own.file("libc.so").is_some(), "{own:?}");
 }
 
 #[test]
@@ -73,7 +78,7 @@ fn the_systems_list_has_the_c_library() {
 
 #[test]
 fn libraries_are_told_apart_by_the_number_of_their_interface() {
-    assert_eq!(kind_of(b"libmpi.so.12"), Some(MpiKind::Mpich));
-    assert_eq!(kind_of(b"libmpi.so.40"), Some(MpiKind::OpenMpi));
-    assert_eq!(kind_of(b"libmpi_cxx.so.40"), None);
+    assert_eq!(kind_of("libmpi.so.12"), Some(MpiKind::Mpich));
+    assert_eq!(kind_of("libmpi.so.40"), Some(MpiKind::OpenMpi));
+    assert_eq!(kind_of("libmpi_cxx.so.40"), None);
 }

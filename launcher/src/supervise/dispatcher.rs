@@ -278,7 +278,9 @@ impl Job<'_> {
                     Err(error) => self.writer.note(format!("{}: {error}", self.nodes[node.index()].host)),
                 }
             }
-            AgentMessage::Unserved { rank, library } => self.failed(Failure::Unserved { rank, library }),
+            AgentMessage::Unserved { rank, library, tried } => {
+                self.failed(Failure::Unserved { rank, library, tried })
+            }
             AgentMessage::RankBroke { rank, how } => self.failed(Failure::Broke { rank, how }),
             AgentMessage::Reaped { strays, .. } => {
                 self.narrator.node_reaped(node, strays);

@@ -32,8 +32,9 @@ pub fn error_of(failure: &Failure, placement: &Placement, bindings: &[RankBindin
         Failure::Aborted { rank, code, reason } => {
             LaunchError::RankAborted { rank, host: host_of(rank), code, reason }
         }
-        Failure::Unserved { rank, library } => {
-            LaunchError::Unserved { host: host_of(rank), rank, library, world_size: placement.world_size() }
+        Failure::Unserved { rank, library, tried } => {
+            let world_size = placement.world_size();
+            LaunchError::Unserved { host: host_of(rank), rank, library, tried, world_size }
         }
         Failure::Broke { rank, how } => LaunchError::RankBroke { rank, host: host_of(rank), how },
         Failure::NodeLost { node, cause } => {

@@ -35,12 +35,14 @@ pub enum Failure {
         /// Why.
         reason: String,
     },
-    /// A rank's MPI library asks for what is not served.
+    /// A rank's MPI library asks for what cannot be served.
     Unserved {
         /// The rank.
         rank: Rank,
         /// The library.
         library: String,
+        /// What was tried.
+        tried: String,
     },
     /// A rank did not do its part in what others wait for.
     Broke {

@@ -224,8 +224,8 @@ impl Head {
             AgentMessage::Reaped { ranks, strays } => seen.reaped = Some((ranks, strays)),
             AgentMessage::StdinCredit { bytes, .. } => seen.stdin_credit += u64::from(bytes),
             AgentMessage::Note(text) => seen.notes.push(text),
-            AgentMessage::Unserved { rank, library } => {
-                seen.notes.push(format!("rank {rank} needs {library}"))
+            AgentMessage::Unserved { rank, library, tried } => {
+                seen.notes.push(format!("rank {rank} needs {library}: {tried}"))
             }
             AgentMessage::RankBroke { rank, how } => seen.notes.push(format!("rank {rank} {how}")),
             AgentMessage::Failed(text) => seen.failed.push(text),

@@ -170,12 +170,15 @@ pub enum AgentMessage {
         /// What it did, as a fragment that fits "rank 3 …".
         how: String,
     },
-    /// A rank is linked with an MPI library that asks for what its agent does not serve. No rank of the node is started.
+    /// A rank is linked with a library that asks for PMIx, and there is no libpmix that serves it. No rank of the node is
+    /// started.
     Unserved {
         /// The first such rank.
         rank: Rank,
         /// The library's file, or its name where it is not found.
         library: String,
+        /// Where a libpmix was looked for, or what was wrong with those that there are: one line.
+        tried: String,
     },
     /// Something the user should read, one line, that ends nothing by itself.
     Note(String),

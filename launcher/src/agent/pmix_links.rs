@@ -1,0 +1,219 @@
+//! The node's PMIx server, between its helper, the job's other nodes and its ranks' ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZero;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, OobUp, RankExit, RankStatus, Target};
+use efarun_wire::{JobId, NodeId, Rank};
+
+use super::pmix_helper::{Helper, PmixEvent};
+use super::pmix_survey;
+use crate::env::NameValue;
+use crate::link_io::LinkSender;
+use crate::pmix::protocol::Order;
+use crate::pmix::{Action, ID_PREFIX, Relay, is_own_token};
+
+/// The node's PMIx server, where its ranks have one.
+#[derive(Debug)]
+pub(super) struct PmixLinks {
+    node: NodeId,
+    helper: Option<Helper>,
+    relay: Relay,
+    head: LinkSender<AgentMessage>,
+    events: mpsc::Sender<PmixEvent>,
+    /// Ranks that have ended, what they said last being awaited.
+    unheard: BTreeSet<Rank>,
+    /// There are more ranks than cores for them.
+    is_crowded: bool,
+    environments: BTreeMap<Rank, Vec<NameValue>>,
+}
+
+/// Ranks that need a server which there cannot be.
+#[derive(Debug)]
+pub(super) struct Unserved {
+    /// The first of them.
+    pub(super) rank: Rank,
+    /// Its library that asks for one.
+    pub(super) library: String,
+    /// What was looked for and tried.
+    pub(super) tried: String,
+}
+
+impl PmixLinks {
+    /// Starts a server if the plan's programs need one, or may come to need one.
+    ///
+    /// # Errors
+    ///
+    /// When one is needed and there is no library that serves.
+    pub(super) async fn start(
+        job: JobId,
+        plan: &LaunchPlan,
+        head: &LinkSender<AgentMessage>,
+        events: mpsc::Sender<PmixEvent>,
+    ) -> Result<PmixLinks, Unserved> {
+        let survey = pmix_survey::survey(plan).await;
+        let started = match &survey.libraries[..] {
+            [] => Err(Vec::new()),
+            libraries => Helper::start(job, plan, libraries, &events).await,
+        };
+        let (mut helper, tried) = match started {
+            Ok(helper) => (Some(helper), Vec::new()),
+            Err(tried) => (None, tried),
+        };
+        match survey.needed_by {
+            Some((rank, need)) if helper.is_none() => {
+                let tried = if tried.is_empty() {
+                    format!("not found in {}", need.looked_in)
+                } else {
+                    tried.join("; ")
+                };
+                return Err(Unserved { rank, library: need.library, tried });
+            }
+            _ if !tried.is_empty() => {
+                let text = format!(
+                    "there is no PMIx server, for programs that come to Open MPI: {}",
+                    tried.join("; ")
+                );
+                head.send(&AgentMessage::Note(text));
+            }
+            _ => {}
+        }
+        let environments = helper.as_mut().map(|helper| std::mem::take(&mut helper.environments));
+        Ok(PmixLinks {
+            node: plan.node,
+            helper,
+            relay: Relay::new(plan.node, plan.map.clone()),
+            head: head.clone(),
+            events,
+            unheard: BTreeSet::new(),
+            is_crowded: plan.ranks.len() > std::thread::available_parallelism().map_or(1, NonZero::get),
+            environments: environments.unwrap_or_default().into_iter().collect(),
+        })
+    }
+
+    /// Adds what a rank needs to find its server.
+    pub(super) fn complete(&mut self, rank: Rank, env: &mut Vec<NameValue>) {
+        let Some(mut own) = self.environments.remove(&rank) else { return };
+        own.push((JSM_JSRUN_PORT.into(), b"1".into()));
+        let is_set = |wanted: &str| env.iter().any(|(name, _)| name == wanted.as_bytes());
+        if self.is_crowded && !is_set(YIELD_WHEN_IDLE) {
+            own.push((YIELD_WHEN_IDLE.into(), b"1".into()));
+        }
+        env.retain(|(name, _)| !own.iter().any(|(own, _)| own == name));
+        env.extend(own);
+    }
+
+    /// Handles what the helper says. Gives the ranks that have been heard out by it.
+    pub(super) fn handle(&mut self, event: PmixEvent) -> Vec<Rank> {
+        match event {
+            PmixEvent::Report(report) => {
+                let actions = self.relay.reported(report);
+                self.act(actions)
+            }
+            PmixEvent::HeardOutDue(rank) => self.unheard.take(&rank).into_iter().collect(),
+            PmixEvent::Gone => {
+                let Some(helper) = &mut self.helper else { return Vec::new() };
+                let ended_how = helper.ended_how();
+                let how = format!("ran {} and {ended_how}", helper.library);
+                let actions = self.relay.lost(&how);
+                self.act(actions);
+                std::mem::take(&mut self.unheard).into_iter().collect()
+            }
+        }
+    }
+
+    /// Takes what the head passes on for this server; gives back what is not.
+    pub(super) fn receive_down(&mut self, down: OobDown) -> Option<OobDown> {
+        let actions = match down {
+            OobDown::Gathered { key, blobs } if key.id.starts_with(ID_PREFIX) => {
+                self.relay.gathered(&key, &blobs)
+            }
+            OobDown::Request { from, to, token, body } if to == self.target() && is_own_token(token) => {
+                self.relay.asked(from, token, &body)
+            }
+            OobDown::Reply { to, token, body } if to == self.target() && is_own_token(token) => {
+                self.relay.answered(token, &body)
+            }
+            other => return Some(other),
+        };
+        self.act(actions);
+        None
+    }
+
+    /// Asks the helper to tell what a rank has said that has ended, and says whether that is to be waited for.
+    pub(super) fn hear_out(&mut self, rank: Rank) -> bool {
+        let Some(helper) = &self.helper else { return false };
+        helper.order(&Order::HearOut(rank));
+        self.unheard.insert(rank);
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(HELPER_PATIENCE).await;
+            // The receiver lives as long as the agent.
+            let _ = events.send(PmixEvent::HeardOutDue(rank)).await;
+        });
+        true
+    }
+
+    /// Whether a rank has been heard out, or need not be.
+    pub(super) fn is_heard_out(&self, rank: Rank) -> bool {
+        !self.unheard.contains(&rank)
+    }
+
+    /// Takes note of a rank's end, once it is heard out. What is wrong with it is told before the end itself is.
+    pub(super) fn ended(&mut self, exit: &RankExit) {
+        if exit.status == RankStatus::Code(0) && !exit.ended_by_launcher {
+            let actions = self.relay.ended_well(exit.rank);
+            self.act(actions);
+        }
+    }
+
+    /// Ends the helper.
+    pub(super) async fn end(&mut self) {
+        if let Some(mut helper) = self.helper.take() {
+            helper.end().await;
+        }
+    }
+
+    fn target(&self) -> Target {
+        Target::Node(self.node)
+    }
+
+    fn act(&mut self, actions: Vec<Action>) -> Vec<Rank> {
+        let mut heard_out = Vec::new();
+        for action in actions {
+            match action {
+                Action::Order(order) => {
+                    if let Some(helper) = &self.helper {
+                        helper.order(&order);
+                    }
+                }
+                Action::Gather { key, blobs } => {
+                    self.head.send(&AgentMessage::Oob(OobUp::Gather { key, blobs }));
+                }
+                Action::Ask { node, token, body } => {
+                    let (from, to) = (self.target(), Target::Node(node));
+                    self.head.send(&AgentMessage::Oob(OobUp::Request { from, to, token, body }));
+                }
+                Action::Reply { to, token, body } => {
+                    self.head.send(&AgentMessage::Oob(OobUp::Reply { to, token, body }));
+                }
+                Action::Abort { rank, code, reason } => {
+                    self.head.send(&AgentMessage::Oob(OobUp::Abort { rank, code, reason }));
+                }
+                Action::Broke { rank, how } => self.head.send(&AgentMessage::RankBroke { rank, how }),
+                Action::HeardOut(rank) => heard_out.extend(self.unheard.take(&rank)),
+            }
+        }
+        heard_out
+    }
+}
+
+/// Open MPI 4 asks its launcher for a world only where it knows it, by this or another variable; nothing else reads it.
+const JSM_JSRUN_PORT: &str = "JSM_JSRUN_PORT";
+/// Open MPI's ranks spin while they wait, unless their launcher says that others need the core: its own does so by this.
+const YIELD_WHEN_IDLE: &str = "OMPI_MCA_mpi_yield_when_idle";
+/// A helper that is alive answers at once.
+const HELPER_PATIENCE: Duration = Duration::from_secs(2);

@@ -1,0 +1,283 @@
+//! The helper: a process of the agent's in which libpmix runs, so that what goes wrong there ends a job and not its agent.
+//!
+//! It is given its agent's orders on standard input, which is a socket, and reports there. One thread reads orders, libpmix's
+//! own bring its calls, and this one does one thing after the other. When the agent is gone the helper removes its folder
+//! and ends at once, whatever libpmix is doing.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+
+use efarun_wire::frame::{self, FrameReader};
+
+use super::description;
+use super::library::{Call, Cards, Finds, Library, Operation};
+use super::protocol::{Order, Purpose, Report, Start};
+use crate::keeper::{self, sys};
+
+/// The launcher's first argument that makes it a helper.
+pub const ARGUMENT: &str = "__helper";
+
+/// Runs a helper for the agent that started it, until the agent is gone.
+pub fn helper_main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            crate::agent::complain(&format!("the helper cannot go on: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<()> {
+    nix::sys::prctl::set_name(c"efarun-helper")?;
+    // Whoever wants the node's part of the job to end asks the agent.
+    sys::ignore_signal(nix::sys::signal::Signal::SIGTERM);
+    let socket = keeper::from_standard_input()?;
+    let mut orders = Orders { socket: UnixStream::from(socket), frames: FrameReader::default() };
+    let reports = orders.socket.try_clone()?;
+    let Some(Order::Start(start)) = orders.next() else { return Ok(()) };
+    let (events, incoming) = mpsc::channel();
+    let folder = start.folder.clone();
+    let of_agent = events.clone();
+    thread::Builder::new().name("orders".to_owned()).spawn(move || {
+        while let Some(order) = orders.next() {
+            if of_agent.send(Event::Order(order)).is_err() {
+                break;
+            }
+        }
+        if of_agent.send(Event::AgentGone).is_ok() {
+            thread::sleep(LAST_PATIENCE);
+        }
+        end(&folder)
+    })?;
+    let folder = start.folder.clone();
+    let mut server = match Server::start(*start, &events, reports.try_clone()?) {
+        Ok(server) => server,
+        Err(tried) => {
+            (&reports).write_all(&frame::encode(&Report::Unready { tried }))?;
+            // The agent closes the socket.
+            loop {
+                thread::park();
+            }
+        }
+    };
+    for event in incoming {
+        match event {
+            Event::AgentGone => {
+                // The process ends whether or not libpmix comes back.
+                let _ = server.library.forget_job(&server.nspace);
+                break;
+            }
+            event => server.handle(event)?,
+        }
+    }
+    end(&folder)
+}
+
+/// Ends this process.
+fn end(folder: &str) -> ! {
+    // What cannot be removed is the agent's to remove, if it lives.
+    let _ = std::fs::remove_dir_all(folder);
+    sys::end_at_once(0)
+}
+
+/// The agent's orders.
+struct Orders {
+    socket: UnixStream,
+    frames: FrameReader,
+}
+
+impl Orders {
+    /// Waits for the next one. None when the agent is gone, or does not follow the protocol.
+    fn next(&mut self) -> Option<Order> {
+        let mut buffer = [0; 16 << 10];
+        loop {
+            if let Some(order) = self.frames.next_message().ok()? {
+                return Some(order);
+            }
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(read_bytes) => self.frames.push(&buffer[..read_bytes]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// What happens to a server.
+enum Event {
+    Order(Order),
+    Call(Call),
+    /// A rank's card was found, or was not.
+    CardFound {
+        token: u64,
+        blob: Option<Vec<u8>>,
+    },
+    AgentGone,
+}
+
+/// A PMIx server, and what libpmix waits for.
+struct Server {
+    library: Library,
+    nspace: String,
+    events: Sender<Event>,
+    agent: UnixStream,
+    waiting: BTreeMap<u64, Waiting>,
+    next_token: u64,
+}
+
+enum Waiting {
+    Cards(Cards),
+    Operation(Operation),
+    Finds(Finds),
+}
+
+impl Server {
+    /// Opens the first library that will do, and tells the agent. Otherwise says what was wrong with each.
+    fn start(start: Start, events: &Sender<Event>, agent: UnixStream) -> Result<Server, Vec<String>> {
+        let mut tried = Vec::new();
+        for path in &start.libraries {
+            let name = String::from_utf8_lossy(path).into_owned();
+            let library = match Library::open(path) {
+                Ok(library) => library,
+                Err(error) => {
+                    tried.push(if error.contains(&name) { error } else { format!("{name}: {error}") });
+                    continue;
+                }
+            };
+            let version = library.version();
+            let mut server = Server {
+                library,
+                nspace: start.nspace.clone(),
+                events: events.clone(),
+                agent,
+                waiting: BTreeMap::new(),
+                next_token: 1,
+            };
+            // A second one cannot be tried in a process that has one.
+            return match server.serve(&start) {
+                Ok(environments) => {
+                    let ready = Report::Ready { library: name, version, environments };
+                    server.report(&ready).map_err(|error| vec![error.to_string()])?;
+                    Ok(server)
+                }
+                Err(error) => {
+                    tried.push(format!("{name} ({version}): {error}"));
+                    Err(tried)
+                }
+            };
+        }
+        Err(tried)
+    }
+
+    fn serve(&mut self, start: &Start) -> Result<Vec<RankEnvironment>, super::library::PmixError> {
+        let (calls, incoming) = mpsc::channel();
+        let events = self.events.clone();
+        thread::spawn(move || {
+            for call in incoming {
+                if events.send(Event::Call(call)).is_err() {
+                    break;
+                }
+            }
+        });
+        self.library.serve(&self.nspace, &description::of_server(start), calls)?;
+        self.library.register_job(&self.nspace, start.ranks.len(), &description::of_job(start))?;
+        let environment = |rank| Ok((rank, self.library.register_rank(&self.nspace, rank)?));
+        start.ranks.iter().map(|(rank, _)| environment(*rank)).collect()
+    }
+
+    fn handle(&mut self, event: Event) -> io::Result<()> {
+        match event {
+            Event::Call(call) => self.called(call),
+            Event::Order(order) => self.obey(order),
+            Event::CardFound { token, blob } => self.report(&Report::Card { token, blob }),
+            Event::AgentGone => Ok(()),
+        }
+    }
+
+    fn called(&mut self, call: Call) -> io::Result<()> {
+        let report = match call {
+            Call::Connected(rank) => Report::Connected(rank),
+            Call::Finalized(rank) => Report::Finalized(rank),
+            Call::Aborted { rank, code, reason } => Report::Aborted { rank, code, reason },
+            Call::Fence { participants, blob, answer } => {
+                let token = self.wait(Waiting::Cards(answer));
+                Report::Fence { token, purpose: Purpose::Fence, participants, blob }
+            }
+            Call::Meeting { purpose, participants, answer } => {
+                let token = self.wait(Waiting::Operation(answer));
+                Report::Fence { token, purpose, participants, blob: Vec::new() }
+            }
+            Call::WantCard { rank, answer } => {
+                Report::WantCard { token: self.wait(Waiting::Cards(answer)), rank }
+            }
+            Call::Publish { values, answer } => {
+                Report::Publish { token: self.wait(Waiting::Operation(answer)), values }
+            }
+            Call::Lookup { keys, waits, answer } => {
+                Report::Lookup { token: self.wait(Waiting::Finds(answer)), keys, waits }
+            }
+            Call::Unpublish { keys, answer } => {
+                Report::Unpublish { token: self.wait(Waiting::Operation(answer)), keys }
+            }
+        };
+        self.report(&report)
+    }
+
+    fn obey(&mut self, order: Order) -> io::Result<()> {
+        match order {
+            Order::Start(_) => return Err(io::Error::other("it was told to start twice")),
+            Order::Fenced { token, blob } => match self.waiting.remove(&token) {
+                Some(Waiting::Cards(cards)) => cards.give(blob),
+                Some(Waiting::Operation(operation)) => operation.done(blob.is_some()),
+                Some(Waiting::Finds(_)) | None => {}
+            },
+            Order::Card { token, blob } => {
+                if let Some(Waiting::Cards(cards)) = self.waiting.remove(&token) {
+                    cards.give(blob);
+                }
+            }
+            Order::Done { token, is_done } => {
+                if let Some(Waiting::Operation(operation)) = self.waiting.remove(&token) {
+                    operation.done(is_done);
+                }
+            }
+            Order::Found { token, values } => {
+                if let Some(Waiting::Finds(finds)) = self.waiting.remove(&token) {
+                    finds.give(&values);
+                }
+            }
+            Order::FindCard { token, rank } => {
+                let events = self.events.clone();
+                let found = move |blob| {
+                    // The receiver lives as long as the process.
+                    let _ = events.send(Event::CardFound { token, blob });
+                };
+                self.library.find_card(&self.nspace, rank, Box::new(found));
+            }
+            Order::HearOut(rank) => return self.report(&Report::HeardOut(rank)),
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, waiting: Waiting) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.waiting.insert(token, waiting);
+        token
+    }
+
+    fn report(&self, report: &Report) -> io::Result<()> {
+        (&self.agent).write_all(&frame::encode(report))
+    }
+}
+
+/// How long libpmix may take over its last deed.
+const LAST_PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+
+type RankEnvironment = (efarun_wire::Rank, Vec<crate::env::NameValue>);

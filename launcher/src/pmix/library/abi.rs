@@ -1,0 +1,148 @@
+//! The part of libpmix's binary interface that is used here: the same in its releases 3 to 6.
+//!
+//! Only layouts, numbers and types of functions; nothing is called. A server's table of functions has grown with the
+//! releases (28 entries in 4 and 5): ours is longer and zero where it has nothing, which every release takes for "not
+//! served".
+
+use std::ffi::{c_char, c_int, c_void};
+
+/// A process: a name space and a rank in it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Proc {
+    pub(super) nspace: [c_char; NSPACE_BYTES],
+    pub(super) rank: u32,
+}
+
+/// A value of one of many types.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Value {
+    pub(super) kind: u16,
+    pub(super) data: Data,
+}
+
+/// What a [`Value`] holds, by its kind.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) union Data {
+    pub(super) text: *mut c_char,
+    pub(super) bytes: Bytes,
+    pub(super) array: *mut Array,
+    pub(super) flag: bool,
+    pub(super) short: u16,
+    pub(super) number: u32,
+    pub(super) word: u64,
+    pub(super) whole: [u64; 3],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Bytes {
+    pub(super) start: *mut c_char,
+    pub(super) len: usize,
+}
+
+#[repr(C)]
+pub(super) struct Array {
+    pub(super) kind: u16,
+    pub(super) len: usize,
+    pub(super) start: *mut c_void,
+}
+
+/// A value with a key.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Info {
+    pub(super) key: [c_char; KEY_BYTES],
+    pub(super) flags: u32,
+    pub(super) value: Value,
+}
+
+/// What a process has published.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Published {
+    pub(super) proc: Proc,
+    pub(super) key: [c_char; KEY_BYTES],
+    pub(super) value: Value,
+}
+
+pub(super) type Status = c_int;
+pub(super) type OpDone = unsafe extern "C" fn(Status, *mut c_void);
+pub(super) type Release = unsafe extern "C" fn(*mut c_void);
+/// Status, bytes, their number, the caller's own, and what gives the bytes back.
+pub(super) type ModexDone =
+    unsafe extern "C" fn(Status, *const c_char, usize, *mut c_void, Option<Release>, *mut c_void);
+pub(super) type LookupDone = unsafe extern "C" fn(Status, *mut Published, usize, *mut c_void);
+pub(super) type OwnModexDone = unsafe extern "C" fn(Status, *mut c_char, usize, *mut c_void);
+
+pub(super) type ServerInit = unsafe extern "C" fn(*mut ServerModule, *mut Info, usize) -> Status;
+pub(super) type RegisterNspace =
+    unsafe extern "C" fn(*const c_char, c_int, *mut Info, usize, Option<OpDone>, *mut c_void) -> Status;
+pub(super) type RegisterClient =
+    unsafe extern "C" fn(*const Proc, u32, u32, *mut c_void, Option<OpDone>, *mut c_void) -> Status;
+pub(super) type DeregisterNspace = unsafe extern "C" fn(*const c_char, Option<OpDone>, *mut c_void);
+pub(super) type SetupFork = unsafe extern "C" fn(*const Proc, *mut *mut *mut c_char) -> Status;
+pub(super) type RequestModex = unsafe extern "C" fn(*const Proc, OwnModexDone, *mut c_void) -> Status;
+pub(super) type Generate = unsafe extern "C" fn(*const c_char, *mut *mut c_char) -> Status;
+pub(super) type Version = unsafe extern "C" fn() -> *const c_char;
+
+/// The functions by which libpmix calls its server, by the places of the interface.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct ServerModule {
+    pub(super) client_connected: *const c_void,
+    pub(super) client_finalized: *const c_void,
+    pub(super) abort: *const c_void,
+    pub(super) fence: *const c_void,
+    pub(super) direct_modex: *const c_void,
+    pub(super) publish: *const c_void,
+    pub(super) lookup: *const c_void,
+    pub(super) unpublish: *const c_void,
+    pub(super) spawn: *const c_void,
+    pub(super) connect: *const c_void,
+    pub(super) disconnect: *const c_void,
+    pub(super) register_events: *const c_void,
+    pub(super) deregister_events: *const c_void,
+    /// Those between, which are not served.
+    pub(super) unserved: [*const c_void; 6],
+    pub(super) job_control: *const c_void,
+    pub(super) more_unserved: [*const c_void; 7],
+    /// Takes the place of the first one from release 4 on.
+    pub(super) client_connected_2: *const c_void,
+    pub(super) later: [*const c_void; 36],
+}
+
+const _: () = {
+    assert!(size_of::<Proc>() == 260 && size_of::<Value>() == 32 && size_of::<Info>() == 552);
+    assert!(std::mem::offset_of!(Info, value) == 520 && size_of::<Array>() == 24);
+    assert!(std::mem::offset_of!(Published, value) == 776 && size_of::<Published>() == 808);
+    assert!(std::mem::offset_of!(ServerModule, client_connected_2) == 27 * size_of::<usize>());
+    assert!(size_of::<ServerModule>() == 64 * size_of::<usize>());
+};
+
+pub(super) const NSPACE_BYTES: usize = 256;
+pub(super) const KEY_BYTES: usize = 512;
+
+pub(super) const BOOL: u16 = 1;
+pub(super) const STRING: u16 = 3;
+pub(super) const UINT16: u16 = 13;
+pub(super) const UINT32: u16 = 14;
+pub(super) const STATUS: u16 = 20;
+pub(super) const INFO: u16 = 24;
+pub(super) const BYTE_OBJECT: u16 = 27;
+pub(super) const DATA_ARRAY: u16 = 39;
+pub(super) const PROC_RANK: u16 = 40;
+/// Numbers that lie in a value itself, but for [`STATUS`] and [`PROC_RANK`].
+pub(super) const PLAIN: std::ops::RangeInclusive<u16> = 4..=17;
+
+pub(super) const SUCCESS: Status = 0;
+pub(super) const ERROR: Status = -1;
+pub(super) const NOT_FOUND: Status = -46;
+pub(super) const NOT_SUPPORTED: Status = -47;
+/// Done before the call returned: there will be no answer by a function.
+pub(super) const OPERATION_SUCCEEDED: Status = -157;
+
+/// All ranks of a name space.
+pub(super) const RANK_WILDCARD: u32 = u32::MAX - 1;

@@ -1,0 +1,102 @@
+//! What libpmix waits for: each of its functions with its argument, which is called once.
+
+use std::ffi::{CString, c_char, c_void};
+use std::ptr;
+
+use super::abi;
+use super::infos::padded;
+use crate::pmix::protocol::Published;
+
+/// An argument of libpmix's own, which only goes back to it.
+#[derive(Debug)]
+pub(super) struct Cookie(pub(super) *mut c_void);
+
+// SAFETY: libpmix lets its functions be called on any thread: they pass what they are given on to its own.
+unsafe impl Send for Cookie {}
+
+/// Waits for the end of an operation.
+#[derive(Debug)]
+pub(in crate::pmix) struct Operation {
+    pub(super) call: abi::OpDone,
+    pub(super) cookie: Cookie,
+}
+
+impl Operation {
+    /// Tells whether it could be done.
+    pub(in crate::pmix) fn done(self, is_done: bool) {
+        let status = if is_done { abi::SUCCESS } else { abi::NOT_FOUND };
+        // SAFETY: libpmix gave both for this, and `self` is used up.
+        unsafe { (self.call)(status, self.cookie.0) };
+    }
+}
+
+/// Waits for what ranks tell about themselves.
+#[derive(Debug)]
+pub(in crate::pmix) struct Cards {
+    pub(super) call: abi::ModexDone,
+    pub(super) cookie: Cookie,
+}
+
+impl Cards {
+    /// Gives it, or says that there is none.
+    pub(in crate::pmix) fn give(self, blob: Option<Vec<u8>>) {
+        let (status, blob) = match blob {
+            Some(blob) => (abi::SUCCESS, blob),
+            None => (abi::ERROR, Vec::new()),
+        };
+        let len = blob.len();
+        let blob = Box::new(blob);
+        let start = if len == 0 { ptr::null() } else { blob.as_ptr().cast::<c_char>() };
+        let own = Box::into_raw(blob).cast::<c_void>();
+        // SAFETY: libpmix gave both for this, and `self` is used up. The bytes live until it calls `release`.
+        unsafe { (self.call)(status, start, len, self.cookie.0, Some(release), own) };
+    }
+}
+
+/// Gives the memory of a [`Cards::give`] back.
+unsafe extern "C" fn release(own: *mut c_void) {
+    // SAFETY: made by `into_raw` of such a box, and libpmix calls this once.
+    drop(unsafe { Box::from_raw(own.cast::<Vec<u8>>()) });
+}
+
+/// Waits for what was published.
+#[derive(Debug)]
+pub(in crate::pmix) struct Finds {
+    pub(super) call: abi::LookupDone,
+    pub(super) cookie: Cookie,
+    pub(super) nspace: Vec<u8>,
+}
+
+impl Finds {
+    /// Gives what was found.
+    pub(in crate::pmix) fn give(self, found: &[Published]) {
+        let texts: Vec<CString> =
+            found.iter().map(|value| CString::new(value.bytes.clone()).unwrap_or_default()).collect();
+        let mut values: Vec<abi::Published> = found
+            .iter()
+            .zip(&texts)
+            .map(|(value, text)| abi::Published {
+                proc: abi::Proc { nspace: padded(&self.nspace), rank: value.rank.0 },
+                key: padded(&value.key),
+                value: abi::Value { kind: value.kind, data: data_of(value, text) },
+            })
+            .collect();
+        let status = if values.is_empty() { abi::NOT_FOUND } else { abi::SUCCESS };
+        // SAFETY: libpmix gave both for this, and `self` is used up. It copies the values before it returns.
+        unsafe { (self.call)(status, values.as_mut_ptr(), values.len(), self.cookie.0) };
+    }
+}
+
+/// A value's data, which points into `text` or the value's own bytes where it points anywhere.
+fn data_of(value: &Published, text: &CString) -> abi::Data {
+    let mut data = abi::Data { whole: [0; 3] };
+    match value.kind {
+        abi::STRING => data.text = text.as_ptr().cast_mut(),
+        abi::BYTE_OBJECT => {
+            let start = value.bytes.as_ptr().cast::<c_char>().cast_mut();
+            data.bytes = abi::Bytes { start, len: value.bytes.len() };
+        }
+        _ => data.word = value.bytes.first_chunk().map_or(0, |word| u64::from_ne_bytes(*word)),
+    }
+    data
+}

@@ -1,0 +1,414 @@
+//! The functions by which libpmix calls its server. They run on a thread of libpmix's own and must not wait there: each
+//! copies what it is given and passes it on.
+
+use std::ffi::{c_char, c_int, c_void};
+use std::ptr;
+use std::slice;
+use std::sync::OnceLock;
+use std::sync::mpsc::Sender;
+
+use efarun_wire::Rank;
+use efarun_wire::message::Participants;
+
+use super::abi::{self, Status};
+use super::answers::{Cards, Cookie, Finds, Operation};
+use super::infos::{copy_of, text_of};
+use crate::pmix::protocol::{Published, Purpose};
+
+/// What libpmix tells and asks.
+#[derive(Debug)]
+pub(in crate::pmix) enum Call {
+    Connected(Rank),
+    Finalized(Rank),
+    Aborted {
+        rank: Rank,
+        code: i32,
+        reason: String,
+    },
+    /// Ranks have come to a fence. Those of another name space are refused before this.
+    Fence {
+        participants: Participants,
+        blob: Vec<u8>,
+        answer: Cards,
+    },
+    /// Ranks connect or disconnect.
+    Meeting {
+        purpose: Purpose,
+        participants: Participants,
+        answer: Operation,
+    },
+    WantCard {
+        rank: Rank,
+        answer: Cards,
+    },
+    Publish {
+        values: Vec<Published>,
+        answer: Operation,
+    },
+    Lookup {
+        keys: Vec<Vec<u8>>,
+        waits: bool,
+        answer: Finds,
+    },
+    Unpublish {
+        keys: Vec<Vec<u8>>,
+        answer: Operation,
+    },
+}
+
+/// Where calls go. libpmix's functions have no argument of ours, and there is one server in a process.
+struct Receiver {
+    nspace: Vec<u8>,
+    calls: Sender<Call>,
+}
+
+static RECEIVER: OnceLock<Receiver> = OnceLock::new();
+
+/// Says where calls about a name space go; once in a process.
+pub(super) fn send_to(nspace: &str, calls: Sender<Call>) {
+    let receiver = Receiver { nspace: nspace.as_bytes().to_vec(), calls };
+    assert!(RECEIVER.set(receiver).is_ok(), "a helper is one server");
+}
+
+/// The table of these functions.
+pub(super) fn module() -> abi::ServerModule {
+    abi::ServerModule {
+        client_connected: client_connected as *const c_void,
+        client_finalized: client_finalized as *const c_void,
+        abort: abort as *const c_void,
+        fence: fence as *const c_void,
+        direct_modex: direct_modex as *const c_void,
+        publish: publish as *const c_void,
+        lookup: lookup as *const c_void,
+        unpublish: unpublish as *const c_void,
+        spawn: ptr::null(),
+        connect: connect as *const c_void,
+        disconnect: disconnect as *const c_void,
+        register_events: register_events as *const c_void,
+        deregister_events: register_events as *const c_void,
+        unserved: [ptr::null(); 6],
+        job_control: job_control as *const c_void,
+        more_unserved: [ptr::null(); 7],
+        client_connected_2: client_connected_2 as *const c_void,
+        later: [ptr::null(); 36],
+    }
+}
+
+/// Passes a call on. Fails only when the process is ending.
+fn pass_on(call: Call) -> Status {
+    match RECEIVER.get().map(|receiver| receiver.calls.send(call)) {
+        Some(Ok(())) => abi::SUCCESS,
+        _ => abi::ERROR,
+    }
+}
+
+/// Passes on what needs no answer of the agent's, and answers.
+///
+/// # Safety
+///
+/// `done` and `cookie` are libpmix's own for this call.
+unsafe fn pass_on_and_answer(call: Call, done: Option<abi::OpDone>, cookie: *mut c_void) -> Status {
+    let status = pass_on(call);
+    if status == abi::SUCCESS
+        && let Some(call) = done
+    {
+        Operation { call, cookie: Cookie(cookie) }.done(true);
+    }
+    status
+}
+
+/// The rank of a process of the job.
+///
+/// # Safety
+///
+/// The pointer is null or leads to a process that is libpmix's for the time of the call.
+unsafe fn rank_of(proc: *const abi::Proc) -> Option<Rank> {
+    // SAFETY: as the caller promises.
+    let proc = unsafe { proc.as_ref() }?;
+    let is_ours = RECEIVER.get().is_some_and(|receiver| text_of(&proc.nspace) == receiver.nspace);
+    is_ours.then_some(Rank(proc.rank))
+}
+
+/// The ranks of an array of processes; none where some are not of the job.
+///
+/// # Safety
+///
+/// As [`rank_of`], for so many in a row.
+unsafe fn participants(procs: *const abi::Proc, count: usize) -> Option<Participants> {
+    if procs.is_null() || count == 0 {
+        return None;
+    }
+    // SAFETY: as the caller promises.
+    let procs = unsafe { slice::from_raw_parts(procs, count) };
+    // SAFETY: each is a reference.
+    let mut ranks = procs.iter().map(|proc| unsafe { rank_of(proc) }).collect::<Option<Vec<Rank>>>()?;
+    if ranks.iter().any(|rank| rank.0 == abi::RANK_WILDCARD) {
+        return Some(Participants::World);
+    }
+    ranks.sort_unstable();
+    ranks.dedup();
+    Some(Participants::Ranks(ranks))
+}
+
+/// The keys of a list that ends with null.
+///
+/// # Safety
+///
+/// The pointer is null or leads to such a list of texts.
+unsafe fn keys_of(mut keys: *const *const c_char) -> Vec<Vec<u8>> {
+    let mut copied = Vec::new();
+    // SAFETY: every entry up to the null is a text, as the caller promises.
+    unsafe {
+        while let Some(key) = keys.as_ref().filter(|key| !key.is_null()) {
+            copied.push(copy_of(*key));
+            keys = keys.add(1);
+        }
+    }
+    copied
+}
+
+/// # Safety
+///
+/// The pointer is null or leads to so many infos.
+unsafe fn infos_of<'a>(infos: *const abi::Info, count: usize) -> &'a [abi::Info] {
+    // SAFETY: as the caller promises.
+    if infos.is_null() { &[] } else { unsafe { slice::from_raw_parts(infos, count) } }
+}
+
+unsafe extern "C" fn client_connected(
+    proc: *const abi::Proc,
+    _object: *mut c_void,
+    done: Option<abi::OpDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: all are libpmix's for this call.
+    unsafe {
+        match rank_of(proc) {
+            Some(rank) => pass_on_and_answer(Call::Connected(rank), done, cookie),
+            None => abi::NOT_SUPPORTED,
+        }
+    }
+}
+
+unsafe extern "C" fn client_connected_2(
+    proc: *const abi::Proc,
+    object: *mut c_void,
+    _infos: *mut abi::Info,
+    _info_count: usize,
+    done: Option<abi::OpDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: the same arguments, of which this form has two more.
+    unsafe { client_connected(proc, object, done, cookie) }
+}
+
+unsafe extern "C" fn client_finalized(
+    proc: *const abi::Proc,
+    _object: *mut c_void,
+    done: Option<abi::OpDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: all are libpmix's for this call.
+    unsafe {
+        match rank_of(proc) {
+            Some(rank) => pass_on_and_answer(Call::Finalized(rank), done, cookie),
+            None => abi::NOT_SUPPORTED,
+        }
+    }
+}
+
+/// Whichever ranks are to be aborted, the job is.
+unsafe extern "C" fn abort(
+    proc: *const abi::Proc,
+    _object: *mut c_void,
+    status: c_int,
+    message: *const c_char,
+    _procs: *mut abi::Proc,
+    _proc_count: usize,
+    done: Option<abi::OpDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: all are libpmix's for this call.
+    unsafe {
+        let Some(rank) = rank_of(proc) else { return abi::NOT_SUPPORTED };
+        let reason = String::from_utf8_lossy(&copy_of(message)).into_owned();
+        pass_on_and_answer(Call::Aborted { rank, code: status, reason }, done, cookie)
+    }
+}
+
+/// The bytes become ours, and are C's to free.
+unsafe extern "C" fn fence(
+    procs: *const abi::Proc,
+    proc_count: usize,
+    _infos: *const abi::Info,
+    _info_count: usize,
+    data: *mut c_char,
+    len: usize,
+    done: Option<abi::ModexDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: all are libpmix's for this call; the bytes were made by malloc, for whoever is called to free.
+    let (participants, blob) = unsafe {
+        let blob =
+            if data.is_null() { Vec::new() } else { slice::from_raw_parts(data.cast::<u8>(), len).to_vec() };
+        libc::free(data.cast());
+        (participants(procs, proc_count), blob)
+    };
+    match (participants, done) {
+        (Some(participants), Some(call)) => {
+            pass_on(Call::Fence { participants, blob, answer: Cards { call, cookie: Cookie(cookie) } })
+        }
+        _ => abi::NOT_SUPPORTED,
+    }
+}
+
+unsafe extern "C" fn direct_modex(
+    proc: *const abi::Proc,
+    _infos: *const abi::Info,
+    _info_count: usize,
+    done: Option<abi::ModexDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: all are libpmix's for this call.
+    match (unsafe { rank_of(proc) }, done) {
+        (Some(rank), Some(call)) => {
+            pass_on(Call::WantCard { rank, answer: Cards { call, cookie: Cookie(cookie) } })
+        }
+        _ => abi::NOT_SUPPORTED,
+    }
+}
+
+unsafe extern "C" fn publish(
+    proc: *const abi::Proc,
+    infos: *const abi::Info,
+    info_count: usize,
+    done: Option<abi::OpDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: all are libpmix's for this call.
+    let (rank, infos) = unsafe { (rank_of(proc), infos_of(infos, info_count)) };
+    let (Some(rank), Some(call)) = (rank, done) else { return abi::NOT_SUPPORTED };
+    let mut values = Vec::new();
+    for info in infos {
+        let key = text_of(&info.key);
+        if key.starts_with(DIRECTIVE) {
+            continue;
+        }
+        // SAFETY: the value is as its kind says.
+        let Some(bytes) = (unsafe { bytes_of(&info.value) }) else { return abi::NOT_SUPPORTED };
+        values.push(Published { rank, key, kind: info.value.kind, bytes });
+    }
+    pass_on(Call::Publish { values, answer: Operation { call, cookie: Cookie(cookie) } })
+}
+
+/// A value's bytes; none for types that nobody publishes.
+///
+/// # Safety
+///
+/// The value is as its kind says.
+unsafe fn bytes_of(value: &abi::Value) -> Option<Vec<u8>> {
+    // SAFETY: the kind says which of the union's fields is there.
+    unsafe {
+        match value.kind {
+            abi::STRING => Some(copy_of(value.data.text)),
+            abi::BYTE_OBJECT if value.data.bytes.start.is_null() => Some(Vec::new()),
+            abi::BYTE_OBJECT => Some(
+                slice::from_raw_parts(value.data.bytes.start.cast::<u8>(), value.data.bytes.len).to_vec(),
+            ),
+            abi::BOOL | abi::STATUS | abi::PROC_RANK => Some(value.data.word.to_ne_bytes().to_vec()),
+            kind if abi::PLAIN.contains(&kind) => Some(value.data.word.to_ne_bytes().to_vec()),
+            _ => None,
+        }
+    }
+}
+
+unsafe extern "C" fn lookup(
+    proc: *const abi::Proc,
+    keys: *const *const c_char,
+    infos: *const abi::Info,
+    info_count: usize,
+    done: Option<abi::LookupDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: all are libpmix's for this call.
+    let (rank, keys, infos) = unsafe { (rank_of(proc), keys_of(keys), infos_of(infos, info_count)) };
+    let (Some(_), Some(call), Some(receiver)) = (rank, done, RECEIVER.get()) else {
+        return abi::NOT_SUPPORTED;
+    };
+    let waits = infos.iter().any(|info| text_of(&info.key) == WAIT);
+    let answer = Finds { call, cookie: Cookie(cookie), nspace: receiver.nspace.clone() };
+    pass_on(Call::Lookup { keys, waits, answer })
+}
+
+unsafe extern "C" fn unpublish(
+    proc: *const abi::Proc,
+    keys: *const *const c_char,
+    _infos: *const abi::Info,
+    _info_count: usize,
+    done: Option<abi::OpDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: all are libpmix's for this call.
+    let (rank, keys) = unsafe { (rank_of(proc), keys_of(keys)) };
+    let (Some(_), Some(call)) = (rank, done) else { return abi::NOT_SUPPORTED };
+    pass_on(Call::Unpublish { keys, answer: Operation { call, cookie: Cookie(cookie) } })
+}
+
+unsafe extern "C" fn connect(
+    procs: *const abi::Proc,
+    proc_count: usize,
+    _infos: *const abi::Info,
+    _info_count: usize,
+    done: Option<abi::OpDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: all are libpmix's for this call.
+    unsafe { meet(Purpose::Connect, procs, proc_count, done, cookie) }
+}
+
+unsafe extern "C" fn disconnect(
+    procs: *const abi::Proc,
+    proc_count: usize,
+    _infos: *const abi::Info,
+    _info_count: usize,
+    done: Option<abi::OpDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: all are libpmix's for this call.
+    unsafe { meet(Purpose::Disconnect, procs, proc_count, done, cookie) }
+}
+
+/// # Safety
+///
+/// All are libpmix's for this call.
+unsafe fn meet(
+    purpose: Purpose,
+    procs: *const abi::Proc,
+    proc_count: usize,
+    done: Option<abi::OpDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: as the caller promises.
+    match (unsafe { participants(procs, proc_count) }, done) {
+        (Some(participants), Some(call)) => {
+            let answer = Operation { call, cookie: Cookie(cookie) };
+            pass_on(Call::Meeting { purpose, participants, answer })
+        }
+        _ => abi::NOT_SUPPORTED,
+    }
+}
+
+/// Events between a node's own ranks are libpmix's to pass on; it asks for more here, of which there is none.
+unsafe extern "C" fn register_events() -> Status {
+    abi::OPERATION_SUCCEEDED
+}
+
+/// What files a rank wants removed after it is libpmix's own to note, and asks nothing here; but it does so only where there
+/// is such a function.
+unsafe extern "C" fn job_control() -> Status {
+    abi::NOT_SUPPORTED
+}
+
+/// What the keys of directives begin with, among those that are published.
+const DIRECTIVE: &[u8] = b"pmix.";
+const WAIT: &[u8] = b"pmix.wait";

@@ -1,0 +1,177 @@
+//! What an agent and its helper say to each other over the helper's standard input: frames of [`efarun_wire::frame`].
+
+use serde::{Deserialize, Serialize};
+
+use efarun_wire::message::{JobMap, Participants};
+use efarun_wire::{NodeId, Rank};
+
+use crate::env::NameValue;
+
+/// Agent to helper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Be a PMIx server. The first order, and answered by [`Report::Ready`] or [`Report::Unready`].
+    Start(Box<Start>),
+    /// All nodes have come to a fence: what all of them contributed, or nothing where it cannot be done.
+    Fenced {
+        /// That of [`Report::Fence`].
+        token: u64,
+        /// The contributions, one behind the other.
+        blob: Option<Vec<u8>>,
+    },
+    /// Find out what a rank of this node tells others about itself. Answered by [`Report::Card`].
+    FindCard {
+        /// Returned in the answer.
+        token: u64,
+        /// The rank.
+        rank: Rank,
+    },
+    /// What a rank of another node tells about itself; nothing where that cannot be found out.
+    Card {
+        /// That of [`Report::WantCard`].
+        token: u64,
+        /// As libpmix there gave it.
+        blob: Option<Vec<u8>>,
+    },
+    /// The answer to [`Report::Publish`] and [`Report::Unpublish`].
+    Done {
+        /// Theirs.
+        token: u64,
+        /// Whether it could be done.
+        is_done: bool,
+    },
+    /// The answer to [`Report::Lookup`].
+    Found {
+        /// Its own.
+        token: u64,
+        /// What was found.
+        values: Vec<Published>,
+    },
+    /// Say [`Report::HeardOut`] when all that libpmix has said before is told.
+    HearOut(Rank),
+}
+
+/// What a PMIx server is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// Where libpmix may be, best first: paths, or a name for the loader.
+    pub libraries: Vec<Vec<u8>>,
+    /// The job's name among PMIx's: libraries name shared memory by it.
+    pub nspace: String,
+    /// A folder of the server's own.
+    pub folder: String,
+    /// The node.
+    pub node: NodeId,
+    /// Where every rank of the job is.
+    pub map: JobMap,
+    /// This node's ranks, and which of the job's programs each of them runs.
+    pub ranks: Vec<(Rank, u32)>,
+    /// How many programs the job has.
+    pub app_count: u32,
+}
+
+/// Helper to agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// The server serves.
+    Ready {
+        /// The library.
+        library: String,
+        /// What it calls itself.
+        version: String,
+        /// What each rank needs in its environment.
+        environments: Vec<(Rank, Vec<NameValue>)>,
+    },
+    /// There is no server.
+    Unready {
+        /// Each library that was tried, and what was wrong with it.
+        tried: Vec<String>,
+    },
+    /// A rank has initialised PMIx.
+    Connected(Rank),
+    /// A rank has finalised PMIx.
+    Finalized(Rank),
+    /// A rank ends the job.
+    Aborted {
+        /// The rank.
+        rank: Rank,
+        /// The exit code that it asks for.
+        code: i32,
+        /// What it says.
+        reason: String,
+    },
+    /// This node's ranks have come to a fence. Answered by [`Order::Fenced`].
+    Fence {
+        /// Returned in the answer.
+        token: u64,
+        /// What it is for: fences for different things are counted apart.
+        purpose: Purpose,
+        /// Whose it is.
+        participants: Participants,
+        /// What this node contributes.
+        blob: Vec<u8>,
+    },
+    /// Somebody here asks what a rank of another node tells about itself. Answered by [`Order::Card`].
+    WantCard {
+        /// Returned in the answer.
+        token: u64,
+        /// The rank.
+        rank: Rank,
+    },
+    /// The answer to [`Order::FindCard`].
+    Card {
+        /// That of the order.
+        token: u64,
+        /// What libpmix gave.
+        blob: Option<Vec<u8>>,
+    },
+    /// A rank publishes something. Answered by [`Order::Done`].
+    Publish {
+        /// Returned in the answer.
+        token: u64,
+        /// What.
+        values: Vec<Published>,
+    },
+    /// A rank looks for what was published. Answered by [`Order::Found`].
+    Lookup {
+        /// Returned in the answer.
+        token: u64,
+        /// By these keys.
+        keys: Vec<Vec<u8>>,
+        /// It wants to wait until all are published.
+        waits: bool,
+    },
+    /// A rank takes back what it published. Answered by [`Order::Done`].
+    Unpublish {
+        /// Returned in the answer.
+        token: u64,
+        /// By these keys; none means all of its own.
+        keys: Vec<Vec<u8>>,
+    },
+    /// The answer to [`Order::HearOut`].
+    HeardOut(Rank),
+}
+
+/// What a fence is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Purpose {
+    /// `PMIx_Fence`.
+    Fence,
+    /// `PMIx_Connect`.
+    Connect,
+    /// `PMIx_Disconnect`.
+    Disconnect,
+}
+
+/// Something that a rank has published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// By whom.
+    pub rank: Rank,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// The number of its type in PMIx.
+    pub kind: u16,
+    /// Its bytes, as its type has them.
+    pub bytes: Vec<u8>,
+}

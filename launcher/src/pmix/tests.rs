@@ -1,0 +1,191 @@
+use efarun_wire::message::{JobMap, MappedNode, Participants, Target};
+use efarun_wire::{NodeId, Rank};
+
+use super::description::{Info, Value, of_job};
+use super::protocol::{Order, Published, Purpose, Report, Start};
+use super::relay::{Action, Relay, is_own_token};
+
+/// Ranks 0 and 2 on node 0, rank 1 on node 1.
+fn map() -> JobMap {
+    let node = |host: &str, ranks: &[u32]| MappedNode {
+        host: host.to_owned(),
+        ranks: ranks.iter().copied().map(Rank).collect(),
+    };
+    JobMap { nodes: vec![node("h1", &[0, 2]), node("h2", &[1])], universe_size: 3 }
+}
+
+fn relays() -> [Relay; 2] {
+    [0, 1].map(|node| Relay::new(NodeId(node), map()))
+}
+
+fn fence(token: u64, participants: Participants, blob: &[u8]) -> Report {
+    Report::Fence { token, purpose: Purpose::Fence, participants, blob: blob.to_vec() }
+}
+
+/// Carries a question of one relay to another, and the answer back, with what the helpers do.
+fn carry(relays: &mut [Relay; 2], from: usize, actions: Vec<Action>, card: &[u8]) -> Vec<Action> {
+    let [Action::Ask { node, token, body }] = &actions[..] else { panic!("{actions:?}") };
+    assert!(is_own_token(*token));
+    let asker = Target::Node(NodeId(from as u32));
+    let mut answers = relays[node.index()].asked(asker, *token, body);
+    if let [Action::Order(Order::FindCard { token, .. })] = &answers[..] {
+        let report = Report::Card { token: *token, blob: Some(card.to_vec()) };
+        answers = relays[node.index()].reported(report);
+    }
+    let [Action::Reply { to, token, body }] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!(*to, asker);
+    relays[from].answered(*token, body)
+}
+
+#[test]
+fn a_fence_gives_every_node_what_all_contributed_in_the_order_of_nodes() {
+    let mut relays = relays();
+    let mut contributions = Vec::new();
+    let mut keys = Vec::new();
+    for (relay, blob) in relays.iter_mut().zip([&b"first"[..], b"second"]) {
+        match &relay.reported(fence(7, Participants::World, blob))[..] {
+            [Action::Gather { key, blobs }] => {
+                contributions.extend(blobs.clone());
+                keys.push(key.clone());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(keys[0], keys[1]);
+    contributions.sort();
+    for relay in &mut relays {
+        let order = Order::Fenced { token: 7, blob: Some(b"firstsecond".to_vec()) };
+        assert_eq!(relay.gathered(&keys[0], &contributions), [Action::Order(order)]);
+        assert_eq!(relay.gathered(&keys[0], &contributions), [], "it is over");
+    }
+    // The next one of the same ranks is another.
+    match &relays[0].reported(fence(8, Participants::World, b""))[..] {
+        [Action::Gather { key, .. }] => assert_ne!(*key, keys[0]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_fence_of_one_node_does_not_leave_it_and_one_that_cannot_be_is_refused() {
+    let mut relay = Relay::new(NodeId(0), map());
+    let own = Participants::Ranks(vec![Rank(0), Rank(2)]);
+    let fenced =
+        |blob: Option<&[u8]>| [Action::Order(Order::Fenced { token: 1, blob: blob.map(<[u8]>::to_vec) })];
+    assert_eq!(relay.reported(fence(1, own, b"own")), fenced(Some(b"own")));
+    for ranks in [vec![Rank(1)], vec![Rank(0), Rank(3)]] {
+        assert_eq!(relay.reported(fence(1, Participants::Ranks(ranks), b"")), fenced(None));
+    }
+    assert_eq!(relay.reported(fence(1, Participants::World, &vec![0; 8 << 20])), fenced(None));
+}
+
+#[test]
+fn a_contribution_beyond_one_ranks_share_is_spread_and_put_together_again() {
+    let mut relays = relays();
+    let large: Vec<u8> = (0..3 << 19).map(|place: u32| place as u8).collect();
+    let [Action::Gather { key, blobs }] = &relays[0].reported(fence(1, Participants::World, &large))[..]
+    else {
+        panic!("no allgather");
+    };
+    assert!(blobs.iter().all(|(_, blob)| blob.len() <= 1 << 20));
+    let _ = relays[1].reported(fence(1, Participants::World, b"end"));
+    // Rank 1's lies between those of ranks 0 and 2.
+    let all = [blobs[0].clone(), (Rank(1), b"end".to_vec()), blobs[1].clone()];
+    let [Action::Order(Order::Fenced { blob: Some(blob), .. })] = &relays[1].gathered(key, &all)[..] else {
+        panic!("no result");
+    };
+    assert!(*blob == [&large[..], b"end"].concat());
+}
+
+#[test]
+fn a_ranks_card_comes_from_its_node_and_none_from_nowhere() {
+    let mut relays = relays();
+    let asked = relays[0].reported(Report::WantCard { token: 5, rank: Rank(1) });
+    let card = Order::Card { token: 5, blob: Some(b"card".to_vec()) };
+    assert_eq!(carry(&mut relays, 0, asked, b"card"), [Action::Order(card)]);
+    let none = [Action::Order(Order::Card { token: 6, blob: None })];
+    for nobody in [Rank(0), Rank(9)] {
+        assert_eq!(relays[0].reported(Report::WantCard { token: 6, rank: nobody }), none);
+    }
+}
+
+#[test]
+fn what_is_published_is_found_from_every_node_until_it_is_taken_back() {
+    let mut relays = relays();
+    let value = Published { rank: Rank(1), key: b"service".to_vec(), kind: 3, bytes: b"port".to_vec() };
+    let keys = vec![b"service".to_vec()];
+    let done = |is_done| [Action::Order(Order::Done { token: 1, is_done })];
+    // Somebody waits for it already.
+    let wait = Report::Lookup { token: 4, keys: keys.clone(), waits: true };
+    assert_eq!(relays[0].reported(wait), []);
+    let publish = Report::Publish { token: 1, values: vec![value.clone()] };
+    let asked = relays[1].reported(publish.clone());
+    let [Action::Ask { token, body, .. }] = &asked[..] else { panic!("{asked:?}") };
+    let [answer, found] = &relays[0].asked(Target::Node(NodeId(1)), *token, body)[..] else {
+        panic!("two are told")
+    };
+    assert_eq!(*found, Action::Order(Order::Found { token: 4, values: vec![value.clone()] }));
+    let Action::Reply { token, body, .. } = answer else { panic!("{answer:?}") };
+    assert_eq!(relays[1].answered(*token, body), done(true));
+    let again = relays[1].reported(publish);
+    assert_eq!(carry(&mut relays, 1, again, b""), done(false));
+    let look = Report::Lookup { token: 2, keys: keys.clone(), waits: false };
+    let asked = relays[1].reported(look.clone());
+    let found = |values| [Action::Order(Order::Found { token: 2, values })];
+    assert_eq!(carry(&mut relays, 1, asked, b""), found(vec![value]));
+    assert_eq!(relays[0].reported(Report::Unpublish { token: 1, keys }), done(true));
+    assert_eq!(relays[0].reported(look), found(Vec::new()));
+}
+
+#[test]
+fn ends_and_a_lost_server_break_only_what_is_within() {
+    let mut relay = Relay::new(NodeId(0), map());
+    assert_eq!(relay.ended_well(Rank(0)), []);
+    assert_eq!(relay.lost("ended"), []);
+    let _ = relay.reported(Report::Connected(Rank(0)));
+    assert!(relay.has_connected(Rank(0)) && !relay.has_connected(Rank(2)));
+    assert!(matches!(&relay.ended_well(Rank(0))[..], [Action::Broke { rank: Rank(0), .. }]));
+    assert!(matches!(&relay.lost("ended")[..], [Action::Broke { rank: Rank(0), .. }]));
+    let _ = relay.reported(Report::Finalized(Rank(0)));
+    assert_eq!(relay.ended_well(Rank(0)), []);
+    assert_eq!(relay.lost("ended"), []);
+}
+
+#[test]
+fn what_another_node_asks_is_answered_whatever_it_is() {
+    let mut relay = Relay::new(NodeId(0), map());
+    for body in [&b""[..], b"\xff\xff", &[0, 200, 1]] {
+        match &relay.asked(Target::Node(NodeId(1)), 9, body)[..] {
+            [Action::Reply { token: 9, .. }] => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(relay.answered(1 << 63, &Ok(vec![0xff])), [], "nothing was asked");
+}
+
+#[test]
+fn a_job_is_described_with_every_rank_whole() {
+    let start = Start {
+        libraries: Vec::new(),
+        nspace: "efarun-1".to_owned(),
+        folder: "/tmp/own".to_owned(),
+        node: NodeId(0),
+        map: map(),
+        ranks: vec![(Rank(0), 0), (Rank(2), 1)],
+        app_count: 2,
+    };
+    let infos = of_job(&start);
+    let value = |key: &str| infos.iter().find(|info| info.key == key).map(|info| info.value.clone());
+    assert_eq!(value("pmix.nmap"), Some(Value::Nodes("h1,h2".to_owned())));
+    assert_eq!(value("pmix.pmap"), Some(Value::RanksOfNodes("0,2;1".to_owned())));
+    assert_eq!(value("pmix.lpeers"), Some(Value::Text("0,2".to_owned())));
+    assert_eq!(value("pmix.job.size"), Some(Value::Number(3)));
+    let ranks: Vec<&Info> = infos.iter().filter(|info| info.key == "pmix.pdata").collect();
+    assert_eq!(ranks.len(), 3);
+    let Value::List(second) = &ranks[1].value else { panic!("{ranks:?}") };
+    let of = |key: &str| second.iter().find(|info| info.key == key).map(|info| info.value.clone());
+    assert_eq!((of("pmix.rank"), of("pmix.lrank")), (Some(Value::Rank(Rank(2))), Some(Value::Short(1))));
+    assert_eq!(
+        (of("pmix.appnum"), of("pmix.hname")),
+        (Some(Value::Number(1)), Some(Value::Text("h1".to_owned())))
+    );
+}
