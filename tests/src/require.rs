@@ -30,6 +30,8 @@ pub enum Need {
     TwoCores,
     /// MPICH 5, by `scripts/fetch-libfabric --mpich`, and a C compiler for its programs.
     Mpich,
+    /// Open MPI 4 and 5, by `scripts/fetch-open-mpi`, and a C compiler for their programs.
+    OpenMpi,
     /// libfabric 1.22 and MPICH 5, by `scripts/fetch-libfabric`, for soft EFA devices.
     SoftEfaPeers,
 }
@@ -46,6 +48,7 @@ impl Need {
             Need::TwoCores => "cores",
             Need::SoftEfa | Need::SoftEfaPeers => "soft-efa",
             Need::Mpich => "mpich",
+            Need::OpenMpi => "openmpi",
         }
     }
 
@@ -71,6 +74,12 @@ impl Need {
                 mpich_folder().display()
             )),
             Need::Mpich => lacking_command(&["gcc"]),
+            Need::OpenMpi => OPEN_MPI_RELEASES
+                .iter()
+                .map(|release| open_mpi_folder(release))
+                .find(|folder| !folder.exists())
+                .map(|folder| format!("there is no {}: run `scripts/fetch-open-mpi`", folder.display()))
+                .or_else(|| lacking_command(&["gcc"])),
             Need::SoftEfaPeers => [libfabric_1_22_folder(), mpich_folder()]
                 .iter()
                 .find(|folder| !folder.exists())
@@ -126,6 +135,14 @@ pub fn libfabric_1_22_folder() -> PathBuf {
 pub fn mpich_folder() -> PathBuf {
     workspace().join(".cache/mpich-5.0.2")
 }
+
+/// Where `scripts/fetch-open-mpi` leaves one of [`OPEN_MPI_RELEASES`].
+pub fn open_mpi_folder(release: &str) -> PathBuf {
+    workspace().join(format!(".cache/openmpi-{release}"))
+}
+
+/// The releases of Open MPI that tests run.
+pub const OPEN_MPI_RELEASES: [&str; 2] = ["5.0.11", "4.1.8"];
 
 /// The repository.
 pub(crate) fn workspace() -> &'static Path {

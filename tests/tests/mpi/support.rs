@@ -1,21 +1,30 @@
-//! Programs of MPICH's, compiled here.
+//! Programs of MPICH's and Open MPI's, compiled here.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use efarun_tests::{Job, mpich_folder};
+use efarun_tests::{Job, mpich_folder, open_mpi_folder};
 
-/// A program of MPICH's, in a folder of its own.
+/// A program, in a folder of its own.
 pub(crate) struct Program {
     _folder: tempfile::TempDir,
     pub(crate) path: PathBuf,
 }
 
 impl Program {
-    /// Compiles `world.c`. What the linker is told about its library is what `mpicc` tells it; that is a script with the
-    /// paths of another machine in it.
+    /// Compiles `world.c` for MPICH.
     pub(crate) fn world() -> Program {
-        let mpich = mpich_folder();
+        Program::compiled(&mpich_folder(), "libmpi.so.12")
+    }
+
+    /// Compiles `world.c` for a release of Open MPI's.
+    pub(crate) fn of_open_mpi(release: &str) -> Program {
+        Program::compiled(&open_mpi_folder(release), "libmpi.so.40")
+    }
+
+    /// What the linker is told about the library is what `mpicc` tells it; that is a script or a program with the paths of
+    /// another machine in it.
+    fn compiled(mpi: &Path, library: &str) -> Program {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let path = folder.path().join("world");
         let built = Command::new("gcc")
@@ -23,9 +32,9 @@ impl Program {
             .arg(&path)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mpi/world.c"))
             .arg("-I")
-            .arg(mpich.join("include"))
-            .arg(mpich.join("lib/libmpi.so.12"))
-            .arg(format!("-Wl,-rpath,{}", mpich.join("lib").display()))
+            .arg(mpi.join("include"))
+            .arg(mpi.join("lib").join(library))
+            .arg(format!("-Wl,-rpath,{}", mpi.join("lib").display()))
             .arg("-Wl,--allow-shlib-undefined")
             .output()
             .expect("gcc was required");

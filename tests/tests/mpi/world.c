@@ -5,6 +5,7 @@
  *   world NODES crash RANK       that rank dies of SIGSEGV
  *   world NODES leave RANK       that rank exits with 0 and without MPI_Finalize
  *   world NODES absent RANK      that rank exits with 0 and without MPI_Init
+ *   world NODES wait RANK        that rank waits for a minute before MPI_Finalize
  *   world NODES names            a name is published by the last rank and looked up by the first
  */
 #include <mpi.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static int wrong;
 
@@ -110,6 +112,8 @@ int main(int argc, char **argv)
 			raise(SIGSEGV);
 		if (strcmp(deed, "leave") == 0)
 			_Exit(0);
+		if (strcmp(deed, "wait") == 0)
+			sleep(60);
 	}
 	MPI_Finalize();
 	return wrong != 0;
