@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use efarun_tests::{Job, Need, OPEN_MPI_RELEASES, Running, Testbed, open_mpi_folder, program, require};
+use efarun_tests::{
+    Job, Need, OPEN_MPI_RELEASES, Running, Testbed, is_full_matrix, open_mpi_folder, program, require,
+};
 
 use crate::support::{Program, as_on_one_network};
 
@@ -36,16 +38,18 @@ fn open_mpi_forms_one_world_on_this_machine() {
 fn open_mpi_forms_one_world_on_several_hosts_however_ranks_are_placed() {
     require!(Need::OpenMpi, Need::Testbed);
     let testbed = Testbed::up(4);
-    let on_demand: &[&str] = &["-H", "h1:2,h2:1", "-x", "OMPI_MCA_pmix_base_async_modex=1"];
-    let placements: [(&[&str], u32, u32); 4] = [
+    let placements: [(&[&str], u32, u32); 5] = [
         (&["-H", "h1:1,h2:2"], 3, 2),
-        (on_demand, 3, 2),
+        (&["-H", "h1:1,h2:1,h3:1,h4:1"], 4, 4),
+        (&["-H", "h1:2,h2:1", "-x", "OMPI_MCA_pmix_base_async_modex=1"], 3, 2),
         (&["-H", "h1:5,h2:3"], 8, 2),
-        (&["-H", "h1:2,h2:2,h3:1,h4:1", "--map-by", "node"], 6, 4),
+        (&["-H", "h1:2,h2:2,h3:2,h4:2", "--map-by", "node"], 8, 4),
     ];
+    // Its ranks spin while they wait, which takes long where there are more of them than cores.
+    let tried = if is_full_matrix() { placements.len() } else { 2 };
     for release in OPEN_MPI_RELEASES {
         let program = Program::of_open_mpi(release);
-        for (options, ranks, nodes) in placements {
+        for (options, ranks, nodes) in placements.into_iter().take(tried) {
             let outcome =
                 world(on(&testbed, options), release, &program, &[&nodes.to_string(), "names"]).run();
             outcome.assert_code(0);
@@ -95,10 +99,12 @@ fn one_job_has_programs_of_mpich_and_of_both_open_mpis_one_after_the_other() {
     require!(Need::OpenMpi, Need::Mpich, Need::Testbed);
     let testbed = Testbed::up(2);
     let [five, four] = OPEN_MPI_RELEASES.map(Program::of_open_mpi);
-    let programs = [&Program::world(), &five, &four].map(|program| format!("{} 2", program.path().display()));
-    // A shell's own MPI cannot be seen: it is found where the user has it.
-    let path = format!("LD_LIBRARY_PATH={}", open_mpi_folder("5.0.11").join("lib").display());
-    let job = on(&testbed, &["-H", "h1:1,h2:1", "-x", &path]).deadline(PATIENCE);
+    let mpich = Program::world();
+    let programs = [&mpich, &five, &four].map(|program| format!("{} 2", program.path().display()));
+    // What a shell comes to cannot be seen.
+    let library = open_mpi_folder("5.0.11").join("lib/openmpi/libpmix.so.2");
+    let library = format!("EFARUN_LIBPMIX={}", library.display());
+    let job = on(&testbed, &["-H", "h1:1,h2:1", "-x", &library]).deadline(PATIENCE);
     let outcome = as_on_one_network(job).program(Path::new("sh"), ["-c", &programs.join(" && ")]).run();
     outcome.assert_code(0);
     let expected = "world of 2 ranks on 2 nodes, 0 wrong\n".repeat(3);
@@ -112,13 +118,13 @@ fn a_pmix_server_that_dies_ends_its_job_with_a_sentence() {
     let program = Program::of_open_mpi("5.0.11");
     let running = world(on(&testbed, &["-H", "h1:1,h2:1"]), "5.0.11", &program, &["2", "wait", "1"]).start();
     running.wait_for_output("world of", 1);
-    let kill = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm)\" = efarun-helper ] && kill -SEGV ${p#/proc/}; done; true";
+    let kill = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm)\" = efarun-helper ] && kill -KILL ${p#/proc/}; done; true";
     testbed.sh("h2", kill);
     let outcome = running.wait();
     outcome.assert_code(1).assert_says(&[
         "rank 1 on h2 has lost its PMIx server",
         "libpmix.so.2",
-        "was killed by signal 11",
+        "was killed by signal 9",
     ]);
     assert_eq!(testbed.guests(), [], "{}", outcome.shown());
 }
