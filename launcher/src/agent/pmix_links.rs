@@ -99,6 +99,9 @@ impl PmixLinks {
         let Some(mut own) = self.environments.remove(&rank) else { return };
         own.push((JSM_JSRUN_PORT.into(), b"1".into()));
         let is_set = |wanted: &str| env.iter().any(|(name, _)| name == wanted.as_bytes());
+        if !is_set(PMI_VERSION) {
+            own.push((PMI_VERSION.into(), b"1".into()));
+        }
         if self.is_crowded && !is_set(YIELD_WHEN_IDLE) {
             own.push((YIELD_WHEN_IDLE.into(), b"1".into()));
         }
@@ -143,9 +146,9 @@ impl PmixLinks {
         None
     }
 
-    /// Asks the helper to tell what a rank has said that has ended, and says whether that is to be waited for.
-    pub(super) fn hear_out(&mut self, rank: Rank) -> bool {
-        let Some(helper) = &self.helper else { return false };
+    /// Asks the helper to tell what a rank has said that has ended.
+    pub(super) fn hear_out(&mut self, rank: Rank) {
+        let Some(helper) = &self.helper else { return };
         helper.order(&Order::HearOut(rank));
         self.unheard.insert(rank);
         let events = self.events.clone();
@@ -154,7 +157,6 @@ impl PmixLinks {
             // The receiver lives as long as the agent.
             let _ = events.send(PmixEvent::HeardOutDue(rank)).await;
         });
-        true
     }
 
     /// Whether a rank has been heard out, or need not be.
@@ -213,6 +215,8 @@ impl PmixLinks {
 
 /// Open MPI 4 asks its launcher for a world only where it knows it, by this or another variable; nothing else reads it.
 const JSM_JSRUN_PORT: &str = "JSM_JSRUN_PORT";
+/// MPICH 5 gives up where it finds both PMI's variables and PMIx's, unless it is told which to use.
+const PMI_VERSION: &str = "MPIR_CVAR_PMI_VERSION";
 /// Open MPI's ranks spin while they wait, unless their launcher says that others need the core: its own does so by this.
 const YIELD_WHEN_IDLE: &str = "OMPI_MCA_mpi_yield_when_idle";
 /// A helper that is alive answers at once.

@@ -380,7 +380,8 @@ impl Ranks {
     /// unless a child of its own still holds it, which is waited for a moment.
     fn exited(&mut self, exit: RankExit) {
         let rank = exit.rank;
-        if let Some(pmix) = &mut self.pmix {
+        // One that was killed has told nothing that is not told yet, and others may already fail for it.
+        if let (Some(pmix), RankStatus::Code(_)) = (&mut self.pmix, exit.status) {
             pmix.hear_out(rank);
         }
         if self.is_heard_out(rank) {

@@ -176,16 +176,10 @@ impl Server {
     }
 
     fn serve(&mut self, start: &Start) -> Result<Vec<RankEnvironment>, super::library::PmixError> {
-        let (calls, incoming) = mpsc::channel();
+        // Into the very queue that orders go to: what a rank said before its end is told before `HeardOut`.
         let events = self.events.clone();
-        thread::spawn(move || {
-            for call in incoming {
-                if events.send(Event::Call(call)).is_err() {
-                    break;
-                }
-            }
-        });
-        self.library.serve(&self.nspace, &description::of_server(start), calls)?;
+        let take = Box::new(move |call| events.send(Event::Call(call)).is_ok());
+        self.library.serve(&self.nspace, &description::of_server(start), take)?;
         self.library.register_job(&self.nspace, start.ranks.len(), &description::of_job(start))?;
         let environment = |rank| Ok((rank, self.library.register_rank(&self.nspace, rank)?));
         start.ranks.iter().map(|(rank, _)| environment(*rank)).collect()

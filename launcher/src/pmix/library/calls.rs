@@ -5,7 +5,6 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::slice;
 use std::sync::OnceLock;
-use std::sync::mpsc::Sender;
 
 use efarun_wire::Rank;
 use efarun_wire::message::Participants;
@@ -59,14 +58,17 @@ pub(in crate::pmix) enum Call {
 /// Where calls go. libpmix's functions have no argument of ours, and there is one server in a process.
 struct Receiver {
     nspace: Vec<u8>,
-    calls: Sender<Call>,
+    take: TakeCall,
 }
+
+/// Takes a call, at once and in order; says whether anybody is there for it.
+pub(in crate::pmix) type TakeCall = Box<dyn Fn(Call) -> bool + Send + Sync>;
 
 static RECEIVER: OnceLock<Receiver> = OnceLock::new();
 
 /// Says where calls about a name space go; once in a process.
-pub(super) fn send_to(nspace: &str, calls: Sender<Call>) {
-    let receiver = Receiver { nspace: nspace.as_bytes().to_vec(), calls };
+pub(super) fn send_to(nspace: &str, take: TakeCall) {
+    let receiver = Receiver { nspace: nspace.as_bytes().to_vec(), take };
     assert!(RECEIVER.set(receiver).is_ok(), "a helper is one server");
 }
 
@@ -96,10 +98,8 @@ pub(super) fn module() -> abi::ServerModule {
 
 /// Passes a call on. Fails only when the process is ending.
 fn pass_on(call: Call) -> Status {
-    match RECEIVER.get().map(|receiver| receiver.calls.send(call)) {
-        Some(Ok(())) => abi::SUCCESS,
-        _ => abi::ERROR,
-    }
+    let is_taken = RECEIVER.get().is_some_and(|receiver| (receiver.take)(call));
+    if is_taken { abi::SUCCESS } else { abi::ERROR }
 }
 
 /// Passes on what needs no answer of the agent's, and answers.

@@ -26,7 +26,7 @@ use efarun_wire::Rank;
 
 use self::abi::Status;
 pub(super) use self::answers::{Cards, Finds, Operation};
-pub(super) use self::calls::Call;
+pub(super) use self::calls::{Call, TakeCall};
 use self::infos::{Infos, copy_of, padded};
 use super::description::{Info, Value};
 use crate::env::NameValue;
@@ -109,13 +109,13 @@ impl Library {
         String::from_utf8_lossy(&version).trim().to_owned()
     }
 
-    /// Makes this process the job's server on the node. What libpmix tells and asks goes to `calls` from here on.
+    /// Makes this process the job's server on the node. `take` gets what libpmix tells and asks from here on.
     ///
     /// # Errors
     ///
     /// When libpmix refuses.
-    pub(super) fn serve(&self, nspace: &str, infos: &[Info], calls: Sender<Call>) -> Result<(), PmixError> {
-        calls::send_to(nspace, calls);
+    pub(super) fn serve(&self, nspace: &str, infos: &[Info], take: TakeCall) -> Result<(), PmixError> {
+        calls::send_to(nspace, take);
         // It keeps the table for ever.
         let module: &'static mut abi::ServerModule = Box::leak(Box::new(calls::module()));
         let mut infos = self.infos(infos);
