@@ -66,13 +66,14 @@ fn one_host_whose_cards_do_not_write_decides_for_all() {
 #[test]
 fn a_killed_rank_is_named_and_everything_closes() {
     require!(Need::SoftEfa);
-    for (device, _) in CARDS {
+    for (device, card) in CARDS {
         let devices = SoftEfa::new(&["--device", device, "--manners", "srd", "--timeout", "1000"]);
         let mut ranks = alone(&[devices.clone(), devices], &["--until-failure", "40000"]);
         let (killed, mut left) = (ranks.pop().unwrap(), ranks.pop().unwrap());
         left.wait_for_line("summing");
         killed.kill();
-        assert_says(&failed_in_time(&left.finish(PATIENCE)), device, &["rank 1 is lost"]);
+        let way = format!("from {card} to {card} on ");
+        assert_says(&failed_in_time(&left.finish(PATIENCE)), device, &["rank 1 is lost", &way]);
     }
 }
 
@@ -221,6 +222,21 @@ fn every_collective_is_right_between_hosts() {
                 let options = ["--device", device, "--nics", nics, "--manners", "all", "--seed", &seed];
                 finish(between(&SoftEfa::new(&options), &testbed, &["1,5003"]));
             }
+        }
+    }
+}
+
+#[test]
+fn every_collective_is_right_between_hosts_with_an_older_libfabric() {
+    require!(Need::SoftEfa, Need::SoftEfaPeers, Need::Testbed);
+    let testbed = Testbed::up(if is_full_matrix() { 4 } else { 2 });
+    let older = libfabric_1_22_folder();
+    let options = ["--libfabric", older.to_str().unwrap(), "--device", "p4d", "--manners", "all"];
+    for seed in seeds() {
+        for nics in ["1", "4"] {
+            let devices = SoftEfa::new(&[&options[..], &["--nics", nics, "--seed", &seed]].concat());
+            let said = finish(between(&devices, &testbed, &["1,5003"]));
+            assert!(said.contains("libfabric 1.22"), "{said}");
         }
     }
 }
