@@ -183,6 +183,11 @@ pub trait Transport: Send {
         None
     }
 
+    /// Over what a peer is reached, for an error about it: `from rdmap16s27 to rdmap16s27 on h2`. Known after closing too.
+    fn way(&self, _peer: Rank) -> Option<&str> {
+        None
+    }
+
     /// Sleeps until something may have happened, or for `timeout` at most. May return early.
     fn wait(&mut self, timeout: Duration);
 

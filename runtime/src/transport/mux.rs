@@ -172,6 +172,11 @@ impl Transport for Mux {
         self.legs[leg].transport.stall(peer)
     }
 
+    fn way(&self, peer: Rank) -> Option<&str> {
+        let leg = self.leg_index(peer).ok()?;
+        self.legs[leg].transport.way(peer)
+    }
+
     fn wait(&mut self, timeout: Duration) {
         if self.sleep_on_both(timeout) {
             return;

@@ -2,7 +2,7 @@
 
 use efarun_wire::Rank;
 
-use super::run::{explain, explain_told, interrupt_of, step_of};
+use super::run::{explain, explain_told, interrupt_of, step_of, with_way};
 use super::{Peers, World};
 use crate::coll::executor::messages::Messages;
 use crate::element::Element;
@@ -69,7 +69,7 @@ impl World {
         let sequence = self.sequence;
         let place = |step| Place { operation: OPERATION, sequence, rank, step };
         let error = match told {
-            Some(told) => explain_told(place(step_of(&error)), told),
+            Some(told) => with_way(explain_told(place(step_of(&error)), told), &**transport),
             None => explain(error, &place, oob, is_efa),
         };
         self.broken = Some(error.to_string());

@@ -19,8 +19,8 @@ use crate::coll::sim::Model;
 use crate::element::ReduceOp;
 use crate::error::{Error, Place};
 use crate::leaf::Leaves;
-use crate::transport::TransportError;
 use crate::transport::shm::board::Board;
+use crate::transport::{Transport, TransportError};
 
 impl World {
     /// Runs this rank's part of a collective. In a world of one rank that is a copy, where the buffers are apart.
@@ -88,7 +88,7 @@ impl World {
         let is_efa = self.report.iter().any(|line| line.carrier == Carrier::Efa);
         let place = |step| Place { operation: collective.name(), sequence, rank: self.rank, step };
         let error = match (told, error) {
-            (Some(told), error) => explain_told(place(step_of(&error)), told),
+            (Some(told), error) => with_way(explain_told(place(step_of(&error)), told), &**transport),
             (None, error) => explain(error, &place, oob, is_efa),
         };
         self.broken = Some(error.to_string());
@@ -167,6 +167,17 @@ pub(super) fn explain_told(place: Place, told: BootstrapError) -> Error {
         BootstrapError::RankLost { rank, cause } => Error::PeerLost { place, peer: rank, cause },
         BootstrapError::Aborted { rank, reason } => Error::Aborted { place, rank, reason },
         told => Error::BootstrapLost { place, cause: told },
+    }
+}
+
+/// Adds over what a rank that is lost was reached, which how its process ended does not tell.
+pub(super) fn with_way(error: Error, transport: &dyn Transport) -> Error {
+    match error {
+        Error::PeerLost { place, peer, cause } => {
+            let way = transport.way(peer).map_or_else(String::new, |way| format!(" (it was reached {way})"));
+            Error::PeerLost { place, peer, cause: cause + &way }
+        }
+        error => error,
     }
 }
 

@@ -104,6 +104,15 @@ impl Address {
         Ok(())
     }
 
+    /// The cards between the two, for people.
+    pub(super) fn way_to(&self, theirs: &Address) -> String {
+        let cards = |address: &Address| {
+            let names: Vec<&str> = address.rails.iter().map(|rail| rail.nic.as_str()).collect();
+            names.join(", ")
+        };
+        format!("from {} to {} on {}", cards(self), cards(theirs), theirs.host)
+    }
+
     fn describe(&self) -> String {
         format!(
             "provider {} (fabric {}, protocol {} version {}) of libfabric {}",

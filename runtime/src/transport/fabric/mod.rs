@@ -56,6 +56,7 @@ mod tagged;
 mod tests;
 mod traffic;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -126,6 +127,8 @@ pub struct FabricTransport {
     engine: Option<Box<Engine>>,
     address: Address,
     cut: Cut,
+    /// Over what each peer is reached, on EFA.
+    ways: HashMap<Rank, String>,
 }
 
 impl FabricTransport {
@@ -177,7 +180,8 @@ impl FabricTransport {
             mailbox: engine.mailbox(),
         };
         let bytes = address.to_bytes();
-        Ok((FabricTransport { engine: Some(Box::new(engine)), address, cut }, bytes))
+        let engine = Some(Box::new(engine));
+        Ok((FabricTransport { engine, address, cut, ways: HashMap::new() }, bytes))
     }
 
     /// Learns the addresses of the ranks that this transport may reach; its own may be among them.
@@ -192,6 +196,9 @@ impl FabricTransport {
             let theirs = Address::parse(*peer, bytes)?;
             self.address.check(*peer, &theirs)?;
             engine.insert(*peer, &theirs)?;
+            if self.address.provider == "efa" {
+                self.ways.insert(*peer, self.address.way_to(&theirs));
+            }
         }
         Ok(())
     }
@@ -281,6 +288,10 @@ impl Transport for FabricTransport {
 
     fn stall(&self, peer: Rank) -> Option<String> {
         self.engine.as_ref()?.stall(peer)
+    }
+
+    fn way(&self, peer: Rank) -> Option<&str> {
+        self.ways.get(&peer).map(String::as_str)
     }
 
     fn wait(&mut self, timeout: Duration) {
