@@ -152,6 +152,18 @@ fn aside(parent: &Path) -> PathBuf {
     parent.join(format!("{ASIDE}{}-{}", std::process::id(), fastrand::u64(..)))
 }
 
+/// A new folder beside the folders. Processes of two PID namespaces may well have one id, and, when they began in the same
+/// few nanoseconds, one sequence of random numbers: so names are taken by making the folder.
+fn new_aside(parent: &Path) -> io::Result<PathBuf> {
+    loop {
+        let path = aside(parent);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| path),
+        }
+    }
+}
+
 /// The provider asks the environment where /sys is.
 #[expect(unsafe_code, reason = "changes the environment")]
 fn point_to(root: &Path) {
@@ -168,7 +180,7 @@ fn write(root: &Path, entries: &[Entry]) -> io::Result<()> {
     }
     let parent = root.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent)?;
-    let draft = aside(parent);
+    let draft = new_aside(parent)?;
     let written = write_all(&draft, entries).and_then(|()| {
         // An empty folder may be there already; one with something in it is another process's, finished before ours.
         match fs::rename(&draft, root) {
@@ -181,7 +193,6 @@ fn write(root: &Path, entries: &[Entry]) -> io::Result<()> {
 }
 
 fn write_all(root: &Path, entries: &[Entry]) -> io::Result<()> {
-    fs::create_dir_all(root)?;
     fs::File::create(root.join(LOCK))?;
     for entry in entries {
         let (Entry::File(path, _) | Entry::Link(path, _)) = entry;
@@ -279,6 +290,25 @@ mod tests {
         sweep(parent.path());
         assert!(!left.exists() && used.join("class").exists());
         drop(user);
+    }
+
+    #[test]
+    fn processes_that_draw_the_same_numbers_do_not_disturb_each_other() {
+        let parent = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let begin = std::sync::Barrier::new(2);
+            let prepare = &|host| {
+                // Numbers are each thread's own, and the id is that of both.
+                fastrand::seed(round);
+                begin.wait();
+                Folder::shared(&parent.path().join(format!("{round}-{host}")), &entries()).unwrap()
+            };
+            std::thread::scope(|scope| {
+                let folders = [0, 1].map(|host| scope.spawn(move || prepare(host)));
+                folders.into_iter().for_each(|folder| folder.join().unwrap().leave());
+            });
+        }
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
     }
 
     #[test]
