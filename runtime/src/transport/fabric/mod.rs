@@ -141,7 +141,7 @@ impl FabricTransport {
     ///
     /// # Panics
     ///
-    /// With more than 2^16 ranks, with no slots or more than 32, with more than 32 devices, or with pieces of less than 4
+    /// With more than 2^16 ranks, with no slots or more than 32, with more than 32 devices, or with pieces of less than 32
     /// KiB, or of 2^26 bytes or more.
     pub fn new(config: &FabricConfig) -> Result<(Self, Vec<u8>), TransportError> {
         assert!(

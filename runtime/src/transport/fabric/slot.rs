@@ -165,9 +165,9 @@ pub(super) fn place(number: u64, slots: usize) -> (usize, u64) {
     ((number % slots as u64) as usize, number / slots as u64)
 }
 
-/// Of a message of so many bytes, header included, the payload is copied, which is cheaper than registering it. Such a
-/// message also fits one packet.
-pub(super) const STAGE_BYTES: usize = 4096;
+/// Of a message of so many bytes, header included, the payload is copied, which is cheaper than registering it: on soft EFA
+/// a message of 4,160 bytes took 42 us where it was registered and 8 where it was copied, and copying 32 KiB takes some 3.
+pub(super) const STAGE_BYTES: usize = 32 << 10;
 /// The longest payload that is copied.
 pub(super) const STAGED_BYTES: usize = STAGE_BYTES - CELL_BYTES;
 /// A header's size, and what everything is aligned to.

@@ -123,14 +123,14 @@ pub(super) fn mailbox_bytes(rails: usize) -> usize {
 mod tests {
     use super::*;
 
-    const CUT: Cut = Cut { piece_bytes: 8192, pieces: 2 };
+    const CUT: Cut = Cut { piece_bytes: 64 << 10, pieces: 2 };
 
     #[test]
     fn a_message_is_here_when_its_header_and_all_its_pieces_are() {
         let header = |len_bytes| Header { signature: 1, sequence: 2, len_bytes };
         let mut slot = ReceiveSlot { pieces: 0b11, ..ReceiveSlot::default() };
         assert_eq!(slot.arrived(CUT), None, "pieces may overtake the header");
-        slot.header = Some(header(10_000));
+        slot.header = Some(header(100_000));
         assert_eq!(slot.arrived(CUT), slot.header);
         slot.pieces = 0b10;
         assert_eq!(slot.arrived(CUT), None);
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(Grant::from_bytes(&bytes, 2), grant);
         let end = ReceiveEnd::new(2, CUT);
         let target = grant.target(1, CELL_BYTES + 8192, 1, CUT);
-        let expected = (1 << 40) + end.payload(1, 10_000).start as u64 + 8192;
+        let expected = (1 << 40) + end.payload(1, 100_000).start as u64 + 8192;
         assert_eq!(target, Target { address: expected, key: 9 });
     }
 }
