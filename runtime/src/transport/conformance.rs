@@ -256,11 +256,19 @@ fn waiting_ends_when_a_message_arrives(transports: Vec<Box<dyn Transport>>) {
 }
 
 fn closing_ends_sends_in_flight(transports: Vec<Box<dyn Transport>>) {
+    let received = AtomicUsize::new(0);
     run(transports, |peer| {
         let other = Rank(1 - peer.rank.0);
         peer.open(&[other], &[other]);
         peer.send(other, 0, 64);
         peer.receive(other, 0, 64);
+        // Closing ends sends in flight: the first message must be there before its sender closes, as the other waits
+        // for it.
+        received.fetch_add(1, Ordering::SeqCst);
+        peer.until("the other's first message", |peer| {
+            peer.poll_and_wait();
+            received.load(Ordering::SeqCst) == 2
+        });
         // The peer may have closed already: then a send says so, and that is as good as having some in flight.
         let len = peer.transport.slot_bytes();
         for number in 1..10 {
