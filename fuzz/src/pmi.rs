@@ -1,7 +1,7 @@
 //! A job of two nodes with two ranks each, whose PMI servers are joined by the head's own hub.
 
 use efarun::pmi::{Action, Server};
-use efarun_wire::message::{JobMap, MappedNode, OobDown, OobUp, Target};
+use efarun_wire::message::{JobMap, MappedNode, OobDown, OobUp};
 use efarun_wire::oob::{Action as HubAction, Hub, Member, RootHub};
 use efarun_wire::{JobId, NodeId, Rank};
 
@@ -70,13 +70,8 @@ impl PmiJob {
                     assert!(!self.is_closed[rank.index()], "an answer for a rank that was refused");
                     self.answers[rank.index()].extend(bytes);
                 }
-                Action::Gather { key, blobs } => self.up(node, OobUp::Gather { key, blobs }),
-                Action::Ask { node: to, token, body } => {
-                    let (from, to) = (Target::Node(NodeId(node as u32)), Target::Node(to));
-                    self.up(node, OobUp::Request { from, to, token, body });
-                }
+                Action::Up(up) => self.up(node, up),
                 Action::Close(rank) => self.is_closed[rank.index()] = true,
-                Action::Abort { rank, code, reason } => self.up(node, OobUp::Abort { rank, code, reason }),
                 Action::Broke { how, .. } | Action::Note(_, how) => {
                     assert!(how.len() < 1000 && !how.chars().any(char::is_control), "{how:?}");
                 }
@@ -97,20 +92,8 @@ impl PmiJob {
     }
 
     fn down(&mut self, node: usize, message: OobDown) {
-        match message {
-            OobDown::Gathered { key, blobs } => {
-                let actions = self.servers[node].gathered(&key, &blobs);
-                self.act(node, actions);
-            }
-            OobDown::Request { from, token, body, .. } => {
-                let body = self.servers[node].asked(&body);
-                self.up(node, OobUp::Reply { to: from, token, body });
-            }
-            OobDown::Reply { token, body, .. } => {
-                let actions = self.servers[node].answered(token, &body);
-                self.act(node, actions);
-            }
-            OobDown::Event(_) => {}
+        if let Ok(actions) = self.servers[node].hear(message) {
+            self.act(node, actions);
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod build_id;
 pub mod cli;
 pub mod env;
 pub mod error;
+mod exchange;
 pub mod exit_code;
 #[doc(hidden)]
 pub mod fuzzing;

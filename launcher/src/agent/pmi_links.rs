@@ -11,11 +11,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, OobUp, RankExit, RankStatus, Target};
-use efarun_wire::{JobId, NodeId, Rank};
+use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, RankExit, RankStatus};
+use efarun_wire::{JobId, Rank};
 
 use crate::link_io::LinkSender;
-use crate::pmi::{Action, ID_PREFIX, Server};
+use crate::pmi::{Action, Server};
 
 /// What happened on a rank's PMI socket.
 #[derive(Debug)]
@@ -37,7 +37,6 @@ pub(super) type PmiEvent = (Rank, Heard);
 /// All PMI sockets of the node's ranks.
 #[derive(Debug)]
 pub(super) struct PmiLinks {
-    node: NodeId,
     server: Server,
     /// What is to be written, by rank, as long as the socket is open.
     answers: BTreeMap<Rank, mpsc::UnboundedSender<Vec<u8>>>,
@@ -57,7 +56,7 @@ impl PmiLinks {
     ) -> PmiLinks {
         let ranks = plan.ranks.iter().map(|rank| (rank.rank, rank.app));
         let server = Server::new(job, plan.node, plan.map.clone(), ranks);
-        PmiLinks { node: plan.node, server, answers: BTreeMap::new(), head, events, waits_for_missing: false }
+        PmiLinks { server, answers: BTreeMap::new(), head, events, waits_for_missing: false }
     }
 
     /// Takes a rank's socket over.
@@ -102,22 +101,13 @@ impl PmiLinks {
 
     /// Takes what the head passes on for this server; gives back what is not.
     pub(super) fn receive_down(&mut self, down: OobDown) -> Option<OobDown> {
-        match down {
-            OobDown::Gathered { key, blobs } if key.id.starts_with(ID_PREFIX) => {
-                let actions = self.server.gathered(&key, &blobs);
+        match self.server.hear(down) {
+            Ok(actions) => {
                 self.act(actions);
+                None
             }
-            OobDown::Request { from, to, token, body } if to == Target::Node(self.node) => {
-                let body = self.server.asked(&body);
-                self.head.send(&AgentMessage::Oob(OobUp::Reply { to: from, token, body }));
-            }
-            OobDown::Reply { to, token, body } if to == Target::Node(self.node) => {
-                let actions = self.server.answered(token, &body);
-                self.act(actions);
-            }
-            other => return Some(other),
+            Err(other) => Some(other),
         }
-        None
     }
 
     /// Takes note of a rank's end, once all that it wrote has been handled. What is wrong with it is told before the end
@@ -147,16 +137,7 @@ impl PmiLinks {
                         let _ = answers.send(bytes);
                     }
                 }
-                Action::Gather { key, blobs } => {
-                    self.head.send(&AgentMessage::Oob(OobUp::Gather { key, blobs }));
-                }
-                Action::Ask { node, token, body } => {
-                    let (from, to) = (Target::Node(self.node), Target::Node(node));
-                    self.head.send(&AgentMessage::Oob(OobUp::Request { from, to, token, body }));
-                }
-                Action::Abort { rank, code, reason } => {
-                    self.head.send(&AgentMessage::Oob(OobUp::Abort { rank, code, reason }));
-                }
+                Action::Up(up) => self.head.send(&AgentMessage::Oob(up)),
                 Action::Broke { rank, how } => self.head.send(&AgentMessage::RankBroke { rank, how }),
                 Action::Close(rank) => drop(self.answers.remove(&rank)),
                 Action::Note(rank, what) => {

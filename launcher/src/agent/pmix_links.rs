@@ -6,20 +6,19 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, OobUp, RankExit, RankStatus, Target};
-use efarun_wire::{JobId, NodeId, Rank};
+use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, RankExit, RankStatus};
+use efarun_wire::{JobId, Rank};
 
 use super::pmix_helper::{Helper, PmixEvent};
 use super::pmix_survey;
 use crate::env::NameValue;
 use crate::link_io::LinkSender;
 use crate::pmix::protocol::Order;
-use crate::pmix::{Action, ID_PREFIX, Relay, is_own_token};
+use crate::pmix::{Action, Relay};
 
 /// The node's PMIx server, where its ranks have one.
 #[derive(Debug)]
 pub(super) struct PmixLinks {
-    node: NodeId,
     helper: Option<Helper>,
     relay: Relay,
     head: LinkSender<AgentMessage>,
@@ -83,7 +82,6 @@ impl PmixLinks {
         }
         let environments = helper.as_mut().map(|helper| std::mem::take(&mut helper.environments));
         Ok(PmixLinks {
-            node: plan.node,
             helper,
             relay: Relay::new(plan.node, plan.map.clone()),
             head: head.clone(),
@@ -130,20 +128,13 @@ impl PmixLinks {
 
     /// Takes what the head passes on for this server; gives back what is not.
     pub(super) fn receive_down(&mut self, down: OobDown) -> Option<OobDown> {
-        let actions = match down {
-            OobDown::Gathered { key, blobs } if key.id.starts_with(ID_PREFIX) => {
-                self.relay.gathered(&key, &blobs)
+        match self.relay.hear(down) {
+            Ok(actions) => {
+                self.act(actions);
+                None
             }
-            OobDown::Request { from, to, token, body } if to == self.target() && is_own_token(token) => {
-                self.relay.asked(from, token, &body)
-            }
-            OobDown::Reply { to, token, body } if to == self.target() && is_own_token(token) => {
-                self.relay.answered(token, &body)
-            }
-            other => return Some(other),
-        };
-        self.act(actions);
-        None
+            Err(other) => Some(other),
+        }
     }
 
     /// Asks the helper to tell what a rank has said that has ended.
@@ -179,10 +170,6 @@ impl PmixLinks {
         }
     }
 
-    fn target(&self) -> Target {
-        Target::Node(self.node)
-    }
-
     fn act(&mut self, actions: Vec<Action>) -> Vec<Rank> {
         let mut heard_out = Vec::new();
         for action in actions {
@@ -192,19 +179,7 @@ impl PmixLinks {
                         helper.order(&order);
                     }
                 }
-                Action::Gather { key, blobs } => {
-                    self.head.send(&AgentMessage::Oob(OobUp::Gather { key, blobs }));
-                }
-                Action::Ask { node, token, body } => {
-                    let (from, to) = (self.target(), Target::Node(node));
-                    self.head.send(&AgentMessage::Oob(OobUp::Request { from, to, token, body }));
-                }
-                Action::Reply { to, token, body } => {
-                    self.head.send(&AgentMessage::Oob(OobUp::Reply { to, token, body }));
-                }
-                Action::Abort { rank, code, reason } => {
-                    self.head.send(&AgentMessage::Oob(OobUp::Abort { rank, code, reason }));
-                }
+                Action::Up(up) => self.head.send(&AgentMessage::Oob(up)),
                 Action::Broke { rank, how } => self.head.send(&AgentMessage::RankBroke { rank, how }),
                 Action::HeardOut(rank) => heard_out.extend(self.unheard.take(&rank)),
             }

@@ -13,8 +13,8 @@ use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, OobUp, RankMessage
 use efarun_wire::oob::{Action, Hub, Member, OobError, RelayHub};
 use efarun_wire::{JobId, PROTOCOL_VERSION, Rank};
 
+use crate::exchange::Family;
 use crate::link_io::{self, LinkEnd, LinkReceiver, LinkSender};
-use crate::{pmi, pmix};
 
 /// What arrived on a rank's socket, or how it ended.
 pub(super) type RankEvent = (Rank, Result<RankMessage, LinkEnd>);
@@ -132,7 +132,8 @@ impl RankLinks {
     }
 
     fn said(&mut self, rank: Rank, up: OobUp) {
-        let is_ours = |id: &str| id.starts_with(pmi::ID_PREFIX) || id.starts_with(pmix::ID_PREFIX);
+        let is_ours =
+            |id: &str| [Family::Pmi, Family::Pmix].iter().any(|family| id.starts_with(family.id_prefix()));
         if matches!(&up, OobUp::Gather { key, .. } if is_ours(&key.id)) {
             self.note(rank, "contributed to an allgather that is not for ranks");
             return self.close(rank, "was refused by the agent");

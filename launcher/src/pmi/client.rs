@@ -1,7 +1,5 @@
 //! One rank, as its node's server knows it.
 
-use std::collections::BTreeMap;
-
 use efarun_wire::message::{GatherKey, Participants};
 
 use super::framing::{Framing, Inbox};
@@ -9,6 +7,7 @@ use super::keys::Unsent;
 use super::peers::barrier_id;
 use super::request::{Asked, Dialect, Fault, Request};
 use super::{pmi1, pmi2};
+use crate::exchange::Rounds;
 
 /// A rank's side of the conversation.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ pub(super) struct Client {
     /// What it put since its last barrier of the world.
     pub(super) unsent: Unsent,
     /// Barriers so far in this generation, by whom they were over.
-    barriers: BTreeMap<(String, Participants), u32>,
+    barriers: Rounds,
     /// Barriers that it waits in.
     pub(super) open_barriers: usize,
     /// Keys that others are asked for on its behalf.
@@ -61,7 +60,7 @@ impl Client {
             generation: 0,
             has_initialised: false,
             unsent: Unsent::default(),
-            barriers: BTreeMap::new(),
+            barriers: Rounds::default(),
             open_barriers: 0,
             open_asks: 0,
             is_closed: false,
@@ -117,10 +116,6 @@ impl Client {
 
     /// Names the next barrier over these ranks, and counts it.
     pub(super) fn next_barrier(&mut self, participants: Participants, tag: Option<u32>) -> GatherKey {
-        let id = barrier_id(self.generation, tag);
-        let count = self.barriers.entry((id.clone(), participants.clone())).or_default();
-        let epoch = *count;
-        *count += 1;
-        GatherKey { id, epoch, participants }
+        self.barriers.next(barrier_id(self.generation, tag), participants)
     }
 }

@@ -2,7 +2,7 @@
 //! them, so that ranks on several nodes become one `MPI_COMM_WORLD`.
 //!
 //! [`Server`] is one node's server. It is given the bytes that ranks write to the sockets that PMI_FD names, what other
-//! nodes' servers contribute and ask, and how ranks end; it gives [`Action`]s. It does no I/O and knows no clock: the
+//! nodes' servers contribute and ask ([`exchange`](crate::exchange)), and how ranks end; it gives [`Action`]s. It does no I/O and knows no clock: the
 //! agent moves the bytes and carries the actions out.
 //!
 //! - What describes the job (size, mapping of ranks to nodes, universe size, program number) is answered here, and so is
@@ -19,7 +19,10 @@
 //!
 //! Not served: `spawn` (it is answered as a failure, which `MPI_Comm_spawn` returns), and PMI_PORT.
 
+mod barriers;
+mod between;
 mod client;
+mod ends;
 mod framing;
 mod groups;
 mod keys;
@@ -30,7 +33,6 @@ mod process_mapping;
 mod request;
 mod server;
 
-pub use peers::ID_PREFIX;
 pub use server::{Action, Server};
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! What the servers of a job's nodes say to each other, inside messages of the out-of-band layer.
 
+use efarun_wire::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::keys::Pairs;
-
-/// What the ids of PMI's allgathers begin with. No rank may contribute to one by itself.
-pub const ID_PREFIX: &str = "pmi/";
+use super::request::Address;
+use crate::exchange::{Family, decode, encode};
 
 /// What one server asks another. The answer is bytes that were found, or nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,15 +23,13 @@ pub(super) enum Question {
 /// The answer's form on the wire.
 pub(super) type Answer = Option<Vec<u8>>;
 
-/// Makes bytes of a question, an answer, or the keys that a barrier takes along.
-pub(super) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    postcard::to_allocvec(message).expect("these types can always be written")
-}
-
-/// Reads what [`encode`] wrote.
-pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
-    let (message, rest) = postcard::take_from_bytes(bytes).ok()?;
-    rest.is_empty().then_some(message)
+/// A rank's request that others are asked for.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) address: Address,
+    pub(super) question: Question,
+    /// Who is asked if this one has found nothing, the next one last.
+    pub(super) nodes: Vec<NodeId>,
 }
 
 /// The id of a generation's barriers.
@@ -62,3 +60,5 @@ pub(super) fn blob(pairs: &Pairs) -> Vec<u8> {
 pub(super) fn pairs_of(blob: &[u8]) -> Option<Pairs> {
     if blob.is_empty() { Some(Pairs::new()) } else { decode(blob) }
 }
+
+const ID_PREFIX: &str = Family::Pmi.id_prefix();

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use efarun_wire::message::{GatherKey, JobMap, MappedNode};
+use efarun_wire::message::{GatherKey, JobMap, MappedNode, OobDown, OobUp, Target};
+use efarun_wire::oob::MAX_OPEN_REQUESTS;
 use efarun_wire::{JobId, NodeId, Rank};
 
 use super::server::{Action, Server};
@@ -90,7 +91,7 @@ impl Job {
                     self.sent.entry(rank).or_default().extend(bytes);
                     continue;
                 }
-                Action::Gather { key, blobs } => {
+                Action::Up(OobUp::Gather { key, blobs }) => {
                     self.up += 1;
                     let gathering = self.gathering.entry(key.clone()).or_default();
                     gathering.extend(blobs);
@@ -99,13 +100,22 @@ impl Job {
                     }
                     let blobs: Vec<_> = self.gathering.remove(&key).unwrap().into_iter().collect();
                     let servers = self.servers.iter_mut().enumerate();
-                    let results = servers.map(|(node, server)| (node, server.gathered(&key, &blobs)));
+                    let results = servers.map(|(node, server)| {
+                        let down = OobDown::Gathered { key: key.clone(), blobs: blobs.clone() };
+                        (node, server.hear(down).unwrap())
+                    });
                     flatten(results.collect())
                 }
-                Action::Ask { node: asked, token, body } => {
+                Action::Up(OobUp::Request { from, to, token, body }) => {
                     self.up += 1;
-                    let answer = self.servers[asked.index()].asked(&body);
-                    flatten(vec![(node, self.servers[node].answered(token, &answer))])
+                    let Target::Node(asked) = to else { panic!("a server asks {to}") };
+                    let down = OobDown::Request { from, to, token, body };
+                    flatten(vec![(asked.index(), self.servers[asked.index()].hear(down).unwrap())])
+                }
+                Action::Up(OobUp::Reply { to, token, body }) => {
+                    let Target::Node(asker) = to else { panic!("a server answers {to}") };
+                    let down = OobDown::Reply { to, token, body };
+                    flatten(vec![(asker.index(), self.servers[asker.index()].hear(down).unwrap())])
                 }
                 other => {
                     self.outcomes.push(other);
@@ -241,6 +251,24 @@ fn each_generation_has_keys_and_a_name_of_its_own() {
 }
 
 #[test]
+fn more_keys_than_may_be_asked_for_at_a_time_are_all_answered() {
+    let mut job = Job::new(&[8, 1]);
+    job.init();
+    job.say(8, "cmd=put kvsname=x key=a value=1\n");
+    let get = "cmd=get kvsname=x key=a\n";
+    let mut actions = Vec::new();
+    for rank in 0..8 {
+        actions.extend(job.servers[0].receive(Rank(rank), get.repeat(10).as_bytes()));
+    }
+    let is_request = |action: &&Action| matches!(action, Action::Up(OobUp::Request { .. }));
+    assert!(actions.iter().filter(is_request).count() <= MAX_OPEN_REQUESTS);
+    job.act(0, actions);
+    for rank in 0..8 {
+        assert_eq!(job.heard(rank), "cmd=get_result rc=0 msg=success value=1\n".repeat(10));
+    }
+}
+
+#[test]
 fn published_names_are_known_on_all_nodes() {
     let mut job = Job::new(&[1, 1]);
     job.init();
@@ -260,7 +288,7 @@ fn a_rank_that_aborts_gives_its_code_and_its_words() {
     let mut job = Job::new(&[2]);
     job.init();
     job.say(1, "cmd=abort exitcode=7 message=no\\ more\n");
-    let abort = Action::Abort { rank: Rank(1), code: 7, reason: "no more".to_owned() };
+    let abort = Action::Up(OobUp::Abort { rank: Rank(1), code: 7, reason: "no more".to_owned() });
     assert_eq!(job.outcomes, [abort]);
 }
 

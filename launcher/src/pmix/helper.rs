@@ -216,8 +216,8 @@ impl Server {
             Call::Lookup { keys, waits, answer } => {
                 Report::Lookup { token: self.wait(Waiting::Finds(answer)), keys, waits }
             }
-            Call::Unpublish { keys, answer } => {
-                Report::Unpublish { token: self.wait(Waiting::Operation(answer)), keys }
+            Call::Unpublish { rank, keys, answer } => {
+                Report::Unpublish { token: self.wait(Waiting::Operation(answer)), rank, keys }
             }
         };
         self.report(&report)

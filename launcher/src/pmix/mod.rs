@@ -6,7 +6,7 @@
 //! ([`candidates`]), in a process beside the agent: the **helper** ([`helper`]). Open MPI 4 has it inside its libopen-pal.
 //!
 //! The agent orders and the helper reports ([`protocol`]). What a node's libpmix has to say to those of other nodes goes
-//! through the agent's [`Relay`], which is pure, and the job's out-of-band layer. What libpmix is told of the job is
+//! through the agent's [`Relay`], which is pure, and the job's out-of-band layer, as [`exchange`](crate::exchange) says. What libpmix is told of the job is
 //! [`description`]; all that is unsafe is in [`library`].
 //!
 //! Not served: spawn, groups, queries, allocation. libpmix answers ranks that ask for these by "not supported".
@@ -19,7 +19,7 @@ pub mod protocol;
 mod relay;
 
 pub use helper::{ARGUMENT, helper_main};
-pub use relay::{Action, ID_PREFIX, Relay, is_own_token};
+pub use relay::{Action, Relay};
 
 #[cfg(test)]
 mod tests;

@@ -145,6 +145,8 @@ pub enum Report {
     Unpublish {
         /// Returned in the answer.
         token: u64,
+        /// The rank.
+        rank: Rank,
         /// By these keys; none means all of its own.
         keys: Vec<Vec<u8>>,
     },

@@ -6,55 +6,24 @@
 //! - What a rank of another node tells about itself is asked of that node when somebody wants it.
 //! - What is published is kept by node 0.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use efarun_wire::message::{GatherKey, JobMap, Participants, Target};
-use efarun_wire::oob::{MAX_REQUEST_BYTES, blob_limit_bytes};
+use efarun_wire::message::{GatherKey, JobMap, OobDown, OobUp, Participants, Target};
+use efarun_wire::oob::blob_limit_bytes;
 use efarun_wire::{NodeId, Rank};
 
 use super::protocol::{Order, Published, Purpose, Report};
+use crate::exchange::{self, Asks, Family, NAME_KEEPER, Names, Rounds};
 
 /// What the owner of a relay does next, in the order given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Order this from the helper.
     Order(Order),
-    /// Contribute this to an allgather, for all its ranks that are on this node.
-    Gather {
-        /// Which allgather.
-        key: GatherKey,
-        /// One blob per rank, ascending.
-        blobs: Vec<(Rank, Vec<u8>)>,
-    },
-    /// Ask the relay of another node. The answer goes to [`Relay::answered`].
-    Ask {
-        /// The other node.
-        node: NodeId,
-        /// Goes with the answer; see [`is_own_token`].
-        token: u64,
-        /// The question.
-        body: Vec<u8>,
-    },
-    /// Answer a question that [`Relay::asked`] was given.
-    Reply {
-        /// Who had asked.
-        to: Target,
-        /// Theirs.
-        token: u64,
-        /// The answer.
-        body: Result<Vec<u8>, String>,
-    },
-    /// A rank ends the job.
-    Abort {
-        /// The rank.
-        rank: Rank,
-        /// The exit code that it asks for.
-        code: i32,
-        /// Why, one line.
-        reason: String,
-    },
+    /// Say this to the job's other relays, or to the head.
+    Up(OobUp),
     /// A rank does not do its part, so that the others cannot go on.
     Broke {
         /// The rank.
@@ -74,15 +43,13 @@ pub struct Relay {
     world_size: u32,
     states: BTreeMap<Rank, State>,
     fences: BTreeMap<GatherKey, u64>,
-    counts: BTreeMap<(String, Participants), u32>,
-    asks: BTreeMap<u64, Ask>,
-    /// Questions that wait until fewer are open.
-    unasked: VecDeque<Ask>,
+    rounds: Rounds,
+    asks: Asks<Ask>,
     /// Whose cards the helper is looking for, by the tokens that it was given.
     asked_cards: BTreeMap<u64, (Target, u64)>,
-    next_token: u64,
-    names: BTreeMap<Vec<u8>, Published>,
-    /// Who waits for names that are not published yet, on node 0.
+    /// What is published, on the node that keeps it.
+    names: Names<Published>,
+    /// Who waits there for what is not published yet.
     name_waits: Vec<NameWait>,
 }
 
@@ -96,8 +63,7 @@ enum State {
 
 #[derive(Debug)]
 struct Ask {
-    node: NodeId,
-    question: Question,
+    subject: Subject,
     /// The helper's token, under which it waits.
     for_token: u64,
 }
@@ -117,13 +83,28 @@ enum Asker {
     There(Target, u64),
 }
 
+/// What a question is about, which says what no answer means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Card,
+    Lookup,
+    Deed,
+}
+
 /// What one relay asks another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Question {
     Card(Rank),
     Publish(Vec<Published>),
-    Lookup { keys: Vec<Vec<u8>>, waits: bool },
-    Unpublish(Vec<Vec<u8>>),
+    Lookup {
+        keys: Vec<Vec<u8>>,
+        waits: bool,
+    },
+    /// No keys are all of the rank's.
+    Unpublish {
+        rank: Rank,
+        keys: Vec<Vec<u8>>,
+    },
 }
 
 /// The answers, each to its question.
@@ -132,11 +113,6 @@ enum Answer {
     Card(Option<Vec<u8>>),
     Done(bool),
     Found(Vec<Published>),
-}
-
-/// Says whether a token is a relay's: PMI's servers, which ask over the same links, never get so far.
-pub fn is_own_token(token: u64) -> bool {
-    token & OWN_TOKENS != 0
 }
 
 impl Relay {
@@ -149,12 +125,10 @@ impl Relay {
             states: own.iter().map(|rank| (*rank, State::Outside)).collect(),
             map,
             fences: BTreeMap::new(),
-            counts: BTreeMap::new(),
-            asks: BTreeMap::new(),
-            unasked: VecDeque::new(),
+            rounds: Rounds::default(),
+            asks: Asks::new(node, Family::Pmix),
             asked_cards: BTreeMap::new(),
-            next_token: OWN_TOKENS,
-            names: BTreeMap::new(),
+            names: Names::new(),
             name_waits: Vec::new(),
         }
     }
@@ -168,18 +142,18 @@ impl Relay {
             Report::Finalized(rank) => self.enter(rank, State::Left),
             Report::Aborted { rank, code, reason } => {
                 let reason = if reason.is_empty() { "by MPI_Abort".to_owned() } else { one_line(&reason) };
-                actions.push(Action::Abort { rank, code, reason });
+                actions.push(Action::Up(OobUp::Abort { rank, code, reason }));
             }
             Report::Fence { token, purpose, participants, blob } => {
                 self.fence(token, purpose, participants, blob, &mut actions);
             }
             Report::WantCard { token, rank } => match self.node_of(rank) {
-                Some(node) if node != self.node => self.ask(node, Question::Card(rank), token, &mut actions),
+                Some(node) if node != self.node => self.ask(node, &Question::Card(rank), token, &mut actions),
                 _ => actions.push(Action::Order(Order::Card { token, blob: None })),
             },
             Report::Card { token, blob } => {
                 if let Some((to, theirs)) = self.asked_cards.remove(&token) {
-                    actions.push(reply(to, theirs, &Answer::Card(blob)));
+                    actions.push(Action::Up(exchange::reply(to, theirs, &Answer::Card(blob))));
                 }
             }
             Report::Publish { token, values } => {
@@ -188,16 +162,32 @@ impl Relay {
             Report::Lookup { token, keys, waits } => {
                 self.at_name_keeper(Question::Lookup { keys, waits }, token, &mut actions);
             }
-            Report::Unpublish { token, keys } => {
-                self.at_name_keeper(Question::Unpublish(keys), token, &mut actions);
+            Report::Unpublish { token, rank, keys } => {
+                self.at_name_keeper(Question::Unpublish { rank, keys }, token, &mut actions);
             }
             Report::HeardOut(rank) => actions.push(Action::HeardOut(rank)),
         }
         actions
     }
 
-    /// Handles the result of an allgather.
-    pub fn gathered(&mut self, key: &GatherKey, blobs: &[(Rank, Vec<u8>)]) -> Vec<Action> {
+    /// Handles what the head passes on.
+    ///
+    /// # Errors
+    ///
+    /// Gives back what is not for this relay.
+    pub fn hear(&mut self, down: OobDown) -> Result<Vec<Action>, OobDown> {
+        if !exchange::is_for(&down, self.node, Family::Pmix) {
+            return Err(down);
+        }
+        Ok(match down {
+            OobDown::Gathered { key, blobs } => self.gathered(&key, &blobs),
+            OobDown::Request { from, token, body, .. } => self.asked(from, token, &body),
+            OobDown::Reply { token, body, .. } => self.answered(token, &body),
+            OobDown::Event(_) => Vec::new(),
+        })
+    }
+
+    fn gathered(&mut self, key: &GatherKey, blobs: &[(Rank, Vec<u8>)]) -> Vec<Action> {
         let Some(token) = self.fences.remove(key) else { return Vec::new() };
         let by_rank: BTreeMap<Rank, &Vec<u8>> = blobs.iter().map(|(rank, blob)| (*rank, blob)).collect();
         let ranks = self.map.nodes.iter().flat_map(|node| ascending(&node.ranks));
@@ -206,41 +196,32 @@ impl Relay {
         vec![Action::Order(Order::Fenced { token, blob: Some(blob) })]
     }
 
-    /// Handles a question of another node's relay.
-    pub fn asked(&mut self, from: Target, token: u64, body: &[u8]) -> Vec<Action> {
-        let Ok(question) = postcard::from_bytes(body) else {
-            let body = Err("this is no question for a PMIx server".to_owned());
-            return vec![Action::Reply { to: from, token, body }];
-        };
+    fn asked(&mut self, from: Target, token: u64, body: &[u8]) -> Vec<Action> {
         let mut actions = Vec::new();
-        match question {
-            Question::Card(rank) if self.states.contains_key(&rank) => {
-                let own = self.new_token();
+        match exchange::decode(body) {
+            Some(Question::Card(rank)) if self.states.contains_key(&rank) => {
+                let own = self.asks.new_token();
                 self.asked_cards.insert(own, (from, token));
                 actions.push(Action::Order(Order::FindCard { token: own, rank }));
             }
-            Question::Card(_) => actions.push(reply(from, token, &Answer::Card(None))),
-            question => self.keep_names(question, Asker::There(from, token), &mut actions),
+            Some(Question::Card(_)) => {
+                actions.push(Action::Up(exchange::reply(from, token, &Answer::Card(None))))
+            }
+            Some(question) => self.keep_names(question, Asker::There(from, token), &mut actions),
+            None => {
+                let body = Err("this is no question for a PMIx server".to_owned());
+                actions.push(Action::Up(OobUp::Reply { to: from, token, body }));
+            }
         }
         actions
     }
 
-    /// Handles the answer to [`Action::Ask`]; an error is one that could not be asked.
-    pub fn answered(&mut self, token: u64, body: &Result<Vec<u8>, String>) -> Vec<Action> {
-        let mut actions = Vec::new();
-        let Some(ask) = self.asks.remove(&token) else { return actions };
-        if let Some(next) = self.unasked.pop_front() {
-            self.ask(next.node, next.question, next.for_token, &mut actions);
-        }
-        let token = ask.for_token;
-        let answer = body.as_ref().ok().and_then(|body| postcard::from_bytes(body).ok());
-        actions.push(Action::Order(match (ask.question, answer) {
-            (Question::Card(_), Some(Answer::Card(blob))) => Order::Card { token, blob },
-            (Question::Card(_), _) => Order::Card { token, blob: None },
-            (Question::Lookup { .. }, Some(Answer::Found(values))) => Order::Found { token, values },
-            (Question::Lookup { .. }, _) => Order::Found { token, values: Vec::new() },
-            (_, answer) => Order::Done { token, is_done: matches!(answer, Some(Answer::Done(true))) },
-        }));
+    /// An error is a question that could not be asked.
+    fn answered(&mut self, token: u64, body: &Result<Vec<u8>, String>) -> Vec<Action> {
+        let Some((ask, next)) = self.asks.answered(token) else { return Vec::new() };
+        let mut actions: Vec<Action> = next.map(Action::Up).into_iter().collect();
+        let answer = body.as_ref().ok().and_then(|body| exchange::decode(body));
+        actions.push(told(&ask, answer));
         actions
     }
 
@@ -297,14 +278,12 @@ impl Relay {
             actions.push(Action::Order(Order::Fenced { token, blob: Some(blob) }));
             return;
         }
-        let id = format!("{ID_PREFIX}{}", name_of(purpose));
-        let count = self.counts.entry((id.clone(), participants.clone())).or_default();
-        let key = GatherKey { id, epoch: *count, participants };
-        *count += 1;
+        let id = format!("{}{}", Family::Pmix.id_prefix(), name_of(purpose));
+        let key = self.rounds.next(id, participants);
         self.fences.insert(key.clone(), token);
         let mut parts = blob.chunks(limit_bytes);
         let blobs = local.into_iter().map(|rank| (rank, parts.next().unwrap_or_default().to_vec())).collect();
-        actions.push(Action::Gather { key, blobs });
+        actions.push(Action::Up(OobUp::Gather { key, blobs }));
     }
 
     fn node_of(&self, rank: Rank) -> Option<NodeId> {
@@ -312,33 +291,23 @@ impl Relay {
         Some(NodeId(u32::try_from(found).expect("nodes are numbered by 32 bits")))
     }
 
-    fn ask(&mut self, node: NodeId, question: Question, for_token: u64, actions: &mut Vec<Action>) {
-        let ask = Ask { node, question, for_token };
-        if self.asks.len() >= MAX_OPEN_ASKS {
-            self.unasked.push_back(ask);
-            return;
+    fn ask(&mut self, node: NodeId, question: &Question, for_token: u64, actions: &mut Vec<Action>) {
+        let subject = match question {
+            Question::Card(_) => Subject::Card,
+            Question::Lookup { .. } => Subject::Lookup,
+            Question::Publish(_) | Question::Unpublish { .. } => Subject::Deed,
+        };
+        match self.asks.ask(node, exchange::encode(question), Ask { subject, for_token }) {
+            Ok(said) => actions.extend(said.map(Action::Up)),
+            Err(unasked) => actions.push(told(&unasked, None)),
         }
-        let token = self.new_token();
-        let body = encode(&ask.question);
-        self.asks.insert(token, ask);
-        if body.len() > MAX_REQUEST_BYTES {
-            actions.extend(self.answered(token, &Err("too long".to_owned())));
-        } else {
-            actions.push(Action::Ask { node, token, body });
-        }
-    }
-
-    fn new_token(&mut self) -> u64 {
-        let token = self.next_token;
-        self.next_token += 1;
-        token
     }
 
     fn at_name_keeper(&mut self, question: Question, token: u64, actions: &mut Vec<Action>) {
         if self.node == NAME_KEEPER {
             self.keep_names(question, Asker::Here(token), actions);
         } else {
-            self.ask(NAME_KEEPER, question, token, actions);
+            self.ask(NAME_KEEPER, &question, token, actions);
         }
     }
 
@@ -346,12 +315,8 @@ impl Relay {
     fn keep_names(&mut self, question: Question, who: Asker, actions: &mut Vec<Action>) {
         let answer = match question {
             Question::Publish(values) => {
-                let is_new = values.iter().all(|value| !self.names.contains_key(&value.key));
-                let has_room = self.names.len() + values.len() <= MAX_NAMES;
-                let is_done = is_new && has_room;
-                if is_done {
-                    self.names.extend(values.into_iter().map(|value| (value.key.clone(), value)));
-                }
+                let values = values.into_iter().map(|value| (value.key.clone(), value)).collect();
+                let is_done = self.names.publish(values);
                 tell(who, Answer::Done(is_done), actions);
                 let waits = std::mem::take(&mut self.name_waits);
                 for wait in waits {
@@ -359,10 +324,11 @@ impl Relay {
                 }
                 return;
             }
-            Question::Unpublish(keys) if keys.is_empty() => Answer::Done(true),
-            Question::Unpublish(keys) => {
-                Answer::Done(keys.iter().all(|key| self.names.remove(key).is_some()))
+            Question::Unpublish { rank, keys } if keys.is_empty() => {
+                self.names.forget(|value| value.rank == rank);
+                Answer::Done(true)
             }
+            Question::Unpublish { keys, .. } => Answer::Done(self.names.unpublish(&keys)),
             Question::Lookup { keys, waits } => return self.look_up(NameWait { who, keys }, waits, actions),
             Question::Card(_) => Answer::Card(None),
         };
@@ -370,8 +336,8 @@ impl Relay {
     }
 
     fn look_up(&mut self, wait: NameWait, waits: bool, actions: &mut Vec<Action>) {
-        let found: Vec<Published> = wait.keys.iter().filter_map(|key| self.names.get(key)).cloned().collect();
-        if found.len() < wait.keys.len() && waits && self.name_waits.len() < MAX_NAMES {
+        let found = self.names.find(&wait.keys);
+        if found.len() < wait.keys.len() && waits && self.name_waits.len() < MAX_WAITS {
             self.name_waits.push(wait);
         } else {
             tell(wait.who, Answer::Found(found), actions);
@@ -381,21 +347,23 @@ impl Relay {
 
 fn tell(who: Asker, answer: Answer, actions: &mut Vec<Action>) {
     actions.push(match (who, answer) {
-        (Asker::There(to, token), answer) => reply(to, token, &answer),
+        (Asker::There(to, token), answer) => Action::Up(exchange::reply(to, token, &answer)),
         (Asker::Here(token), Answer::Found(values)) => Action::Order(Order::Found { token, values }),
         (Asker::Here(token), Answer::Done(is_done)) => Action::Order(Order::Done { token, is_done }),
         (Asker::Here(token), Answer::Card(blob)) => Action::Order(Order::Card { token, blob }),
     });
 }
 
-fn reply(to: Target, token: u64, answer: &Answer) -> Action {
-    let body = encode(answer);
-    let body = if body.len() <= MAX_REQUEST_BYTES { Ok(body) } else { Err("too long an answer".to_owned()) };
-    Action::Reply { to, token, body }
-}
-
-fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    postcard::to_allocvec(message).expect("these types can always be written")
+/// What the helper is told of an answer, or of there being none.
+fn told(ask: &Ask, answer: Option<Answer>) -> Action {
+    let token = ask.for_token;
+    Action::Order(match (ask.subject, answer) {
+        (Subject::Card, Some(Answer::Card(blob))) => Order::Card { token, blob },
+        (Subject::Card, _) => Order::Card { token, blob: None },
+        (Subject::Lookup, Some(Answer::Found(values))) => Order::Found { token, values },
+        (Subject::Lookup, _) => Order::Found { token, values: Vec::new() },
+        (Subject::Deed, answer) => Order::Done { token, is_done: answer == Some(Answer::Done(true)) },
+    })
 }
 
 fn ascending(ranks: &[Rank]) -> Vec<Rank> {
@@ -416,12 +384,5 @@ fn name_of(purpose: Purpose) -> &'static str {
     }
 }
 
-/// What the ids of PMIx's allgathers begin with. No rank may contribute to one by itself.
-pub const ID_PREFIX: &str = "pmix/";
-
-const NAME_KEEPER: NodeId = NodeId(0);
-const OWN_TOKENS: u64 = 1 << 63;
-/// Fewer than a hub lets an asker have open: PMI's server asks by the same name.
-const MAX_OPEN_ASKS: usize = 24;
-/// Published names that are kept, and lookups that wait for some.
-const MAX_NAMES: usize = 4096;
+/// Lookups that wait for what is not published.
+const MAX_WAITS: usize = 4096;

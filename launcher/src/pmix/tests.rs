@@ -1,9 +1,9 @@
-use efarun_wire::message::{JobMap, MappedNode, Participants, Target};
+use efarun_wire::message::{GatherKey, JobMap, MappedNode, OobDown, OobUp, Participants, Target};
 use efarun_wire::{NodeId, Rank};
 
 use super::description::{Info, Value, of_job};
 use super::protocol::{Order, Published, Purpose, Report, Start};
-use super::relay::{Action, Relay, is_own_token};
+use super::relay::{Action, Relay};
 
 /// Ranks 0 and 2 on node 0, rank 1 on node 1.
 fn map() -> JobMap {
@@ -24,17 +24,29 @@ fn fence(token: u64, participants: Participants, blob: &[u8]) -> Report {
 
 /// Carries a question of one relay to another, and the answer back, with what the helpers do.
 fn carry(relays: &mut [Relay; 2], from: usize, actions: Vec<Action>, card: &[u8]) -> Vec<Action> {
-    let [Action::Ask { node, token, body }] = &actions[..] else { panic!("{actions:?}") };
-    assert!(is_own_token(*token));
-    let asker = Target::Node(NodeId(from as u32));
-    let mut answers = relays[node.index()].asked(asker, *token, body);
+    let [Action::Up(OobUp::Request { to: Target::Node(node), .. })] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    let mut answers = relays[node.index()].hear(passed_on(&actions[0])).unwrap();
     if let [Action::Order(Order::FindCard { token, .. })] = &answers[..] {
         let report = Report::Card { token: *token, blob: Some(card.to_vec()) };
         answers = relays[node.index()].reported(report);
     }
-    let [Action::Reply { to, token, body }] = &answers[..] else { panic!("{answers:?}") };
-    assert_eq!(*to, asker);
-    relays[from].answered(*token, body)
+    let [answer] = &answers[..] else { panic!("{answers:?}") };
+    relays[from].hear(passed_on(answer)).unwrap()
+}
+
+/// What the head makes of what a relay says.
+fn passed_on(action: &Action) -> OobDown {
+    match action.clone() {
+        Action::Up(OobUp::Request { from, to, token, body }) => OobDown::Request { from, to, token, body },
+        Action::Up(OobUp::Reply { to, token, body }) => OobDown::Reply { to, token, body },
+        other => panic!("the head passes no such thing on: {other:?}"),
+    }
+}
+
+fn gathered(key: &GatherKey, blobs: &[(Rank, Vec<u8>)]) -> OobDown {
+    OobDown::Gathered { key: key.clone(), blobs: blobs.to_vec() }
 }
 
 #[test]
@@ -44,7 +56,7 @@ fn a_fence_gives_every_node_what_all_contributed_in_the_order_of_nodes() {
     let mut keys = Vec::new();
     for (relay, blob) in relays.iter_mut().zip([&b"first"[..], b"second"]) {
         match &relay.reported(fence(7, Participants::World, blob))[..] {
-            [Action::Gather { key, blobs }] => {
+            [Action::Up(OobUp::Gather { key, blobs })] => {
                 contributions.extend(blobs.clone());
                 keys.push(key.clone());
             }
@@ -55,12 +67,12 @@ fn a_fence_gives_every_node_what_all_contributed_in_the_order_of_nodes() {
     contributions.sort();
     for relay in &mut relays {
         let order = Order::Fenced { token: 7, blob: Some(b"firstsecond".to_vec()) };
-        assert_eq!(relay.gathered(&keys[0], &contributions), [Action::Order(order)]);
-        assert_eq!(relay.gathered(&keys[0], &contributions), [], "it is over");
+        assert_eq!(relay.hear(gathered(&keys[0], &contributions)), Ok(vec![Action::Order(order)]));
+        assert_eq!(relay.hear(gathered(&keys[0], &contributions)), Ok(vec![]), "it is over");
     }
     // The next one of the same ranks is another.
     match &relays[0].reported(fence(8, Participants::World, b""))[..] {
-        [Action::Gather { key, .. }] => assert_ne!(*key, keys[0]),
+        [Action::Up(OobUp::Gather { key, .. })] => assert_ne!(*key, keys[0]),
         other => panic!("{other:?}"),
     }
 }
@@ -82,7 +94,8 @@ fn a_fence_of_one_node_does_not_leave_it_and_one_that_cannot_be_is_refused() {
 fn a_contribution_beyond_one_ranks_share_is_spread_and_put_together_again() {
     let mut relays = relays();
     let large: Vec<u8> = (0..3 << 19).map(|place: u32| place as u8).collect();
-    let [Action::Gather { key, blobs }] = &relays[0].reported(fence(1, Participants::World, &large))[..]
+    let [Action::Up(OobUp::Gather { key, blobs })] =
+        &relays[0].reported(fence(1, Participants::World, &large))[..]
     else {
         panic!("no allgather");
     };
@@ -90,7 +103,9 @@ fn a_contribution_beyond_one_ranks_share_is_spread_and_put_together_again() {
     let _ = relays[1].reported(fence(1, Participants::World, b"end"));
     // Rank 1's lies between those of ranks 0 and 2.
     let all = [blobs[0].clone(), (Rank(1), b"end".to_vec()), blobs[1].clone()];
-    let [Action::Order(Order::Fenced { blob: Some(blob), .. })] = &relays[1].gathered(key, &all)[..] else {
+    let [Action::Order(Order::Fenced { blob: Some(blob), .. })] =
+        &relays[1].hear(gathered(key, &all)).unwrap()[..]
+    else {
         panic!("no result");
     };
     assert!(*blob == [&large[..], b"end"].concat());
@@ -119,21 +134,25 @@ fn what_is_published_is_found_from_every_node_until_it_is_taken_back() {
     assert_eq!(relays[0].reported(wait), []);
     let publish = Report::Publish { token: 1, values: vec![value.clone()] };
     let asked = relays[1].reported(publish.clone());
-    let [Action::Ask { token, body, .. }] = &asked[..] else { panic!("{asked:?}") };
-    let [answer, found] = &relays[0].asked(Target::Node(NodeId(1)), *token, body)[..] else {
-        panic!("two are told")
-    };
+    let [answer, found] = &relays[0].hear(passed_on(&asked[0])).unwrap()[..] else { panic!("two are told") };
     assert_eq!(*found, Action::Order(Order::Found { token: 4, values: vec![value.clone()] }));
-    let Action::Reply { token, body, .. } = answer else { panic!("{answer:?}") };
-    assert_eq!(relays[1].answered(*token, body), done(true));
+    assert_eq!(relays[1].hear(passed_on(answer)).unwrap(), done(true));
     let again = relays[1].reported(publish);
     assert_eq!(carry(&mut relays, 1, again, b""), done(false));
     let look = Report::Lookup { token: 2, keys: keys.clone(), waits: false };
     let asked = relays[1].reported(look.clone());
     let found = |values| [Action::Order(Order::Found { token: 2, values })];
     assert_eq!(carry(&mut relays, 1, asked, b""), found(vec![value]));
-    assert_eq!(relays[0].reported(Report::Unpublish { token: 1, keys }), done(true));
-    assert_eq!(relays[0].reported(look), found(Vec::new()));
+    let unpublish = |keys| Report::Unpublish { token: 1, rank: Rank(1), keys };
+    assert_eq!(relays[0].reported(unpublish(keys)), done(true));
+    assert_eq!(relays[0].reported(look.clone()), found(Vec::new()));
+    // All that is a rank's own, and nothing else.
+    let publish = |rank: u32| Published { rank: Rank(rank), key: vec![rank as u8], kind: 3, bytes: vec![] };
+    let values = vec![publish(1), publish(2)];
+    assert_eq!(relays[0].reported(Report::Publish { token: 1, values: values.clone() }), done(true));
+    assert_eq!(relays[0].reported(unpublish(Vec::new())), done(true));
+    let look = Report::Lookup { token: 2, keys: vec![vec![1], vec![2]], waits: false };
+    assert_eq!(relays[0].reported(look), found(values[1..].to_vec()));
 }
 
 #[test]
@@ -153,13 +172,16 @@ fn ends_and_a_lost_server_break_only_what_is_within() {
 #[test]
 fn what_another_node_asks_is_answered_whatever_it_is() {
     let mut relay = Relay::new(NodeId(0), map());
+    let own = Target::Node(NodeId(0));
     for body in [&b""[..], b"\xff\xff", &[0, 200, 1]] {
-        match &relay.asked(Target::Node(NodeId(1)), 9, body)[..] {
-            [Action::Reply { token: 9, .. }] => {}
-            other => panic!("{other:?}"),
-        }
+        let (from, token) = (Target::Node(NodeId(1)), 1 << 63 | 9);
+        let asked = relay.hear(OobDown::Request { from, to: own, token, body: body.to_vec() }).unwrap();
+        assert!(matches!(&asked[..], [Action::Up(OobUp::Reply { to, .. })] if *to == from), "{asked:?}");
     }
-    assert_eq!(relay.answered(1 << 63, &Ok(vec![0xff])), [], "nothing was asked");
+    let unasked = OobDown::Reply { to: own, token: 1 << 63, body: Ok(vec![0xff]) };
+    assert_eq!(relay.hear(unasked), Ok(vec![]), "nothing was asked");
+    let of_pmi = OobDown::Reply { to: own, token: 1, body: Ok(vec![]) };
+    assert_eq!(relay.hear(of_pmi.clone()), Err(of_pmi), "it is for another server");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::pmix::protocol::Published;
 
 /// An argument of libpmix's own, which only goes back to it.
 #[derive(Debug)]
-pub(super) struct Cookie(pub(super) *mut c_void);
+struct Cookie(*mut c_void);
 
 // SAFETY: libpmix lets its functions be called on any thread: they pass what they are given on to its own.
 unsafe impl Send for Cookie {}
@@ -17,11 +17,16 @@ unsafe impl Send for Cookie {}
 /// Waits for the end of an operation.
 #[derive(Debug)]
 pub(in crate::pmix) struct Operation {
-    pub(super) call: abi::OpDone,
-    pub(super) cookie: Cookie,
+    call: abi::OpDone,
+    cookie: Cookie,
 }
 
 impl Operation {
+    /// None where libpmix wants no answer.
+    pub(super) fn new(call: Option<abi::OpDone>, cookie: *mut c_void) -> Option<Operation> {
+        Some(Operation { call: call?, cookie: Cookie(cookie) })
+    }
+
     /// Tells whether it could be done.
     pub(in crate::pmix) fn done(self, is_done: bool) {
         let status = if is_done { abi::SUCCESS } else { abi::NOT_FOUND };
@@ -33,11 +38,16 @@ impl Operation {
 /// Waits for what ranks tell about themselves.
 #[derive(Debug)]
 pub(in crate::pmix) struct Cards {
-    pub(super) call: abi::ModexDone,
-    pub(super) cookie: Cookie,
+    call: abi::ModexDone,
+    cookie: Cookie,
 }
 
 impl Cards {
+    /// None where libpmix wants no answer.
+    pub(super) fn new(call: Option<abi::ModexDone>, cookie: *mut c_void) -> Option<Cards> {
+        Some(Cards { call: call?, cookie: Cookie(cookie) })
+    }
+
     /// Gives it, or says that there is none.
     pub(in crate::pmix) fn give(self, blob: Option<Vec<u8>>) {
         let (status, blob) = match blob {
@@ -62,12 +72,17 @@ unsafe extern "C" fn release(own: *mut c_void) {
 /// Waits for what was published.
 #[derive(Debug)]
 pub(in crate::pmix) struct Finds {
-    pub(super) call: abi::LookupDone,
-    pub(super) cookie: Cookie,
-    pub(super) nspace: Vec<u8>,
+    call: abi::LookupDone,
+    cookie: Cookie,
+    nspace: Vec<u8>,
 }
 
 impl Finds {
+    /// None where libpmix wants no answer.
+    pub(super) fn new(call: Option<abi::LookupDone>, cookie: *mut c_void, nspace: Vec<u8>) -> Option<Finds> {
+        Some(Finds { call: call?, cookie: Cookie(cookie), nspace })
+    }
+
     /// Gives what was found.
     pub(in crate::pmix) fn give(self, found: &[Published]) {
         let texts: Vec<CString> =

@@ -10,7 +10,7 @@ use efarun_wire::Rank;
 use efarun_wire::message::Participants;
 
 use super::abi::{self, Status};
-use super::answers::{Cards, Cookie, Finds, Operation};
+use super::answers::{Cards, Finds, Operation};
 use super::infos::{copy_of, text_of};
 use crate::pmix::protocol::{Published, Purpose};
 
@@ -50,6 +50,7 @@ pub(in crate::pmix) enum Call {
         answer: Finds,
     },
     Unpublish {
+        rank: Rank,
         keys: Vec<Vec<u8>>,
         answer: Operation,
     },
@@ -96,23 +97,25 @@ pub(super) fn module() -> abi::ServerModule {
     }
 }
 
-/// Passes a call on. Fails only when the process is ending.
-fn pass_on(call: Call) -> Status {
-    let is_taken = RECEIVER.get().is_some_and(|receiver| (receiver.take)(call));
-    if is_taken { abi::SUCCESS } else { abi::ERROR }
+/// The frame of every function: what libpmix gave becomes a [`Call`], which is passed on. Not supported is what makes none:
+/// processes of other name spaces, values of types that nobody sends, a question without a way to answer it.
+fn pass_on(call: impl FnOnce() -> Option<Call>) -> Status {
+    let (Some(receiver), Some(call)) = (RECEIVER.get(), call()) else { return abi::NOT_SUPPORTED };
+    // Fails only when the process is ending.
+    if (receiver.take)(call) { abi::SUCCESS } else { abi::ERROR }
 }
 
-/// Passes on what needs no answer of the agent's, and answers.
-///
-/// # Safety
-///
-/// `done` and `cookie` are libpmix's own for this call.
-unsafe fn pass_on_and_answer(call: Call, done: Option<abi::OpDone>, cookie: *mut c_void) -> Status {
+/// As [`pass_on`], for what needs no answer of the agent's: it is answered here.
+fn pass_on_and_answer(
+    done: Option<abi::OpDone>,
+    cookie: *mut c_void,
+    call: impl FnOnce() -> Option<Call>,
+) -> Status {
     let status = pass_on(call);
     if status == abi::SUCCESS
-        && let Some(call) = done
+        && let Some(operation) = Operation::new(done, cookie)
     {
-        Operation { call, cookie: Cookie(cookie) }.done(true);
+        operation.done(true);
     }
     status
 }
@@ -167,6 +170,19 @@ unsafe fn keys_of(mut keys: *const *const c_char) -> Vec<Vec<u8>> {
     copied
 }
 
+/// A copy of bytes that C keeps; empty where there are none.
+///
+/// # Safety
+///
+/// The pointer is null or leads to so many bytes.
+unsafe fn bytes_at(start: *const c_char, len: usize) -> Vec<u8> {
+    if start.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: as the caller promises.
+    unsafe { slice::from_raw_parts(start.cast::<u8>(), len) }.to_vec()
+}
+
 /// # Safety
 ///
 /// The pointer is null or leads to so many infos.
@@ -175,19 +191,16 @@ unsafe fn infos_of<'a>(infos: *const abi::Info, count: usize) -> &'a [abi::Info]
     if infos.is_null() { &[] } else { unsafe { slice::from_raw_parts(infos, count) } }
 }
 
+// In each of the following, whatever it is given is libpmix's for the time of the call, and as the interface has it.
+
 unsafe extern "C" fn client_connected(
     proc: *const abi::Proc,
     _object: *mut c_void,
     done: Option<abi::OpDone>,
     cookie: *mut c_void,
 ) -> Status {
-    // SAFETY: all are libpmix's for this call.
-    unsafe {
-        match rank_of(proc) {
-            Some(rank) => pass_on_and_answer(Call::Connected(rank), done, cookie),
-            None => abi::NOT_SUPPORTED,
-        }
-    }
+    // SAFETY: as said above.
+    pass_on_and_answer(done, cookie, || unsafe { Some(Call::Connected(rank_of(proc)?)) })
 }
 
 unsafe extern "C" fn client_connected_2(
@@ -208,35 +221,28 @@ unsafe extern "C" fn client_finalized(
     done: Option<abi::OpDone>,
     cookie: *mut c_void,
 ) -> Status {
-    // SAFETY: all are libpmix's for this call.
-    unsafe {
-        match rank_of(proc) {
-            Some(rank) => pass_on_and_answer(Call::Finalized(rank), done, cookie),
-            None => abi::NOT_SUPPORTED,
-        }
-    }
+    // SAFETY: as said above.
+    pass_on_and_answer(done, cookie, || unsafe { Some(Call::Finalized(rank_of(proc)?)) })
 }
 
 /// Whichever ranks are to be aborted, the job is.
 unsafe extern "C" fn abort(
     proc: *const abi::Proc,
     _object: *mut c_void,
-    status: c_int,
+    code: c_int,
     message: *const c_char,
     _procs: *mut abi::Proc,
     _proc_count: usize,
     done: Option<abi::OpDone>,
     cookie: *mut c_void,
 ) -> Status {
-    // SAFETY: all are libpmix's for this call.
-    unsafe {
-        let Some(rank) = rank_of(proc) else { return abi::NOT_SUPPORTED };
+    // SAFETY: as said above.
+    pass_on_and_answer(done, cookie, || unsafe {
         let reason = String::from_utf8_lossy(&copy_of(message)).into_owned();
-        pass_on_and_answer(Call::Aborted { rank, code: status, reason }, done, cookie)
-    }
+        Some(Call::Aborted { rank: rank_of(proc)?, code, reason })
+    })
 }
 
-/// The bytes become ours, and are C's to free.
 unsafe extern "C" fn fence(
     procs: *const abi::Proc,
     proc_count: usize,
@@ -247,19 +253,17 @@ unsafe extern "C" fn fence(
     done: Option<abi::ModexDone>,
     cookie: *mut c_void,
 ) -> Status {
-    // SAFETY: all are libpmix's for this call; the bytes were made by malloc, for whoever is called to free.
-    let (participants, blob) = unsafe {
-        let blob =
-            if data.is_null() { Vec::new() } else { slice::from_raw_parts(data.cast::<u8>(), len).to_vec() };
+    // SAFETY: as said above. The bytes become ours, and are malloc's to free.
+    let blob = unsafe {
+        let blob = bytes_at(data, len);
         libc::free(data.cast());
-        (participants(procs, proc_count), blob)
+        blob
     };
-    match (participants, done) {
-        (Some(participants), Some(call)) => {
-            pass_on(Call::Fence { participants, blob, answer: Cards { call, cookie: Cookie(cookie) } })
-        }
-        _ => abi::NOT_SUPPORTED,
-    }
+    // SAFETY: as said above.
+    pass_on(|| unsafe {
+        let participants = participants(procs, proc_count)?;
+        Some(Call::Fence { participants, blob, answer: Cards::new(done, cookie)? })
+    })
 }
 
 unsafe extern "C" fn direct_modex(
@@ -269,13 +273,8 @@ unsafe extern "C" fn direct_modex(
     done: Option<abi::ModexDone>,
     cookie: *mut c_void,
 ) -> Status {
-    // SAFETY: all are libpmix's for this call.
-    match (unsafe { rank_of(proc) }, done) {
-        (Some(rank), Some(call)) => {
-            pass_on(Call::WantCard { rank, answer: Cards { call, cookie: Cookie(cookie) } })
-        }
-        _ => abi::NOT_SUPPORTED,
-    }
+    // SAFETY: as said above.
+    pass_on(|| unsafe { Some(Call::WantCard { rank: rank_of(proc)?, answer: Cards::new(done, cookie)? }) })
 }
 
 unsafe extern "C" fn publish(
@@ -285,20 +284,17 @@ unsafe extern "C" fn publish(
     done: Option<abi::OpDone>,
     cookie: *mut c_void,
 ) -> Status {
-    // SAFETY: all are libpmix's for this call.
-    let (rank, infos) = unsafe { (rank_of(proc), infos_of(infos, info_count)) };
-    let (Some(rank), Some(call)) = (rank, done) else { return abi::NOT_SUPPORTED };
-    let mut values = Vec::new();
-    for info in infos {
-        let key = text_of(&info.key);
-        if key.starts_with(DIRECTIVE) {
-            continue;
-        }
-        // SAFETY: the value is as its kind says.
-        let Some(bytes) = (unsafe { bytes_of(&info.value) }) else { return abi::NOT_SUPPORTED };
-        values.push(Published { rank, key, kind: info.value.kind, bytes });
-    }
-    pass_on(Call::Publish { values, answer: Operation { call, cookie: Cookie(cookie) } })
+    // SAFETY: as said above.
+    pass_on(|| unsafe {
+        let rank = rank_of(proc)?;
+        let is_value = |info: &&abi::Info| !text_of(&info.key).starts_with(DIRECTIVE);
+        let value = |info: &abi::Info| {
+            let bytes = bytes_of(&info.value)?;
+            Some(Published { rank, key: text_of(&info.key), kind: info.value.kind, bytes })
+        };
+        let values = infos_of(infos, info_count).iter().filter(is_value).map(value).collect::<Option<_>>()?;
+        Some(Call::Publish { values, answer: Operation::new(done, cookie)? })
+    })
 }
 
 /// A value's bytes; none for types that nobody publishes.
@@ -311,10 +307,7 @@ unsafe fn bytes_of(value: &abi::Value) -> Option<Vec<u8>> {
     unsafe {
         match value.kind {
             abi::STRING => Some(copy_of(value.data.text)),
-            abi::BYTE_OBJECT if value.data.bytes.start.is_null() => Some(Vec::new()),
-            abi::BYTE_OBJECT => Some(
-                slice::from_raw_parts(value.data.bytes.start.cast::<u8>(), value.data.bytes.len).to_vec(),
-            ),
+            abi::BYTE_OBJECT => Some(bytes_at(value.data.bytes.start, value.data.bytes.len)),
             abi::BOOL | abi::STATUS | abi::PROC_RANK => Some(value.data.word.to_ne_bytes().to_vec()),
             kind if abi::PLAIN.contains(&kind) => Some(value.data.word.to_ne_bytes().to_vec()),
             _ => None,
@@ -330,14 +323,13 @@ unsafe extern "C" fn lookup(
     done: Option<abi::LookupDone>,
     cookie: *mut c_void,
 ) -> Status {
-    // SAFETY: all are libpmix's for this call.
-    let (rank, keys, infos) = unsafe { (rank_of(proc), keys_of(keys), infos_of(infos, info_count)) };
-    let (Some(_), Some(call), Some(receiver)) = (rank, done, RECEIVER.get()) else {
-        return abi::NOT_SUPPORTED;
-    };
-    let waits = infos.iter().any(|info| text_of(&info.key) == WAIT);
-    let answer = Finds { call, cookie: Cookie(cookie), nspace: receiver.nspace.clone() };
-    pass_on(Call::Lookup { keys, waits, answer })
+    // SAFETY: as said above.
+    pass_on(|| unsafe {
+        rank_of(proc)?;
+        let waits = infos_of(infos, info_count).iter().any(|info| text_of(&info.key) == WAIT);
+        let nspace = RECEIVER.get()?.nspace.clone();
+        Some(Call::Lookup { keys: keys_of(keys), waits, answer: Finds::new(done, cookie, nspace)? })
+    })
 }
 
 unsafe extern "C" fn unpublish(
@@ -348,10 +340,11 @@ unsafe extern "C" fn unpublish(
     done: Option<abi::OpDone>,
     cookie: *mut c_void,
 ) -> Status {
-    // SAFETY: all are libpmix's for this call.
-    let (rank, keys) = unsafe { (rank_of(proc), keys_of(keys)) };
-    let (Some(_), Some(call)) = (rank, done) else { return abi::NOT_SUPPORTED };
-    pass_on(Call::Unpublish { keys, answer: Operation { call, cookie: Cookie(cookie) } })
+    // SAFETY: as said above.
+    pass_on(|| unsafe {
+        let (rank, keys) = (rank_of(proc)?, keys_of(keys));
+        Some(Call::Unpublish { rank, keys, answer: Operation::new(done, cookie)? })
+    })
 }
 
 unsafe extern "C" fn connect(
@@ -362,7 +355,7 @@ unsafe extern "C" fn connect(
     done: Option<abi::OpDone>,
     cookie: *mut c_void,
 ) -> Status {
-    // SAFETY: all are libpmix's for this call.
+    // SAFETY: as said above.
     unsafe { meet(Purpose::Connect, procs, proc_count, done, cookie) }
 }
 
@@ -374,7 +367,7 @@ unsafe extern "C" fn disconnect(
     done: Option<abi::OpDone>,
     cookie: *mut c_void,
 ) -> Status {
-    // SAFETY: all are libpmix's for this call.
+    // SAFETY: as said above.
     unsafe { meet(Purpose::Disconnect, procs, proc_count, done, cookie) }
 }
 
@@ -389,13 +382,10 @@ unsafe fn meet(
     cookie: *mut c_void,
 ) -> Status {
     // SAFETY: as the caller promises.
-    match (unsafe { participants(procs, proc_count) }, done) {
-        (Some(participants), Some(call)) => {
-            let answer = Operation { call, cookie: Cookie(cookie) };
-            pass_on(Call::Meeting { purpose, participants, answer })
-        }
-        _ => abi::NOT_SUPPORTED,
-    }
+    pass_on(|| unsafe {
+        let participants = participants(procs, proc_count)?;
+        Some(Call::Meeting { purpose, participants, answer: Operation::new(done, cookie)? })
+    })
 }
 
 /// Events between a node's own ranks are libpmix's to pass on; it asks for more here, of which there is none.
