@@ -322,6 +322,7 @@ fn run(transports: Vec<Box<dyn Transport>>, body: impl Fn(&mut Peer) + Sync) {
                     }
                     through.load(Ordering::SeqCst) == world_size
                 });
+                peer.transport.quiesced();
             });
         }
     });

@@ -200,6 +200,10 @@ pub trait Transport: Send {
     /// Ends it: takes in what has happened.
     fn end_sleep(&mut self) {}
 
+    /// Is told that all ranks have met after their last operation, so that no message is under way and none comes any
+    /// more. Only `close` follows. Transports that close as well without need not listen.
+    fn quiesced(&mut self) {}
+
     /// Ends everything in flight: when it returns, no memory that was handed over is touched any more, and every
     /// later call says [`TransportError::Closed`]. Never fails; what goes wrong is logged.
     fn close(&mut self);

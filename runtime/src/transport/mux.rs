@@ -193,6 +193,12 @@ impl Transport for Mux {
         std::thread::sleep(timeout);
     }
 
+    fn quiesced(&mut self) {
+        for leg in &mut self.legs {
+            leg.transport.quiesced();
+        }
+    }
+
     fn close(&mut self) {
         for leg in &mut self.legs {
             leg.transport.close();

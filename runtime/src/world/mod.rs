@@ -176,6 +176,9 @@ impl World {
             gpu.close(result.is_err());
         }
         if let Some(peers) = &mut self.peers {
+            if result.is_ok() {
+                peers.transport.quiesced();
+            }
             peers.transport.close();
         }
         // Without goodbye the others learn that this rank is gone, which is what they should after an error.

@@ -33,6 +33,8 @@ pub(super) struct Engine {
     protocol: Box<dyn Protocol>,
     /// The provider refused something since the last poll, and need not say when it would take it.
     is_refused: bool,
+    /// All ranks have met after their last operation, so that no peer sends any more.
+    have_met: bool,
     /// How long to sleep at most while something is refused; grows while nothing happens.
     retry: Duration,
     // Kept for their room.
@@ -46,6 +48,7 @@ impl Engine {
             traffic,
             protocol,
             is_refused: false,
+            have_met: false,
             retry: FIRST_RETRY,
             completions: Vec::new(),
             failures: Vec::new(),
@@ -219,6 +222,11 @@ impl Engine {
         self.traffic.explain_stall(sends + self.protocol.credits_under_way(peer), peer)
     }
 
+    /// Is told that all ranks have met after their last operation.
+    pub(super) fn quiesced(&mut self) {
+        self.have_met = true;
+    }
+
     /// Closes the endpoints, then the regions, then frees the memory. Where an endpoint does not close that is an error,
     /// and all memory stays.
     pub(super) fn close(mut self) -> Result<(), FabricError> {
@@ -331,12 +339,14 @@ impl Engine {
             && self.traffic.lost_by_refusal(peer).is_some()
     }
 
-    /// Whether the endpoints may be closed, once what is under way has ended. What cannot be known is whether a peer has
-    /// begun to send what we have room for; it has not where ranks have met before, as they have in a World that is closed
-    /// without an error.
+    /// Whether the endpoints may be closed, once what is under way has ended. Where they must be quiet for that, they may
+    /// only when ranks have met: else a peer may just begin to send what we have room for.
     fn may_close_within(&mut self, patience: Duration) -> bool {
+        if self.protocol.closes_in_use() {
+            return true;
+        }
         let deadline = Instant::now() + patience;
-        while !self.protocol.may_close(&self.traffic) {
+        while self.have_met && !self.protocol.is_quiet() {
             let is_broken = self.traffic.failure.is_some()
                 || self.traffic.contacts.iter().any(|peer| peer.lost.is_some());
             if is_broken || Instant::now() > deadline {
@@ -344,7 +354,7 @@ impl Engine {
             }
             self.wait(Duration::from_millis(1));
         }
-        true
+        self.have_met
     }
 }
 

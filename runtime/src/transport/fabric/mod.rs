@@ -300,6 +300,12 @@ impl Transport for FabricTransport {
         }
     }
 
+    fn quiesced(&mut self) {
+        if let Some(engine) = self.engine.as_deref_mut() {
+            engine.quiesced();
+        }
+    }
+
     fn close(&mut self) {
         if let Err(error) = self.try_close() {
             log::error!("an endpoint does not close, its memory is left allocated: {error}");

@@ -78,8 +78,13 @@ pub(super) unsafe trait Protocol: std::fmt::Debug + Send {
     /// How many credits to a peer are under way.
     fn credits_under_way(&self, to: Rank) -> usize;
 
-    /// Whether the endpoints may be closed now. Until then the engine polls on, for a while.
-    fn may_close(&self, _traffic: &Traffic) -> bool {
+    /// Whether endpoints close while messages are under way to them and from them.
+    fn closes_in_use(&self) -> bool {
+        true
+    }
+
+    /// Whether no message is under way, as far as is known here.
+    fn is_quiet(&self) -> bool {
         true
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Tagged {
     /// The provider wants what it sends and receives into registered.
     wants_regions: bool,
     /// An endpoint may be closed while messages are under way.
-    closes_any_time: bool,
+    closes_in_use: bool,
 }
 
 /// What this rank has to do with another.
@@ -59,11 +59,11 @@ impl Tagged {
     ) -> Result<(Traffic, Self), FabricError> {
         let contexts = Contexts::new(config.world_size, config.slots, cut.pieces);
         let traffic = Traffic::open(infos, config, cut, 2 * operations_of_end(config.slots), contexts)?;
-        let closes_any_time = !traffic.is_efa || infos[0].library().version().number() >= CLOSES_ANY_TIME;
+        let closes_in_use = !traffic.is_efa || infos[0].library().version().number() >= CLOSES_IN_USE;
         let protocol = Tagged {
             pairs: (0..config.world_size).map(|_| Pair::default()).collect(),
             wants_regions: infos.iter().any(Info::wants_local_registration),
-            closes_any_time,
+            closes_in_use,
         };
         Ok((traffic, protocol))
     }
@@ -287,20 +287,23 @@ unsafe impl Protocol for Tagged {
         self.pairs[to.index()].receive.as_ref().map_or(0, credits)
     }
 
-    fn may_close(&self, _traffic: &Traffic) -> bool {
+    fn closes_in_use(&self) -> bool {
+        self.closes_in_use
+    }
+
+    fn is_quiet(&self) -> bool {
         let is_receiving =
             |end: &ReceiveEnd| end.slots.iter().any(|slot| slot.here.iter().any(Option::is_some));
-        let is_quiet = |pair: &Pair| {
+        self.pairs.iter().all(|pair| {
             !pair.send.as_ref().is_some_and(SendEnd::is_sending)
                 && !pair.receive.as_ref().is_some_and(is_receiving)
-        };
-        self.closes_any_time || self.pairs.iter().all(is_quiet)
+        })
     }
 }
 
 /// From which release on the EFA provider closes an endpoint that is receiving: 1.22.0 was seen to crash there, 2.5.1 was
 /// not.
-const CLOSES_ANY_TIME: u32 = 2 << 16 | 5;
+const CLOSES_IN_USE: u32 = 2 << 16 | 5;
 
 /// What one end of a pair has in flight on a rail at most: of each slot a piece and a credit.
 fn operations_of_end(slots: usize) -> usize {

@@ -193,6 +193,8 @@ fn ranks_that_differ_are_refused() {
 fn a_peer_that_closed_is_lost_to_its_sender_by_cause_and_card() {
     let [mut sender, mut receiver] = pair(&efa(2));
     stream(&mut sender, &mut receiver, 10, 1000);
+    // The older release is closed only when nothing is under way, and left open otherwise.
+    receiver.quiesced();
     receiver.try_close().unwrap();
     let cause = loss(sender);
     assert!(cause.contains("EFA code 9") && cause.contains("its endpoint is gone"), "{cause}");
@@ -290,9 +292,12 @@ pub(super) fn loss_of(mut sender: FabricTransport, mut receiver: Option<&mut Fab
     lost.to_string()
 }
 
-pub(super) fn close_both(mut sender: FabricTransport, mut receiver: FabricTransport) {
-    sender.try_close().unwrap();
-    receiver.try_close().unwrap();
+/// Closes transports between which nothing is under way.
+pub(super) fn close_both(sender: FabricTransport, receiver: FabricTransport) {
+    for mut transport in [sender, receiver] {
+        transport.quiesced();
+        transport.try_close().unwrap();
+    }
 }
 
 /// What each card of this host has sent, in order of the rails.
