@@ -23,7 +23,7 @@ use nix::unistd::Pid;
 use tokio::net::UnixStream;
 
 /// Every wait of these tests.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// Within this time no process of a job may be left, whatever was killed.
 pub(crate) const ALL_GONE_WITHIN: Duration = Duration::from_secs(5);
 

@@ -491,7 +491,7 @@ fn payload(from: Rank, to: Rank, number: u32, len: usize) -> Vec<u8> {
     (0..len as u32).map(|index| (seed.wrapping_add(index).wrapping_mul(0x9E37_79B1) >> 24) as u8).collect()
 }
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 mod tests {
     use std::sync::Arc;

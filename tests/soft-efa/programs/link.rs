@@ -80,4 +80,4 @@ fn nonblocking(result: std::io::Result<usize>) -> Result<Option<usize>, Failure>
 }
 
 /// How long anything is waited for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -314,4 +314,4 @@ fn wait_until_listening(port: u16) {
 }
 
 /// What no step of a test takes.
-pub(crate) const LIMIT: Duration = Duration::from_secs(40);
+pub(crate) const LIMIT: Duration = Duration::from_secs(100);

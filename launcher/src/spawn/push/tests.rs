@@ -9,7 +9,7 @@ use tokio::process::Command;
 use super::*;
 use crate::spawn::{ChannelEnd, child};
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A home folder, and an executable that answers what it is sent and says where it is.
 struct Machine {

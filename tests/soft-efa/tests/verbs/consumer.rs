@@ -285,7 +285,7 @@ fn settings() -> &'static PathBuf {
 }
 
 /// What no step takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Local write, remote write, remote read.
 pub(crate) const ALL_ACCESS: c_int = 0b111;
 const QKEY: u32 = 0x11;

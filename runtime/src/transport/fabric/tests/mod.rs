@@ -231,4 +231,4 @@ fn header(payload: &[u8]) -> Header {
     Header { signature: 1, sequence: 2, len_bytes: payload.len() as u32 }
 }
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(60);
