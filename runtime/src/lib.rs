@@ -16,10 +16,12 @@ pub mod element;
 pub mod error;
 pub mod fabric;
 mod leaf;
+
 pub mod nvlink;
 pub mod relay;
 pub mod topology;
 pub mod transport;
+pub mod warning;
 pub mod world;
 
 pub use coll::select::{Algorithm, Choice};

@@ -5,19 +5,16 @@
 //! the end how long the failing one took and what its error was.
 //!
 //! `rank_collectives --sums-until FILE COUNT`: sums so many elements until every rank has seen the file and a few times
-//! more.
-//!
-//! What the runtime logs is said too.
+//! more. What the runtime warns of is said too: like most programs this has no logger.
 
 use std::path::Path;
 use std::time::Instant;
 
 use efarun_rt::coll::collective::Collective;
 use efarun_rt::{Algorithm, Choice, Options, Rank, ReduceOp, World};
-use efarun_tests::fixture::{say, say_logs};
+use efarun_tests::fixture::{merge_stderr, say};
 
 fn main() -> Result<(), efarun_rt::Error> {
-    say_logs();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut world = World::init()?;
     for line in world.transport_report() {
@@ -39,6 +36,7 @@ fn main() -> Result<(), efarun_rt::Error> {
             Err(error)
         }
         [flag, file, count] if flag == "--sums-until" => {
+            merge_stderr();
             let count = count.parse().expect("a number of elements");
             let mut files = 0;
             while files < u64::from(world.world_size()) {

@@ -21,28 +21,13 @@ pub fn say(line: &str) {
     let _ = stdout.write_all(format!("{line}\n").as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// Says what libraries log, from warnings on, a line each.
-pub fn say_logs() {
-    // A second call changes nothing.
-    if log::set_logger(&Sayer).is_ok() {
-        log::set_max_level(log::LevelFilter::Warn);
-    }
-}
-
-struct Sayer;
-
-impl log::Log for Sayer {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            say(&format!("{}: {}", record.level(), record.args()));
-        }
-    }
-
-    fn flush(&self) {}
+/// Lets standard error go where standard output goes, for a test that waits for lines of both.
+///
+/// # Panics
+///
+/// When standard output was closed.
+pub fn merge_stderr() {
+    nix::unistd::dup2_stderr(std::io::stdout()).expect("standard output is open");
 }
 
 /// Sleeps until a signal ends the process.

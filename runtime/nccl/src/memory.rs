@@ -106,7 +106,8 @@ fn register(
             comm.with_world(|world| match memory.map(|memory| world.register_memory(&memory)) {
                 Ok(Ok(number)) => Ok(Some(number)),
                 Ok(Err(error)) => {
-                    log::warn!("a window of rank {} is not used in place: {error}", comm.rank);
+                    let text = format_args!("a window of rank {} is not used in place: {error}", comm.rank);
+                    efarun_rt::warning::tell("nccl: window", text);
                     Ok(None)
                 }
                 Err(error) => Err(error.into()),

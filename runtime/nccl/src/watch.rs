@@ -23,7 +23,8 @@ pub(crate) fn start() {
             }
         });
         if let Err(error) = spawned {
-            log::warn!("ranks that are lost will not be noticed: {error}");
+            let text = format_args!("ranks that are lost will not be noticed: {error}");
+            efarun_rt::warning::tell("nccl: no watch", text);
         }
     });
 }

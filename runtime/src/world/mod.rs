@@ -37,6 +37,7 @@ use crate::error::Error;
 use crate::leaf::Leaves;
 use crate::topology::Topology;
 use crate::transport::Transport;
+use crate::warning;
 
 use self::gpu::Gpu;
 use self::plans::Plans;
@@ -237,8 +238,16 @@ impl Drop for World {
             // The others are not to wait for this rank, nor it for them.
             self.broken.get_or_insert_with(|| "this rank panicked".to_owned());
         }
-        if let Err(error) = self.close_within(self.config.deadline.min(DROP_PATIENCE)) {
-            log::warn!("rank {} ends its World without the others: {error}", self.rank);
+        match self.close_within(self.config.deadline.min(DROP_PATIENCE)) {
+            Ok(()) => {}
+            // The call that broke it has told why.
+            Err(error @ Error::Broken { .. }) => {
+                log::warn!("rank {} ends its World without the others: {error}", self.rank);
+            }
+            Err(error) => {
+                let text = format_args!("ends its World without the others: {error}");
+                warning::tell("world: ended alone", text);
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::fabric::{Library, Nic};
 use crate::topology::Topology;
 use crate::transport::fabric::affinity::{self, Machine};
 use crate::transport::fabric::{Network, efa_devices};
+use crate::warning;
 use crate::world::setup::{Contribution, exchange};
 
 /// What all ranks have agreed on, and this rank's place in it.
@@ -62,7 +63,14 @@ pub(super) fn agree(
             Some(host) => format!(", and cards of {host} do not write into others' memory"),
         };
     }
+    let first_with_cards = said.iter().position(|word| word.rails > 0) == Some(oob.rank().index());
+    if provider == Provider::Tcp && config.provider == Provider::Auto && first_with_cards {
+        warning::tell("network: TCP beside EFA", format_args!("EFA devices are not used but TCP: {reason}"));
+    }
     if provider == Provider::Efa && !left_out.is_empty() {
+        if topology.local_rank(oob.rank()) == 0 {
+            warning::tell("network: left out", format_args!("goes without {}", left_out.join(", ")));
+        }
         reason += &format!(", and without {}", left_out.join(", "));
     }
     let of_rank_0 = said.first().and_then(|word| word.address);
@@ -118,7 +126,7 @@ fn cards_of(me: Rank, asked: Provider, topology: &Topology) -> Cards {
         Ok((efa_devices(&library, Network::Efa)?, efa_devices(&library, Network::EfaDirect)?))
     };
     let (mut nics, writers) = Library::open().and_then(ask).unwrap_or_else(|error| {
-        log::warn!("this host's EFA devices cannot be used: {error}");
+        warning::tell("network: no EFA", format_args!("this host's EFA devices cannot be used: {error}"));
         Default::default()
     });
     // Asking libfabric may have changed where /sys is: soft devices bring one of their own.

@@ -127,7 +127,9 @@ fn a_rail_that_fails_under_way_is_left_where_messages_are_written() {
     ranks[0].wait_for_line("summing");
     std::fs::write(&trigger, "").unwrap();
     for (rank, peer) in ranks.iter_mut().zip([1, 0]) {
-        let wanted = format!("WARN: goes on to rank {peer} over 2 rails, without one that failed: ");
+        let own = 1 - peer;
+        let wanted =
+            format!("efarun: rank {own}: goes on to rank {peer} over 2 rails, without one that failed: ");
         let cause = rank.wait_for_line(&wanted);
         assert!(
             cause.contains("answered before") && cause.contains("from rdmap80s0 to rdmap80s0 on "),
@@ -135,7 +137,7 @@ fn a_rail_that_fails_under_way_is_left_where_messages_are_written() {
         );
     }
     std::fs::write(&enough, "").unwrap();
-    finish(ranks);
+    assert_eq!(finish(ranks).matches("goes on to").count(), 2, "each rank says it once");
 }
 
 #[test]
@@ -151,6 +153,8 @@ fn a_card_whose_port_is_down_is_left_out_from_the_beginning() {
     assert!(said.contains("efa on 3 rails (rdmap16s27, rdmap32s27, rdmap144s27; libfabric"), "{said}");
     assert!(said.contains("efa on 3 rails (rdmap16s27, rdmap144s27, rdmap160s27; libfabric"), "{said}");
     assert!(said.contains("and without rdmap32s27, whose port is DOWN"), "{said}");
+    let warning = "goes without rdmap32s27, whose port is DOWN\n";
+    assert_eq!(said.matches(warning).count(), 1, "one rank of its node says it: {said}");
 }
 
 #[test]

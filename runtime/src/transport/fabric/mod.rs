@@ -71,6 +71,7 @@ use self::tagged::Tagged;
 pub use self::traffic::Counts;
 use super::{Header, Message, SendToken, Transport, TransportError};
 use crate::fabric::{FabricError, Info, Library};
+use crate::warning;
 
 /// How a rank's end of the fabric is made. All ranks need the same, but for the local address.
 #[derive(Clone, Debug)]
@@ -308,7 +309,8 @@ impl Transport for FabricTransport {
 
     fn close(&mut self) {
         if let Err(error) = self.try_close() {
-            log::error!("an endpoint does not close, its memory is left allocated: {error}");
+            let text = format_args!("an endpoint does not close, its memory is left allocated: {error}");
+            warning::tell("fabric: endpoint not closed", text);
         }
     }
 }

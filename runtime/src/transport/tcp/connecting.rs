@@ -15,6 +15,7 @@ use super::dial::{Awaits, Dial};
 use super::link::Link;
 use super::{Line, Peer, TcpTransport};
 use crate::transport::{Transport, TransportError};
+use crate::warning;
 
 impl TcpTransport {
     pub(super) fn await_all(&mut self, peers: &[Rank], deadline: Instant) -> Result<(), TransportError> {
@@ -113,7 +114,7 @@ impl TcpTransport {
         // A socket that cannot do one of these is merely slower, or later to see that its peer is gone.
         let tuned = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive()));
         if let Err(error) = tuned {
-            log::warn!("the connection to rank {rank}: {error}");
+            warning::tell("tcp: untuned", format_args!("the connection to rank {rank}: {error}"));
         }
         if let Err(errno) = self.watch.add(rank, &socket) {
             let cause = format!("its connection cannot be awaited: {}", errno.desc());

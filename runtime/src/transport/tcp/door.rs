@@ -20,6 +20,7 @@ use socket2::{SockRef, Socket};
 use super::congestion;
 use super::contact::Contact;
 use crate::transport::TransportError;
+use crate::warning;
 
 /// A listening port and the strangers at it. Dropping it closes the port and their connections.
 #[derive(Debug)]
@@ -128,7 +129,9 @@ impl Door {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
-                    log::warn!("accepting other ranks: {error}; trying again in {ACCEPT_PAUSE:?}");
+                    let text =
+                        format_args!("accepting other ranks: {error}; trying again in {ACCEPT_PAUSE:?}");
+                    warning::tell("tcp: door", text);
                     self.accept_after = now + ACCEPT_PAUSE;
                     return;
                 }

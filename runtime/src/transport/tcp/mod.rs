@@ -263,7 +263,8 @@ impl TcpTransport {
             if link.is_sending() != peer.awaits_room {
                 peer.awaits_room = link.is_sending();
                 if let Err(errno) = self.watch.await_room(rank, link, peer.awaits_room) {
-                    log::warn!("the connection to rank {rank} is not awaited: {}", errno.desc());
+                    let text = format_args!("the connection to rank {rank} is not awaited: {}", errno.desc());
+                    crate::warning::tell("tcp: not awaited", text);
                 }
             }
         }

@@ -39,6 +39,7 @@ use super::slot::{CELL_BYTES, Cut, STAGED_BYTES, SendEnd, decode};
 use super::traffic::Traffic;
 use crate::fabric::{Access, Completion, FabricError, Failure, Info, Memory, MemoryRegion, Part, Target};
 use crate::transport::{Message, TransportError};
+use crate::warning;
 
 /// The ends of all pairs, and what they share.
 #[derive(Debug)]
@@ -319,7 +320,9 @@ unsafe impl Protocol for Direct {
             pair.avoided = avoided;
             let cause = traffic.explain(failure, peer, rail);
             let rails = if left == 1 { "rail" } else { "rails" };
-            log::warn!("goes on to rank {peer} over {left} {rails}, without one that failed: {cause}");
+            let text =
+                format_args!("goes on to rank {peer} over {left} {rails}, without one that failed: {cause}");
+            warning::tell(&format!("fabric: without rail {rail}"), text);
         }
         if let (Kind::SendCredit, Some(end)) = (kind, &mut pair.receive) {
             end.slots[slot].credit_in_flight = false;
