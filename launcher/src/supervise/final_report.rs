@@ -12,7 +12,9 @@ use super::writer::Writer;
 use crate::binding::RankBinding;
 use crate::error::{LaunchError, status_text};
 use crate::exit_code::ExitCause;
+use crate::job::JobSpec;
 use crate::mapping::Placement;
+use crate::torchrun::Torchrun;
 
 /// The `schema` of every report.
 pub const SCHEMA: &str = "efarun-report/1";
@@ -90,6 +92,21 @@ pub fn of_errors(errors: &[LaunchError]) -> Value {
     Value::Object(report)
 }
 
+/// Adds which attempt it was, and what became of those before it, to the report of a job that may be started again.
+pub fn with_attempts(mut report: Value, spec: &JobSpec) -> Value {
+    let restartable = spec.torchrun.as_ref().filter(|torchrun| torchrun.max_restarts > 0);
+    if let Some(Torchrun { attempt, .. }) = restartable {
+        report["attempt"] = attempt.number.into();
+        // Of an attempt, what it itself came to: those before it stand beside it.
+        let mut earlier = attempt.earlier.clone();
+        for report in earlier.iter_mut().filter_map(Value::as_object_mut) {
+            report.remove(EARLIER);
+        }
+        report[EARLIER] = earlier.into();
+    }
+    report
+}
+
 /// How a rank ended, in the form of reports and events.
 pub fn status_fields(status: RankStatus) -> Map<String, Value> {
     let fields = match status {
@@ -131,6 +148,9 @@ fn words_of(rank: Rank, ended: &Ended, writer: &Writer) -> Map<String, Value> {
     fields.insert("last_stderr".to_owned(), json!(writer.last_stderr(rank)));
     fields
 }
+
+/// The key of an attempt's predecessors.
+const EARLIER: &str = "earlier_attempts";
 
 /// Ranks whose last words a report has: where thousands fail, one says what all do.
 const DESCRIBED_RANKS: usize = 64;

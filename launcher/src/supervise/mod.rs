@@ -80,13 +80,15 @@ pub struct Attempted {
     pub error: Option<String>,
     /// It came as far as starting ranks.
     pub has_launched: bool,
+    /// Its final report, which one that was only to be shown does not have.
+    pub report: Option<serde_json::Value>,
 }
 
 /// As [`run`], for a job that may be run again, or whose agents came by themselves: whoever calls listens to signals.
 pub async fn attempt(spec: &JobSpec, crew: Option<Crew>, signals: mpsc::UnboundedReceiver<i32>) -> Attempted {
     let failed = |cause, error: Option<&LaunchError>| {
         let error = error.map(LaunchError::to_string);
-        Attempted { cause, error, has_launched: false }
+        Attempted { cause, error, has_launched: false, report: None }
     };
     let Ok((writer, written)) = Writer::start(line_style(spec)) else {
         return failed(ExitCause::Internal, None);
@@ -94,19 +96,20 @@ pub async fn attempt(spec: &JobSpec, crew: Option<Crew>, signals: mpsc::Unbounde
     let attempted = match Records::open(spec) {
         Ok(records) => {
             let came_to = try_run(spec, crew, signals, &writer, &records.log, written).await;
-            let (attempted, report) = match came_to {
+            let attempted = match came_to {
                 Ok(CameTo { error, report }) => {
                     let cause = error.as_ref().map_or(ExitCause::Success, LaunchError::exit_cause);
                     let error = error.map(|error| error.to_string());
-                    (Attempted { cause, error, has_launched: spec.dry_run.is_none() }, report)
+                    Attempted { cause, error, has_launched: spec.dry_run.is_none(), report }
                 }
                 Err(errors) => {
                     errors.iter().for_each(|error| writer.error(error.to_string()));
                     let cause = errors.first().map_or(ExitCause::Internal, LaunchError::exit_cause);
-                    (failed(cause, errors.first()), Some(final_report::of_errors(&errors)))
+                    let report = final_report::with_attempts(final_report::of_errors(&errors), spec);
+                    Attempted { report: Some(report), ..failed(cause, errors.first()) }
                 }
             };
-            records.close(attempted.cause, report.as_ref(), &writer);
+            records.close(attempted.cause, attempted.report.as_ref(), &writer);
             attempted
         }
         Err(error) => {
@@ -360,6 +363,7 @@ async fn watch(spec: &JobSpec, job: Prepared, outside: Outside, log: &EventLog, 
         writer.note(report::leftovers_line(&ended, placement.world_size(), node_count));
     }
     let report = final_report::of_job(&ended, &placement, &bindings, error.as_ref(), milestones, writer);
+    let report = final_report::with_attempts(report, spec);
     if spec.json {
         writer.print(report.to_string());
     }

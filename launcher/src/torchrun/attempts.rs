@@ -40,7 +40,7 @@ pub async fn run(mut spec: JobSpec) -> ExitCause {
         let (relay, received) = Relay::start(signals);
         let attempted = supervise::attempt(&spec, None, received).await;
         signals = relay.stop().await;
-        if !goes_on(&mut spec, &attempted) {
+        if !goes_on(&mut spec, attempted.clone()) {
             return attempted.cause;
         }
     }
@@ -83,7 +83,7 @@ async fn run_host(
         let (relay, received) = Relay::start(std::mem::replace(signals, nobody));
         let attempted = supervise::attempt(spec, Some(crew), received).await;
         *signals = relay.stop().await;
-        let again = goes_on(spec, &attempted);
+        let again = goes_on(spec, attempted.clone());
         let error = attempted.error.as_deref().unwrap_or_default();
         guests.tell(attempted.cause.code(), again, error.lines().next().unwrap_or_default()).await;
         if !again {
@@ -93,13 +93,14 @@ async fn run_host(
 }
 
 /// Says whether the group is started again, and prepares the job for it.
-fn goes_on(spec: &mut JobSpec, attempted: &Attempted) -> bool {
+fn goes_on(spec: &mut JobSpec, attempted: Attempted) -> bool {
     let Some(torchrun) = &mut spec.torchrun else { return false };
     let most = torchrun.max_restarts;
-    if torchrun.attempt.number == most || !is_worth_another(attempted) {
+    if torchrun.attempt.number == most || !is_worth_another(&attempted) {
         return false;
     }
     torchrun.attempt.number += 1;
+    torchrun.attempt.earlier.extend(attempted.report);
     let number = torchrun.attempt.number;
     Terminal::process()
         .note(format!("starting the group again ({number} of {most} restarts, --max-restarts)"));

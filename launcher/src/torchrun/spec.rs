@@ -168,10 +168,12 @@ pub struct Streams {
 }
 
 /// One start of the whole group of ranks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attempt {
     /// TORCHELASTIC_RESTART_COUNT.
     pub number: u32,
     /// Random bits of the job, which name its folders of logs: the same in every attempt.
     pub folder_seed: [u8; 8],
+    /// The final reports of those before it.
+    pub earlier: Vec<serde_json::Value>,
 }

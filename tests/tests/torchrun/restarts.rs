@@ -55,6 +55,23 @@ fn events_of_all_attempts_are_kept_with_their_numbers() {
 }
 
 #[test]
+fn reports_have_every_attempt() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.json");
+    let options = format!("--max-restarts 3 --report {}", file.display());
+    run(here().deadline(Duration::from_secs(120)), &options, "fail-until 2").assert_code(0);
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!((&report["attempt"], &report["exit"]["code"]), (&2.into(), &0.into()));
+    let earlier = report["earlier_attempts"].as_array().expect("there were two");
+    let numbers: Vec<_> = earlier.iter().map(|report| report["attempt"].as_u64()).collect();
+    assert_eq!(numbers, [Some(0), Some(1)]);
+    for report in earlier {
+        assert_eq!(report["ranks"][0]["code"], 3, "{report}");
+        assert_eq!(report.get("earlier_attempts"), None, "each is told once");
+    }
+}
+
+#[test]
 fn each_attempt_has_a_folder_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let options =
