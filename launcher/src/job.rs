@@ -267,6 +267,8 @@ pub enum DryRun {
 pub struct Host {
     /// The name as the user wrote it; handed to SSH verbatim.
     pub name: String,
+    /// `ip=`: what is connected to instead of what the name leads to.
+    pub address: Option<String>,
     /// `user@host`.
     pub user: Option<String>,
     /// `port=`.
@@ -291,6 +293,11 @@ impl Host {
     /// The host as errors about reaching it name it, with the place where it was named: `h9 (hosts:3)`.
     pub fn mention(&self) -> String {
         if self.origin == Host::BY_DEFAULT { self.to_string() } else { format!("{self} ({})", self.origin) }
+    }
+
+    /// What is connected to: the address that was given beside the name, or the name.
+    pub fn destination(&self) -> &str {
+        self.address.as_ref().unwrap_or(&self.name)
     }
 
     /// Says whether `-H` named this host. Such a host without a slot count has one slot, as under Open MPI.

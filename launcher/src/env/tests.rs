@@ -384,6 +384,7 @@ impl Job {
     fn on(names: &[&str]) -> Job {
         let host = |name: &&str| Host {
             name: (*name).to_owned(),
+            address: None,
             user: None,
             port: None,
             slots: Some(2),

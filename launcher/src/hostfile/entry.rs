@@ -58,7 +58,8 @@ pub(super) fn check_user(user: &str) -> Result<(), Problem> {
     check_text(user, "+\\$", "a user's name is letters, digits and . _ - + \\ $")
 }
 
-fn check_name(name: &str) -> Result<(), Problem> {
+/// Says whether a host's name, or an address, may be handed to SSH.
+pub(super) fn check_name(name: &str) -> Result<(), Problem> {
     if name.is_empty() {
         return Err(Problem::EmptyName);
     }

@@ -85,7 +85,7 @@ pub enum Problem {
         found: String,
     },
     /// A key that does not exist.
-    #[error("unknown key `{key}`{}", did_you_mean(.suggestion, "the keys are slots, max_slots, port and user"))]
+    #[error("unknown key `{key}`{}", did_you_mean(.suggestion, "the keys are slots, max_slots, port, user, ip and alias"))]
     UnknownKey {
         /// The key.
         key: String,
@@ -115,8 +115,14 @@ pub enum Problem {
     /// The same thing is said twice in one entry.
     #[error("{what} is given twice for this host")]
     Twice {
-        /// `slots`, `port`, `user`.
+        /// `slots`, `port`, `user`, `the address`.
         what: &'static str,
+    },
+    /// One address for several hosts.
+    #[error("`{key}` is one host's, and the name before it means several")]
+    OfARange {
+        /// `ip`, `alias`.
+        key: String,
     },
     /// No name where one is needed.
     #[error("a host's name is missing here")]

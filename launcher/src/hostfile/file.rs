@@ -89,6 +89,18 @@ fn parse_line(text: &str, line: u32) -> Result<Vec<Mention>, Misread> {
                 entry::check_user(value.text).map_err(at_value)?;
                 mention.user.replace(value.text.to_owned()).map(|_| "user")
             }
+            Key::Address | Key::Alias if mentions.len() > 1 => {
+                return Err(problem(Problem::OfARange { key: key.text.to_owned() }));
+            }
+            Key::Address => {
+                entry::check_name(value.text).map_err(at_value)?;
+                mention.address.replace(value.text.to_owned()).map(|_| "the address")
+            }
+            Key::Alias => {
+                entry::check_name(value.text).map_err(at_value)?;
+                let address = std::mem::replace(&mut mention.name, value.text.to_owned());
+                mention.address.replace(address).map(|_| "the address")
+            }
         };
         if let Some(what) = again {
             return Err(problem(Problem::Twice { what }));
@@ -105,6 +117,9 @@ fn parse_line(text: &str, line: u32) -> Result<Vec<Mention>, Misread> {
     for each in &mut mentions {
         (each.slots, each.max_slots) = (mention.slots, mention.max_slots);
         (each.port, each.user) = (mention.port, mention.user.clone());
+        if mention.address.is_some() {
+            (each.name, each.address) = (mention.name.clone(), mention.address.clone());
+        }
     }
     Ok(mentions)
 }
@@ -115,6 +130,8 @@ enum Key {
     MaxSlots,
     Port,
     User,
+    Address,
+    Alias,
 }
 
 /// Open MPI's spellings are taken too, in upper or lower case as its own reader does.
@@ -171,6 +188,8 @@ const KEYS: &[(&str, Key)] = &[
     ("username", Key::User),
     ("user-name", Key::User),
     ("user_name", Key::User),
+    ("ip", Key::Address),
+    ("alias", Key::Alias),
 ];
 
 /// Editors on Windows begin a UTF-8 file with it.

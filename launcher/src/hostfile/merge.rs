@@ -13,6 +13,7 @@ use crate::mapping::HostChoice;
 pub(super) struct Mention {
     pub(super) user: Option<String>,
     pub(super) name: String,
+    pub(super) address: Option<String>,
     pub(super) port: Option<u16>,
     pub(super) slots: Option<u32>,
     pub(super) max_slots: Option<u32>,
@@ -32,6 +33,7 @@ pub(super) fn mentions(text: &str, place: u32) -> Result<Vec<Mention>, Misread> 
         Ok(Mention {
             user: entry.user,
             name: entry.name,
+            address: None,
             port: None,
             slots: entry.slots,
             max_slots: None,
@@ -187,6 +189,7 @@ impl Group<'_> {
     fn host(&self, origin: String) -> Host {
         Host {
             name: self.first.name.clone(),
+            address: self.first.address.clone(),
             user: self.first.user.clone(),
             port: self.first.port,
             slots: self.slots(),
@@ -201,7 +204,8 @@ fn merge(mentions: &[Mention]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut groups_by_host = HashMap::new();
     for mention in mentions.iter().filter(|mention| !mention.is_excluded) {
-        let at = *groups_by_host.entry((&mention.name, &mention.user, mention.port)).or_insert(groups.len());
+        let host = (&mention.name, &mention.address, &mention.user, mention.port);
+        let at = *groups_by_host.entry(host).or_insert(groups.len());
         if at == groups.len() {
             groups.push(Group { first: mention, lines: Vec::new(), spelled: None, most: None, bare: 0 });
         }

@@ -91,6 +91,7 @@ pub fn choices(hosts: &[Host], host_list: &[String]) -> Result<Vec<HostChoice>, 
 fn this_machine() -> Host {
     Host {
         name: "localhost".to_owned(),
+        address: None,
         user: None,
         port: None,
         slots: None,

@@ -38,7 +38,7 @@ pub fn write(hosts: &[Host], dialect: Dialect) -> String {
             ranges::compress(&names)
         }
         Dialect::Json => {
-            let host = |host: &Host| json!({ "host": host.name, "user": host.user, "port": host.port, "slots": host.slots, "origin": host.origin });
+            let host = |host: &Host| json!({ "host": host.name, "address": host.address, "user": host.user, "port": host.port, "slots": host.slots, "origin": host.origin });
             serde_json::Value::from(hosts.iter().map(host).collect::<Vec<_>>()).to_string()
         }
     }
@@ -48,11 +48,12 @@ fn open_mpi(host: &Host) -> String {
     let user = host.user.as_ref().map_or_else(String::new, |user| format!("{user}@"));
     let slots = slots(host).map_or_else(String::new, |slots| format!(" slots={slots}"));
     let port = host.port.map_or_else(String::new, |port| format!(" port={port}"));
-    format!("{user}{}{slots}{port}\n", host.name)
+    format!("{user}{}{slots}{port}\n", host.destination())
 }
 
 fn mpich(host: &Host) -> String {
-    let name = if host.name.contains(':') { format!("[{}]", host.name) } else { host.name.clone() };
+    let name = host.destination();
+    let name = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
     let slots = slots(host).map_or_else(String::new, |slots| format!(":{slots}"));
     let user = host.user.as_ref().map_or_else(String::new, |user| format!(" user={user}"));
     format!("{name}{slots}{user}\n")

@@ -19,7 +19,8 @@ fn every_example_is_read_as_its_readme_says() {
         read.push_str(&format!("{name}\n"));
         for host in parse(name, &fs::read(&path).unwrap()).unwrap() {
             let slots = host.slots.map_or("its own".to_owned(), |slots| slots.to_string());
-            read.push_str(&format!("  {host}: slots {slots}, from {}\n", host.origin));
+            let at = host.address.as_ref().map_or_else(String::new, |address| format!(" at {address}"));
+            read.push_str(&format!("  {host}{at}: slots {slots}, from {}\n", host.origin));
         }
     }
     insta::assert_snapshot!("examples", read);
@@ -62,6 +63,9 @@ fn faults_are_named_with_their_place_and_what_would_be_right() {
         "u@-a",
         "-u@a",
         "a user=-lroot",
+        "a ip=-lroot",
+        "a ip=10.0.0.1 alias=b",
+        "a[1-2] ip=10.0.0.1",
         "$(reboot)",
         "a;reboot",
         "10.0.0.110.0.0.2",

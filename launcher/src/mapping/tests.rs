@@ -257,6 +257,7 @@ fn host(name: &str) -> Host {
         name.split_once('@').map_or((None, name), |(user, name)| (Some(user.to_owned()), name));
     Host {
         name: name.to_owned(),
+        address: None,
         user,
         port: None,
         slots: None,

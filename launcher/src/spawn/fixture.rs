@@ -10,6 +10,7 @@ use crate::job::Host;
 pub(crate) fn host(name: &str) -> Host {
     Host {
         name: name.into(),
+        address: None,
         user: None,
         port: None,
         slots: None,

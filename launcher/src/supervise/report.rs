@@ -151,6 +151,7 @@ mod tests {
     fn what_is_said_of_many_hosts_is_said_once() {
         let host = |name: String| Host {
             name,
+            address: None,
             user: None,
             port: None,
             slots: None,

@@ -22,14 +22,15 @@ pub fn is_meant_by(host: &Host) -> bool {
     if host.user.is_some() || host.port.is_some() {
         return false;
     }
-    if host.name == "localhost" {
+    let name = host.destination();
+    if name == "localhost" {
         return true;
     }
-    if let Ok(address) = host.name.parse() {
+    if let Ok(address) = name.parse() {
         return has_address(address);
     }
     let Ok(own) = hostname::get() else { return false };
     let own = own.to_string_lossy();
     let short = own.split('.').next().unwrap_or(&own);
-    host.name == own || host.name == short
+    name == own || name == short
 }

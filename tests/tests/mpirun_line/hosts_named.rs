@@ -1,6 +1,8 @@
 //! Which hosts a job has, by whatever grammar or variable they are named.
 
-use efarun_tests::{Job, Need, Testbed, program, require};
+use std::time::Duration;
+
+use efarun_tests::{Job, Need, Testbed, is_full_matrix, program, require};
 
 use super::{NO_ARGS, echoes, hosts, on, words};
 
@@ -41,4 +43,40 @@ fn hosts_that_other_launchers_variables_name_are_used_and_that_is_said() {
     assert_eq!(hosts(&echoes(&outcome)), ["h1", "h2", "h2"]);
     outcome.assert_says(&["the hosts are those of SLURM_JOB_NODELIST"]);
     assert_eq!(hosts(&echoes(&slurm("2(x2)"))), ["h1", "h1", "h2", "h2"]);
+}
+
+#[test]
+fn names_and_addresses_of_hosts_may_differ() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let [first, second] = ["h1", "h2"].map(|host| testbed.host(host).address.clone());
+    // Names that lead nowhere; the second with the name last.
+    let hostfile = testbed.hostfile_of(format!("big ip={first} slots=1\n{second} alias=small slots=1\n"));
+    let with_file = || {
+        let job = on(&testbed).deadline(Duration::from_secs(120));
+        job.options(["--hostfile".as_ref(), hostfile.as_os_str()])
+    };
+    assert_eq!(ran_on(with_file()), "h1 h2");
+    assert_eq!(ran_on(with_file().options(words("-H small"))), "h2", "it is called by its name");
+    let ssh = format!("ssh -F {}", testbed.folder().join("ssh_config").display());
+    assert_eq!(ran_on(with_file().options(["--launch-agent", &ssh])), "h1 h2");
+    let failing = with_file().program(program!("rank_exit"), ["1", "4"]).run();
+    failing.assert_code(4).assert_says(&["rank 1 on small"]);
+}
+
+#[test]
+fn many_hosts_are_one_job() {
+    require!(Need::Testbed);
+    // Making them takes most of a minute.
+    let count = if is_full_matrix() { 64 } else { 12 };
+    let testbed = Testbed::up(count);
+    let hosts = format!("h[1-{count}]:2");
+    let job = || on(&testbed).deadline(Duration::from_secs(120)).options(["-H", &hosts]);
+    job().program(program!("rank_barrier"), NO_ARGS).run().assert_code(0);
+    let last = (2 * count - 1).to_string();
+    let outcome = job().program(program!("rank_exit"), [last.as_str(), "6"]).run();
+    outcome.assert_code(6).assert_says(&[
+        &format!("rank {last} on h{count}"),
+        &format!("{0}/{0} ranks reaped, {count}/{count} agents gone", 2 * count),
+    ]);
 }

@@ -95,7 +95,8 @@ impl CommandSpawner {
         if let Some(port) = host.port {
             command.arg("-p").arg(port.to_string());
         }
-        command.arg(destination(host)).arg(self.launcher.remote_command());
+        command.args(self.address_option(host));
+        command.arg(self.destination(host)).arg(self.launcher.remote_command());
         let mut started = child::start(command).map_err(|error| SpawnError::Connection {
             host: host.mention(),
             what: format!("the launch agent `{}`", self.name()),
@@ -108,13 +109,28 @@ impl CommandSpawner {
             Ok(Err(error)) => Err(self.explain(host, error, started).await),
             // Dropping `started` ends the command.
             Err(_) => Err(timed_out(
-                format!("`{} {}`", self.name(), destination(host)),
+                format!("`{} {}`", self.name(), self.destination(host)),
                 match &push::waiting_lines(&mut started.stderr)[..] {
-                    [] => format!("does `{} {} true` work?", self.name(), destination(host)),
+                    [] => format!("does `{} {} true` work?", self.name(), self.destination(host)),
                     lines => format!("its last words: {}", push::last_of(lines)),
                 },
             )),
         }
+    }
+
+    /// ssh itself is told the address beside the name, so that what its configuration says of the name holds.
+    fn address_option(&self, host: &Host) -> Option<OsString> {
+        let address = host.address.as_ref().filter(|_| self.is_ssh())?;
+        Some(format!("-oHostName={address}").into())
+    }
+
+    fn is_ssh(&self) -> bool {
+        Path::new(&self.words[0]).file_name().is_some_and(|name| name == "ssh")
+    }
+
+    fn destination(&self, host: &Host) -> String {
+        let name = if self.is_ssh() { &host.name } else { host.destination() };
+        host.user.as_ref().map_or_else(|| name.to_owned(), |user| format!("{user}@{name}"))
     }
 
     async fn channel(&self, host: &Host, mut started: Started, installed: &Installed) -> AgentChannel {
@@ -125,8 +141,8 @@ impl CommandSpawner {
             stderr: started.stderr,
             ended: started.ended,
             head_address: None,
-            route: format!("command {} {}", self.name(), destination(host)),
-            carrier: Some(format!("{} {}", self.name(), destination(host))),
+            route: format!("command {} {}", self.name(), self.destination(host)),
+            carrier: Some(format!("{} {}", self.name(), self.destination(host))),
             notes: installed.notes(),
         }
     }
@@ -144,10 +160,10 @@ impl CommandSpawner {
         let end = timeout(LAST_WORDS, ended).await;
         drop(guard);
         let lines = push::waiting_lines(&mut stderr);
-        if let Some(known) = complaint::classify(&host.mention(), &destination(host), &lines) {
+        if let Some(known) = complaint::classify(&host.mention(), &self.destination(host), &lines) {
             return known;
         }
-        let (name, destination) = (self.name(), destination(host));
+        let (name, destination) = (self.name(), self.destination(host));
         let said =
             if lines.is_empty() { String::new() } else { format!(", saying: {}", push::last_of(&lines)) };
         let host = host.mention();
@@ -184,12 +200,6 @@ impl Spawner for CommandSpawner {
 }
 
 /// What is typed after ssh.
-fn destination(host: &Host) -> String {
-    match &host.user {
-        Some(user) => format!("{user}@{}", host.name),
-        None => host.name.clone(),
-    }
-}
 
 /// Commands that may be starting an agent at once; OpenSSH at the head costs a process and 20 ms of CPU each.
 const PARALLEL_STARTS: usize = 32;

@@ -433,6 +433,7 @@ fn own_name() -> String {
 fn host_of(name: &str) -> Host {
     Host {
         name: name.to_owned(),
+        address: None,
         user: None,
         port: None,
         slots: None,

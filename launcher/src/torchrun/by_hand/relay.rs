@@ -46,6 +46,7 @@ pub(super) async fn run(
     let node = order.node;
     let here = Host {
         name: order.host.clone(),
+        address: None,
         user: None,
         port: None,
         slots: None,

@@ -173,6 +173,7 @@ impl Resolver<'_> {
     fn resolve(self) -> HostConfig {
         let written = &self.host.name;
         let host_name = match self.word("hostname") {
+            _ if self.host.address.is_some() => self.host.destination().to_owned(),
             Some(name) => name.replace("%h", written).replace("%%", "%"),
             None => written.clone(),
         };
