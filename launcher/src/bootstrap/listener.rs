@@ -2,7 +2,7 @@
 //!
 //! A listener is bound to the addresses that connections to hosts have proved, not to all of them. Who connects is a
 //! stranger until it has shown that it holds the key of a node that is awaited: it may send a handshake, nothing
-//! more, and has two seconds for it. Only so many strangers are let be at once; one more pushes out the one that has
+//! more, and has two seconds to begin it; who began it rightly has eight for the rest. Only so many strangers are let be at once; one more pushes out the one that has
 //! been there longest, so that a scanner which opens connections and says nothing cannot keep an agent out. What a
 //! stranger sends is looked at by [`Responder`] alone.
 //!
@@ -254,7 +254,7 @@ async fn shake_hands(stream: &mut TcpStream, shared: &Shared) -> Result<Authenti
         // It is sent at once: it is shorter than any socket's buffer.
         stream.write_all(&answer).await?;
         if !answer.is_empty() && !std::mem::replace(&mut is_answered, true) {
-            // Who began like an agent of this job may be one on a machine that has much to do.
+            // It is sealed under the node's key: an agent, on a machine that may have much to do, or a recording of one.
             deadline = Instant::now() + PROOF_PATIENCE;
         }
         if let Some(authenticated) = received? {
