@@ -29,6 +29,7 @@ pub struct Job<'a> {
     command_line: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     stdin: Vec<u8>,
+    folder: Option<PathBuf>,
     deadline: Duration,
     mark: String,
 }
@@ -46,6 +47,7 @@ impl<'a> Job<'a> {
             command_line: Vec::new(),
             env: vec![(MARK.into(), mark.clone().into())],
             stdin: Vec::new(),
+            folder: None,
             deadline: Duration::from_secs(30),
             mark,
         }
@@ -93,6 +95,12 @@ impl<'a> Job<'a> {
         self
     }
 
+    /// The folder that the launcher is started in; the test's own unless told.
+    pub fn folder(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
     /// After how long the test gives the job up; 30 s unless told.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -118,6 +126,7 @@ impl<'a> Job<'a> {
             .args(&self.options)
             .args(&self.command_line)
             .envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.current_dir(self.folder.as_deref().unwrap_or(Path::new(".")));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let shown = shown(&self.launcher, self.options.iter().chain(&self.command_line));
         let started = Instant::now();

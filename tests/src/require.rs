@@ -28,6 +28,8 @@ pub enum Need {
     MemoryCgroup,
     /// Two CPUs, for ranks that are bound to one each.
     TwoCores,
+    /// A `python3` with torch.
+    Torch,
     /// MPICH 5, by `scripts/fetch-libfabric --mpich`, and a C compiler for its programs.
     Mpich,
     /// Open MPI 4 and 5, by `scripts/fetch-open-mpi`, and a C compiler for their programs.
@@ -47,6 +49,7 @@ impl Need {
             Need::MemoryCgroup => "memory-cgroup",
             Need::TwoCores => "cores",
             Need::SoftEfa | Need::SoftEfaPeers => "soft-efa",
+            Need::Torch => "torch",
             Need::Mpich => "mpich",
             Need::OpenMpi => "openmpi",
         }
@@ -68,6 +71,8 @@ impl Need {
                 (cpus < 2).then(|| "there is one CPU".to_owned())
             }
             Need::MemoryCgroup => MemoryCgroup::lack(),
+            Need::Torch => (!has_python_module("torch"))
+                .then(|| "`python3` has no torch: `pip install torch`".to_owned()),
             Need::SoftEfa => libfabric_2_folder().err().or_else(soft_efa_lack),
             Need::Mpich if !mpich_folder().exists() => Some(format!(
                 "there is no {}: run `scripts/fetch-libfabric --mpich`",
@@ -171,6 +176,12 @@ fn has_system_libfabric() -> bool {
 
 fn has_system_library(name: &str) -> bool {
     LIBRARY_FOLDERS.iter().any(|folder| Path::new(folder).join(name).exists())
+}
+
+fn has_python_module(name: &str) -> bool {
+    let question = format!("import importlib.util as u; raise SystemExit(u.find_spec('{name}') is None)");
+    let asked = std::process::Command::new("python3").args(["-c", &question]).output();
+    asked.is_ok_and(|answer| answer.status.success())
 }
 
 fn soft_efa_lack() -> Option<String> {

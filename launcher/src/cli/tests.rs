@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod effects;
 mod equivalents;
 mod programs;
 mod recipes;

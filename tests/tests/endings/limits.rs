@@ -38,3 +38,13 @@ fn limits_of_the_head_hold_for_ranks_where_a_host_has_lower_ones() {
     lines.sort();
     assert_eq!(lines, ["[1,0]<stdout>:777 512 512", "[1,1]<stdout>:2000 2048 1024"]);
 }
+
+#[test]
+fn what_the_head_itself_cannot_do_is_its_own_fault() {
+    let folder = tempfile::tempdir().unwrap();
+    // Enough for its libraries and its terminal, too few for its threads to wake each other.
+    let launcher = launcher_after(folder.path(), "ulimit -n 8");
+    let outcome = shell(Job::here(&launcher).options(["-n", "1"]), "echo ran").run();
+    outcome.assert_code(70).assert_says(&["Too many open files"]);
+    assert_eq!(outcome.stdout(), "");
+}

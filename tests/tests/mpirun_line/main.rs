@@ -6,6 +6,7 @@ mod hosts_named;
 mod output;
 mod placement;
 mod programs;
+mod recipes;
 
 use efarun_tests::echo::Echo;
 use efarun_tests::{Job, Outcome, Testbed, program};

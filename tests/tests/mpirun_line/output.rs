@@ -150,3 +150,27 @@ fn standard_input_reaches_ranks_of_every_host() {
     let read = read(on(&testbed).options(words("-H h1,h2 --stdin all")), &vec![b'x'; 600_000]);
     assert_eq!(read, ["0 685471485 600000", "1 685471485 600000"]);
 }
+
+#[test]
+fn with_verbose_what_is_done_is_said() {
+    let quiet = here().options(["-n", "1", "--quiet"]).program("/bin/true".as_ref(), NO_ARGS).run();
+    quiet.assert_code(0);
+    assert_eq!(quiet.stderr(), "");
+    let verbose = here().options(["-n", "1", "--quiet", "-v"]).program("/bin/true".as_ref(), NO_ARGS).run();
+    verbose.assert_code(0).assert_says(&["`--quiet` changes nothing", "1/1 ranks reaped, 1/1 agents gone"]);
+}
+
+#[test]
+fn dry_run_offline_contacts_nobody() {
+    let outcome = here()
+        .options(["-H", "no-such-host.invalid:2", "--dry-run=offline"])
+        .program(program!("rank_hang"), NO_ARGS)
+        .run();
+    outcome.assert_code(0);
+    assert!(outcome.stdout().contains("no-such-host.invalid"), "{}", outcome.shown());
+    let online = here()
+        .options(["-H", "no-such-host.invalid:2", "--dry-run"])
+        .program(program!("rank_hang"), NO_ARGS)
+        .run();
+    online.assert_code(69).assert_says(&["no-such-host.invalid"]);
+}

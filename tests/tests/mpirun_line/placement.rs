@@ -91,6 +91,25 @@ fn ranks_that_alternate_between_hosts_meet_and_know_their_neighbours() {
     assert_eq!(numbers, [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]);
 }
 
+#[test]
+fn five_and_three_ranks_on_unequal_hosts_are_one_world() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let hostfile = testbed.hostfile_of("h1 slots=5\nh2 slots=3\n".to_owned());
+    let job = || on(&testbed).options(["--hostfile".as_ref(), hostfile.as_os_str()]);
+    let echoes = echoes(&job().program(program!("rank_echo"), NO_ARGS).run());
+    assert_eq!(hosts(&echoes), [vec!["h1"; 5], vec!["h2"; 3]].concat());
+    let of = |name: &str| echoes.iter().map(|echo| echo.text(name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(of("LOCAL_WORLD_SIZE"), ["5", "5", "5", "5", "5", "3", "3", "3"]);
+    assert_eq!(of("LOCAL_RANK"), ["0", "1", "2", "3", "4", "0", "1", "2"]);
+    assert_eq!(of("GROUP_RANK"), ["0", "0", "0", "0", "0", "1", "1", "1"]);
+    job().program(program!("rank_barrier"), NO_ARGS).run().assert_code(0);
+    let turns = job().options(["--map-by", "node"]).program(program!("rank_echo"), NO_ARGS).run();
+    assert_eq!(hosts(&super::echoes(&turns)), ["h1", "h2", "h1", "h2", "h1", "h2", "h1", "h1"]);
+    let each = job().options(["-N", "4"]).program(program!("rank_echo"), NO_ARGS).run();
+    each.assert_code(64).assert_says(&["h2"]);
+}
+
 /// What each rank may run on, by rank, as the kernel lists it.
 fn allowed(outcome: &Outcome) -> Vec<String> {
     outcome.assert_code(0);

@@ -396,3 +396,19 @@ fn strangers_at_the_door_do_not_disturb_the_meeting() {
 }
 
 const DEADLINE: Duration = Duration::from_secs(100);
+
+#[test]
+fn the_address_of_ones_own_is_the_one_that_node_0_sees() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let (master, other) = (testbed.host("h1").address.clone(), "10.88.9.9");
+    // The node's second address, on the same card.
+    testbed.sh("h2", &format!("ip address add {other}/16 dev eth0"));
+    let line = |rank: u32, more: &str| {
+        format!("--nnodes 2 --node-rank {rank} --master-addr {master} --master-port 29501 {more}")
+    };
+    let first = start(&testbed, "h1", &line(0, "-v"), "report");
+    let second = start(&testbed, "h2", &line(1, &format!("--local-addr {other}")), "report");
+    second.wait().assert_code(0);
+    first.wait().assert_code(0).assert_says(&[other]);
+}

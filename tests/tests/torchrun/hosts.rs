@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use efarun_tests::{Need, Testbed, require};
 
-use super::{Report, on, run};
+use super::{Report, on, run, words, worker};
 
 #[test]
 fn ranks_of_two_hosts_meet_at_the_address_of_the_first() {
@@ -22,6 +22,18 @@ fn ranks_of_two_hosts_meet_at_the_address_of_the_first() {
     assert_eq!(of("LOCAL_WORLD_SIZE"), ["2"; 4]);
     assert_eq!(of("MASTER_ADDR"), [&*testbed.host("h1").address; 4]);
     assert_eq!(of("MASTER_PORT").into_iter().collect::<BTreeSet<_>>().len(), 1);
+}
+
+#[test]
+fn torch_reduces_over_gloo_between_hosts() {
+    require!(Need::Testbed);
+    require!(Need::Torch);
+    let testbed = Testbed::up(2);
+    let script = worker().with_file_name("reduce.py");
+    let job = on(&testbed).options(words("-H h1,h2 --nnodes 2 --nproc-per-node 2")).program(&script, [""; 0]);
+    let outcome = job.run();
+    outcome.assert_code(0);
+    assert_eq!(outcome.stdout().matches("sum [10.0, 10.0]\n").count(), 4, "{}", outcome.shown());
 }
 
 #[test]

@@ -27,10 +27,11 @@ fn what_is_behind_the_script_is_the_scripts() {
 
 #[test]
 fn what_is_not_acted_on_is_said_once() {
-    let options = "--event-log-handler console --rdzv-conf timeout=30,read_timeout=5 --signals-to-handle SIGTERM,SIGALRM";
+    let options = "--event-log-handler console --logs-specs mine --rdzv-conf timeout=30,read_timeout=5 --signals-to-handle SIGTERM,SIGALRM";
     let outcome = run(here(), options, "report");
     outcome.assert_code(0).assert_says(&[
         "`--event-log-handler console` is not acted on",
+        "`--logs-specs mine` is not acted on",
         "efarun has no read_timeout",
         "efarun does not pass on SIGALRM",
     ]);

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use efarun_tests::program;
+use efarun_tests::{Need, program, require};
 
 use super::{Report, here, run, words, worker};
 
@@ -92,6 +92,45 @@ fn a_module_is_run_as_python_does_and_a_program_without_python() {
     assert_eq!(lines, ["/bin/sh:0", "/bin/sh:1"]);
     let both = run(here(), "--no-python -m", "report");
     both.assert_code(64).assert_says(&["contradicts"]);
+}
+
+#[test]
+fn run_path_runs_the_script_in_an_interpreter_of_its_own() {
+    // Without an interpreter a script that is no program could not start, and --no-python asks for none.
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("script.py");
+    std::fs::write(&script, "import sys\nprint('in', sys.argv[1:])\n").unwrap();
+    let run = |options: &str| here().options(words(options)).program(&script, ["a"]).run();
+    for options in ["--run-path", "--run-path --no-python"] {
+        let outcome = run(options);
+        outcome.assert_code(0);
+        assert_eq!(outcome.stdout(), "in ['a']\n", "{options}");
+    }
+    run("--no-python").assert_code(126);
+    run("--run-path -v").assert_code(0).assert_says(&["`--run-path` changes nothing"]);
+}
+
+#[test]
+fn standalone_is_this_machine_whatever_else_is_said() {
+    let options = "--standalone --nnodes 2 --node-rank 1 --master-addr 192.0.2.1 --nproc-per-node 2";
+    let reports = Report::all(&run(here(), options, "report"));
+    assert_eq!(reports.len(), 2);
+    assert_eq!((reports[1].var("GROUP_WORLD_SIZE"), reports[1].var("GROUP_RANK")), ("1", "0"));
+}
+
+#[test]
+fn numa_binding_without_a_gpu_says_so() {
+    let outcome = run(here(), "--numa-binding node", "report");
+    outcome.assert_code(64).assert_says(&["localhost has no GPU"]);
+}
+
+#[test]
+fn torch_reduces_over_gloo() {
+    require!(Need::Torch);
+    let script = worker().with_file_name("reduce.py");
+    let outcome = here().options(words("--standalone --nproc-per-node 2")).program(&script, [""; 0]).run();
+    outcome.assert_code(0);
+    assert_eq!(outcome.stdout().matches("sum [3.0, 3.0]\n").count(), 2, "{}", outcome.shown());
 }
 
 /// An interpreter that leaves its mark, in `FOLDER/bin/python`.

@@ -118,3 +118,34 @@ fn every_option_that_means_another_one_is_in_the_list() {
         assert!(row.names.iter().any(|name| known.contains(name)), "{:?}", row.names);
     }
 }
+
+/// A value that a row of one value may have.
+fn value_of(name: &str) -> &'static str {
+    if name.contains("timeout") { "1" } else { "x" }
+}
+
+#[test]
+fn what_other_launchers_options_do_not_do_is_said() {
+    for flag in dialect::flags() {
+        for name in flag.names {
+            let values = [value_of(name)].repeat(flag.values).join(" ");
+            let line = format!("--{name} {values} p");
+            match flag.meaning {
+                Meaning::Unused(why) => {
+                    let [note] = &job(&line).notes[..] else { panic!("{line}: not one note") };
+                    assert!(note.starts_with(&format!("`--{name}")) && note.ends_with(why), "{line}: {note}");
+                }
+                Meaning::NoDifference(why) => {
+                    assert_eq!(job(&line), job("p"), "{line}");
+                    let notes = job(&format!("-v {line}")).notes;
+                    assert!(notes.iter().any(|note| note.ends_with(why)), "{line}: {notes:?}");
+                }
+                Meaning::Refused(instead) => {
+                    let refusal = parse_line(&line).unwrap_err().to_string();
+                    assert!(refusal.contains(name) && refusal.contains(instead), "{line}: {refusal}");
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Where each was seen, and the line without its first word.
-const RECIPES: &[(&str, &str)] = &[
+pub(super) const RECIPES: &[(&str, &str)] = &[
     (
         "EC2's guide to EFA and NCCL",
         "-x FI_EFA_USE_DEVICE_RDMA=1 -x LD_LIBRARY_PATH=/opt/nccl/build/lib:/usr/local/cuda/lib64:/opt/amazon/efa/lib \

@@ -76,6 +76,12 @@ pub(super) fn translate(words: impl IntoIterator<Item = OsString>) -> Result<Str
     Ok(text)
 }
 
+/// torchrun's options.
+#[cfg(test)]
+pub(super) fn own_options() -> clap::Command {
+    TorchrunFlags::command()
+}
+
 /// torchrun's options, and those of efarun's that go with them.
 fn definition() -> clap::Command {
     let efaruns = efaruns::command();
