@@ -23,6 +23,7 @@ fuzz_target!(|input: &[u8]| {
     for (name, user, port) in [("node", None, None), ("10.0.0.1", Some("u"), Some(2222))] {
         let host = Host {
             name: name.to_owned(),
+            address: None,
             user: user.map(str::to_owned),
             port,
             slots: None,

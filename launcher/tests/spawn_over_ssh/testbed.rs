@@ -130,6 +130,7 @@ pub(crate) fn host(number: u8) -> Host {
     let name = format!("10.88.0.{number}");
     Host {
         name,
+        address: None,
         user: None,
         port: None,
         slots: None,

@@ -128,6 +128,7 @@ impl CommandSpawner {
         Path::new(&self.words[0]).file_name().is_some_and(|name| name == "ssh")
     }
 
+    /// What is typed after ssh.
     fn destination(&self, host: &Host) -> String {
         let name = if self.is_ssh() { &host.name } else { host.destination() };
         host.user.as_ref().map_or_else(|| name.to_owned(), |user| format!("{user}@{name}"))
@@ -198,8 +199,6 @@ impl Spawner for CommandSpawner {
         Box::pin(self.start_by(host, timeout))
     }
 }
-
-/// What is typed after ssh.
 
 /// Commands that may be starting an agent at once; OpenSSH at the head costs a process and 20 ms of CPU each.
 const PARALLEL_STARTS: usize = 32;
