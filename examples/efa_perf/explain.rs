@@ -9,6 +9,7 @@ use efarun_rt::{ElementType, Elsewhere, Options, Rank};
 
 use crate::cli::{Args, ArgsError};
 use crate::complain;
+use crate::instances::Pair;
 use crate::output::Output;
 use crate::plan::Plan;
 use crate::run::{Outcome, PerfError, give_up, join};
@@ -20,9 +21,23 @@ use crate::sweep::Sweep;
 ///
 /// When the World fails, or the text cannot be written.
 pub(crate) fn run(args: &Args) -> Result<Outcome, PerfError> {
-    match args.world {
-        Some(world_size) => of_thought(args, world_size),
-        None => of_world(args),
+    match (args.on, args.world) {
+        (Some(instance), _) => of_instances(args, Pair::of(instance)),
+        (None, Some(world_size)) => of_thought(args, world_size),
+        (None, None) => of_world(args),
+    }
+}
+
+fn of_instances(args: &Args, pair: Pair) -> Result<Outcome, PerfError> {
+    match args.sweep() {
+        Ok(sweep) => {
+            Output::new(None, None, true)?.text(&pair.describe(sweep.sizes_bytes()))?;
+            Ok(Outcome::Right)
+        }
+        Err(refusal) => {
+            complain(&format!("error: {refusal}"));
+            Ok(Outcome::Refused)
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod collective;
 mod data;
 mod explain;
 mod gpu;
+mod instances;
 mod measure;
 mod output;
 mod plan;

@@ -59,6 +59,12 @@ pub(crate) enum ArgsError {
         /// The smallest size that does.
         needed_bytes: u64,
     },
+    /// `--on` of something else than all_reduce.
+    #[error("--on: there is no model of {collective} between instances, only of all_reduce")]
+    NotModelled {
+        /// What was to be explained.
+        collective: &'static str,
+    },
     /// `--plot` of a barrier alone.
     #[error("--plot: barrier has no sizes to draw a curve over")]
     NothingToPlot,

@@ -16,6 +16,7 @@ use efarun_rt::coll::select::{Choice, NoSuchAlgorithm};
 use efarun_rt::nvlink::Leaf;
 
 use crate::collective::Collective;
+use crate::instances::Instance;
 use crate::sweep::{ByteSize, Growth, Sweep};
 
 pub(crate) use self::error::ArgsError;
@@ -141,6 +142,10 @@ pub(crate) struct Args {
     #[arg(long = "nodes", value_name = "COUNT", requires = "world", help_heading = EXPLAIN,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) nodes: Option<u32>,
+    /// Explain all_reduce for two instances of EC2 with eight GPUs each, by a model whose parameters have sources
+    #[arg(long = "on", value_name = "INSTANCE", value_enum, requires = "explain", conflicts_with_all = ["world", "algo"],
+          help_heading = EXPLAIN)]
+    pub(crate) on: Option<Instance>,
 
     /// Threads per process; 1 is the only value
     #[arg(short = 't', long = "nthreads", value_name = "1", default_value_t = 1, help_heading = COMPATIBLE,
@@ -248,6 +253,9 @@ impl Args {
         self.sweep()?;
         if self.plot.is_some() && self.target == Target::Barrier {
             return Err(ArgsError::NothingToPlot);
+        }
+        if self.on.is_some() && self.target != Target::AllReduce {
+            return Err(ArgsError::NotModelled { collective: self.target.name() });
         }
         if let (Some(nodes), Some(world_size)) = (self.nodes, self.world)
             && nodes > world_size

@@ -112,6 +112,8 @@ fn sweeps_that_never_end_or_never_start_are_refused() {
         Err(ArgsError::EmptySweep { min_bytes: 2048, max_bytes: 1024 })
     );
     assert_eq!(check("barrier --plot x.svg"), Err(ArgsError::NothingToPlot));
+    assert_eq!(check("all_reduce --explain --on p4d"), Ok(()));
+    assert_eq!(check("reduce --explain --on p5"), Err(ArgsError::NotModelled { collective: "reduce" }));
     assert_eq!(check("all --plot x.svg"), Ok(()));
     assert_eq!(
         check("all --explain --world 2 --nodes 3"),
