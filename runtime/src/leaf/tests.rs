@@ -225,7 +225,9 @@ fn calls_that_differ_are_a_mismatch_whether_they_go_by_messages_or_not() {
     let started = Instant::now();
     let by_messages = Options { algorithm: Some(Choice::Fixed(Algorithm::Ring)), deadline: None };
     for differ in 0..4 {
-        let ends = on_all(World::thread_worlds(2).expect("a world"), |mut world| {
+        // Where nobody compares them each waits for the other, which is to be found out.
+        let worlds = World::builder().deadline(Duration::from_secs(20)).thread_worlds(2).expect("a world");
+        let ends = on_all(worlds, |mut world| {
             world.barrier().expect("both");
             let odd = world.rank() == Rank(1);
             let result = match differ {

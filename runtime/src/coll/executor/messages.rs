@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use efarun_wire::Rank;
 
 use super::error::{ExecError, Interrupt};
+use super::pause::Place;
 use super::signature::Signature;
-use super::spin::core_wait;
-use super::{CloseUnlessDone, Executor, MAX_SLEEP};
+use super::{CloseUnlessDone, Executor};
 use crate::coll::fault::Wait;
 use crate::transport::{Header, Transport, TransportError};
 
@@ -193,35 +193,8 @@ impl Passing<'_, '_> {
 
     /// Lets time pass, as in a schedule's waits.
     fn pause(&mut self, since: &mut Option<Instant>, wait: Wait) -> Result<(), ExecError> {
-        let now = Instant::now();
-        let Some(since) = *since else {
-            *since = Some(now);
-            self.executor.spin.begin(now);
-            return self.progress();
-        };
-        let waited = now - since;
-        if !self.executor.spin.next(now, waited, core_wait).is_over() {
-            return self.progress();
-        }
-        if let Some(interrupt) = (self.interrupt)() {
-            return Err(ExecError::Interrupted { step: 0, wait, interrupt });
-        }
-        let Some(left) = self.patience.checked_sub(waited).filter(|left| !left.is_zero()) else {
-            let stall = self.transport.stall(wait.peer());
-            return Err(ExecError::Timeout { step: 0, step_count: 1, wait, waited, stall });
-        };
-        self.transport.wait(left.min(MAX_SLEEP));
-        self.progress()
-    }
-
-    fn progress(&mut self) -> Result<(), ExecError> {
-        let Executor { completed, sends, .. } = &mut *self.executor;
-        completed.clear();
-        let polled = self.transport.poll(completed);
-        if let Some(stray) = completed.drain(..).find(|&token| !sends.completed(token)) {
-            return Err(ExecError::StrayCompletion { token: stray.0 });
-        }
-        polled.map_err(failed)
+        let place = Place { step: 0, step_count: 1, patience: self.patience };
+        self.executor.pause(since, wait, place, &mut *self.transport, &mut *self.interrupt)
     }
 }
 

@@ -27,6 +27,7 @@
 
 pub(crate) mod error;
 pub(crate) mod messages;
+mod pause;
 mod sends;
 pub(crate) mod signature;
 pub(crate) mod spin;
@@ -35,8 +36,9 @@ use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
 
+use self::pause::Place;
 use self::sends::Sends;
-use self::spin::{Spin, core_wait};
+use self::spin::Spin;
 use super::buffers::{Buffers, Scratch};
 use super::fault::{Fault, Problem, Wait};
 use super::ledger::Ledger;
@@ -360,39 +362,10 @@ impl Run<'_, '_> {
         Ok(Source::Elements(unsafe { &*payload }))
     }
 
-    /// Lets time pass in a wait that began at `since`: the first call makes progress and sets it, later ones spin or
-    /// sleep before. Says when the wait has to end.
+    /// Lets time pass in a wait.
     fn pause(&mut self, since: &mut Option<Instant>, wait: Wait) -> Result<(), ExecError> {
-        let now = Instant::now();
-        let Some(since) = *since else {
-            *since = Some(now);
-            self.executor.spin.begin(now);
-            return self.progress();
-        };
-        let waited = now - since;
-        if !self.executor.spin.next(now, waited, core_wait).is_over() {
-            return self.progress();
-        }
-        if let Some(interrupt) = (self.interrupt)() {
-            return Err(ExecError::Interrupted { step: self.step, wait, interrupt });
-        }
-        let Some(left) = self.call.patience.checked_sub(waited).filter(|left| !left.is_zero()) else {
-            let (step, step_count) = (self.step, self.step_count);
-            let stall = self.transport.stall(wait.peer());
-            return Err(ExecError::Timeout { step, step_count, wait, waited, stall });
-        };
-        self.transport.wait(left.min(MAX_SLEEP));
-        self.progress()
-    }
-
-    fn progress(&mut self) -> Result<(), ExecError> {
-        let Executor { completed, sends, .. } = &mut *self.executor;
-        completed.clear();
-        let polled = self.transport.poll(completed);
-        if let Some(stray) = completed.drain(..).find(|&token| !sends.completed(token)) {
-            return Err(ExecError::StrayCompletion { token: stray.0 });
-        }
-        polled.map_err(|source| self.transport_error(source))
+        let place = Place { step: self.step, step_count: self.step_count, patience: self.call.patience };
+        self.executor.pause(since, wait, place, &mut *self.transport, &mut *self.interrupt)
     }
 
     fn transport_error(&self, source: crate::transport::TransportError) -> ExecError {

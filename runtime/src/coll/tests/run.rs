@@ -8,7 +8,7 @@ use half::bf16;
 use proptest::prelude::*;
 
 use super::scripted::Scripted;
-use super::world::{Setting, all_algorithms, built, expected, inputs, plan, run};
+use super::world::{LARGEST_WORLD, Setting, all_algorithms, built, cases, expected, inputs, plan, run};
 use crate::coll::buffers::Buffers;
 use crate::coll::collective::Collective;
 use crate::coll::executor::{Call, ExecError, Executor, Interrupt};
@@ -64,8 +64,9 @@ macro_rules! all_ops {
 
 #[test]
 fn all_types_and_operations_are_exact_by_every_algorithm() {
-    for algorithm in all_algorithms(5) {
-        let schedule = built(algorithm, 5, 23, 3, 4);
+    let world_size = LARGEST_WORLD.min(5);
+    for algorithm in all_algorithms(world_size) {
+        let schedule = built(algorithm, world_size, 23, 3, 4);
         for setting in settings() {
             all_ops!(&*schedule, setting,
                 u8: u8::wrapping_add, u8::wrapping_mul;
@@ -78,7 +79,7 @@ fn all_types_and_operations_are_exact_by_every_algorithm() {
 
 #[test]
 fn every_world_size_is_exact_at_odd_counts() {
-    for world_size in 1..=17 {
+    for world_size in 1..=LARGEST_WORLD {
         for algorithm in all_algorithms(world_size) {
             for (count, setting) in [0, 1, 61].into_iter().zip(settings()) {
                 let schedule = built(algorithm, world_size, count, 4, 4);
@@ -89,12 +90,12 @@ fn every_world_size_is_exact_at_odd_counts() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(150), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_shape_is_exact_however_the_network_behaves(
         choice: prop::sample::Index,
-        world_size in 1..=17u32,
+        world_size in 1..=LARGEST_WORLD,
         count in 0..80usize,
         segment_len in 1..=20usize,
         credits in 1..=4usize,
@@ -113,13 +114,13 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(100), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Nobody waits for ever, and nobody takes something for the result that is none.
     #[test]
     fn where_a_rank_dies_the_others_end_with_the_result_or_an_error_that_names_a_rank(
         choice: prop::sample::Index,
-        world_size in 2..=8u32,
+        world_size in 2..=LARGEST_WORLD.min(8),
         count in 1..40usize,
         dying in 0..8u32,
         calls in 0..60u32,

@@ -16,6 +16,14 @@ use crate::element::{Element, ReduceOp};
 use crate::transport::Transport;
 use crate::transport::double::{Manners, doubles};
 
+/// The largest world of those that are tried one by one; an interpreter that watches every byte takes hours for more.
+pub(super) const LARGEST_WORLD: u32 = if cfg!(miri) { 3 } else { 17 };
+
+/// Cases of what is tried at random.
+pub(super) const fn cases(count: u32) -> u32 {
+    if cfg!(miri) { 3 } else { count }
+}
+
 /// How a world runs a schedule.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setting {
