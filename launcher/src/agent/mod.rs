@@ -32,6 +32,7 @@ mod pmi_links;
 mod pmix_helper;
 mod pmix_links;
 mod pmix_survey;
+mod positions;
 mod rank_folders;
 mod rank_links;
 mod ranks;

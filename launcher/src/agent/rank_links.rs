@@ -11,8 +11,10 @@ use tokio::sync::mpsc;
 
 use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, OobUp, RankMessage, RankReply};
 use efarun_wire::oob::{Action, Hub, Member, OobError, RelayHub};
+use efarun_wire::position::Question;
 use efarun_wire::{JobId, PROTOCOL_VERSION, Rank};
 
+use super::positions::Pages;
 use crate::exchange::Family;
 use crate::link_io::{self, LinkEnd, LinkReceiver, LinkSender};
 
@@ -25,6 +27,7 @@ pub(super) struct RankLinks {
     job: JobId,
     world_size: u32,
     hub: RelayHub,
+    pages: Pages,
     links: BTreeMap<Rank, LinkSender<RankReply>>,
     /// Those that have joined and not left since.
     within_world: BTreeSet<Rank>,
@@ -44,7 +47,8 @@ impl RankLinks {
         RankLinks {
             job,
             world_size: plan.world_size,
-            hub: Hub::for_agent(plan.node, ranks, plan.world_size),
+            hub: Hub::for_agent(plan.node, ranks.clone(), plan.world_size),
+            pages: Pages::new(ranks),
             links: BTreeMap::new(),
             within_world: BTreeSet::new(),
             head,
@@ -73,6 +77,7 @@ impl RankLinks {
             Ok(RankMessage::Oob(up)) => self.said(rank, up),
             // The socket stays open: the process may make another World.
             Ok(RankMessage::Leave) => drop(self.within_world.remove(&rank)),
+            Ok(RankMessage::Page(offer)) => self.pages.offered(rank, offer),
             Err(LinkEnd::Malformed(error)) => {
                 self.note(rank, &format!("sent {error}"));
                 self.close(rank, "broke its connection to the agent");
@@ -162,9 +167,13 @@ impl RankLinks {
             match action {
                 Action::ToUpstream(up) => self.head.send(&AgentMessage::Oob(up)),
                 Action::ToMember(Member::Rank(rank), down) => self.reply(rank, &RankReply::Oob(down)),
-                Action::RequestForMe { from, token, .. } => {
-                    let answer = self.hub.reply(from, token, Err("an agent answers no requests".to_owned()));
-                    self.act(answer);
+                Action::RequestForMe { from, token, body } => {
+                    let answer = match Question::from_bytes(&body) {
+                        Some(Question::Positions { world }) => Ok(self.pages.positions(world).to_bytes()),
+                        None => Err("the agent does not know this question".to_owned()),
+                    };
+                    let actions = self.hub.reply(from, token, answer);
+                    self.act(actions);
                 }
                 // A relay's members are ranks, it asks nothing, and aborts are the root's.
                 Action::ToMember(Member::Node(_), _)

@@ -49,9 +49,11 @@ pub(crate) fn reply<T: Serialize>(to: Target, token: u64, answer: &T) -> OobUp {
 pub(crate) fn is_for(down: &OobDown, node: NodeId, family: Family) -> bool {
     match down {
         OobDown::Gathered { key, .. } => key.id.starts_with(family.id_prefix()),
-        OobDown::Request { to, token, .. } | OobDown::Reply { to, token, .. } => {
-            *to == Target::Node(node) && family.owns(*token)
+        // What ranks ask is for their agent.
+        OobDown::Request { from, to, token, .. } => {
+            matches!(from, Target::Node(_)) && *to == Target::Node(node) && family.owns(*token)
         }
+        OobDown::Reply { to, token, .. } => *to == Target::Node(node) && family.owns(*token),
         OobDown::Event(_) => false,
     }
 }

@@ -41,6 +41,7 @@ pub(super) fn connect(
     let system = |cause| BootstrapError::System { call: "fcntl", cause };
     let link = Link::plain(stream, MAX_BODY_BYTES).map_err(system)?;
     let shared = Shared::join(link, "the agent of this node", rank, world_size, deadline)?;
+    shared.offer_page();
     connections.insert(fd, Arc::clone(&shared));
     Ok(shared)
 }

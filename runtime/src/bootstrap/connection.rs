@@ -3,22 +3,24 @@
 //! No thread stands behind it: bytes move within its calls. Blocking calls sleep in poll(2) with a deadline;
 //! [`OobConnection::check_events`] is for loops that wait for something else, and never sleeps.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use efarun_wire::message::{
     Event, EventKind, GatherKey, OobUp, Participants, RankMessage, RankReply, Target,
 };
-use efarun_wire::oob::{Client, ClientEvent};
-use efarun_wire::{PROTOCOL_VERSION, Rank};
+use efarun_wire::oob::{Client, ClientEvent, MAX_OPEN_REQUESTS};
+use efarun_wire::position::{Position, Positions, Question};
+use efarun_wire::{NodeId, PROTOCOL_VERSION, Rank};
 use nix::poll::PollFd;
 
 use super::error::BootstrapError;
 use super::link::{Link, LinkError, wait_for};
+use super::page::Page;
 use super::server::{ASK_MISSING, Server};
 
 /// One World's use of its rank's connection.
@@ -37,6 +39,9 @@ impl OobConnection {
     pub(super) fn new(shared: Arc<Shared>, server: Option<Server>) -> Self {
         let world_number = shared.made_worlds.fetch_add(1, Ordering::Relaxed);
         shared.open_worlds.fetch_add(1, Ordering::Relaxed);
+        if let Some(page) = &shared.page {
+            page.begin(world_number, 0, 0);
+        }
         OobConnection { shared, world_number, has_left: false, server }
     }
 
@@ -140,6 +145,54 @@ impl OobConnection {
         self.shared.sleep(timeout);
     }
 
+    /// Shows that this rank begins an operation of its World, for whoever asks where it is.
+    pub(crate) fn begin(&self, sequence: u32, signature: u64) {
+        if let Some(page) = &self.shared.page {
+            page.begin(self.world_number, u64::from(sequence) + 1, signature);
+        }
+    }
+
+    /// Asks how far the World's ranks have come: their nodes' agents, who know it whatever the ranks do; or, without a
+    /// launcher, the ranks themselves, of which those answer that wait for something. Returns what was answered within
+    /// `timeout`, ascending by rank.
+    pub(crate) fn positions(&mut self, node_count: u32, timeout: Duration) -> Vec<(Rank, Option<Position>)> {
+        let started = Instant::now();
+        let question = Question::Positions { world: self.world_number }.to_bytes();
+        let targets: Vec<Target> = if self.shared.asks_agents.load(Ordering::Relaxed) {
+            (0..node_count).map(|node| Target::Node(NodeId(node))).collect()
+        } else {
+            (0..self.world_size()).map(|rank| Target::Rank(Rank(rank))).collect()
+        };
+        let mut positions = BTreeMap::new();
+        for some in targets.chunks(MAX_ASKED) {
+            let mut state = self.shared.lock();
+            let mut tokens: Vec<u64> =
+                some.iter().filter_map(|&target| state.ask(target, question.clone()).ok()).collect();
+            drop(state);
+            while !tokens.is_empty() && started.elapsed() < timeout {
+                let mut state = self.shared.lock();
+                state.progress();
+                tokens.retain(|token| match state.replies.remove(token) {
+                    Some(reply) => {
+                        positions.extend(
+                            reply.ok().and_then(|body| Positions::from_bytes(&body)).unwrap_or_default().0,
+                        );
+                        false
+                    }
+                    None => true,
+                });
+                if state.failure.is_some() {
+                    return positions.into_iter().collect();
+                }
+                drop(state);
+                if !tokens.is_empty() {
+                    self.shared.sleep(timeout.saturating_sub(started.elapsed()));
+                }
+            }
+        }
+        positions.into_iter().collect()
+    }
+
     /// Says goodbye: the end of this rank's link is no failure from now on. Returns when it was said or cannot be.
     ///
     /// Of several Worlds on one connection the last to be closed says it. One that ends without it keeps the connection
@@ -228,6 +281,10 @@ pub(super) struct Shared {
     made_worlds: AtomicU32,
     /// How many of them were not left.
     open_worlds: AtomicU32,
+    /// None where the system has no memory for it.
+    page: Option<Arc<Page>>,
+    /// Whether agents know where ranks are.
+    asks_agents: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -241,6 +298,7 @@ struct State {
     fatal: Option<EventKind>,
     /// How the connection ended.
     failure: Option<String>,
+    page: Option<Arc<Page>>,
 }
 
 impl Shared {
@@ -256,7 +314,12 @@ impl Shared {
             .as_fd()
             .try_clone_to_owned()
             .map_err(|cause| BootstrapError::System { call: "dup", cause })?;
+        let page = Page::new()
+            .map(Arc::new)
+            .inspect_err(|error| log::info!("no page to say where this rank is: {error}"))
+            .ok();
         let state = State {
+            page: page.clone(),
             link,
             client: Client::new(rank, world_size),
             welcomed: None,
@@ -273,11 +336,21 @@ impl Shared {
             socket,
             made_worlds: AtomicU32::new(0),
             open_worlds: AtomicU32::new(0),
+            page,
+            asks_agents: AtomicBool::new(false),
         };
         let join = RankMessage::Join { protocol: PROTOCOL_VERSION, rank, world_size };
         shared.lock().send_message(&join);
         shared.await_welcome(deadline)?;
         Ok(Arc::new(shared))
+    }
+
+    /// Tells the agent at the other end where this rank shows how far it has come.
+    pub(super) fn offer_page(&self) {
+        if let Some(page) = &self.page {
+            self.lock().send_message(&RankMessage::Page(page.offer()));
+        }
+        self.asks_agents.store(true, Ordering::Relaxed);
     }
 
     fn await_welcome(&self, deadline: Instant) -> Result<(), BootstrapError> {
@@ -397,9 +470,15 @@ impl State {
             ClientEvent::Replied { token, body } => {
                 self.replies.insert(token, body);
             }
-            ClientEvent::Requested { from, token, body: _ } => {
-                let reason = "a rank answers no questions".to_owned();
-                if let Ok(reply) = self.client.reply(from, token, Err(reason)) {
+            ClientEvent::Requested { from, token, body } => {
+                let answer = match Question::from_bytes(&body) {
+                    Some(Question::Positions { world }) => {
+                        let position = self.page.as_ref().and_then(|page| page.position(world));
+                        Ok(Positions(vec![(self.client.rank(), position)]).to_bytes())
+                    }
+                    None => Err("a rank does not know this question".to_owned()),
+                };
+                if let Ok(reply) = self.client.reply(from, token, answer) {
                     self.send(reply);
                 }
             }
@@ -418,3 +497,5 @@ impl State {
 
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many are asked at a time; fewer than may be.
+const MAX_ASKED: usize = MAX_OPEN_REQUESTS / 2;

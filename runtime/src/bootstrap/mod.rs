@@ -12,6 +12,7 @@ pub mod identity;
 pub mod invitation;
 mod link;
 mod meeting;
+mod page;
 mod server;
 #[cfg(test)]
 mod tests;

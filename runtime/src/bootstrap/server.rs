@@ -353,7 +353,8 @@ impl Serving {
                 }
             }
             (PeerState::Joined, RankMessage::Leave) => peer.state = PeerState::Left,
-            (PeerState::Refused { .. }, _) => {}
+            // Ranks that meet without a launcher answer for themselves.
+            (PeerState::Refused { .. }, _) | (PeerState::Joined, RankMessage::Page(_)) => {}
             _ => self.link_ended(index, "it spoke out of turn"),
         }
     }

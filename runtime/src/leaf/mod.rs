@@ -34,7 +34,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod wait;
-mod whereabouts;
 
 use efarun_wire::Rank;
 

@@ -18,12 +18,20 @@ use crate::coll::executor::ExecError;
 use crate::coll::executor::MAX_SLEEP;
 use crate::coll::executor::signature::Signature;
 use crate::coll::executor::spin::core_wait;
+use crate::coll::executor::whereabouts;
 use crate::coll::fault::Wait;
 use crate::transport::TransportError;
 use crate::transport::shm::board::Board;
 use crate::transport::shm::closed_by;
 
 impl Leaves {
+    /// Says which rank has come how far, this one included.
+    pub(crate) fn whereabouts(&self) -> String {
+        let calls: Vec<_> =
+            (0..self.board.ranks()).map(|rank| (rank_of(rank), self.board.calling(rank))).collect();
+        whereabouts::text(&calls, |_| None)
+    }
+
     /// A rank that is in another call of this number: its number and signature.
     pub(crate) fn differing(&self, sequence: u32, signature: Signature) -> Option<(Rank, Signature)> {
         let others = (0..self.board.ranks()).filter(|&rank| rank != self.me);
@@ -71,7 +79,7 @@ impl Run<'_, '_> {
                     step_count: self.step + 1,
                     wait,
                     waited,
-                    stall: Some(self.leaves.whereabouts()),
+                    stall: None,
                 });
             };
             // In this order: what a peer has shown before it closed is still seen.

@@ -3,6 +3,7 @@
 use efarun_wire::Rank;
 
 use super::run::{explain, explain_told, interrupt_of, step_of, with_way};
+use super::whereabouts::whereabouts;
 use super::{Peers, World};
 use crate::coll::executor::messages::Messages;
 use crate::element::Element;
@@ -48,7 +49,7 @@ impl World {
             .map(|(to, data)| (*to, bytemuck::cast_slice::<T, u8>(data)))
             .collect();
         let (Some(peers), Some(oob)) = (&mut self.peers, &mut self.oob) else { return Ok(()) };
-        let Peers { transport, limits, executor, .. } = peers;
+        let Peers { transport, limits, executor, leaves, .. } = peers;
         let mut told = None;
         let mut interrupt = || {
             let error = oob.check_events().err()?;
@@ -70,7 +71,10 @@ impl World {
         let place = |step| Place { operation: OPERATION, sequence, rank, step };
         let error = match told {
             Some(told) => with_way(explain_told(place(step_of(&error)), told), &**transport),
-            None => explain(error, &place, oob, is_efa),
+            None => {
+                let whereabouts = |oob: &mut _| whereabouts(leaves.as_ref(), oob, &self.topology);
+                explain(error, &place, oob, is_efa, &whereabouts)
+            }
         };
         self.broken = Some(error.to_string());
         Err(error)

@@ -23,6 +23,7 @@ mod run;
 mod setup;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 
 use std::time::Duration;
 

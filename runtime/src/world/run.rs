@@ -6,6 +6,7 @@ use efarun_wire::Rank;
 
 use super::plans::{Kept, Key, Plans, Surroundings, Way};
 use super::report::Carrier;
+use super::whereabouts::whereabouts;
 use super::{Options, Peers, World};
 use crate::bootstrap::{BootstrapError, OobConnection};
 use crate::coll::buffers::Buffers;
@@ -51,6 +52,9 @@ impl World {
         let kept = plans.find(key, surroundings)?;
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
+        if let (Ok(kept), None) = (&kept, &leaves) {
+            oob.begin(sequence, kept.signature.numbered(sequence).0);
+        }
         let call = Call { sequence, op, buffers, patience };
         let mut told = None;
         let mut interrupt = || {
@@ -59,7 +63,7 @@ impl World {
             told = Some(error);
             Some(interrupt)
         };
-        let result = match (kept, leaves) {
+        let result = match (kept, &mut *leaves) {
             (Err(fault), _) => Err(ExecError::from(fault)),
             (Ok(Kept { signature, way: Way::Leaf(leaf) }), Some(leaves)) => {
                 let signature = signature.numbered(sequence);
@@ -74,8 +78,7 @@ impl World {
                     interrupt()
                         .or_else(|| differing(leaves.differing(sequence, signature)?, sequence, signature))
                 };
-                let result = executor.run(plan, call, transport.as_mut(), &mut interrupt);
-                result.map_err(|error| error.with_stall(|| leaves.whereabouts()))
+                executor.run(plan, call, transport.as_mut(), &mut interrupt)
             }
             (Ok(Kept { way: Way::Messages(plan), .. }), None) => {
                 executor.run(plan, call, transport.as_mut(), &mut interrupt)
@@ -89,7 +92,10 @@ impl World {
         let place = |step| Place { operation: collective.name(), sequence, rank: self.rank, step };
         let error = match (told, error) {
             (Some(told), error) => with_way(explain_told(place(step_of(&error)), told), &**transport),
-            (None, error) => explain(error, &place, oob, is_efa),
+            (None, error) => {
+                let whereabouts = |oob: &mut _| whereabouts(leaves.as_ref(), oob, &self.topology);
+                explain(error, &place, oob, is_efa, &whereabouts)
+            }
         };
         self.broken = Some(error.to_string());
         Err(error)
@@ -121,12 +127,13 @@ impl World {
     }
 }
 
-/// What the executor said, in terms of the World.
+/// What the executor said, in terms of the World. `whereabouts` says who is where, if that is known.
 pub(super) fn explain(
     error: ExecError,
     place: &dyn Fn(Option<usize>) -> Place,
     oob: &mut OobConnection,
     is_efa: bool,
+    whereabouts: &dyn Fn(&mut OobConnection) -> Option<String>,
 ) -> Error {
     let place = place(step_of(&error));
     match error {
@@ -142,6 +149,8 @@ pub(super) fn explain(
             Error::Mismatch { place, peer: rank, difference }
         }
         ExecError::Timeout { wait, waited, stall, .. } => {
+            let known: Vec<String> = stall.into_iter().chain(whereabouts(oob)).collect();
+            let stall = (!known.is_empty()).then(|| known.join("; "));
             Error::Timeout { place, peer: wait.peer(), wait, waited, stall }
         }
         ExecError::Transport { source: TransportError::PeerLost { peer, cause }, .. } => {
@@ -153,7 +162,11 @@ pub(super) fn explain(
                     Error::PeerLost { place, peer, cause: format!("{cause}; and of its process: {told}") }
                 }
                 Some(told) => explain_told(place, told),
-                None => Error::PeerLost { place, peer, cause },
+                // It may have given up because it waited in vain, for the same rank as this one.
+                None => {
+                    let known = whereabouts(oob).map_or_else(String::new, |known| format!("; {known}"));
+                    Error::PeerLost { place, peer, cause: cause + &known }
+                }
             }
         }
         ExecError::Transport { source, .. } => Error::Transport { place, cause: source },

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::NodeFacts;
 use crate::ids::{BuildId, JobId, NodeId, Rank};
+use crate::position::PageOffer;
 use crate::secure::LinkKey;
 #[cfg(doc)]
 use crate::torchrun::MAX_ERROR_FILE_BYTES;
@@ -542,6 +543,8 @@ pub enum RankMessage {
     /// The rank's World is closed in good order; its end, and the socket's, is no failure. A rank that goes on to make
     /// another World over the same socket says so by its next message.
     Leave,
+    /// Where the rank shows which operation it has come to. For agents only.
+    Page(PageOffer),
 }
 
 /// A rank's agent, or the bootstrap's server, to the rank.

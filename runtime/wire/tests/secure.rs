@@ -264,7 +264,8 @@ fn another_version_is_an_efarun_and_no_stranger() {
     opening.resize(300, 0xff);
     let (error, mut reply) = refused(&opening);
     assert_eq!(error, SecureError::OtherVersion { ours: PROTOCOL_VERSION, theirs });
-    assert!(error.to_string().contains("protocol 2, this one has protocol 1"), "{error}");
+    let expected = format!("protocol {theirs}, this one has protocol {PROTOCOL_VERSION}");
+    assert!(error.to_string().contains(&expected), "{error}");
 
     reply[8..10].copy_from_slice(&theirs.to_le_bytes());
     assert_eq!(

@@ -101,16 +101,6 @@ pub enum ExecError {
     },
 }
 
-impl ExecError {
-    /// Says in the error of a wait that took too long what else is known of it.
-    pub(crate) fn with_stall(mut self, more: impl FnOnce() -> String) -> Self {
-        if let ExecError::Timeout { stall, .. } = &mut self {
-            *stall = Some(stall.take().map_or_else(String::new, |stall| stall + "; ") + &more());
-        }
-        self
-    }
-}
-
 /// What a rank that waits can be told by others than its transport.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

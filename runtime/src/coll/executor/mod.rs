@@ -31,6 +31,7 @@ mod pause;
 mod sends;
 pub(crate) mod signature;
 pub(crate) mod spin;
+pub(crate) mod whereabouts;
 
 use std::time::{Duration, Instant};
 

@@ -51,7 +51,7 @@ use efarun_wire::Rank;
 
 pub use self::arena::{Arena, Geometry, Offer};
 use self::cord::{Cord, Pull};
-pub(crate) use self::post::Seen;
+pub(crate) use self::post::{Calling, Seen};
 use self::ring::{ReceiveEnd, SendEnd};
 use super::{Header, Message, SendToken, Sleep, Transport, TransportError};
 

@@ -63,7 +63,7 @@ impl Done {
 /// Which call a rank is in, by whatever path.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub(super) struct Calling {
+pub(crate) struct Calling {
     /// One more than the call's number.
     number: AtomicU64,
     /// By the number's lowest bit, so that the signature of a call that is looked at is not overwritten by the next.
@@ -72,14 +72,14 @@ pub(super) struct Calling {
 
 impl Calling {
     /// Says which call begins.
-    pub(super) fn enter(&self, number: u64, signature: u64) {
+    pub(crate) fn enter(&self, number: u64, signature: u64) {
         // Released too: who sees it sees that the number behind it has left the call before.
         self.signatures[(number & 1) as usize].store(signature, Ordering::Release);
         self.number.store(number, Ordering::Release);
     }
 
     /// Number and signature of the call, unless it is just changing.
-    pub(super) fn now(&self) -> Option<(u64, u64)> {
+    pub(crate) fn now(&self) -> Option<(u64, u64)> {
         let number = self.number.load(Ordering::Acquire);
         let signature = self.signatures[(number & 1) as usize].load(Ordering::Acquire);
         (self.number.load(Ordering::Relaxed) == number).then_some((number, signature))

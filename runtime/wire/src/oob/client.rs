@@ -75,6 +75,11 @@ impl Client {
         }
     }
 
+    /// This rank.
+    pub fn rank(&self) -> Rank {
+        self.rank
+    }
+
     /// Contributes to an allgather. The n-th call with an id and participants on one rank meets the n-th call with
     /// the same on each of the others. It ends in [`ClientEvent::Gathered`] or [`ClientEvent::GatherFailed`].
     ///
