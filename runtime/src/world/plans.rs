@@ -1,7 +1,8 @@
 //! How a World does its recent calls.
 //!
 //! A program calls the same few collectives again and again. What was chosen for them is kept, so that a repeated call
-//! neither chooses nor builds nor checks anything: it finds its way by comparing a few numbers.
+//! neither chooses nor builds nor checks anything: it finds its way by comparing a few numbers, which lie together, so
+//! that a program that alternates between calls reads no more than a few cache lines.
 
 use efarun_wire::Rank;
 
@@ -19,10 +20,10 @@ use crate::element::{ElementType, ReduceOp};
 /// What the way of a call depends on, within one World.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
+    /// Elements, as the collective counts them. Compared first, as it differs most often.
+    pub(super) count: usize,
     pub(super) collective: Collective,
     pub(super) choice: Choice,
-    /// Elements, as the collective counts them.
-    pub(super) count: usize,
     pub(super) element: ElementType,
     pub(super) op: ReduceOp,
 }
@@ -54,10 +55,16 @@ pub(super) struct Surroundings<'a> {
     pub(super) model: &'a Model,
 }
 
-/// The ways of recent calls, the last used first.
+/// The ways of recent calls.
 #[derive(Debug, Default)]
 pub(super) struct Plans {
-    kept: Vec<(Key, Kept)>,
+    keys: Vec<Key>,
+    /// By key: the way, and when it was used last.
+    kept: Vec<(Kept, u64)>,
+    /// Which was used last.
+    latest: usize,
+    /// How often a way was sought.
+    clock: u64,
 }
 
 impl Plans {
@@ -71,18 +78,38 @@ impl Plans {
         key: Key,
         surroundings: Surroundings<'_>,
     ) -> Result<Result<&Kept, Fault>, NoSuchAlgorithm> {
-        match self.kept.iter().position(|(kept, _)| *kept == key) {
-            Some(0) => {}
-            Some(found) => self.kept[..=found].rotate_right(1),
-            None => match make(key, surroundings)? {
-                Ok(made) => {
-                    self.kept.truncate(MAX_KEPT - 1);
-                    self.kept.insert(0, (key, made));
-                }
-                Err(fault) => return Ok(Err(fault)),
-            },
+        self.clock += 1;
+        if self.keys.get(self.latest) != Some(&key) {
+            // Loops call the same few in turn, which are kept in the order in which they came.
+            let next = if self.latest + 1 < self.keys.len() { self.latest + 1 } else { 0 };
+            let found = match self.keys.get(next) == Some(&key) {
+                true => Some(next),
+                false => self.keys.iter().position(|kept| *kept == key),
+            };
+            self.latest = match found {
+                Some(found) => found,
+                None => match make(key, surroundings)? {
+                    Ok(made) => self.keep(key, made),
+                    Err(fault) => return Ok(Err(fault)),
+                },
+            };
         }
-        Ok(Ok(&self.kept[0].1))
+        let (kept, used) = &mut self.kept[self.latest];
+        *used = self.clock;
+        Ok(Ok(kept))
+    }
+
+    /// Keeps a way, where there is no more room in the place of the one that was not used for the longest time; says where.
+    fn keep(&mut self, key: Key, kept: Kept) -> usize {
+        if self.keys.len() < MAX_KEPT {
+            self.keys.push(key);
+            self.kept.push((kept, 0));
+            return self.keys.len() - 1;
+        }
+        let oldest = (0..self.kept.len()).min_by_key(|&index| self.kept[index].1).expect("some are kept");
+        self.keys[oldest] = key;
+        self.kept[oldest] = (kept, 0);
+        oldest
     }
 
     /// Refuses an algorithm that the collective does not have, where no way is needed.
@@ -116,3 +143,70 @@ fn make(key: Key, surroundings: Surroundings<'_>) -> Result<Result<Kept, Fault>,
 
 /// More than the sizes that one loop of a program alternates between; 200 KiB each at most.
 const MAX_KEPT: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn key(count: usize) -> Key {
+        let (collective, element, op) = (Collective::AllReduce, ElementType::F32, ReduceOp::Sum);
+        Key { count, collective, choice: Choice::Auto, element, op }
+    }
+
+    fn find(plans: &mut Plans, count: usize) -> &Kept {
+        let limits =
+            Limits { slot_bytes: 65_536, credits: 8, min_segment_bytes: 4096, min_exchange_bytes: 4096 };
+        let surroundings =
+            Surroundings { rank: Rank(0), world_size: 2, limits, leaves: true, model: &Model::SHARED_MEMORY };
+        let kept = plans.find(key(count), surroundings).expect("such an algorithm").expect("no fault");
+        kept
+    }
+
+    #[test]
+    fn a_way_that_is_used_stays_and_the_one_that_is_not_makes_room() {
+        let mut plans = Plans::default();
+        for count in 1..=MAX_KEPT {
+            find(&mut plans, count);
+        }
+        find(&mut plans, 1);
+        find(&mut plans, MAX_KEPT + 1);
+        assert!(plans.keys.contains(&key(1)) && !plans.keys.contains(&key(2)));
+        assert_eq!((plans.keys.len(), plans.kept.len()), (MAX_KEPT, MAX_KEPT));
+        for count in [1, 3, MAX_KEPT + 1, 2] {
+            let signature = find(&mut plans, count).signature;
+            assert_eq!(signature, find(&mut Plans::default(), count).signature, "{count}");
+        }
+    }
+
+    /// By the fastest of many rounds, which others on the machine do not make slower.
+    #[test]
+    fn a_kept_way_is_found_within_20_ns() {
+        if cfg!(debug_assertions) {
+            println!("SKIPPED: optimised code, which alone is fast");
+            return;
+        }
+        for (what, calls) in
+            [("the call before", 1), ("one of 4 in turn", 4), ("one of 16 in turn", MAX_KEPT)]
+        {
+            let mut plans = Plans::default();
+            for count in 1..=calls {
+                find(&mut plans, count);
+            }
+            let mut fastest = Duration::MAX;
+            for _ in 0..500 {
+                let since = Instant::now();
+                for index in 0..FINDS {
+                    std::hint::black_box(find(&mut plans, std::hint::black_box(1 + index % calls)));
+                }
+                fastest = fastest.min(since.elapsed());
+            }
+            let ns = fastest.as_secs_f64() * 1e9 / FINDS as f64;
+            println!("{what}: {ns:.1} ns");
+            assert!(ns <= 20.0, "{what} takes {ns:.1} ns to find");
+        }
+    }
+
+    const FINDS: usize = 1024;
+}
