@@ -160,8 +160,7 @@ mod tests {
             Limits { slot_bytes: 65_536, credits: 8, min_segment_bytes: 4096, min_exchange_bytes: 4096 };
         let surroundings =
             Surroundings { rank: Rank(0), world_size: 2, limits, leaves: true, model: &Model::SHARED_MEMORY };
-        let kept = plans.find(key(count), surroundings).expect("such an algorithm").expect("no fault");
-        kept
+        plans.find(key(count), surroundings).expect("such an algorithm").expect("no fault")
     }
 
     #[test]

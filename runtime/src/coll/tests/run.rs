@@ -8,7 +8,9 @@ use half::bf16;
 use proptest::prelude::*;
 
 use super::scripted::Scripted;
-use super::world::{LARGEST_WORLD, Setting, all_algorithms, built, cases, expected, inputs, plan, run};
+use super::world::{
+    LARGEST_WORLD, ODD_COUNT, Setting, all_algorithms, built, cases, expected, inputs, plan, run,
+};
 use crate::coll::buffers::Buffers;
 use crate::coll::collective::Collective;
 use crate::coll::executor::{Call, ExecError, Executor, Interrupt};
@@ -81,7 +83,7 @@ fn all_types_and_operations_are_exact_by_every_algorithm() {
 fn every_world_size_is_exact_at_odd_counts() {
     for world_size in 1..=LARGEST_WORLD {
         for algorithm in all_algorithms(world_size) {
-            for (count, setting) in [0, 1, 61].into_iter().zip(settings()) {
+            for (count, setting) in [0, 1, ODD_COUNT].into_iter().zip(settings()) {
                 let schedule = built(algorithm, world_size, count, 4, 4);
                 expect_exact::<i32>(&*schedule, setting, i32::wrapping_add);
             }
