@@ -1,6 +1,6 @@
 //! The ranks of this node, from their launch to the end of their last stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
-use efarun_wire::Rank;
 use efarun_wire::message::{
     AgentMessage, AgentOrder, LaunchPlan, OobDown, RankExit, RankPlan, RankStatus, Stream,
 };
 use efarun_wire::oob::OobError;
 use efarun_wire::torchrun::StreamWay;
+use efarun_wire::Rank;
 
 use super::error_file::ErrorFile;
 use super::evidence::Witness;
@@ -27,8 +27,8 @@ use super::rank_folders::{Folders, Tee, Unmade};
 use super::rank_links::{RankEvent, RankLinks};
 use super::stacks::RunningRank;
 use super::streams;
-use crate::keeper::limits;
 use crate::keeper::protocol::{KeeperReport, RANK_FDS};
+use crate::keeper::{descendants, limits};
 use crate::link_io::{LinkEnd, LinkSender};
 
 /// All ranks of this node.
@@ -49,6 +49,8 @@ pub(super) struct Ranks {
     forked: u32,
     /// Those that have started and whose end has not been reported.
     running: BTreeMap<Rank, RunningRank>,
+    /// The ends that the head awaits, where it awaits any.
+    untold_ends: Option<BTreeSet<Rank>>,
     witness: Witness,
     /// Where ranks without folders write why they failed.
     error_files: BTreeMap<Rank, ErrorFile>,
@@ -107,6 +109,7 @@ impl Ranks {
             reaped: watch::Sender::new(false),
             forked: 0,
             running: BTreeMap::new(),
+            untold_ends: None,
             witness: Witness::start(),
             error_files: BTreeMap::new(),
             paths: BTreeMap::new(),
@@ -280,6 +283,20 @@ impl Ranks {
         self.running.values().cloned().collect()
     }
 
+    /// Says so once the ends are told of the ranks that are ending now.
+    pub(super) fn tell_ends(&mut self) {
+        let ending = self.running.values().filter(|rank| descendants::is_ending(rank.pid));
+        self.untold_ends = Some(ending.map(|rank| rank.rank).collect());
+        self.say_ends_told();
+    }
+
+    fn say_ends_told(&mut self) {
+        if self.untold_ends.as_ref().is_some_and(BTreeSet::is_empty) {
+            self.untold_ends = None;
+            self.head.send(&AgentMessage::EndsTold);
+        }
+    }
+
     /// Handles a report about a rank.
     pub(super) fn handle(&mut self, report: KeeperReport) {
         match report {
@@ -420,6 +437,10 @@ impl Ranks {
         }
         let within_world = self.links.is_within_world(rank);
         self.head.send(&AgentMessage::Exited(RankExit { within_world, ..exit }));
+        if let Some(untold) = &mut self.untold_ends {
+            untold.remove(&rank);
+            self.say_ends_told();
+        }
     }
 
     fn note_other_wdir(&mut self, rank: Rank, other: &[u8]) {

@@ -257,6 +257,13 @@ impl Agent {
                 }
                 Ok(())
             }
+            HeadMessage::TellEnds => {
+                match &mut self.ranks {
+                    Some(ranks) => ranks.tell_ends(),
+                    None => self.head.send(&AgentMessage::EndsTold),
+                }
+                Ok(())
+            }
             HeadMessage::End { grace_ms, signal } => {
                 self.keeper.order(&KeeperOrder::End { grace_ms, signal }).await
             }

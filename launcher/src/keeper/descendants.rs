@@ -22,6 +22,8 @@ pub(crate) struct Process {
     pub(crate) start_ticks: u64,
     /// `R`, `S`, `D`, `Z`, …
     pub(crate) state: char,
+    /// Its first thread is past its last instruction. The kernel sets this before it closes the thread's files.
+    is_exiting: bool,
     pub(crate) name: String,
 }
 
@@ -44,6 +46,7 @@ impl Process {
             group: i32::try_from(number(2)?).ok()?,
             start_ticks: u64::try_from(number(START_TIME_FIELD)?).ok()?,
             state: fields.first()?.chars().next()?,
+            is_exiting: number(FLAGS_FIELD)? & PF_EXITING != 0,
             name: name.to_owned(),
         })
     }
@@ -76,6 +79,12 @@ impl Process {
     fn is_still_there(&self) -> bool {
         Process::read(self.pid).is_some_and(|now| now.start_ticks == self.start_ticks)
     }
+}
+
+/// Whether a process is ending or gone: nobody who has seen one of its sockets close is told here that it runs. True also of
+/// one whose first thread alone has ended.
+pub(crate) fn is_ending(pid: i32) -> bool {
+    Process::read(pid).is_none_or(|process| process.is_zombie() || process.is_exiting)
 }
 
 /// Reads all descendants of this process, parents before children.
@@ -114,13 +123,24 @@ fn descendants_of(ancestor: i32, all: Vec<Process>) -> Vec<Process> {
 
 /// Counted from the state, which is field 3 of proc_pid_stat(5): the start time is field 22.
 const START_TIME_FIELD: usize = 19;
+/// Field 9, bits of include/linux/sched.h.
+const FLAGS_FIELD: usize = 6;
+const PF_EXITING: i64 = 0x4;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn process(pid: i32, parent: i32) -> Process {
-        Process { pid, parent, group: pid, start_ticks: 0, state: 'S', name: format!("p{pid}") }
+        Process {
+            pid,
+            parent,
+            group: pid,
+            start_ticks: 0,
+            state: 'S',
+            is_exiting: false,
+            name: format!("p{pid}"),
+        }
     }
 
     fn pids(found: Vec<Process>) -> Vec<i32> {
@@ -145,6 +165,23 @@ mod tests {
         let parsed = Process::parse(stat).unwrap();
         assert_eq!((parsed.pid, parsed.parent, parsed.group), (77, 5, 6));
         assert_eq!((parsed.state, parsed.start_ticks, parsed.name.as_str()), ('S', 12345, "a) Z 1 (b"));
+        assert!(!parsed.is_exiting);
+        assert!(Process::parse(&stat.replace(" -1 0 ", " -1 4194564 ")).unwrap().is_exiting);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_ending_reaped_or_not() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert!(!is_ending(pid));
+        drop(child.stdin.take());
+        let id = nix::sys::wait::Id::Pid(nix::unistd::Pid::from_raw(pid));
+        let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+        nix::sys::wait::waitid(id, flags).unwrap();
+        assert!(is_ending(pid));
+        child.wait().unwrap();
+        assert!(is_ending(pid));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! deadline is the user's `--timeout`; when that is over the ranks are asked where they are before they are ended.
 
 mod interruptions;
+mod weighing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -32,6 +33,7 @@ use super::writer::{Writer, Written};
 use crate::bootstrap::{NodeEvent, NodeLink};
 use crate::error::status_text;
 use crate::job::OnFailure;
+use weighing::Weighing;
 
 /// Beyond the grace, how long agents may take to acknowledge that everything is reaped.
 const REAP_PATIENCE: Duration = Duration::from_secs(4);
@@ -158,6 +160,7 @@ pub async fn run(
         deadline: None,
         interrupts: 0,
         stacks: None,
+        weighing: None,
         suspending: None,
         deserters: VecDeque::new(),
         stdin_credit: inputs.stdin_readers.iter().map(|rank| (*rank, STDIN_CREDIT_BYTES as usize)).collect(),
@@ -189,6 +192,8 @@ struct Job<'a> {
     interrupts: u32,
     /// The time is over, and the ranks are being asked where they are.
     stacks: Option<(Collection, Instant)>,
+    /// The first failure may be the effect of an end that is still on its way here.
+    weighing: Option<Weighing>,
     /// The launcher is about to stop, and awaits the word of these nodes' agents, until then.
     suspending: Option<(BTreeSet<NodeId>, Instant)>,
     /// Ranks that ended with code 0 within their World, and when the others are told.
@@ -220,6 +225,7 @@ impl Job<'_> {
             let job_deadline = self.limits.job.map(|(at, _)| at).filter(|_| self.is_before_the_end());
             let stacks = self.stacks.as_ref().map(|(_, at)| *at);
             let suspending = self.suspending.as_ref().map(|(_, at)| *at);
+            let weighing = self.weighing.as_ref().map(|weighing| weighing.until);
             let status = self.status.due_at().filter(|_| self.phase != Phase::Running);
             let stdin_open = inputs.stdin.is_some() && self.has_stdin_credit() && self.is_before_the_end();
             tokio::select! {
@@ -232,6 +238,7 @@ impl Job<'_> {
                 () = until(desertion), if desertion.is_some() => self.tell_of_deserter(),
                 () = until(job_deadline), if job_deadline.is_some() => self.job_deadline_passed(),
                 () = until(stacks), if stacks.is_some() => self.end(),
+                () = until(weighing), if weighing.is_some() => self.end(),
                 () = until(suspending), if suspending.is_some() => self.suspend(),
                 () = until(status), if status.is_some() => self.show_status(),
             }
@@ -281,7 +288,8 @@ impl Job<'_> {
             AgentMessage::Unserved { rank, library, tried } => {
                 self.failed(Failure::Unserved { rank, library, tried })
             }
-            AgentMessage::RankBroke { rank, how } => self.failed(Failure::Broke { rank, how }),
+            AgentMessage::RankBroke { rank, how } => self.rank_failed(Failure::Broke { rank, how }),
+            AgentMessage::EndsTold => self.ends_told(node),
             AgentMessage::Reaped { strays, .. } => {
                 self.narrator.node_reaped(node, strays);
                 self.states[node.index()] = NodeState::Reaped { strays };
@@ -327,8 +335,9 @@ impl Job<'_> {
 
     fn rank_ended(&mut self, exit: RankExit) {
         self.narrator.rank_ended(&exit);
-        let ends_the_job = self.verdict.rank_ended(exit);
-        if ends_the_job {
+        let is_first_failure = self.verdict.rank_ended(exit);
+        let ends_the_job = is_first_failure && self.limits.on_failure == OnFailure::Abort;
+        if is_first_failure && !ends_the_job {
             self.narrator.first_failure(&Failure::Rank(exit));
         }
         if exit.status != RankStatus::Code(0) && !exit.ended_by_launcher {
@@ -340,8 +349,10 @@ impl Job<'_> {
         if exit.status == RankStatus::Code(0) && exit.within_world && !exit.ended_by_launcher {
             self.deserters.push_back((Instant::now() + DESERTION_PATIENCE, exit.rank));
         }
-        let ends_the_job = ends_the_job && self.limits.on_failure == OnFailure::Abort;
-        if ends_the_job || self.verdict.all_ended() {
+        if ends_the_job {
+            self.weigh();
+        }
+        if self.verdict.all_ended() {
             self.end();
         }
     }
@@ -378,6 +389,7 @@ impl Job<'_> {
         if let Some((collection, _)) = self.stacks.take() {
             self.writer.note(collection.text());
         }
+        self.decide();
         self.phase = Phase::Ending;
         self.status.clear();
         self.deadline = Some(Instant::now() + grace + REAP_PATIENCE);
@@ -420,6 +432,7 @@ impl Job<'_> {
             }
         }
         self.agent_suspended(node);
+        self.ends_told(node);
         self.advance();
     }
 
@@ -457,7 +470,7 @@ impl Job<'_> {
     fn abort(&mut self, rank: Rank, code: i32, reason: String) {
         let actions = self.hub.publish(EventKind::Abort { rank: Some(rank), reason: reason.clone() });
         self.act(actions);
-        self.failed(Failure::Aborted { rank, code, reason });
+        self.rank_failed(Failure::Aborted { rank, code, reason });
     }
 
     fn written(&mut self, written: Written) {

@@ -86,6 +86,8 @@ pub struct Verdict {
     first: Option<Failure>,
     echoes: u32,
     deserter: Option<Rank>,
+    /// The first failure has not been told, and may be replaced by its cause.
+    is_weighed: bool,
 }
 
 impl Verdict {
@@ -97,16 +99,34 @@ impl Verdict {
             first: None,
             echoes: 0,
             deserter: None,
+            is_weighed: false,
         }
     }
 
-    /// Records the end of a rank. Says whether this is the failure that ends the job.
+    /// Records the end of a rank. Says whether this is the failure that ends the job, so far.
     pub fn rank_ended(&mut self, exit: RankExit) -> bool {
         let Some(slot) = self.exits.get_mut(exit.rank.index()) else { return false };
         if slot.replace(exit).is_some() || exit.status == RankStatus::Code(0) || exit.ended_by_launcher {
             return false;
         }
+        if self.is_weighed && self.first.as_ref().is_some_and(|first| may_have_caused(&exit, first)) {
+            self.echoes += 1;
+            self.first = Some(Failure::Rank(exit));
+            return true;
+        }
         self.failed(Failure::Rank(exit))
+    }
+
+    /// Lets a rank's end that is told from now on take the place of the first failure, where that may be its effect; until
+    /// [`Verdict::decide`]. Says whether any end could.
+    pub fn weigh(&mut self) -> bool {
+        self.is_weighed = true;
+        self.first.as_ref().is_some_and(may_be_an_effect)
+    }
+
+    /// Leaves the first failure as it is; gives it if it was being weighed.
+    pub fn decide(&mut self) -> Option<&Failure> {
+        std::mem::take(&mut self.is_weighed).then_some(self.first.as_ref()).flatten()
     }
 
     /// Records that a rank which ended with code 0 was missed by others. That is no failure: those that cannot go on
@@ -169,6 +189,39 @@ impl Verdict {
     }
 }
 
+/// Whether a failure may be what another rank's end has come to.
+fn may_be_an_effect(failure: &Failure) -> bool {
+    match failure {
+        Failure::Rank(exit) => !is_killing(exit.status),
+        Failure::Aborted { .. } | Failure::Broke { .. } => true,
+        Failure::NotStarted { .. }
+        | Failure::Unserved { .. }
+        | Failure::NodeLost { .. }
+        | Failure::TimedOut { .. }
+        | Failure::NotStartedInTime { .. }
+        | Failure::Interrupted { .. } => false,
+    }
+}
+
+/// Whether a rank's end, which was under way when a failure was told, is its cause.
+fn may_have_caused(exit: &RankExit, failure: &Failure) -> bool {
+    let failed = match failure {
+        Failure::Rank(RankExit { rank, .. })
+        | Failure::Aborted { rank, .. }
+        | Failure::Broke { rank, .. } => rank,
+        _ => return false,
+    };
+    *failed != exit.rank && is_killing(exit.status) && may_be_an_effect(failure)
+}
+
+/// Whether a rank ended by a signal that comes of its own doing, or of the kernel's. Those that libraries raise when they
+/// lose a peer, and those by which one process asks another to end, may be effects themselves.
+fn is_killing(status: RankStatus) -> bool {
+    const MAY_BE_EFFECTS: [i32; 6] =
+        [libc::SIGABRT, libc::SIGPIPE, libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
+    matches!(status, RankStatus::Signal { number, .. } if !MAY_BE_EFFECTS.contains(&number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +239,45 @@ mod tests {
         assert!(matches!(verdict.first_failure(), Some(Failure::Rank(exit)) if exit.rank == Rank(2)));
         assert_eq!(verdict.echoes(), 1);
         assert!(verdict.all_ended());
+    }
+
+    fn segfault(rank: u32) -> RankExit {
+        exit(rank, RankStatus::Signal { number: libc::SIGSEGV, core: false })
+    }
+
+    fn abort(rank: u32) -> Failure {
+        Failure::Aborted { rank: Rank(rank), code: 14, reason: String::new() }
+    }
+
+    #[test]
+    fn the_end_of_a_killed_rank_takes_the_place_of_its_effect_while_that_is_weighed() {
+        let broke = Failure::Broke { rank: Rank(0), how: String::new() };
+        let left = Failure::Rank(exit(0, RankStatus::Code(1)));
+        for effect in [abort(0), broke, left] {
+            let mut verdict = Verdict::new(3);
+            assert!(verdict.failed(effect) && verdict.weigh());
+            assert!(verdict.rank_ended(segfault(2)));
+            assert!(!verdict.weigh(), "a cause has none");
+            assert_eq!(verdict.decide(), Some(&Failure::Rank(segfault(2))));
+            assert_eq!(verdict.decide(), None, "it is told once");
+            assert_eq!(verdict.echoes(), 1);
+        }
+    }
+
+    #[test]
+    fn an_end_that_explains_nothing_is_an_echo_of_what_is_weighed() {
+        let by = |number| exit(2, RankStatus::Signal { number, core: false });
+        let ended = RankExit { ended_by_launcher: true, ..segfault(2) };
+        for echo in [by(libc::SIGABRT), by(libc::SIGPIPE), by(libc::SIGTERM), segfault(0), ended] {
+            let mut verdict = Verdict::new(3);
+            assert!(verdict.failed(abort(0)) && verdict.weigh());
+            assert!(!verdict.rank_ended(echo), "{echo:?}");
+            assert_eq!(verdict.decide(), Some(&abort(0)));
+        }
+        let mut verdict = Verdict::new(3);
+        assert!(verdict.failed(abort(0)) && verdict.weigh());
+        verdict.decide();
+        assert!(!verdict.rank_ended(segfault(2)), "it is decided");
     }
 
     #[test]

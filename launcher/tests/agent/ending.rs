@@ -6,7 +6,7 @@ use efarun_wire::Rank;
 use efarun_wire::message::{AgentOrder, HeadMessage, RankStatus};
 use nix::sys::signal::Signal;
 
-use crate::head::{ALL_GONE_WITHIN, Head, order, signal};
+use crate::head::{ALL_GONE_WITHIN, Head, is_living, order, signal};
 
 /// A shell that waits for a child, beside a daemon with a session of its own whose parent has gone.
 const WITH_DAEMON: &str = "sleep 1000 & (setsid sleep 1000 &) ; wait";
@@ -115,6 +115,32 @@ async fn a_killed_rank_is_reported_and_the_others_go_on() {
     head.end(GRACE).await;
     let seen = head.goodbye().await;
     assert!(!seen.exits[&Rank(1)].ended_by_launcher && seen.exits[&Rank(0)].ended_by_launcher);
+}
+
+#[tokio::test]
+async fn an_end_that_is_under_way_is_told_before_it_is_said_that_all_are() {
+    let mut head = running(2, "exec sleep 1000", 1).await;
+    head.link.send(&HeadMessage::TellEnds);
+    head.until("that no rank is ending", |seen| seen.ends_told == 1).await;
+    assert!(head.seen.exits.is_empty());
+
+    // Whoever tells of it takes a while.
+    signal(head.facts.keeper_pid, Signal::SIGSTOP);
+    let pid = head.seen.spawned[&Rank(1)];
+    let since = head.kill(pid);
+    while is_living(pid) {
+        assert!(since.elapsed() < ALL_GONE_WITHIN, "KILL has not ended it");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    head.link.send(&HeadMessage::TellEnds);
+    head.link.send(&HeadMessage::Ping { number: 1 });
+    head.until("a pong", |seen| seen.pongs == 1).await;
+    assert_eq!(head.seen.ends_told, 1, "the end of rank 1 is not told yet");
+    signal(head.facts.keeper_pid, Signal::SIGCONT);
+    head.until("that the ends are told", |seen| seen.ends_told == 2).await;
+    assert_eq!(head.seen.status(1), RankStatus::Signal { number: 9, core: false });
+    head.end(GRACE).await;
+    head.goodbye().await;
 }
 
 #[tokio::test]

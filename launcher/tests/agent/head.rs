@@ -59,6 +59,7 @@ pub(crate) struct Seen {
     pub(crate) oob: Vec<efarun_wire::message::OobUp>,
     pub(crate) pongs: u32,
     pub(crate) suspended: bool,
+    pub(crate) ends_told: u32,
     pub(crate) clues: BTreeMap<Rank, Vec<efarun_wire::message::Clue>>,
     pub(crate) stacks: BTreeMap<Rank, String>,
     pub(crate) dialed: Option<Result<std::net::SocketAddr, efarun_wire::message::DialFailure>>,
@@ -232,6 +233,7 @@ impl Head {
             AgentMessage::Oob(up) => seen.oob.push(up),
             AgentMessage::Pong { .. } => seen.pongs += 1,
             AgentMessage::Suspended => seen.suspended = true,
+            AgentMessage::EndsTold => seen.ends_told += 1,
             AgentMessage::Clues { rank, clues } => drop(seen.clues.insert(rank, clues)),
             AgentMessage::Stacks { rank, text } => drop(seen.stacks.insert(rank, text)),
             AgentMessage::Dialed(outcome) => seen.dialed = Some(outcome),
@@ -407,7 +409,7 @@ async fn expect_all_gone(job: &str, pids: [i32; 2], child: &mut Child, since: In
     }
 }
 
-fn is_living(pid: i32) -> bool {
+pub(crate) fn is_living(pid: i32) -> bool {
     state_of(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 

@@ -103,6 +103,8 @@ pub enum HeadMessage {
         /// What failed first, one line; empty where nothing did.
         text: String,
     },
+    /// Tell the ends of the ranks that are ending now, as ever, and then [`AgentMessage::EndsTold`].
+    TellEnds,
 }
 
 /// Agent to head.
@@ -214,6 +216,9 @@ pub enum AgentMessage {
         /// A few, the likeliest cause first.
         clues: Vec<Clue>,
     },
+    /// The answer to [`HeadMessage::TellEnds`]: every rank that was ending when that came has had its
+    /// [`AgentMessage::Exited`].
+    EndsTold,
 }
 
 /// Something that was seen at a rank's failure and may be its cause, with a sentence for a person.
