@@ -27,6 +27,7 @@ mod introduction;
 mod keeper_link;
 mod launch;
 mod lease;
+mod leftovers;
 mod master_port;
 mod pmi_links;
 mod pmix_helper;

@@ -71,6 +71,11 @@ impl PmiLinks {
         self.answers.contains_key(&rank)
     }
 
+    /// The names that ranks were told of the spaces of their keys.
+    pub(super) fn space_names(&self) -> Vec<String> {
+        self.server.space_names()
+    }
+
     /// Handles what happened on a socket.
     pub(super) fn handle(&mut self, (rank, heard): PmiEvent) {
         let actions = match heard {

@@ -72,7 +72,7 @@ impl Helper {
             link_io::open(Box::new(source), Box::new(sink), None, 0);
         orders.send(&Order::Start(Box::new(Start {
             libraries: libraries.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
-            nspace: format!("efarun-{job}"),
+            nspace: nspace(job),
             folder: folder.display().to_string(),
             node: plan.node,
             map: plan.map.clone(),
@@ -146,6 +146,11 @@ fn spawn(env: &[NameValue]) -> io::Result<(Child, UnixStream)> {
         .stdout(Stdio::null())
         .spawn()?;
     Ok((child, UnixStream::from_std(own)?))
+}
+
+/// What a job is called in PMIx. Libraries make names of files and segments of it.
+pub(super) fn nspace(job: JobId) -> String {
+    format!("efarun-{job}")
 }
 
 fn folder(job: JobId, plan: &LaunchPlan, env: &[NameValue]) -> PathBuf {

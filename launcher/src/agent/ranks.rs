@@ -13,15 +13,16 @@ use efarun_wire::message::{
 };
 use efarun_wire::oob::OobError;
 use efarun_wire::torchrun::StreamWay;
-use efarun_wire::Rank;
+use efarun_wire::{JobId, Rank};
 
 use super::error_file::ErrorFile;
 use super::evidence::Witness;
 use super::keeper_link::KeeperLink;
 use super::launch::{self, OwnEnds};
+use super::leftovers;
 use super::master_port::MasterPort;
 use super::pmi_links::{Heard, PmiEvent, PmiLinks};
-use super::pmix_helper::PmixEvent;
+use super::pmix_helper::{self, PmixEvent};
 use super::pmix_links::{PmixLinks, Unserved};
 use super::rank_folders::{Folders, Tee, Unmade};
 use super::rank_links::{RankEvent, RankLinks};
@@ -34,6 +35,7 @@ use crate::link_io::{LinkEnd, LinkSender};
 /// All ranks of this node.
 #[derive(Debug)]
 pub(super) struct Ranks {
+    job: JobId,
     links: RankLinks,
     pmi: PmiLinks,
     /// None until it is known whether ranks need it.
@@ -98,6 +100,7 @@ impl Ranks {
         let (plan, folders) = made(plan).await;
         let (carriers, streams_ended) = mpsc::channel(1);
         let mut ranks = Ranks {
+            job: order.job,
             links: RankLinks::new(order.job, &plan, head.clone(), events.links.clone()),
             pmi: PmiLinks::new(order.job, &plan, head.clone(), events.pmi.clone()),
             pmix: None,
@@ -390,6 +393,7 @@ impl Ranks {
         for (_, exit) in std::mem::take(&mut self.exits) {
             self.report(exit);
         }
+        leftovers::remove(&pmix_helper::nspace(self.job), &self.pmi.space_names());
         self.reaped.send_replace(true);
     }
 

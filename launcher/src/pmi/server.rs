@@ -208,6 +208,12 @@ impl Server {
         format!("efarun-{}-{generation}", self.job)
     }
 
+    /// The names that there have been.
+    pub fn space_names(&self) -> Vec<String> {
+        let last = self.clients.values().map(|client| client.generation).max().unwrap_or(0);
+        (0..=last).map(|generation| self.space_name(generation)).collect()
+    }
+
     fn forget_left_generations(&mut self) {
         let oldest = self.clients.values().map(|client| client.generation).min().unwrap_or(0);
         self.spaces = self.spaces.split_off(&oldest);
