@@ -21,8 +21,7 @@ pub use cgroup::MemoryCgroup;
 pub use job::{Job, Outcome, Running};
 pub use process::{Process, listening_port, wait_until_gone};
 pub use require::{
-    Need, OPEN_MPI_RELEASES, faketime_library, is_full_matrix, libfabric_1_22_folder, libfabric_2_folder,
-    missing, mpich_folder, open_mpi_folder,
+    Need, faketime_library, is_full_matrix, libfabric_1_22_folder, libfabric_2_folder, missing, mpi_folder,
 };
 pub use testbed::{Host, Testbed};
 

@@ -32,8 +32,14 @@ pub enum Need {
     Torch,
     /// MPICH 5, by `scripts/fetch-libfabric --mpich`, and a C compiler for its programs.
     Mpich,
-    /// Open MPI 4 and 5, by `scripts/fetch-open-mpi`, and a C compiler for their programs.
+    /// Open MPI 4 and 5, by `scripts/fetch-mpi`, and a C compiler for their programs.
     OpenMpi,
+    /// The distribution's Open MPI, by `scripts/fetch-mpi`, and a C compiler for its programs.
+    SystemOpenMpi,
+    /// Intel MPI, by `scripts/fetch-mpi`, the headers of MPICH, and a C compiler for its programs.
+    IntelMpi,
+    /// mpi4py beside every MPI that is there, by `scripts/fetch-mpi4py`.
+    Mpi4py,
     /// libfabric 1.22 and MPICH 5, by `scripts/fetch-libfabric`, for soft EFA devices.
     SoftEfaPeers,
 }
@@ -52,6 +58,9 @@ impl Need {
             Need::Torch => "torch",
             Need::Mpich => "mpich",
             Need::OpenMpi => "openmpi",
+            Need::SystemOpenMpi => "openmpi-system",
+            Need::IntelMpi => "impi",
+            Need::Mpi4py => "mpi4py",
         }
     }
 
@@ -74,18 +83,18 @@ impl Need {
             Need::Torch => (!has_python_module("torch"))
                 .then(|| "`python3` has no torch: `pip install torch`".to_owned()),
             Need::SoftEfa => libfabric_2_folder().err().or_else(soft_efa_lack),
-            Need::Mpich if !mpich_folder().exists() => Some(format!(
-                "there is no {}: run `scripts/fetch-libfabric --mpich`",
-                mpich_folder().display()
-            )),
-            Need::Mpich => lacking_command(&["gcc"]),
-            Need::OpenMpi => OPEN_MPI_RELEASES
+            Need::Mpich => lacking_mpi(&[MPICH]),
+            Need::OpenMpi => lacking_mpi(&["openmpi-5.0.11", "openmpi-4.1.8"]),
+            Need::SystemOpenMpi => lacking_mpi(&["openmpi-system"]),
+            Need::IntelMpi => lacking_mpi(&["impi-2021.18.1", MPICH]),
+            Need::Mpi4py => MPIS
                 .iter()
-                .map(|release| open_mpi_folder(release))
-                .find(|folder| !folder.exists())
-                .map(|folder| format!("there is no {}: run `scripts/fetch-open-mpi`", folder.display()))
-                .or_else(|| lacking_command(&["gcc"])),
-            Need::SoftEfaPeers => [libfabric_1_22_folder(), mpich_folder()]
+                .map(|name| mpi_folder(name))
+                .find(|folder| folder.exists() && !folder.join("bin/python").exists())
+                .map(|folder| {
+                    format!("there is no mpi4py in {0}: run `scripts/fetch-mpi4py {0}`", folder.display())
+                }),
+            Need::SoftEfaPeers => [libfabric_1_22_folder(), mpi_folder(MPICH)]
                 .iter()
                 .find(|folder| !folder.exists())
                 .map(|folder| format!("there is no {}: run `scripts/fetch-libfabric`", folder.display())),
@@ -136,18 +145,10 @@ pub fn libfabric_1_22_folder() -> PathBuf {
     workspace().join(".cache/libfabric-1.22.0")
 }
 
-/// Where `scripts/fetch-libfabric --mpich` leaves it.
-pub fn mpich_folder() -> PathBuf {
-    workspace().join(".cache/mpich-5.0.2")
+/// Where `scripts/fetch-mpi` leaves what it calls by this name, and `scripts/fetch-libfabric --mpich` `mpich-5.0.2`.
+pub fn mpi_folder(name: &str) -> PathBuf {
+    workspace().join(".cache").join(name)
 }
-
-/// Where `scripts/fetch-open-mpi` leaves one of [`OPEN_MPI_RELEASES`].
-pub fn open_mpi_folder(release: &str) -> PathBuf {
-    workspace().join(format!(".cache/openmpi-{release}"))
-}
-
-/// The releases of Open MPI that tests run.
-pub const OPEN_MPI_RELEASES: [&str; 2] = ["5.0.11", "4.1.8"];
 
 /// The repository.
 pub(crate) fn workspace() -> &'static Path {
@@ -163,6 +164,13 @@ pub fn faketime_library() -> Result<PathBuf, String> {
     let names = LIBRARY_FOLDERS.iter().map(|folder| Path::new(folder).join("faketime/libfaketime.so.1"));
     let lack = || "there is no libfaketime.so.1: run `scripts/setup test`".to_owned();
     names.into_iter().find(|path| path.exists()).ok_or_else(lack)
+}
+
+fn lacking_mpi(names: &[&str]) -> Option<String> {
+    let folder = names.iter().map(|name| mpi_folder(name)).find(|folder| !folder.exists());
+    let lack = folder
+        .map(|folder| format!("there is no {}: run `scripts/test` or `scripts/fetch-mpi`", folder.display()));
+    lack.or_else(|| lacking_command(&["gcc"]))
 }
 
 fn lacking_command(names: &[&str]) -> Option<String> {
@@ -208,5 +216,9 @@ const LIBRARY_FOLDERS: [&str; 4] =
 const SHELLS: [&str; 5] = ["zsh", "csh", "tcsh", "fish", "ksh"];
 
 const TESTBED_TOOLS: [&str; 5] = ["sshd", "ssh-keygen", "ip", "unshare", "nsenter"];
+
+const MPICH: &str = "mpich-5.0.2";
+
+const MPIS: [&str; 5] = [MPICH, "impi-2021.18.1", "openmpi-5.0.11", "openmpi-4.1.8", "openmpi-system"];
 
 const LIBFABRIC_2: &str = ".cache/libfabric-2.5.1";

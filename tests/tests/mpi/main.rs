@@ -1,6 +1,9 @@
-//! Programs that were built for MPICH, and what speaks PMI besides, under efarun.
+//! Programs that were built for MPI libraries, and what speaks PMI besides, under efarun.
 
+mod failures;
 mod mpich;
 mod open_mpi;
+mod python;
 mod support;
 mod unruly;
+mod worlds;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use efarun_tests::{Need, Testbed, is_full_matrix, libfabric_1_22_folder, mpich_folder, require};
+use efarun_tests::{Need, Testbed, is_full_matrix, libfabric_1_22_folder, mpi_folder, require};
 
 use crate::programs::{EVERYWHERE, seeds};
 use crate::support::{Guest, LIMIT, SoftEfa, both_succeeded, is_unresponsive, pingpong, succeeded};
@@ -83,7 +83,7 @@ fn pulled_cable_and_security_group_are_told_by_their_codes() {
 fn mpich_gets_its_sums_right_on_four_hosts() {
     require!(Need::SoftEfa, Need::SoftEfaPeers, Need::Testbed);
     let testbed = Testbed::up(4);
-    let (mpich, folder) = (mpich_folder(), testbed.folder());
+    let (mpich, folder) = (mpi_folder("mpich-5.0.2"), testbed.folder());
     let program = folder.join("mpi_check");
     let built = Command::new("gcc")
         .args(["-O2", "-o"])

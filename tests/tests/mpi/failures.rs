@@ -1,0 +1,81 @@
+//! That programs of each library which fail are told by their cause, and leave nothing on any host.
+
+use efarun_tests::{Need, Testbed, is_full_matrix, require};
+
+use crate::support::{Library, Program, on};
+
+/// Hosts, arguments, the launcher's code and what it says.
+type Case = (&'static str, &'static [&'static str], i32, &'static str);
+
+const CASES: [Case; 2] = [
+    ("h1:2,h2:1", &["2", "abort", "2", "7"], 7, "rank 2 on h2 aborted the job with code 7: "),
+    // Ranks on the other host lose a peer and abort, which is told sooner than the signal may be.
+    ("h1:2,h2:1", &["2", "crash", "2"], 139, "rank 2 on h2 was killed by signal 11 (SIGSEGV)"),
+];
+
+const MORE: [Case; 3] = [
+    ("h1:3", &["1", "crash", "1"], 139, "rank 1 on h1 was killed by signal 11 (SIGSEGV)"),
+    ("h1:3", &["1", "abort", "0", "7"], 7, "rank 0 on h1 aborted the job with code 7: "),
+    (
+        "h1:2,h2:1",
+        &["2", "leave", "2"],
+        1,
+        "rank 2 on h2 ended with code 0 after MPI_Init and without MPI_Finalize",
+    ),
+];
+
+fn fails_by_its_cause(library: Library) {
+    require!(library.need(), Need::Testbed);
+    let testbed = Testbed::up(2);
+    let program = Program::of(library);
+    let more = if is_full_matrix() { &MORE[..] } else { &MORE[..1] };
+    for (hosts, args, code, sentence) in CASES.iter().chain(more) {
+        let outcome = program.job(on(&testbed, &["-H", hosts]), args).run();
+        outcome.assert_code(*code).assert_says(&[sentence]);
+        assert_eq!(testbed.guests(), [], "{}", outcome.shown());
+        for host in ["h1", "h2"] {
+            assert_eq!(testbed.sh(host, "ls /dev/shm"), "", "on {host}: {}", outcome.shown());
+        }
+    }
+}
+
+#[test]
+fn mpich_program_fails_by_its_cause_and_leaves_nothing() {
+    fails_by_its_cause(Library::Mpich);
+}
+
+#[test]
+fn intel_mpi_program_fails_by_its_cause_and_leaves_nothing() {
+    fails_by_its_cause(Library::Intel);
+}
+
+#[test]
+fn open_mpi_5_program_fails_by_its_cause_and_leaves_nothing() {
+    fails_by_its_cause(Library::OpenMpi5);
+}
+
+#[test]
+fn open_mpi_4_program_fails_by_its_cause_and_leaves_nothing() {
+    fails_by_its_cause(Library::OpenMpi4);
+}
+
+#[test]
+fn open_mpi_of_the_distribution_fails_by_its_cause_and_leaves_nothing() {
+    fails_by_its_cause(Library::SystemOpenMpi);
+}
+
+#[test]
+fn a_rank_that_ends_before_or_within_its_world_is_named() {
+    require!(Need::Mpich, Need::Testbed);
+    let program = Program::of(Library::Mpich);
+    let testbed = Testbed::up(2);
+    let cases: [(&[&str], &str); 2] = [
+        (&["2", "leave", "1"], "rank 1 on h1 ended with code 0 after MPI_Init and without MPI_Finalize"),
+        (&["2", "absent", "1"], "rank 1 on h1 ended with code 0 without MPI_Init, where rank 0 waits for it"),
+    ];
+    for (args, sentence) in cases {
+        let outcome = program.job(on(&testbed, &["-H", "h1:2,h2:2"]), args).run();
+        outcome.assert_code(1).assert_says(&[sentence]);
+        assert_eq!(testbed.guests(), [], "{}", outcome.shown());
+    }
+}
