@@ -211,7 +211,7 @@ pub enum Error {
 pub struct Place {
     /// The operation.
     pub operation: &'static str,
-    /// Its number among the World's operations, from 0.
+    /// Its number among the World's operations, from 0; [`Place::NONE`] outside of one.
     pub sequence: u32,
     /// The rank that reports.
     pub rank: Rank,
@@ -219,9 +219,17 @@ pub struct Place {
     pub step: Option<usize>,
 }
 
+impl Place {
+    /// The number of no operation.
+    pub const NONE: u32 = u32::MAX;
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Place { operation, sequence, rank, step } = self;
+        if *sequence == Place::NONE {
+            return write!(f, "outside of operations on rank {rank}");
+        }
         write!(f, "{operation} (operation {sequence} of this World) on rank {rank}")?;
         step.map_or(Ok(()), |step| write!(f, " at step {step}"))
     }
@@ -229,4 +237,17 @@ impl fmt::Display for Place {
 
 fn aborter_text(rank: Option<Rank>) -> String {
     rank.map_or_else(|| "the launcher".to_owned(), |rank| format!("rank {rank}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_between_operations_has_no_number() {
+        let place = Place { operation: "nothing", sequence: Place::NONE, rank: Rank(3), step: None };
+        assert_eq!(place.to_string(), "outside of operations on rank 3");
+        let place = Place { operation: "reduce", sequence: 7, step: Some(2), ..place };
+        assert_eq!(place.to_string(), "reduce (operation 7 of this World) on rank 3 at step 2");
+    }
 }

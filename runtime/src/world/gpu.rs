@@ -181,7 +181,7 @@ impl World {
     pub fn peer_trouble(&mut self) -> Option<Error> {
         let error = self.oob.as_mut()?.check_events().err()?;
         let operation = self.gpu.as_ref().map_or("nothing", |gpu| gpu.last);
-        let sequence = self.sequence.wrapping_sub(1);
+        let sequence = self.sequence.checked_sub(1).unwrap_or(Place::NONE);
         Some(explain_told(Place { operation, sequence, rank: self.rank, step: None }, error))
     }
 
