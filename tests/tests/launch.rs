@@ -302,7 +302,12 @@ fn host_that_cannot_be_reached_is_named_and_nothing_is_started() {
 fn launch_agent_with_the_shape_of_ssh_reaches_hosts() {
     require!(Need::Testbed);
     let testbed = Testbed::up(2);
-    let ssh = format!("ssh -F {}", testbed.folder().join("ssh_config").display());
+    let calls = testbed.folder().join("calls");
+    let ssh = format!(
+        "sh -c 'echo called >>{}; exec ssh -F {} \"$@\"' ssh",
+        calls.display(),
+        testbed.folder().join("ssh_config").display()
+    );
     let outcome = on(&testbed)
         .options(["--launch-agent", &ssh, "-H", "h1:1,h2:1"])
         .program(program!("rank_echo"), ["two words", "$HOME"])
@@ -311,6 +316,8 @@ fn launch_agent_with_the_shape_of_ssh_reaches_hosts() {
     let echoes = Echo::all(&outcome);
     assert_eq!(hosts_by_rank(&echoes), ["h1", "h2"]);
     assert_eq!(echoes[1].args(), ["two words", "$HOME"]);
+    let calls = std::fs::read_to_string(calls).expect("it was called, and not the built-in SSH");
+    assert_eq!(calls.lines().count(), 2);
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn host_whose_cable_is_pulled_is_named_and_ends_its_ranks_itself() {
     let outcome = job.wait();
     assert_eq!(outcome.status.code(), Some(69), "{}", outcome.shown());
     outcome.assert_says(&["h2", "no sign of life", "did not acknowledge", "1/2 agents gone"]);
-    // The host's own sshd keeps its session until TCP gives the head up; nothing of the job hangs on that.
+    // The host's own sshd keeps its session until its TCP gives the head up (see ARCHITECTURE.md).
     let ours: Vec<_> = outcome.left_behind.iter().filter(|left| !left.command.starts_with("sshd")).collect();
     assert!(ours.is_empty(), "left behind: {ours:#?}\n{}", outcome.shown());
 }
