@@ -124,7 +124,11 @@ fn a_rail_that_fails_under_way_is_left_where_messages_are_written() {
     let options = ["--device", "p5", "--nics", "3", "--manners", "srd", "--timeout", "1000"];
     let devices = SoftEfa::new(&[&options[..], &["--fault", &fault]].concat());
     let mut ranks = alone(&[devices.clone(), devices], &["--sums-until", enough.to_str().unwrap(), "100000"]);
-    ranks[0].wait_for_line("summing");
+    // Both have used every rail, and what they sent was answered: a second sum needs the first one's slots.
+    for rank in &mut ranks {
+        rank.wait_for_line("summing");
+        rank.wait_for_line("summing");
+    }
     std::fs::write(&trigger, "").unwrap();
     for (rank, peer) in ranks.iter_mut().zip([1, 0]) {
         let own = 1 - peer;
@@ -137,7 +141,8 @@ fn a_rail_that_fails_under_way_is_left_where_messages_are_written() {
         );
     }
     std::fs::write(&enough, "").unwrap();
-    assert_eq!(finish(ranks).matches("goes on to").count(), 2, "each rank says it once");
+    // A busy machine may take another rail for lost, which is a cause of its own.
+    assert_eq!(finish(ranks).matches(" over 2 rails, without").count(), 2, "each rank says it once");
 }
 
 #[test]

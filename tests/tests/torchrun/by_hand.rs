@@ -45,6 +45,16 @@ fn on_both(testbed: &Testbed, options: &str, args: &str) -> [Outcome; 2] {
     [first.wait(), second]
 }
 
+/// Waits until the launcher on h1 listens on this port.
+#[track_caller]
+fn wait_for_port(testbed: &Testbed, first: &Running, port: u16) {
+    // The kernel tells nobody that a port was opened.
+    while launcher_on(testbed, "h1").is_none_or(|pid| listening_port(pid) != Some(port)) {
+        assert!(!first.has_ended(), "nobody listens on {port}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn number(text: &str) -> usize {
     text.lines().count()
 }
@@ -95,6 +105,25 @@ fn each_node_has_its_own_environment_and_the_jobs_names() {
 }
 
 #[test]
+fn nodes_have_the_numbers_that_their_lines_say() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(3);
+    let master = &testbed.host("h1").address;
+    let line =
+        |rank: u32| format!("--nnodes 3 --node-rank {rank} --master-addr {master} --master-port 29503");
+    // In another order than that of their numbers.
+    let nodes =
+        [("h2", 2), ("h3", 1), ("h1", 0)].map(|(host, rank)| start(&testbed, host, &line(rank), "report"));
+    for (node, (host, rank)) in nodes.into_iter().zip([("h2", "2"), ("h3", "1"), ("h1", "0")]) {
+        let report = &Report::all(&node.wait())[0];
+        assert_eq!(
+            (report.text("hostname"), report.var("GROUP_RANK"), report.var("RANK")),
+            (host, rank, rank)
+        );
+    }
+}
+
+#[test]
 fn nodes_without_numbers_are_numbered_as_they_come() {
     require!(Need::Testbed);
     let testbed = Testbed::up(3);
@@ -116,10 +145,13 @@ fn fewer_nodes_than_the_most_go_on_after_the_last_call() {
     require!(Need::Testbed);
     let testbed = Testbed::up(2);
     let line = format!(
-        "--nnodes 1:3 --rdzv-backend c10d --rdzv-endpoint {}:29400 --rdzv-conf last_call_timeout=15,join_timeout=60",
+        "--nnodes 1:3 --rdzv-backend c10d --rdzv-endpoint {}:29400 --rdzv-conf last_call_timeout=15,join_timeout=600",
         testbed.host("h1").address
     );
-    let (first, second) = (start(&testbed, "h1", &line, "report"), start(&testbed, "h2", &line, "report"));
+    let first = start(&testbed, "h1", &line, "report");
+    // They meet where the line says.
+    wait_for_port(&testbed, &first, 29400);
+    let second = start(&testbed, "h2", &line, "report");
     for outcome in [first.wait(), second.wait()] {
         assert_eq!(Report::all(&outcome)[0].var("WORLD_SIZE"), "2");
     }
@@ -137,7 +169,8 @@ fn a_node_that_never_comes_is_named_at_the_deadline() {
         (start(&testbed, "h1", &line(0, 12), "report"), start(&testbed, "h2", &line(2, 60), "report"));
     first.wait().assert_code(69).assert_says(&["2 of 3 nodes came in 12 s", "missing: node 1"]);
     third.wait().assert_code(64).assert_says(&["node 0 has given up", "missing: node 1"]);
-    let alone = start(&testbed, "h2", &line(1, 2), "report").wait();
+    let line = line(1, 2).replace("--start-timeout 2", "--rdzv-conf join_timeout=2");
+    let alone = start(&testbed, "h2", &line, "report").wait();
     alone.assert_code(69).assert_says(&[
         "did not reach node 0",
         "in 2 s: connection refused",
@@ -375,12 +408,7 @@ fn strangers_at_the_door_do_not_disturb_the_meeting() {
     let line =
         |rank: u32| format!("--nnodes 2 --node-rank {rank} --master-addr {master} --master-port 29503");
     let first = start(&testbed, "h1", &line(0), "report");
-    // The kernel tells nobody that a port was opened.
-    while !first.has_ended()
-        && launcher_on(&testbed, "h1").is_none_or(|pid| listening_port(pid) != Some(29503))
-    {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_for_port(&testbed, &first, 29503);
     let visit = |what: &str| {
         let mut stranger = testbed.command("h3", program!("stranger"));
         let output = stranger.args([what, &format!("{master}:29503")]).output().unwrap();
