@@ -71,6 +71,11 @@ impl PmiLinks {
         self.answers.contains_key(&rank)
     }
 
+    /// Whether a rank has asked this server for a world.
+    pub(super) fn has_initialised(&self, rank: Rank) -> bool {
+        self.server.has_initialised(rank)
+    }
+
     /// The names that ranks were told of the spaces of their keys.
     pub(super) fn space_names(&self) -> Vec<String> {
         self.server.space_names()

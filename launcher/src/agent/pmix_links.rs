@@ -28,6 +28,8 @@ pub(super) struct PmixLinks {
     /// There are more ranks than cores for them.
     is_crowded: bool,
     environments: BTreeMap<Rank, Vec<NameValue>>,
+    /// The MPI libraries that ranks' programs are linked with.
+    mpis: BTreeMap<Rank, String>,
 }
 
 /// Ranks that need a server which there cannot be.
@@ -80,6 +82,8 @@ impl PmixLinks {
             }
             _ => {}
         }
+        let mpi_of = |app: u32| survey.mpis.get(&(app as usize)).cloned();
+        let mpis = plan.ranks.iter().filter_map(|rank| Some((rank.rank, mpi_of(rank.app)?))).collect();
         let environments = helper.as_mut().map(|helper| std::mem::take(&mut helper.environments));
         Ok(PmixLinks {
             helper,
@@ -89,6 +93,7 @@ impl PmixLinks {
             unheard: BTreeSet::new(),
             is_crowded: plan.ranks.len() > std::thread::available_parallelism().map_or(1, NonZero::get),
             environments: environments.unwrap_or_default().into_iter().collect(),
+            mpis,
         })
     }
 
@@ -153,6 +158,11 @@ impl PmixLinks {
     /// Whether a rank has been heard out, or need not be.
     pub(super) fn is_heard_out(&self, rank: Rank) -> bool {
         !self.unheard.contains(&rank)
+    }
+
+    /// The MPI library that a rank's program is linked with, if the rank has never asked this server for a world.
+    pub(super) fn unused_mpi(&self, rank: Rank) -> Option<&str> {
+        self.mpis.get(&rank).filter(|_| !self.relay.has_connected(rank)).map(String::as_str)
     }
 
     /// Takes note of a rank's end, once it is heard out. What is wrong with it is told before the end itself is.

@@ -4,6 +4,7 @@
 //! word. Where a program is linked with no MPI it may be a shell or an interpreter that comes to one later, and is offered
 //! a server where there is a library for it. MPICH's family asks for PMI.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ pub(super) struct Survey {
     pub(super) needed_by: Option<(Rank, Need)>,
     /// The libraries that may serve, best first.
     pub(super) libraries: Vec<PathBuf>,
+    /// The MPI libraries that programs are linked with, by the programs' numbers.
+    pub(super) mpis: BTreeMap<usize, String>,
 }
 
 /// Why a server is needed.
@@ -51,7 +54,8 @@ fn of_apps(apps: &[AppPlan], used: &[(Rank, usize)]) -> Survey {
     let mut survey = Survey::default();
     for (number, app) in apps.iter().enumerate() {
         let Some((rank, _)) = used.iter().find(|(_, app)| *app == number) else { continue };
-        let Some((need, libraries)) = of_app(app) else { continue };
+        let Some(Wants { mpi, need, libraries }) = of_app(app) else { continue };
+        survey.mpis.extend(mpi.map(|mpi| (number, mpi)));
         // What is needed comes before what is guessed.
         match need {
             Some(need) if survey.needed_by.is_none() => {
@@ -64,8 +68,16 @@ fn of_apps(apps: &[AppPlan], used: &[(Rank, usize)]) -> Survey {
     survey
 }
 
-/// What one program wants; none where PMIx is nothing to it.
-fn of_app(app: &AppPlan) -> Option<(Option<Need>, Vec<PathBuf>)> {
+/// What one program wants.
+struct Wants {
+    /// The MPI library that it is linked with.
+    mpi: Option<String>,
+    need: Option<Need>,
+    libraries: Vec<PathBuf>,
+}
+
+/// Looks at one program; none where there is no file to look at.
+fn of_app(app: &AppPlan) -> Option<Wants> {
     let value = |wanted: &[u8]| app.env.iter().find(|(name, _)| name == wanted).map(|(_, value)| &value[..]);
     let file = program_file(app, value(b"PATH").unwrap_or_default())?;
     let linkage = linkage::linkage(&file, &app.env);
@@ -75,14 +87,15 @@ fn of_app(app: &AppPlan) -> Option<(Option<Need>, Vec<PathBuf>)> {
         // MPICH may have been built for PMIx, and programs may use it without any MPI.
         _ => linkage.file(LIBPMIX).map(|file| shown(LIBPMIX, Some(file))),
     });
-    let is_mpich =
-        linkage.as_ref().is_some_and(|linkage| matches!(linkage.mpi(), Some((MpiKind::Mpich, ..))));
+    let mpi = linkage.as_ref().and_then(linkage::Linkage::mpi);
+    let is_mpich = matches!(mpi, Some((MpiKind::Mpich, ..)));
+    let mpi = mpi.map(|(_, name, file)| shown(name, file));
     if is_mpich && asking.is_none() {
-        return None;
+        return Some(Wants { mpi, need: None, libraries: Vec::new() });
     }
     let is_forced = value(ALL_THE_SAME.as_bytes()) == Some(b"any");
     let need = asking.filter(|_| !is_forced).map(|library| Need { library, looked_in: looked_in(program) });
-    Some((need, candidates(program)))
+    Some(Wants { mpi, need, libraries: candidates(program) })
 }
 
 fn shown(name: &str, file: Option<&Path>) -> String {

@@ -439,6 +439,11 @@ impl Ranks {
                 self.head.send(&AgentMessage::Clues { rank, clues });
             }
         }
+        let has_ended_well = !has_failed && !exit.ended_by_launcher;
+        let unused_mpi = self.pmix.as_ref().and_then(|pmix| pmix.unused_mpi(rank));
+        if let Some(library) = unused_mpi.filter(|_| has_ended_well && !self.pmi.has_initialised(rank)) {
+            self.head.send(&AgentMessage::Alone { rank, library: library.to_owned() });
+        }
         let within_world = self.links.is_within_world(rank);
         self.head.send(&AgentMessage::Exited(RankExit { within_world, ..exit }));
         if let Some(untold) = &mut self.untold_ends {

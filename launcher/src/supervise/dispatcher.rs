@@ -11,6 +11,7 @@
 
 mod interruptions;
 mod weighing;
+mod worlds;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -34,6 +35,7 @@ use crate::bootstrap::{NodeEvent, NodeLink};
 use crate::error::status_text;
 use crate::job::OnFailure;
 use weighing::Weighing;
+use worlds::Worlds;
 
 /// Beyond the grace, how long agents may take to acknowledge that everything is reaped.
 const REAP_PATIENCE: Duration = Duration::from_secs(4);
@@ -161,6 +163,7 @@ pub async fn run(
         interrupts: 0,
         stacks: None,
         weighing: None,
+        worlds: Worlds::default(),
         suspending: None,
         deserters: VecDeque::new(),
         stdin_credit: inputs.stdin_readers.iter().map(|rank| (*rank, STDIN_CREDIT_BYTES as usize)).collect(),
@@ -194,6 +197,7 @@ struct Job<'a> {
     stacks: Option<(Collection, Instant)>,
     /// The first failure may be the effect of an end that is still on its way here.
     weighing: Option<Weighing>,
+    worlds: Worlds,
     /// The launcher is about to stop, and awaits the word of these nodes' agents, until then.
     suspending: Option<(BTreeSet<NodeId>, Instant)>,
     /// Ranks that ended with code 0 within their World, and when the others are told.
@@ -284,12 +288,14 @@ impl Job<'_> {
                     // What a rank says is untrusted, and so is what its agent passes on.
                     Err(error) => self.writer.note(format!("{}: {error}", self.nodes[node.index()].host)),
                 }
+                self.name_missing();
             }
             AgentMessage::Unserved { rank, library, tried } => {
                 self.failed(Failure::Unserved { rank, library, tried })
             }
             AgentMessage::RankBroke { rank, how } => self.rank_failed(Failure::Broke { rank, how }),
             AgentMessage::EndsTold => self.ends_told(node),
+            AgentMessage::Alone { rank, library } => self.worlds.ended_alone(rank, library),
             AgentMessage::Reaped { strays, .. } => {
                 self.narrator.node_reaped(node, strays);
                 self.states[node.index()] = NodeState::Reaped { strays };
@@ -352,6 +358,10 @@ impl Job<'_> {
         if ends_the_job {
             self.weigh();
         }
+        if exit.status == RankStatus::Code(0) && !exit.ended_by_launcher {
+            self.worlds.ended_well(exit.rank);
+            self.name_missing();
+        }
         if self.verdict.all_ended() {
             self.end();
         }
@@ -390,6 +400,7 @@ impl Job<'_> {
             self.writer.note(collection.text());
         }
         self.decide();
+        self.note_worlds_of_one();
         self.phase = Phase::Ending;
         self.status.clear();
         self.deadline = Some(Instant::now() + grace + REAP_PATIENCE);

@@ -233,6 +233,9 @@ impl Head {
             AgentMessage::Oob(up) => seen.oob.push(up),
             AgentMessage::Pong { .. } => seen.pongs += 1,
             AgentMessage::Suspended => seen.suspended = true,
+            AgentMessage::Alone { rank, library } => {
+                seen.notes.push(format!("rank {rank} alone with {library}"))
+            }
             AgentMessage::EndsTold => seen.ends_told += 1,
             AgentMessage::Clues { rank, clues } => drop(seen.clues.insert(rank, clues)),
             AgentMessage::Stacks { rank, text } => drop(seen.stacks.insert(rank, text)),

@@ -216,6 +216,14 @@ pub enum AgentMessage {
         /// A few, the likeliest cause first.
         clues: Vec<Clue>,
     },
+    /// A rank whose program is linked with an MPI library ended with code 0 and has never asked for a world. Comes before its
+    /// end.
+    Alone {
+        /// The rank.
+        rank: Rank,
+        /// The library's file, or its name where it is not found.
+        library: String,
+    },
     /// The answer to [`HeadMessage::TellEnds`]: every rank that was ending when that came has had its
     /// [`AgentMessage::Exited`].
     EndsTold,

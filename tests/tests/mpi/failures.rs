@@ -65,13 +65,42 @@ fn open_mpi_of_the_distribution_fails_by_its_cause_and_leaves_nothing() {
 }
 
 #[test]
+fn a_rank_that_others_miss_is_named_from_another_node_too() {
+    require!(Need::Mpich, Need::OpenMpi, Need::Testbed);
+    let testbed = Testbed::up(2);
+    for library in [Library::Mpich, Library::OpenMpi5] {
+        let program = Program::of(library);
+        let outcome = program.job(on(&testbed, &["-H", "h1:2,h2:1"]), &["2", "absent", "2"]).run();
+        let sentence = "rank 2 on h2 ended with code 0 without MPI_Init or after MPI_Finalize, where rank 0 waits for it";
+        outcome.assert_code(1).assert_says(&[sentence]);
+        assert_eq!(testbed.guests(), [], "{}", outcome.shown());
+    }
+}
+
+#[test]
+fn a_library_that_a_node_lacks_is_named_with_its_rank_and_node() {
+    require!(Need::Mpich, Need::Testbed);
+    let testbed = Testbed::up(2);
+    // The home folder has one path everywhere, and is another on each host.
+    let libraries = testbed.home().join("mpi");
+    let program = Program::with_libraries_in(Library::Mpich, &libraries);
+    let library = Library::Mpich.file();
+    let link = format!("mkdir {0} && ln -s {1} {0}/libmpi.so.12", libraries.display(), library.display());
+    testbed.sh("h1", &link);
+    let outcome = program.job(on(&testbed, &["-H", "h1:1,h2:1"]), &["2"]).run();
+    outcome.assert_code(127).assert_says(&["rank 1 on h2 exited with code 127", "libmpi.so.12"]);
+    assert_eq!(testbed.guests(), [], "{}", outcome.shown());
+}
+
+#[test]
 fn a_rank_that_ends_before_or_within_its_world_is_named() {
     require!(Need::Mpich, Need::Testbed);
     let program = Program::of(Library::Mpich);
     let testbed = Testbed::up(2);
+    // Who is missed on its own node is missed elsewhere too, and either may be told first.
     let cases: [(&[&str], &str); 2] = [
         (&["2", "leave", "1"], "rank 1 on h1 ended with code 0 after MPI_Init and without MPI_Finalize"),
-        (&["2", "absent", "1"], "rank 1 on h1 ended with code 0 without MPI_Init, where rank 0 waits for it"),
+        (&["2", "absent", "1"], "rank 1 on h1 ended with code 0 without MPI_Init"),
     ];
     for (args, sentence) in cases {
         let outcome = program.job(on(&testbed, &["-H", "h1:2,h2:2"]), args).run();

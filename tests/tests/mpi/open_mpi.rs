@@ -67,3 +67,16 @@ fn open_mpi_without_a_libpmix_is_refused_before_it_is_so_many_worlds_of_one() {
     ]);
     assert_eq!(testbed.guests(), []);
 }
+
+#[test]
+fn ranks_that_were_each_a_world_are_told_at_the_end() {
+    require!(Need::OpenMpi, Need::Testbed);
+    let testbed = Testbed::up(2);
+    let program = Program::of(Library::OpenMpi5);
+    let nowhere = ["-H", "h1:2,h2:1", "-x", "EFARUN_LIBPMIX=/no/such/libpmix.so.2", "-x", "EFARUN_MPI=any"];
+    let outcome = program.job(on(&testbed, &nowhere), &["1"]).run();
+    outcome
+        .assert_code(0)
+        .assert_says(&["they were 3 worlds of one", &Library::OpenMpi5.file().display().to_string()]);
+    assert_eq!(outcome.stdout(), one_world(1, 1).repeat(3), "{}", outcome.shown());
+}

@@ -120,6 +120,11 @@ impl Program {
     /// What the linker is told about the library is what `mpicc` tells it; that is a script or a program with the paths of
     /// another machine in it.
     pub(crate) fn of(library: Library) -> Program {
+        Program::with_libraries_in(library, &library.libraries())
+    }
+
+    /// The same, but looking for it in another folder when it is run.
+    pub(crate) fn with_libraries_in(library: Library, libraries: &Path) -> Program {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let path = folder.path().join("world");
         let built = Command::new("gcc")
@@ -129,7 +134,7 @@ impl Program {
             .arg("-I")
             .arg(library.headers())
             .arg(library.file())
-            .arg(format!("-Wl,-rpath,{}", library.libraries().display()))
+            .arg(format!("-Wl,-rpath,{}", libraries.display()))
             .arg("-Wl,--allow-shlib-undefined")
             .output()
             .expect("gcc was required");

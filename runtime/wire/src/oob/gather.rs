@@ -129,6 +129,20 @@ impl Gathers {
         self.lost.iter().copied().find(|rank| participants.contains(*rank))
     }
 
+    /// An allgather that waits in vain, among those whose ids are meant, for one of these ranks, which will contribute to
+    /// nothing any more: that rank, and one that has contributed.
+    pub(super) fn awaited_in_vain(
+        &self,
+        ended: &BTreeSet<Rank>,
+        is_meant: impl Fn(&str) -> bool,
+    ) -> Option<(Rank, Rank)> {
+        self.open.iter().filter(|(key, _)| is_meant(&key.id)).find_map(|(key, open)| {
+            let is_missing =
+                |rank: &&Rank| key.participants.contains(**rank) && !open.contributors.contains(*rank);
+            Some((*ended.iter().find(is_missing)?, *open.contributors.first()?))
+        })
+    }
+
     fn open_count(&self, rank: Rank) -> usize {
         self.open.values().filter(|open| open.contributors.contains(&rank)).count()
     }

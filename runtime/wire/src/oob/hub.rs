@@ -107,6 +107,16 @@ impl Role for Relay {
 }
 
 impl Hub<Root> {
+    /// Looks among the open allgathers whose ids are meant for one that waits for a rank of these, which have ended: gives that
+    /// rank, and one that has contributed.
+    pub fn awaited_in_vain(
+        &self,
+        ended: &BTreeSet<Rank>,
+        is_meant: impl Fn(&str) -> bool,
+    ) -> Option<(Rank, Rank)> {
+        self.gathers.awaited_in_vain(ended, is_meant)
+    }
+
     /// The head's hub: these nodes, with these ranks on each.
     pub fn for_head(nodes: impl IntoIterator<Item = (NodeId, Vec<Rank>)>) -> RootHub {
         let nodes: Vec<_> = nodes.into_iter().map(|(node, ranks)| (Member::Node(node), ranks)).collect();
