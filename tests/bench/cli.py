@@ -11,7 +11,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-from . import collectives, host, launch, launch_report, machine, output, peers, plot, report
+from . import collectives, host, launch, launch_report, machine, mpi_init, output, peers, plot, report
 from .collectives import Measuring, Programs, Result, bands_of
 from .contenders import Contender, all_contenders
 from .testbed import ROOT, Testbed, scratch
@@ -33,6 +33,8 @@ def main(words: list[str]) -> int:
             run_launch(args, out)
         if args.what in ("output", "all"):
             run_output(args, out)
+        if args.what in ("mpi-init", "all"):
+            run_mpi_init(args, out)
     except KeyboardInterrupt:
         say("interrupted; the hosts are gone")
         return 130
@@ -43,9 +45,9 @@ def main(words: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = argparse.ArgumentParser(prog="scripts/bench", description="Measures efarun beside MPICH and Open MPI.")
-    made.add_argument("what", choices=["collectives", "host", "launch", "output", "all"], help="what to measure")
+    made.add_argument("what", choices=["collectives", "host", "launch", "output", "mpi-init", "all"], help="what to measure")
     made.add_argument("--quick", action="store_true", help="fewer sizes, rounds and ranks, unless said otherwise")
-    made.add_argument("--rounds", type=int, help="how often each is run (collectives and host 5, launches 11, output 7)")
+    made.add_argument("--rounds", type=int, help="how often each is run (collectives and host 5, launches 11, output and mpi-init 7)")
     made.add_argument("--sizes", type=sizes_of, help="sizes instead of 8 B to 16 MiB, or 64 MiB, by factors of 2: 8,64K,1M")
     made.add_argument("--ranks", type=sizes_of, help="how many on this machine: 2,4,8")
     made.add_argument("--minutes", type=float, help="how long `host` may take, but for preparing (13; 1.5 if quick)")
@@ -173,6 +175,22 @@ def run_output(args: argparse.Namespace, out: Path) -> None:
     (out / "output.md").write_text(text)
     if args.update:
         report.update(args.update, "output", text)
+
+
+def run_mpi_init(args: argparse.Namespace, out: Path) -> None:
+    """Measures MPI programs that do nothing and writes the results."""
+    programs = programs_of(args.bin)
+    contenders, absent = available(args, all_contenders())
+    facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}", **absent}
+    rounds = args.rounds or (3 if args.quick else 7)
+    with Testbed(mpi_init.HOSTS) as testbed, scratch() as folder:
+        all_ways = mpi_init.ways(contenders, programs.efarun, Path(folder), testbed.hosts)
+        mpi_init.measure(testbed, all_ways, rounds, say)
+    text = mpi_init.markdown(all_ways, rounds, facts)
+    (out / "mpi-init.json").write_text(json.dumps(mpi_init.to_json(all_ways, rounds, facts), indent=1) + "\n")
+    (out / "mpi-init.md").write_text(text)
+    if args.update:
+        report.update(args.update, "mpi-init", text)
 
 
 def write(out: Path, result: Result, facts: dict[str, str]) -> None:
