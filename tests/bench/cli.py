@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="fewer sizes, rounds and ranks, unless said otherwise")
     made.add_argument("--rounds", type=int, help="how often each is run (collectives and host 5, launches 11, output and mpi-init 7)")
     made.add_argument("--sizes", type=sizes_of, help="sizes instead of 8 B to 16 MiB, or 64 MiB, by factors of 2: 8,64K,1M")
-    made.add_argument("--ranks", type=sizes_of, help="how many on this machine: 2,4,8")
+    made.add_argument("--ranks", type=sizes_of, help="how many on this machine: 2,4,8; for mpi-init in all: 2,8,32")
     made.add_argument("--minutes", type=float, help="how long `host` may take, but for preparing (13; 1.5 if quick)")
     made.add_argument("--hosts", type=sizes_of, default=list(launch.HOSTS), help="launches on how many: 2,4,16,64")
     made.add_argument("--mib", type=int, default=output.RANK_MIB, help="how much each rank writes (96 MiB)")
@@ -184,7 +184,7 @@ def run_mpi_init(args: argparse.Namespace, out: Path) -> None:
     facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}", **absent}
     rounds = args.rounds or (3 if args.quick else 7)
     with Testbed(mpi_init.HOSTS) as testbed, scratch() as folder:
-        all_ways = mpi_init.ways(contenders, programs.efarun, Path(folder), testbed.hosts)
+        all_ways = mpi_init.ways(contenders, programs.efarun, Path(folder), testbed.hosts, args.ranks or list(mpi_init.RANKS))
         mpi_init.measure(testbed, all_ways, rounds, say)
     text = mpi_init.markdown(all_ways, rounds, facts)
     (out / "mpi-init.json").write_text(json.dumps(mpi_init.to_json(all_ways, rounds, facts), indent=1) + "\n")

@@ -35,15 +35,15 @@ class Way:
     failures: list[str] = field(default_factory=list)
 
 
-def ways(contenders: list[Contender], efarun: str, folder: Path, hosts: list[str]) -> list[Way]:
-    """Every number of ranks, for each library that there is, by efarun and by its own launcher."""
+def ways(contenders: list[Contender], efarun: str, folder: Path, hosts: list[str], wanted: list[int]) -> list[Way]:
+    """Every wanted number of ranks, for each library that there is, by efarun and by its own launcher."""
     found = []
     for contender in contenders:
         if SETTINGS.get(contender.family) != contender.setting.name:
             continue
         program = str(folder / contender.family)
         subprocess.run([contender.release.program("mpicc"), "-O2", "-o", program, str(SOURCE)], check=True)
-        for ranks in RANKS:
+        for ranks in wanted:
             used = hosts[: min(ranks, HOSTS)]
             own = contender.argv(used, ranks // len(used), [program], "")
             env = contender.env()
