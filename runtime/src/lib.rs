@@ -27,6 +27,6 @@ pub mod world;
 pub use coll::select::{Algorithm, Choice};
 pub use element::{Element, ElementType, ReduceOp};
 pub use error::Error;
-pub use world::{Elsewhere, Options, World};
+pub use world::{Elsewhere, Options, SharedBuffer, World};
 
 pub use efarun_wire::Rank;

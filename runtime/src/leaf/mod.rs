@@ -23,8 +23,11 @@
 //! A root goes on when it has shown its last piece: it waits for a reader only where that is behind by all posts, or all of
 //! the memory for cells.
 //!
+//! Long buffers that all ranks reach in each other ([`crate::World::alloc`]) are not shown in cells: [`direct`].
+//!
 //! The steps of each are in [`forms`], what they are made of in [`run`].
 
+mod direct;
 mod forms;
 mod nearness;
 mod order;
@@ -35,8 +38,11 @@ mod stream;
 mod tests;
 mod wait;
 
+use std::sync::Arc;
+
 use efarun_wire::Rank;
 
+use self::direct::Reached;
 use self::nearness::Nearness;
 use self::order::Merge;
 use self::places::Places;
@@ -47,6 +53,7 @@ use crate::coll::executor::spin::Spin;
 use crate::coll::executor::{Call, ExecError, Interrupt};
 use crate::coll::leaf::{CELL_BYTES, Leaf};
 use crate::transport::shm::board::{Board, LEAST_CELLS_BYTES};
+use crate::transport::shm::region::Region;
 
 /// Runs leaves on one rank of a node that all ranks of the World are on.
 #[derive(Debug)]
@@ -65,6 +72,12 @@ pub(crate) struct Leaves {
     doubling: Vec<Merge>,
     /// Partial results, in words of the alignment that any element has.
     partials: Vec<u128>,
+    /// What is reduced before it is copied on, in the same words.
+    block: Vec<u128>,
+    /// Memory that ranks reach in each other, in the order in which it was made.
+    regions: Arc<[Arc<Region>]>,
+    /// By rank.
+    reached: Vec<Reached>,
 }
 
 impl Leaves {
@@ -82,6 +95,9 @@ impl Leaves {
             spin,
             looks,
             partials: vec![0; partials * CELL_WORDS],
+            block: Vec::new(),
+            regions: Arc::new([]),
+            reached: (0..board.ranks()).map(|_| Reached::default()).collect(),
             doubling,
             board,
         }
@@ -109,10 +125,26 @@ impl Leaves {
     ) -> Result<(), ExecError> {
         self.enter(call.sequence, signature);
         let mut run = Run::new(self, collective, signature, call, interrupt);
-        let result = if leaf != Leaf::Flags && run.is_empty() { Ok(()) } else { run.by(leaf) };
+        let result = match leaf {
+            Leaf::Flags => run.by(leaf),
+            _ if run.is_empty() => Ok(()),
+            _ if run.asks_where() => run.by_reach(leaf),
+            _ => run.by(leaf),
+        };
         run.settle();
         run.leaves.wake();
         result
+    }
+
+    /// How many ranks there are.
+    pub(crate) fn ranks(&self) -> usize {
+        self.board.ranks()
+    }
+
+    /// Uses memory that all ranks have made alike, from the next call on.
+    pub(crate) fn add_region(&mut self, region: Arc<Region>) {
+        self.block.resize(CELL_WORDS, 0);
+        self.regions = self.regions.iter().cloned().chain([region]).collect();
     }
 
     /// Takes in that all others are known to have finished an epoch.

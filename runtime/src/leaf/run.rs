@@ -33,7 +33,7 @@ pub(super) struct Run<'r, 'a> {
     pub(super) output: *mut [u8],
     pub(super) root: usize,
     /// Whether the output is written past the caches.
-    streams: bool,
+    pub(super) streams: bool,
     /// The call's first epoch.
     pub(super) first: u64,
     /// How many epochs of the call are behind this rank.
@@ -63,6 +63,8 @@ pub(super) enum Place {
     Output(usize),
     /// To this rank's cell of an epoch.
     Cell(u64),
+    /// To memory of this rank's own, to be copied on.
+    Block,
 }
 
 /// What is reduced: a part of what all ranks have shown.
@@ -77,12 +79,14 @@ pub(super) struct Shown {
     pub(super) own_at: Option<usize>,
     /// Whether partial results are accumulators.
     pub(super) is_wide: bool,
+    /// Whether it is in the ranks' own buffers, and not in cells.
+    pub(super) is_direct: bool,
 }
 
 impl Shown {
     /// All of what was shown in an epoch, by everybody.
     pub(super) fn of(epoch: u64, len: usize) -> Self {
-        Shown { epoch, len, part: Piece { start: 0, len }, own_at: None, is_wide: false }
+        Shown { epoch, len, part: Piece { start: 0, len }, own_at: None, is_wide: false, is_direct: false }
     }
 }
 
@@ -323,6 +327,7 @@ impl Run<'_, '_> {
         let past = match into {
             Place::Output(_) => self.streams,
             Place::Cell(epoch) => self.is_past(epoch, len),
+            Place::Block => false,
         };
         if let (Source::Elements(left), Source::Elements(right), 0, true) = (left, right, merge.into, past) {
             // SAFETY: as many bytes of the output or of this rank's cell, and the operands are apart, as below.
@@ -350,6 +355,10 @@ impl Run<'_, '_> {
                 unsafe { self.output.cast::<u8>().add(start) }
             }
             (0, Place::Cell(epoch)) => self.cell(self.leaves.me, epoch, len),
+            (0, Place::Block) => {
+                assert!(len <= size_of_val(&*self.leaves.block), "a block is no longer than a cell");
+                self.leaves.block.as_mut_ptr().cast()
+            }
             (number, _) => {
                 let words = &mut self.leaves.partials[(number - 1) * CELL_WORDS..number * CELL_WORDS];
                 assert!(len <= size_of_val(words), "a partial result is no longer than a cell");
@@ -359,13 +368,18 @@ impl Run<'_, '_> {
     }
 
     fn operand(&mut self, operand: Operand, shown: Shown, into: Place) -> *const u8 {
-        let Shown { epoch, len, part, own_at, .. } = shown;
+        let Shown { epoch, len, part, own_at, is_direct, .. } = shown;
         match (operand, own_at) {
             (Operand::Partial(number), _) => self.target(number, part.len, into),
             (Operand::Rank(rank), Some(start)) if rank == self.leaves.me => {
                 assert!(start + part.len <= self.input.len(), "a piece is within the input");
                 // SAFETY: just checked.
                 unsafe { self.input.cast::<u8>().add(start) }
+            }
+            (Operand::Rank(rank), _) if is_direct => {
+                assert!(part.start + part.len <= len, "a part is within what was shown");
+                // SAFETY: just checked; the buffer was checked to be as long.
+                unsafe { self.leaves.reached[rank].input.add(part.start) }
             }
             (Operand::Rank(rank), _) => {
                 assert!(part.start + part.len <= len, "a part is within what was shown");

@@ -4,7 +4,6 @@
 //! A test writes to a cell as its rank would, of an epoch that nobody has seen.
 #![allow(unsafe_code)]
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use half::{bf16, f16};

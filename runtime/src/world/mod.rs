@@ -21,6 +21,7 @@ mod processors;
 mod report;
 mod run;
 mod setup;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod whereabouts;
@@ -48,6 +49,7 @@ pub use self::builder::Builder;
 pub use self::elsewhere::Elsewhere;
 pub use self::on_stream::OnStream;
 pub use self::report::{Carrier, TransportLine};
+pub use self::shared::SharedBuffer;
 
 /// All ranks of a job, as this one sees it.
 ///

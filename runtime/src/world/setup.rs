@@ -374,7 +374,7 @@ fn geometry_for(local_ranks: &[Rank]) -> Geometry {
     Geometry::new(u32::try_from(local_ranks.len()).expect("a node has fewer ranks than the world"))
 }
 
-fn failed(rank: Rank, transport: &'static str, cause: &dyn Display) -> Error {
+pub(super) fn failed(rank: Rank, transport: &'static str, cause: &dyn Display) -> Error {
     Error::Setup { rank, transport, cause: cause.to_string() }
 }
 
@@ -413,7 +413,7 @@ const SERVERS_HEAD_START: Duration = Duration::from_secs(1);
 const LAST_WORD: Duration = Duration::from_secs(1);
 const GOOD: u8 = 0;
 const FAILED: u8 = 1;
-const SHARED_MEMORY: &str = "shared memory";
+pub(super) const SHARED_MEMORY: &str = "shared memory";
 const LIBFABRIC: &str = "libfabric";
 const TCP: &str = "TCP";
 

@@ -4,7 +4,7 @@ use efarun_wire::Rank;
 use proptest::prelude::*;
 
 use super::scripted::Scripted;
-use super::world::{all_algorithms, built};
+use super::world::{LARGEST_WORLD, all_algorithms, built};
 use crate::coll::check::check;
 use crate::coll::collective::Collective;
 use crate::coll::fault::{Fault, Problem, Wait};
@@ -13,7 +13,7 @@ use crate::coll::select::Algorithm;
 
 #[test]
 fn all_small_worlds_are_proved_at_odd_counts_and_all_segment_lengths() {
-    for world_size in 1..=17 {
+    for world_size in 1..=LARGEST_WORLD {
         for algorithm in all_algorithms(world_size) {
             for (count, segment_lens) in [(0, &[3][..]), (1, &[1]), (7, &[1, 8]), (18, &[3]), (37, &[5, 40])]
             {

@@ -17,10 +17,10 @@ use crate::transport::Transport;
 use crate::transport::double::{Manners, doubles};
 
 /// The largest world of those that are tried one by one; an interpreter that watches every byte takes hours for more.
-pub(super) const LARGEST_WORLD: u32 = if cfg!(miri) { 3 } else { 17 };
+pub(super) const LARGEST_WORLD: u32 = if cfg!(miri) { 2 } else { 17 };
 
 /// An odd count of many segments.
-pub(super) const ODD_COUNT: usize = if cfg!(miri) { 7 } else { 61 };
+pub(super) const ODD_COUNT: usize = if cfg!(miri) { 5 } else { 61 };
 
 /// Cases of what is tried at random.
 pub(super) const fn cases(count: u32) -> u32 {

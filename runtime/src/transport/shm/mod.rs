@@ -37,7 +37,9 @@ mod arena;
 mod bell;
 pub(crate) mod board;
 mod cord;
+mod mapping;
 mod post;
+pub(crate) mod region;
 mod ring;
 mod sync;
 #[cfg(test)]
@@ -49,8 +51,9 @@ use std::time::Duration;
 
 use efarun_wire::Rank;
 
-pub use self::arena::{Arena, Geometry, Offer};
+pub use self::arena::{Arena, Geometry};
 use self::cord::{Cord, Pull};
+pub use self::mapping::Offer;
 pub(crate) use self::post::{Calling, Seen};
 use self::ring::{ReceiveEnd, SendEnd};
 use super::{Header, Message, SendToken, Sleep, Transport, TransportError};
