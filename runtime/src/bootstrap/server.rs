@@ -69,8 +69,11 @@ impl Server {
         if let Some(listener) = &doors.listener {
             listener.set_nonblocking(true)?;
         }
-        let inside =
-            doors.inside.into_iter().map(|(rank, stream)| Ok(Peer::new(rank, Link::plain(stream, LIMIT)?)));
+        // Ranks of this process introduce themselves one after the other, and are no strangers.
+        let inside = doors
+            .inside
+            .into_iter()
+            .map(|(rank, stream)| Ok(Peer::new(rank, Link::plain(stream, LIMIT)?, timeout)));
         let seen_at = Arc::new(Mutex::new(None));
         let serving = Serving {
             hub: RootHub::for_server(world_size),
@@ -179,8 +182,9 @@ enum PeerState {
 }
 
 impl Peer {
-    fn new(rank: Rank, link: Link) -> Self {
-        Peer { rank, link, state: PeerState::Silent { deadline: Instant::now() + GRACE } }
+    /// One that is to introduce itself in that time.
+    fn new(rank: Rank, link: Link, patience: Duration) -> Self {
+        Peer { rank, link, state: PeerState::Silent { deadline: Instant::now() + patience } }
     }
 }
 
@@ -251,7 +255,7 @@ impl Serving {
                     let rank = Rank(authenticated.member);
                     self.note_address(&half.stream);
                     if let Ok(link) = Link::sealed(half.stream, authenticated, LIMIT) {
-                        self.peers.push(Peer::new(rank, link));
+                        self.peers.push(Peer::new(rank, link, GRACE));
                     }
                 }
                 Ok(None) | Err(()) => {}

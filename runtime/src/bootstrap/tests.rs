@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Barrier;
 
 use efarun_wire::message::{Participants, Target};
+use efarun_wire::position::Position;
 use efarun_wire::secure::{MAX_HALF_OPEN, SecureError};
 
 use super::identity::Admission;
@@ -300,6 +301,33 @@ fn questions_that_nobody_answers_come_back() {
     let mut ranks = connect_threads(2, LIMIT).expect("connected");
     let answer = ranks[0].request(Target::Head, b"what?".to_vec(), LIMIT).expect("an answer");
     assert_eq!(answer, Err("the meeting point does not know this question".to_owned()));
+}
+
+#[test]
+fn ranks_that_wait_say_how_far_they_have_come_and_who_has_left_does_not() {
+    let mut ranks = connect_threads(4, LIMIT).expect("connected");
+    ranks[2].begin(182, 7);
+    ranks[3].begin(183, 8);
+    ranks[1].leave();
+    drop(ranks.remove(1));
+    let [asker, waiting @ ..] = &mut ranks[..] else { unreachable!("three are left") };
+    let is_answered = std::sync::atomic::AtomicBool::new(false);
+    let positions = std::thread::scope(|scope| {
+        for rank in waiting {
+            let is_answered = &is_answered;
+            scope.spawn(move || {
+                while !is_answered.load(std::sync::atomic::Ordering::Relaxed) {
+                    rank.check_events().expect("nobody is lost");
+                    rank.sleep(Duration::from_millis(10));
+                }
+            });
+        }
+        let positions = asker.positions(4, LIMIT);
+        is_answered.store(true, std::sync::atomic::Ordering::Relaxed);
+        positions
+    });
+    let at = |rank, begun, signature| (Rank(rank), Some(Position { begun, signature }));
+    assert_eq!(positions, [at(0, 0, 0), at(2, 183, 7), at(3, 184, 8)]);
 }
 
 #[test]

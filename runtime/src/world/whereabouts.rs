@@ -33,5 +33,6 @@ pub(super) fn whereabouts(
     Some(text(&calls, |rank| (topology.node_count() > 1).then(|| topology.hostname(rank))))
 }
 
-/// Answers take milliseconds; ranks in code of their own do not answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Answers take milliseconds on machines that are not overloaded; ranks in code of their own, where they are asked
+/// themselves, do not answer.
+const PATIENCE: Duration = Duration::from_secs(5);

@@ -88,27 +88,6 @@ fn a_rank_that_stays_away_is_named_at_the_deadline() {
     assert!(ends[0].1.as_ref().is_some_and(|again| again.contains("can only be dropped")));
 }
 
-/// As without a launcher: rank 1 is in code of its own, where it answers nobody.
-#[test]
-fn between_nodes_those_who_wait_are_told_and_who_does_not_answer_is_named() {
-    let builder = World::builder().provider(Provider::Tcp).ranks_per_node(1);
-    let worlds = builder.deadline(Duration::from_secs(1)).thread_worlds(3).expect("a world");
-    let all_are_done = std::sync::Barrier::new(3);
-    let ends = on_all(worlds, |mut world| {
-        let result = if world.rank() == Rank(1) { Ok(()) } else { world.barrier() };
-        all_are_done.wait();
-        world.broken.get_or_insert_default();
-        result.err().map(|error| error.to_string())
-    });
-    let told: Vec<String> = ends.into_iter().flatten().collect();
-    assert_eq!(told.len(), 2);
-    let is_named = |told: &String| {
-        let (_, known) = told.split_once("rank 1 (").unwrap_or_default();
-        known.contains(") does not say where it is; the others have come to operation 0, barrier")
-    };
-    assert!(told.iter().any(is_named), "{told:?}");
-}
-
 #[test]
 fn calls_that_differ_are_an_error_that_names_a_rank() {
     for differ in [0, 1, 2] {
