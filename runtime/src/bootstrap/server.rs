@@ -313,7 +313,13 @@ impl Serving {
         for rank in ranks {
             while let Some(index) = self.peers.iter().position(|peer| peer.rank == rank) {
                 let link = &mut self.peers[index].link;
-                match link.flush().and_then(|()| link.receive()) {
+                let sent = link.flush();
+                // What a rank said last is heard before its end, which shows first where it is sent something: a goodbye.
+                let heard = match link.receive() {
+                    Ok(None) => sent.map(|()| None),
+                    heard => heard,
+                };
+                match heard {
                     Ok(Some(message)) => self.heard(index, message),
                     Ok(None) => break,
                     Err(error) => self.link_ended(index, &error.to_string()),
