@@ -84,8 +84,9 @@ fn a_library_that_a_node_lacks_is_named_with_its_rank_and_node() {
     // The home folder has one path everywhere, and is another on each host.
     let libraries = testbed.home().join("mpi");
     let program = Program::with_libraries_in(Library::Mpich, &libraries);
-    let library = Library::Mpich.file();
-    let link = format!("mkdir {0} && ln -s {1} {0}/libmpi.so.12", libraries.display(), library.display());
+    // The whole folder, as the library looks for others beside itself.
+    let there = Library::Mpich.folder().join("lib");
+    let link = format!("ln -s {} {}", there.display(), libraries.display());
     testbed.sh("h1", &link);
     let outcome = program.job(on(&testbed, &["-H", "h1:1,h2:1"]), &["2"]).run();
     outcome.assert_code(127).assert_says(&["rank 1 on h2 exited with code 127", "libmpi.so.12"]);
