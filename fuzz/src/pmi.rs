@@ -1,7 +1,7 @@
 //! A job of two nodes with two ranks each, whose PMI servers are joined by the head's own hub.
 
 use efarun::pmi::{Action, Server};
-use efarun_wire::message::{JobMap, MappedNode, OobDown, OobUp};
+use efarun_wire::message::{JobMap, MappedNode, OobDown, OobUp, SpawnedWorld};
 use efarun_wire::oob::{Action as HubAction, Hub, Member, RootHub};
 use efarun_wire::{JobId, NodeId, Rank};
 
@@ -28,7 +28,7 @@ impl PmiJob {
             head.member_joined(Member::Node(NodeId(node))).expect("it is a member and joins once");
         }
         let nodes = [0, 1].map(|node| MappedNode { host: format!("h{node}"), ranks: ranks(node) });
-        let map = JobMap { nodes: nodes.to_vec(), universe_size: 4 };
+        let map = JobMap { nodes: nodes.to_vec(), universe_size: 4, ..JobMap::default() };
         let server = |node: u32| {
             Server::new(
                 JobId([1; 8]),
@@ -71,6 +71,16 @@ impl PmiJob {
                     self.answers[rank.index()].extend(bytes);
                 }
                 Action::Up(up) => self.up(node, up),
+                Action::Spawn(order) => {
+                    assert!(order.by.index() / 2 == node && order.programs.len() <= 64);
+                    let size = order.programs.iter().fold(0, |size: u32, own| size.saturating_add(own.count));
+                    let outcome = match size {
+                        1..=1000 => Ok(SpawnedWorld { world: 1, size }),
+                        _ => Err("no; slots are free".to_owned()),
+                    };
+                    let actions = self.servers[node].spawned(order.token, &outcome);
+                    self.act(node, actions);
+                }
                 Action::Close(rank) => self.is_closed[rank.index()] = true,
                 Action::Broke { how, .. } | Action::Note(_, how) => {
                     assert!(how.len() < 1000 && !how.chars().any(char::is_control), "{how:?}");

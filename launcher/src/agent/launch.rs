@@ -90,7 +90,7 @@ pub(super) fn fork_order(plan: &LaunchPlan, rank: &RankPlan) -> Option<ForkOrder
         program: app.program.clone(),
         args: app.args.clone(),
         search_path: app.search_path.clone(),
-        env: environment(app, rank),
+        env: environment(app, rank, plan.map.world == 0),
         wdir: app.wdir.clone(),
         wdir_required: app.wdir_required,
         cpus: rank.cpus.clone(),
@@ -98,14 +98,16 @@ pub(super) fn fork_order(plan: &LaunchPlan, rank: &RankPlan) -> Option<ForkOrder
     })
 }
 
-/// The shared environment, the rank's own over it, and the numbers of its sockets over both; each name once.
-fn environment(app: &AppPlan, rank: &RankPlan) -> Vec<(Vec<u8>, Vec<u8>)> {
+/// The shared environment, the rank's own over it, and the numbers of its sockets over both; each name once. The socket to
+/// the agent is for a World of the runtime, which has no ranks but those of the job's first world.
+fn environment(app: &AppPlan, rank: &RankPlan, has_world: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
     let sockets = [(EFARUN_AGENT_FD, RANK_AGENT_FD), (PMI_FD, RANK_PMI_FD)]
         .map(|(name, number)| (name.as_bytes().to_vec(), number.to_string().into_bytes()));
     let is_socket = |name: &[u8]| sockets.iter().any(|(socket, _)| socket == name);
     let ranks_own = rank.env.iter().filter(|(name, _)| !is_socket(name));
-    let own: Vec<_> = ranks_own.chain(&sockets).cloned().collect();
-    let is_own = |name: &[u8]| own.iter().any(|(own_name, _)| own_name == name);
+    let given = &sockets[if has_world { 0 } else { 1 }..];
+    let own: Vec<_> = ranks_own.chain(given).cloned().collect();
+    let is_own = |name: &[u8]| own.iter().any(|(own_name, _)| own_name == name) || is_socket(name);
     let mut env: Vec<_> = app.env.iter().filter(|(name, _)| !is_own(name)).cloned().collect();
     env.extend(own);
     env
@@ -139,8 +141,10 @@ mod tests {
             wdir_required: true,
         };
         assert_eq!(
-            environment(&app, &rank),
+            environment(&app, &rank, true),
             pairs(&[("B", "shared"), ("A", "own"), ("EFARUN_AGENT_FD", "3"), ("PMI_FD", "4")])
         );
+        let spawned = pairs(&[("B", "shared"), ("A", "own"), ("PMI_FD", "4")]);
+        assert_eq!(environment(&app, &rank, false), spawned);
     }
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, RankExit, RankStatus};
+use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, RankExit, RankStatus, SpawnedWorld};
 use efarun_wire::{JobId, Rank};
 
 use crate::link_io::LinkSender;
@@ -57,6 +57,18 @@ impl PmiLinks {
         let ranks = plan.ranks.iter().map(|rank| (rank.rank, rank.app));
         let server = Server::new(job, plan.node, plan.map.clone(), ranks);
         PmiLinks { server, answers: BTreeMap::new(), head, events, waits_for_missing: false }
+    }
+
+    /// Takes note of a further world.
+    pub(super) fn admit(&mut self, plan: &LaunchPlan) {
+        let ranks = plan.ranks.iter().map(|rank| (rank.rank, rank.app));
+        self.server.admit(plan.map.clone(), ranks, &plan.keys);
+    }
+
+    /// Passes on what came of an order for a world.
+    pub(super) fn spawned(&mut self, token: u64, outcome: &Result<SpawnedWorld, String>) {
+        let actions = self.server.spawned(token, outcome);
+        self.act(actions);
     }
 
     /// Takes a rank's socket over.
@@ -149,6 +161,7 @@ impl PmiLinks {
                 }
                 Action::Up(up) => self.head.send(&AgentMessage::Oob(up)),
                 Action::Broke { rank, how } => self.head.send(&AgentMessage::RankBroke { rank, how }),
+                Action::Spawn(order) => self.head.send(&AgentMessage::Spawn(Box::new(order))),
                 Action::Close(rank) => drop(self.answers.remove(&rank)),
                 Action::Note(rank, what) => {
                     self.head.send(&AgentMessage::Note(format!("rank {rank} {what}")))

@@ -23,7 +23,7 @@ use efarun_wire::{JobId, Rank};
 use crate::env::NameValue;
 use crate::link_io::{self, LinkReceiver, LinkSender};
 use crate::pmix;
-use crate::pmix::protocol::{Order, Report, Start};
+use crate::pmix::protocol::{Order, Report, Start, World};
 
 /// What a helper says, or that it is gone.
 #[derive(Debug)]
@@ -72,12 +72,10 @@ impl Helper {
             link_io::open(Box::new(source), Box::new(sink), None, 0);
         orders.send(&Order::Start(Box::new(Start {
             libraries: libraries.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
-            nspace: nspace(job),
+            job: job.to_string(),
             folder: folder.display().to_string(),
             node: plan.node,
-            map: plan.map.clone(),
-            ranks: plan.ranks.iter().map(|rank| (rank.rank, rank.app)).collect(),
-            app_count: u32::try_from(plan.apps.len()).unwrap_or(u32::MAX),
+            world: world(plan),
         })));
         let tried = match timeout(START_PATIENCE, reports.receive()).await {
             Ok(Ok(Report::Ready { library, version, environments })) => {
@@ -99,6 +97,11 @@ impl Helper {
         Err(tried)
     }
 
+    /// Tells it of a further world. Answered by [`Report::Registered`].
+    pub(super) fn admit(&self, plan: &LaunchPlan) {
+        self.order(&Order::Admit(Box::new(world(plan))));
+    }
+
     pub(super) fn order(&self, order: &Order) {
         if let Some(orders) = &self.orders {
             orders.send(order);
@@ -116,6 +119,15 @@ impl Helper {
         self.orders = None;
         let _ = timeout(END_PATIENCE, &mut self.listening).await;
         end(&mut self.child, &self.folder);
+    }
+}
+
+/// What a plan says of its world.
+fn world(plan: &LaunchPlan) -> World {
+    World {
+        map: plan.map.clone(),
+        ranks: plan.ranks.iter().map(|rank| (rank.rank, rank.app)).collect(),
+        app_count: u32::try_from(plan.apps.len()).unwrap_or(u32::MAX),
     }
 }
 
@@ -146,11 +158,6 @@ fn spawn(env: &[NameValue]) -> io::Result<(Child, UnixStream)> {
         .stdout(Stdio::null())
         .spawn()?;
     Ok((child, UnixStream::from_std(own)?))
-}
-
-/// What a job is called in PMIx. Libraries make names of files and segments of it.
-pub(super) fn nspace(job: JobId) -> String {
-    format!("efarun-{job}")
 }
 
 fn folder(job: JobId, plan: &LaunchPlan, env: &[NameValue]) -> PathBuf {

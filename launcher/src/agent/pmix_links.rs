@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, RankExit, RankStatus};
+use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, RankExit, RankStatus, SpawnedWorld};
 use efarun_wire::{JobId, Rank};
 
 use super::pmix_helper::{Helper, PmixEvent};
 use super::pmix_survey;
 use crate::env::NameValue;
 use crate::link_io::LinkSender;
-use crate::pmix::protocol::Order;
+use crate::pmix::protocol::{Order, Report};
 use crate::pmix::{Action, Relay};
 
 /// The node's PMIx server, where its ranks have one.
@@ -25,6 +25,8 @@ pub(super) struct PmixLinks {
     events: mpsc::Sender<PmixEvent>,
     /// Ranks that have ended, what they said last being awaited.
     unheard: BTreeSet<Rank>,
+    /// Further worlds that the server knows of.
+    registered: BTreeSet<u32>,
     /// There are more ranks than cores for them.
     is_crowded: bool,
     environments: BTreeMap<Rank, Vec<NameValue>>,
@@ -87,10 +89,11 @@ impl PmixLinks {
         let environments = helper.as_mut().map(|helper| std::mem::take(&mut helper.environments));
         Ok(PmixLinks {
             helper,
-            relay: Relay::new(plan.node, plan.map.clone()),
+            relay: Relay::new(plan.node, &plan.map),
             head: head.clone(),
             events,
             unheard: BTreeSet::new(),
+            registered: BTreeSet::new(),
             is_crowded: plan.ranks.len() > std::thread::available_parallelism().map_or(1, NonZero::get),
             environments: environments.unwrap_or_default().into_iter().collect(),
             mpis,
@@ -112,9 +115,34 @@ impl PmixLinks {
         env.extend(own);
     }
 
+    /// Tells the helper of a further world.
+    pub(super) fn admit(&mut self, plan: &LaunchPlan) {
+        match &self.helper {
+            Some(helper) => helper.admit(plan),
+            None => drop(self.registered.insert(plan.map.world)),
+        }
+        self.relay.admit(&plan.map);
+    }
+
+    /// Whether the ranks of a world are expected by their server, or have none.
+    pub(super) fn has_registered(&self, world: u32) -> bool {
+        self.registered.contains(&world)
+    }
+
+    /// Passes on what came of an order for a world.
+    pub(super) fn spawned(&mut self, token: u64, outcome: &Result<SpawnedWorld, String>) {
+        let actions = self.relay.spawned(token, outcome);
+        self.act(actions);
+    }
+
     /// Handles what the helper says. Gives the ranks that have been heard out by it.
     pub(super) fn handle(&mut self, event: PmixEvent) -> Vec<Rank> {
         match event {
+            PmixEvent::Report(Report::Registered { world, environments }) => {
+                self.registered.insert(world);
+                self.environments.extend(environments);
+                Vec::new()
+            }
             PmixEvent::Report(report) => {
                 let actions = self.relay.reported(report);
                 self.act(actions)
@@ -189,6 +217,7 @@ impl PmixLinks {
                         helper.order(&order);
                     }
                 }
+                Action::Spawn(order) => self.head.send(&AgentMessage::Spawn(Box::new(order))),
                 Action::Up(up) => self.head.send(&AgentMessage::Oob(up)),
                 Action::Broke { rank, how } => self.head.send(&AgentMessage::RankBroke { rank, how }),
                 Action::HeardOut(rank) => heard_out.extend(self.unheard.take(&rank)),

@@ -38,15 +38,17 @@ pub(super) struct Need {
 
 /// Looks at the plan's programs. Files that do not answer in time say nothing.
 pub(super) async fn survey(plan: &LaunchPlan) -> Survey {
-    if plan.world_size < 2 {
+    // A rank that is alone is a world of one either way, and yet may ask for more.
+    if plan.map.universe_size < 2 {
         return Survey::default();
     }
     let apps = plan.apps.clone();
     let used: Vec<(Rank, usize)> = plan.ranks.iter().map(|rank| (rank.rank, rank.app as usize)).collect();
     let looking = tokio::task::spawn_blocking(move || of_apps(&apps, &used));
     match tokio::time::timeout(LOOKING_PATIENCE, looking).await {
-        Ok(Ok(survey)) => survey,
-        Ok(Err(_)) | Err(_) => Survey::default(),
+        Ok(Ok(survey)) if plan.world_size >= 2 => survey,
+        Ok(Ok(Survey { needed_by: Some(_), libraries, mpis })) => Survey { needed_by: None, libraries, mpis },
+        Ok(Ok(_) | Err(_)) | Err(_) => Survey::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
 use efarun_wire::message::{
-    AgentMessage, AgentOrder, LaunchPlan, OobDown, RankExit, RankPlan, RankStatus, Stream,
+    AgentMessage, AgentOrder, LaunchPlan, OobDown, RankExit, RankPlan, RankStatus, SpawnedWorld, Stream,
 };
 use efarun_wire::oob::OobError;
 use efarun_wire::torchrun::StreamWay;
@@ -22,15 +22,17 @@ use super::launch::{self, OwnEnds};
 use super::leftovers;
 use super::master_port::MasterPort;
 use super::pmi_links::{Heard, PmiEvent, PmiLinks};
-use super::pmix_helper::{self, PmixEvent};
+use super::pmix_helper::PmixEvent;
 use super::pmix_links::{PmixLinks, Unserved};
 use super::rank_folders::{Folders, Tee, Unmade};
 use super::rank_links::{RankEvent, RankLinks};
 use super::stacks::RunningRank;
 use super::streams;
+use crate::exchange::Family;
 use crate::keeper::protocol::{KeeperReport, RANK_FDS};
 use crate::keeper::{descendants, limits};
 use crate::link_io::{LinkEnd, LinkSender};
+use crate::pmix::protocol::nspace;
 
 /// All ranks of this node.
 #[derive(Debug)]
@@ -44,6 +46,12 @@ pub(super) struct Ranks {
     inputs: BTreeMap<Rank, mpsc::UnboundedSender<Vec<u8>>>,
     /// Each rank's own, and that of PMI, until it runs.
     sockets: BTreeMap<Rank, [UnixStream; 2]>,
+    /// Each task that carries output holds a clone, over which nothing is ever sent. None once no rank can start any more.
+    carriers: Option<mpsc::Sender<()>>,
+    /// How many ranks the world has that the job began with.
+    first_size: u32,
+    /// Further worlds that are to be started here.
+    admitted: Vec<LaunchPlan>,
     events: Events,
     /// Ends of ranks one of whose sockets has not been read to its end yet.
     exits: BTreeMap<Rank, RankExit>,
@@ -99,6 +107,7 @@ impl Ranks {
         let master_port = plan.master_port.map(MasterPort::keep).transpose();
         let (plan, folders) = made(plan).await;
         let (carriers, streams_ended) = mpsc::channel(1);
+        let first_size = plan.world_size;
         let mut ranks = Ranks {
             job: order.job,
             links: RankLinks::new(order.job, &plan, head.clone(), events.links.clone()),
@@ -107,6 +116,9 @@ impl Ranks {
             head: head.clone(),
             inputs: BTreeMap::new(),
             sockets: BTreeMap::new(),
+            carriers: Some(carriers),
+            first_size,
+            admitted: Vec::new(),
             events,
             exits: BTreeMap::new(),
             reaped: watch::Sender::new(false),
@@ -149,16 +161,53 @@ impl Ranks {
             }
         }
         for rank in &plan.ranks {
-            ranks.launch_one(&plan, rank, &carriers, keeper).await?;
+            ranks.launch_one(&plan, rank, keeper).await?;
         }
         Ok((ranks, streams_ended))
+    }
+
+    /// Takes a further world in. Its ranks are started by [`Ranks::launch_admitted`], once their servers know of them.
+    pub(super) fn admit(&mut self, plan: LaunchPlan) {
+        self.pmi.admit(&plan);
+        if let Some(pmix) = &mut self.pmix {
+            pmix.admit(&plan);
+        }
+        self.local_ranks.extend(plan.ranks.iter().map(|rank| (rank.rank, rank.local_rank)));
+        self.admitted.push(plan);
+    }
+
+    /// Starts the ranks of further worlds that their servers expect.
+    ///
+    /// # Errors
+    ///
+    /// When the keeper takes no orders: it is dead.
+    pub(super) async fn launch_admitted(&mut self, keeper: &KeeperLink) -> io::Result<()> {
+        let is_expected =
+            |plan: &LaunchPlan| self.pmix.as_ref().is_none_or(|pmix| pmix.has_registered(plan.map.world));
+        let (expected, later) = std::mem::take(&mut self.admitted).into_iter().partition(is_expected);
+        self.admitted = later;
+        let expected: Vec<LaunchPlan> = expected;
+        for plan in &expected {
+            self.head.send(&AgentMessage::Admitted { world: plan.map.world });
+            for rank in &plan.ranks {
+                self.launch_one(plan, rank, keeper).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes on what came of an order for a further world.
+    pub(super) fn spawned(&mut self, token: u64, outcome: &Result<SpawnedWorld, String>) {
+        match &mut self.pmix {
+            Some(pmix) if Family::Pmix.owns(token) => pmix.spawned(token, outcome),
+            _ => self.pmi.spawned(token, outcome),
+        }
     }
 
     async fn launch_one(
         &mut self,
         plan: &LaunchPlan,
         rank_plan: &RankPlan,
-        carriers: &mpsc::Sender<()>,
         keeper: &KeeperLink,
     ) -> std::io::Result<()> {
         let rank = rank_plan.rank;
@@ -182,7 +231,7 @@ impl Ranks {
             .and_then(|(fds, own)| self.redirected(rank_plan.local_rank, fds, own));
         match made {
             Ok((fds, own, tees)) => {
-                self.take_over(rank, own, tees, carriers);
+                self.take_over(rank, own, tees);
                 keeper.fork(fork_order, fds).await?;
             }
             Err((call, error)) => {
@@ -194,14 +243,13 @@ impl Ranks {
         Ok(())
     }
 
-    /// Each task that carries output holds a sender of `carriers`, over which nothing is ever sent.
-    fn take_over(&mut self, rank: Rank, own: OwnEnds, tees: [Option<Tee>; 2], carriers: &mpsc::Sender<()>) {
+    fn take_over(&mut self, rank: Rank, own: OwnEnds, tees: [Option<Tee>; 2]) {
         let pipes = [(Stream::Stdout, own.stdout), (Stream::Stderr, own.stderr)];
         for ((stream, pipe), tee) in pipes.into_iter().zip(tees) {
             let Some(pipe) = pipe else { continue };
             let reaped = self.reaped.subscribe();
             let carry = streams::carry_output(rank, stream, pipe, tee, self.head.clone(), reaped);
-            let alive = carriers.clone();
+            let alive = self.carriers.clone();
             tokio::spawn(async move {
                 carry.await;
                 drop(alive);
@@ -309,7 +357,9 @@ impl Ranks {
                 self.running.insert(rank, RunningRank { rank, pid, path });
                 self.head.send(&AgentMessage::Spawned { rank, pid });
                 if let Some([socket, pmi]) = self.sockets.remove(&rank) {
-                    self.links.add(rank, socket);
+                    if rank.0 < self.first_size {
+                        self.links.add(rank, socket);
+                    }
                     self.pmi.add(rank, pmi);
                 }
                 if let Some(other) = other_wdir {
@@ -393,8 +443,9 @@ impl Ranks {
         for (_, exit) in std::mem::take(&mut self.exits) {
             self.report(exit);
         }
-        leftovers::remove(&pmix_helper::nspace(self.job), &self.pmi.space_names());
+        leftovers::remove(&nspace(&self.job.to_string(), 0), &self.pmi.space_names());
         self.reaped.send_replace(true);
+        self.carriers = None;
     }
 
     /// Reports an end, but first what the rank said before it: why it aborts, for example. Its socket ends with it,

@@ -199,7 +199,7 @@ impl Agent {
                 if let Some(ranks) = &mut self.ranks {
                     ranks.handle_pmix(event);
                 }
-                None
+                self.launch_admitted().await
             }
             Event::Drained => {
                 self.output = Output::Done;
@@ -226,6 +226,12 @@ impl Agent {
                 let mad =
                     |error| Leaving::HeadLost(format!("the head does not follow the protocol: {error}"));
                 return received.err().map(mad);
+            }
+            HeadMessage::Spawned { token, outcome } => {
+                if let Some(ranks) = &mut self.ranks {
+                    ranks.spawned(token, &outcome);
+                }
+                Ok(())
             }
             HeadMessage::Stdin { rank, bytes } => {
                 if let Some(ranks) = &mut self.ranks {
@@ -304,8 +310,12 @@ impl Agent {
     }
 
     async fn launch(&mut self, plan: LaunchPlan) -> Option<Leaving> {
-        if self.ranks.is_some() {
-            return Some(Leaving::HeadLost("the head ordered a second launch".to_owned()));
+        if let Some(ranks) = &mut self.ranks {
+            if plan.map.world == 0 {
+                return Some(Leaving::HeadLost("the head ordered a second launch".to_owned()));
+            }
+            ranks.admit(plan);
+            return self.launch_admitted().await;
         }
         self.is_unreaped = true;
         self.start_lease();
@@ -339,6 +349,15 @@ impl Agent {
             }
             Err(_) => Some(Leaving::KeeperDied),
         }
+    }
+
+    /// Starts the ranks of further worlds for which all is there.
+    async fn launch_admitted(&mut self) -> Option<Leaving> {
+        let launched = match &mut self.ranks {
+            Some(ranks) => ranks.launch_admitted(&self.keeper).await,
+            None => Ok(()),
+        };
+        launched.is_err().then_some(Leaving::KeeperDied)
     }
 
     fn start_lease(&mut self) {

@@ -20,6 +20,7 @@ mod prefix;
 mod rank;
 mod redact;
 mod render;
+mod spawned;
 mod torchrun;
 mod variables;
 
@@ -38,6 +39,7 @@ pub(crate) use forward::goes_along;
 pub use library_path::{SYSTEM_LIBRARY_DIRS, WELL_KNOWN_LIBRARY_DIRS};
 pub use rank::PMI_FD;
 pub use redact::{is_secret, printable_value};
+pub use spawned::{spawned_app, spawned_rank};
 pub use variables::document as variables_document;
 
 /// A variable's name and value, as the kernel takes them.

@@ -193,7 +193,12 @@ impl Placement {
     pub fn job_map(&self) -> JobMap {
         let node =
             |place: &NodePlace| MappedNode { host: place.host.to_string(), ranks: place.ranks.clone() };
-        JobMap { nodes: self.nodes.iter().map(node).collect(), universe_size: self.universe_size() }
+        JobMap {
+            world: 0,
+            first_rank: Rank(0),
+            nodes: self.nodes.iter().map(node).collect(),
+            universe_size: self.universe_size(),
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! runs. They are the head's, not the nodes'. What is written is what the terminal would get. A file that cannot be
 //! written to any more is given up and named once; the job goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,10 @@ use efarun_wire::message::Stream;
 pub struct RankFiles {
     folder: PathBuf,
     digits: usize,
+    /// Ranks below this one had their files from the start.
+    made_for: u32,
+    /// Those of ranks that another rank has asked for are made with their first byte.
+    made_later: BTreeSet<(Rank, bool)>,
     open: BTreeMap<(Rank, bool), File>,
     /// Those whose last byte was no end of line.
     unfinished: BTreeMap<(Rank, bool), bool>,
@@ -53,6 +57,8 @@ impl RankFiles {
         let files = RankFiles {
             folder,
             digits,
+            made_for: world_size,
+            made_later: BTreeSet::new(),
             open: BTreeMap::new(),
             unfinished: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -97,7 +103,12 @@ impl RankFiles {
             if self.open.len() >= OPEN_FILES {
                 self.open.clear();
             }
-            let file = OpenOptions::new().append(true).open(self.path(rank, stream))?;
+            let path = self.path(rank, stream);
+            if rank.0 >= self.made_for && self.made_later.insert(key) {
+                path.parent().map_or(Ok(()), fs::create_dir_all)?;
+                File::create(&path)?;
+            }
+            let file = OpenOptions::new().append(true).open(path)?;
             self.open.insert(key, file);
         }
         Ok(self.open.get_mut(&key).expect("it has just been opened"))

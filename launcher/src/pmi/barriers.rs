@@ -1,7 +1,7 @@
 //! Barriers, and what ranks take along to them.
 
 use efarun_wire::Rank;
-use efarun_wire::message::{GatherKey, OobUp, Participants};
+use efarun_wire::message::{GatherKey, OobUp};
 use efarun_wire::oob::MAX_OPEN_GATHERS;
 
 use super::groups::Group;
@@ -20,8 +20,10 @@ impl Server {
         actions: &mut Vec<Action>,
     ) -> Result<(), Fault> {
         let rank = address.rank;
-        let local = self.clients.keys().copied();
-        let participants = group.participants(rank, local, self.world_size).ok_or(Fault::Group)?;
+        let world = self.clients[&rank].generation.world;
+        let map = &self.worlds[&world].map;
+        let local = self.clients.keys().copied().filter(|local| map.within(*local).is_some());
+        let participants = group.participants(rank, local, map).ok_or(Fault::Group)?;
         let client = self.clients.get_mut(&rank).expect("it is waiting");
         if client.open_barriers >= MAX_OPEN_GATHERS {
             return Err(Fault::TooManyBarriers { limit: MAX_OPEN_GATHERS });
@@ -31,13 +33,14 @@ impl Server {
         let waiting = self.barriers.entry(key.clone()).or_default();
         waiting.push(address);
         let arrived = waiting.len();
-        let local: Vec<Rank> =
-            self.clients.keys().copied().filter(|rank| key.participants.contains(*rank)).collect();
+        let first_size = self.first_size;
+        let takes_part = |rank: &Rank| key.participants.contains(*rank, first_size);
+        let local: Vec<Rank> = self.clients.keys().copied().filter(takes_part).collect();
         if arrived < local.len() {
             self.check_barriers(actions);
             return Ok(());
         }
-        if local.len() == key.participants.count(self.world_size) {
+        if local.len() == key.participants.count(first_size) {
             self.complete(&key, actions);
             return Ok(());
         }
@@ -51,7 +54,8 @@ impl Server {
     fn contribution(&mut self, rank: Rank, key: &GatherKey) -> Vec<u8> {
         let client = self.clients.get_mut(&rank).expect("it is one of this node's");
         let blob = peers::blob(client.unsent.pairs());
-        if key.participants == Participants::World {
+        let everybody = self.worlds[&client.generation.world].map.everybody();
+        if key.participants == everybody {
             client.unsent = Unsent::default();
         }
         blob

@@ -4,8 +4,8 @@ use efarun_wire::message::{GatherKey, Participants};
 
 use super::framing::{Framing, Inbox};
 use super::keys::Unsent;
-use super::peers::barrier_id;
-use super::request::{Asked, Dialect, Fault, Request};
+use super::peers::{Generation, barrier_id};
+use super::request::{Asked, Dialect, Fault, Request, SpawnPart};
 use super::{pmi1, pmi2};
 use crate::exchange::Rounds;
 
@@ -19,8 +19,8 @@ pub(super) struct Client {
     pub(super) received_bytes: u64,
     pub(super) dialect: Dialect,
     pub(super) phase: Phase,
-    /// How often it has finalised.
-    pub(super) generation: u32,
+    /// Its world, and how often it has finalised.
+    pub(super) generation: Generation,
     /// It has initialised at least once.
     pub(super) has_initialised: bool,
     /// What it put since its last barrier of the world.
@@ -29,6 +29,8 @@ pub(super) struct Client {
     barriers: Rounds,
     /// Barriers that it waits in.
     pub(super) open_barriers: usize,
+    /// What it has said so far of a world that it asks for.
+    pub(super) spawning: SpawnPart,
     /// Keys that others are asked for on its behalf.
     pub(super) open_asks: usize,
     /// Nothing of it is looked at any more.
@@ -50,18 +52,19 @@ pub(super) enum Phase {
 
 impl Client {
     /// A rank that has said nothing.
-    pub(super) fn new(app: u32) -> Client {
+    pub(super) fn new(world: u32, app: u32) -> Client {
         Client {
             app,
             inbox: Inbox::new(),
             received_bytes: 0,
             dialect: Dialect::Pmi1,
             phase: Phase::Outside,
-            generation: 0,
+            generation: Generation { world, number: 0 },
             has_initialised: false,
             unsent: Unsent::default(),
             barriers: Rounds::default(),
             open_barriers: 0,
+            spawning: SpawnPart::default(),
             open_asks: 0,
             is_closed: false,
             has_ended: false,
@@ -109,7 +112,7 @@ impl Client {
     pub(super) fn finalise(&mut self) {
         self.speak(Dialect::Pmi1);
         self.phase = Phase::Outside;
-        self.generation += 1;
+        self.generation.number += 1;
         self.unsent = Unsent::default();
         self.barriers.clear();
     }

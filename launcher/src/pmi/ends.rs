@@ -80,7 +80,10 @@ impl Server {
         let within = |(_, client): &(&Rank, &Client)| client.phase == Phase::Within && !client.is_closed;
         let (waiting, generation) =
             self.clients.iter().find(within).map(|(rank, client)| (*rank, client.generation))?;
-        let is_missing = |(_, client): &(&Rank, &Client)| client.has_ended && client.generation <= generation;
+        let is_missing = |(_, client): &(&Rank, &Client)| {
+            let of_world = client.generation.world == generation.world;
+            client.has_ended && of_world && client.generation <= generation
+        };
         let (rank, _) = self.clients.iter().find(is_missing)?;
         Some((*rank, waiting))
     }
@@ -93,7 +96,7 @@ impl Server {
         let missing = self.barriers.iter().find_map(|(key, waiting)| {
             let has_arrived = |rank: Rank| waiting.iter().any(|address| address.rank == rank);
             let is_missing = |(rank, client): &(&Rank, &Client)| {
-                client.has_ended && key.participants.contains(**rank) && !has_arrived(**rank)
+                client.has_ended && key.participants.contains(**rank, self.first_size) && !has_arrived(**rank)
             };
             let (rank, _) = self.clients.iter().find(is_missing)?;
             Some((*rank, waiting[0].rank))

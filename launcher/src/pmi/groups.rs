@@ -1,7 +1,7 @@
 //! The ranks that a barrier is over.
 
 use efarun_wire::Rank;
-use efarun_wire::message::Participants;
+use efarun_wire::message::{JobMap, Participants};
 
 /// A barrier's ranks, as they are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,27 +30,28 @@ impl Group {
     }
 
     /// The group as the out-of-band layer names it: the same on every node. None for a group that the rank is not in, or
-    /// with ranks that there are not.
+    /// with ranks that its world has not.
     pub(super) fn participants(
         self,
         rank: Rank,
         local: impl Iterator<Item = Rank>,
-        world_size: u32,
+        map: &JobMap,
     ) -> Option<Participants> {
         let mut ranks: Vec<Rank> = match self {
-            Group::World => return Some(Participants::World),
+            Group::World => return Some(map.everybody()),
             Group::Node => local.collect(),
-            Group::Ranks(ranks) => ranks.into_iter().map(Rank).collect(),
+            Group::Ranks(ranks) => ranks.into_iter().map(|within| map.rank(within)).collect::<Option<_>>()?,
         };
         ranks.sort_unstable();
         ranks.dedup();
-        let is_usable = ranks.binary_search(&rank).is_ok() && ranks.iter().all(|rank| rank.0 < world_size);
-        is_usable.then_some(Participants::Ranks(ranks))
+        ranks.binary_search(&rank).is_ok().then_some(Participants::Ranks(ranks))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use efarun_wire::message::MappedNode;
+
     use super::*;
 
     #[test]
@@ -65,8 +66,10 @@ mod tests {
 
     #[test]
     fn a_group_is_the_same_whoever_names_it_and_refused_from_outside() {
+        let node = MappedNode { host: "h".to_owned(), ranks: (0..4).map(Rank).collect() };
+        let map = JobMap { nodes: vec![node], ..JobMap::default() };
         let named = |ranks: &[u32], rank| {
-            Group::Ranks(ranks.to_vec()).participants(Rank(rank), std::iter::empty(), 4)
+            Group::Ranks(ranks.to_vec()).participants(Rank(rank), std::iter::empty(), &map)
         };
         assert_eq!(named(&[3, 0, 3], 0), Some(Participants::Ranks(vec![Rank(0), Rank(3)])));
         assert_eq!(named(&[0, 3], 3), named(&[3, 0], 0));

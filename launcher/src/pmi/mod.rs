@@ -17,7 +17,9 @@
 //!   ends there with code 0, is [`Action::Broke`]: the others cannot go on without it. Before and after that it only loses
 //!   its socket.
 //!
-//! Not served: `spawn` (it is answered as a failure, which `MPI_Comm_spawn` returns), and PMI_PORT.
+//! - A rank may ask for further worlds of the job. A server has clients of several, and keys are a world's own.
+//!
+//! Not served: PMI_PORT.
 
 mod barriers;
 mod between;
@@ -32,6 +34,7 @@ mod pmi2;
 mod process_mapping;
 mod request;
 mod server;
+mod spawning;
 
 pub use server::{Action, Server};
 

@@ -11,13 +11,20 @@ use crate::exchange::{Family, decode, encode};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Question {
     /// A key of a generation.
-    Key { generation: u32, key: Vec<u8> },
+    Key { generation: Generation, key: Vec<u8> },
     /// To remember a published name. Nothing is found where it is published already.
     Publish { name: Vec<u8>, port: Vec<u8> },
     /// To forget it. Nothing is found where it is not published.
     Unpublish { name: Vec<u8> },
     /// The port of a published name.
     Lookup { name: Vec<u8> },
+}
+
+/// Which world's, and how often its ranks have finalised before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Generation {
+    pub(super) world: u32,
+    pub(super) number: u32,
 }
 
 /// The answer's form on the wire.
@@ -33,22 +40,22 @@ pub(super) struct Ask {
 }
 
 /// The id of a generation's barriers.
-pub(super) fn barrier_id(generation: u32, tag: Option<u32>) -> String {
+pub(super) fn barrier_id(Generation { world, number }: Generation, tag: Option<u32>) -> String {
     match tag {
-        Some(tag) => format!("{ID_PREFIX}{generation}/{tag}"),
-        None => format!("{ID_PREFIX}{generation}"),
+        Some(tag) => format!("{ID_PREFIX}{world}/{number}/{tag}"),
+        None => format!("{ID_PREFIX}{world}/{number}"),
     }
 }
 
 /// The generation that a barrier belongs to.
-pub(super) fn generation_of(id: &str) -> Option<u32> {
-    let rest = id.strip_prefix(ID_PREFIX)?;
-    rest.split('/').next()?.parse().ok()
+pub(super) fn generation_of(id: &str) -> Option<Generation> {
+    let mut numbers = id.strip_prefix(ID_PREFIX)?.split('/').map(|number| number.parse().ok());
+    Some(Generation { world: numbers.next()??, number: numbers.next()?? })
 }
 
 /// The tag that a barrier was asked for with.
 pub(super) fn tag_of(id: &str) -> Option<u32> {
-    id.strip_prefix(ID_PREFIX)?.split_once('/')?.1.parse().ok()
+    id.strip_prefix(ID_PREFIX)?.split('/').nth(2)?.parse().ok()
 }
 
 /// What a rank takes along to a barrier.

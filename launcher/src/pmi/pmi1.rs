@@ -3,9 +3,11 @@
 //! Versions from MPICH 4.2 on put a backslash before blanks and backslashes of values; older ones have neither in them.
 //! Values go back as they came; what is shown to the user is freed of backslashes.
 
+use efarun_wire::message::SpawnProgram;
+
 use super::groups::Group;
 use super::keys::{MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_VALUE_BYTES};
-use super::request::{Fault, Reply, Request};
+use super::request::{self, Fault, Reply, Request, SpawnPart};
 
 /// Reads a message.
 ///
@@ -38,6 +40,7 @@ pub(super) fn parse(message: &[u8]) -> Result<Request, Fault> {
         b"publish_name" => Request::Publish { name: fields.bytes("service")?, port: fields.bytes("port")? },
         b"unpublish_name" => Request::Unpublish { name: fields.bytes("service")? },
         b"lookup_name" => Request::Lookup { name: fields.bytes("service")? },
+        b"spawn" if message.starts_with(b"mcmd=") => Request::Spawn(spawn_part(&fields)?),
         b"finalize" => Request::Finalize,
         b"abort" => Request::Abort {
             code: fields.number("exitcode").unwrap_or(1),
@@ -79,10 +82,43 @@ pub(super) fn render(reply: &Reply) -> Vec<u8> {
         Reply::Unpublish(done) => outcome("unpublish_result", done),
         Reply::Lookup(Some(port)) => with_bytes(line("lookup_result", &[("rc", &0)]), b"port", port),
         Reply::Lookup(None) => line("lookup_result", &[("rc", &-1), ("msg", &"service_not_found")]),
+        Reply::Spawned(Ok((name, size))) => {
+            let codes = vec!["0"; *size as usize].join(",");
+            // Lines are short in clients; one that lacks the codes has all ranks running.
+            let codes = if codes.len() <= MAX_VALUE_BYTES / 2 { codes } else { "0".to_owned() };
+            line("spawn_result", &[("rc", &0), ("jobid", name), ("errcodes", &codes)])
+        }
+        Reply::Spawned(Err(reason)) => {
+            let reason: String = reason.chars().map(|c| if c == ' ' { '_' } else { c }).collect();
+            let reason: String = reason.chars().take(LONGEST_REASON).collect();
+            line("spawn_result", &[("rc", &-1), ("errmsg", &reason)])
+        }
         Reply::Finalize => line("finalize_ack", &[("rc", &0)]),
         Reply::FullInit { .. } => line("fullinit_result", &[("rc", &-1), ("msg", &"unsupported")]),
         Reply::Other { name } => line(&format!("{name}_result"), &[("rc", &-1), ("msg", &"unsupported")]),
     }
+}
+
+/// Reads one of the programs of a world that is asked for.
+fn spawn_part(fields: &Fields<'_>) -> Result<SpawnPart, Fault> {
+    let numbered = |prefix: &str, number: u32| fields.value(&format!("{prefix}{number}"));
+    let count = |field| fields.number::<u32>(field).unwrap_or_default().min(MAX_FIELDS);
+    let args = (1..=count("argcnt")).map_while(|number| numbered("arg", number));
+    let program = SpawnProgram {
+        program: fields.bytes("execname")?,
+        args: args.map(<[u8]>::to_vec).collect(),
+        count: fields.number("nprocs")?,
+        ..SpawnProgram::default()
+    };
+    let pairs = |keys: &'static str, values: &'static str, count: u32| {
+        (0..count).filter_map(move |number| Some((numbered(keys, number)?, numbered(values, number)?)))
+    };
+    let keys = pairs("preput_key_", "preput_val_", count("preput_num"));
+    let keys = keys.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+    let total = fields.number("totspawns")?;
+    let mut part = SpawnPart { total, programs: vec![program], keys };
+    pairs("info_key_", "info_val_", count("info_num")).for_each(|(key, value)| part.inform(key, value));
+    Ok(part)
 }
 
 fn line(command: &str, fields: &[(&str, &dyn std::fmt::Display)]) -> Vec<u8> {
@@ -172,8 +208,12 @@ fn shown(value: &[u8]) -> String {
     while let Some(byte) = bytes.next() {
         plain.push(if byte == b'\\' { bytes.next().unwrap_or(byte) } else { byte });
     }
-    String::from_utf8_lossy(&plain).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    request::shown(&plain)
 }
+
+/// More arguments than a message has room for.
+const MAX_FIELDS: u32 = 32 << 10;
+const LONGEST_REASON: usize = 400;
 
 #[cfg(test)]
 mod tests {
@@ -202,7 +242,23 @@ mod tests {
                 r"cmd=abort exitcode=-1 message=went\ wrong",
                 Request::Abort { code: -1, reason: "went wrong".into() },
             ),
-            ("mcmd=spawn\nnprocs=2\nexecname=a b\n", Request::Other { name: "spawn".into() }),
+            (
+                "mcmd=spawn\nnprocs=2\nexecname=a b\ntotspawns=3\nspawnssofar=1\narg1=x y\narg2=\nargcnt=2\n\
+                 preput_num=1\npreput_key_0=PARENT\npreput_val_0=tag=1\ninfo_num=2\ninfo_key_0=host\n\
+                 info_val_0=h1,h2\ninfo_key_1=soft\ninfo_val_1=1\n",
+                Request::Spawn(SpawnPart {
+                    total: 3,
+                    programs: vec![SpawnProgram {
+                        program: b"a b".into(),
+                        args: vec![b"x y".into(), b"".into()],
+                        count: 2,
+                        hosts: vec!["h1".into(), "h2".into()],
+                        unknown: vec!["soft".into()],
+                        ..SpawnProgram::default()
+                    }],
+                    keys: vec![(b"PARENT".into(), b"tag=1".into())],
+                }),
+            ),
         ];
         for (message, request) in cases {
             assert_eq!(parse(message.as_bytes()), Ok(request), "{message}");

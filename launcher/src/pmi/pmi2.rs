@@ -3,9 +3,11 @@
 //! A thread of the client numbers its request by `thrid`, which goes back with the answer. Slurm's libpmi2 refuses an
 //! answer to `fullinit` that lacks any of the fields here.
 
+use efarun_wire::message::SpawnProgram;
+
 use super::framing::LENGTH_BYTES;
 use super::groups::Group;
-use super::request::{Asked, Fault, Reply, Request};
+use super::request::{Asked, Fault, Reply, Request, SpawnPart};
 
 /// Reads a message, and by what its sender's thread is told apart.
 ///
@@ -31,6 +33,7 @@ pub(super) fn parse(message: &[u8]) -> Result<Asked, Fault> {
         b"name-publish" => Request::Publish { name: fields.bytes("name")?, port: fields.bytes("port")? },
         b"name-unpublish" => Request::Unpublish { name: fields.bytes("name")? },
         b"name-lookup" => Request::Lookup { name: fields.bytes("name")? },
+        b"spawn" => Request::Spawn(spawn(&fields)?),
         b"finalize" => Request::Finalize,
         b"abort" => Request::Abort {
             code: fields.text("exitcode").and_then(|code| code.parse().ok()).unwrap_or(1),
@@ -72,6 +75,13 @@ pub(super) fn render(reply: &Reply, thread: Option<&[u8]>) -> Vec<u8> {
             framed("name-lookup", thread, &fields)
         }
         Reply::Lookup(None) => framed("name-lookup", thread, b"found=FALSE;rc=-1;errmsg=service_not_found;"),
+        Reply::Spawned(Ok((name, _))) => {
+            framed("spawn", thread, format!("rc=0;jobid={name};nerrs=0;").as_bytes())
+        }
+        Reply::Spawned(Err(reason)) => {
+            let reason = reason.replace(';', ",");
+            framed("spawn", thread, format!("rc=-1;errmsg={reason};").as_bytes())
+        }
         Reply::Finalize => framed("finalize", thread, b"rc=0;"),
         Reply::Other { name } => framed(name, thread, b"rc=-1;errmsg=unsupported;"),
         // PMI-1's alone: its form is what an answer to them has.
@@ -79,6 +89,32 @@ pub(super) fn render(reply: &Reply, thread: Option<&[u8]>) -> Vec<u8> {
             super::pmi1::render(reply)
         }
     }
+}
+
+/// Reads the programs of a world that is asked for: what is said behind a `subcmd` is of that program.
+fn spawn(fields: &Fields<'_>) -> Result<SpawnPart, Fault> {
+    let mut part = SpawnPart::default();
+    let (mut key, mut info): (&[u8], &[u8]) = (b"", b"");
+    for (name, value) in &fields.pairs {
+        let starts_with = |prefix: &str| name.starts_with(prefix.as_bytes());
+        match part.programs.last_mut() {
+            _ if *name == b"subcmd" => {
+                part.programs.push(SpawnProgram { program: value.to_vec(), ..SpawnProgram::default() });
+            }
+            None if starts_with("ppkey") => key = value,
+            None if starts_with("ppval") => part.keys.push((key.to_vec(), value.to_vec())),
+            Some(program) if *name == b"maxprocs" => {
+                let count = std::str::from_utf8(value).ok().and_then(|count| count.parse().ok());
+                program.count = count.ok_or_else(|| fields.lacks("maxprocs"))?;
+            }
+            Some(program) if starts_with("argv") => program.args.push(value.to_vec()),
+            Some(_) if starts_with("infokey") && *name != b"infokeycount" => info = value,
+            Some(_) if starts_with("infoval") => part.inform(info, value),
+            _ => {}
+        }
+    }
+    part.total = part.programs.len();
+    if part.programs.is_empty() { Err(fields.lacks("subcmd")) } else { Ok(part) }
 }
 
 fn framed(command: &str, thread: Option<&[u8]>, fields: &[u8]) -> Vec<u8> {
@@ -122,10 +158,11 @@ impl<'a> Fields<'a> {
     }
 
     fn bytes(&self, field: &'static str) -> Result<Vec<u8>, Fault> {
-        self.value(field).map(<[u8]>::to_vec).ok_or_else(|| Fault::Field {
-            command: String::from_utf8_lossy(self.command).into_owned(),
-            field,
-        })
+        self.value(field).map(<[u8]>::to_vec).ok_or_else(|| self.lacks(field))
+    }
+
+    fn lacks(&self, field: &'static str) -> Fault {
+        Fault::Field { command: String::from_utf8_lossy(self.command).into_owned(), field }
     }
 }
 

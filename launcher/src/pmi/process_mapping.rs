@@ -67,7 +67,7 @@ mod tests {
         let ranks =
             |node| (0..).zip(node_by_rank).filter(move |(_, of)| **of == node).map(|(rank, _)| Rank(rank));
         let node = |node| MappedNode { host: format!("h{node}"), ranks: ranks(node).collect() };
-        JobMap { nodes: (0..count).map(node).collect(), universe_size: 1 }
+        JobMap { nodes: (0..count).map(node).collect(), universe_size: 1, ..JobMap::default() }
     }
 
     /// Which node each rank is on, as libraries read it.

@@ -1,6 +1,7 @@
 //! What ranks ask and are answered, whichever dialect they speak.
 
 use efarun_wire::Rank;
+use efarun_wire::message::SpawnProgram;
 
 use super::groups::Group;
 
@@ -54,6 +55,8 @@ pub(super) enum Request {
     Unpublish { name: Vec<u8> },
     /// Asks for it.
     Lookup { name: Vec<u8> },
+    /// Asks for a further world, or says a part of what it asks for.
+    Spawn(SpawnPart),
     /// The last one of a generation.
     Finalize,
     /// Ends the job.
@@ -62,29 +65,74 @@ pub(super) enum Request {
     Other { name: String },
 }
 
+/// Programs of a world that is asked for. PMI-1 says one at a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct SpawnPart {
+    /// How many programs there are, this one and those before it included, when all is said.
+    pub(super) total: usize,
+    pub(super) programs: Vec<SpawnProgram>,
+    /// What the ranks are to find among their keys.
+    pub(super) keys: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl SpawnPart {
+    /// Takes one of the infos that MPI's user gave for the last program.
+    pub(super) fn inform(&mut self, key: &[u8], value: &[u8]) {
+        let Some(program) = self.programs.last_mut() else { return };
+        match key {
+            b"wdir" => program.wdir = value.to_vec(),
+            b"path" => program.search_path = value.to_vec(),
+            b"host" | b"hosts" => {
+                let hosts = String::from_utf8_lossy(value);
+                program.hosts = hosts.split(',').map(|host| host.trim().to_owned()).collect();
+            }
+            other => program.unknown.push(shown(other)),
+        }
+    }
+}
+
+/// Bytes as a person reads them, on one line.
+pub(super) fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// A question, and what its asker's thread is told apart by.
 pub(super) type Asked = (Request, Option<Vec<u8>>);
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
-    Init { version: u32, subversion: u32, is_known: bool },
-    FullInit { rank: u32, size: u32, app: u32 },
+    Init {
+        version: u32,
+        subversion: u32,
+        is_known: bool,
+    },
+    FullInit {
+        rank: u32,
+        size: u32,
+        app: u32,
+    },
     Limits,
     AppNumber(u32),
     SpaceName(String),
     UniverseSize(u32),
     Put(Result<(), &'static str>),
     Get(Option<Vec<u8>>),
-    Barrier { tag: Option<u32> },
+    Barrier {
+        tag: Option<u32>,
+    },
     PutOnNode(Result<(), &'static str>),
     GetOnNode(Option<Vec<u8>>),
     JobAttribute(Option<Vec<u8>>),
     Publish(Result<(), &'static str>),
     Unpublish(Result<(), &'static str>),
     Lookup(Option<Vec<u8>>),
+    /// The world's name and how many ranks it has.
+    Spawned(Result<(String, u32), String>),
     Finalize,
-    Other { name: String },
+    Other {
+        name: String,
+    },
 }
 
 /// Why a rank is not listened to any longer, as a fragment that fits "rank 3 …".
@@ -105,6 +153,9 @@ pub(super) enum Fault {
     /// More barriers at a time than anybody's threads need.
     #[error("waits in more than {limit} PMI barriers at a time")]
     TooManyBarriers { limit: usize },
+    /// More programs than anybody spawns.
+    #[error("asks for more than {limit} programs at a time (MPI_Comm_spawn_multiple)")]
+    TooManyPrograms { limit: usize },
     /// A group without the rank, or with ranks that there are not.
     #[error("waits in a PMI barrier of ranks that it is not among, or that there are not")]
     Group,
@@ -137,6 +188,7 @@ impl Request {
             Request::Publish { .. } => "publish_name",
             Request::Unpublish { .. } => "unpublish_name",
             Request::Lookup { .. } => "lookup_name",
+            Request::Spawn(_) => "spawn",
             Request::Finalize => "finalize",
             Request::Abort { .. } => "abort",
             Request::Other { .. } => "a command that is not served",

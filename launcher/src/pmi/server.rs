@@ -1,12 +1,12 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use efarun_wire::message::{GatherKey, JobMap, OobUp};
+use efarun_wire::message::{GatherKey, JobMap, OobUp, SpawnOrder};
 use efarun_wire::oob::blob_limit_bytes;
 use efarun_wire::{JobId, NodeId, Rank};
 
 use super::client::{Client, Phase};
 use super::keys::{KeySpace, MAX_VALUE_BYTES};
-use super::peers::{Ask, Question};
+use super::peers::{Ask, Generation, Question};
 use super::process_mapping::process_mapping;
 use super::request::{Address, Dialect, Fault, Reply, Request};
 use super::{pmi1, pmi2};
@@ -26,6 +26,8 @@ pub enum Action {
         /// What it did, as a fragment that fits "rank 3 …".
         how: String,
     },
+    /// Have a further world started. The answer goes to [`Server::spawned`].
+    Spawn(SpawnOrder),
     /// Close a rank's socket.
     Close(Rank),
     /// Tell the user, as a fragment that fits "rank 3 …".
@@ -37,17 +39,33 @@ pub enum Action {
 pub struct Server {
     job: JobId,
     pub(super) node: NodeId,
-    pub(super) map: JobMap,
-    pub(super) world_size: u32,
-    process_mapping: Option<String>,
+    /// By their numbers.
+    pub(super) worlds: BTreeMap<u32, World>,
+    /// How many ranks the world has that the job began with.
+    pub(super) first_size: u32,
     pub(super) clients: BTreeMap<Rank, Client>,
-    pub(super) spaces: BTreeMap<u32, KeySpace>,
+    pub(super) spaces: BTreeMap<Generation, KeySpace>,
     pub(super) barriers: BTreeMap<GatherKey, Vec<Address>>,
     pub(super) asks: Asks<Ask>,
+    /// Who waits for the worlds that were asked for, by the tokens of the orders.
+    pub(super) spawns: BTreeMap<u64, Address>,
     /// Published names, on the node that keeps them.
     pub(super) names: Names<Vec<u8>>,
     /// A rank that others wait for in vain has been named.
     pub(super) has_named_missing: bool,
+}
+
+/// A world of the job.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) map: JobMap,
+    process_mapping: Option<String>,
+}
+
+impl World {
+    pub(super) fn new(map: JobMap) -> World {
+        World { process_mapping: process_mapping(&map, MAX_VALUE_BYTES), map }
+    }
 }
 
 impl Server {
@@ -58,17 +76,16 @@ impl Server {
         map: JobMap,
         ranks: impl IntoIterator<Item = (Rank, u32)>,
     ) -> Server {
-        let world_size = map.nodes.iter().map(|node| node.ranks.len() as u32).sum();
         Server {
             job,
             node,
-            world_size,
-            process_mapping: process_mapping(&map, MAX_VALUE_BYTES),
-            map,
-            clients: ranks.into_iter().map(|(rank, app)| (rank, Client::new(app))).collect(),
+            first_size: map.size(),
+            clients: ranks.into_iter().map(|(rank, app)| (rank, Client::new(map.world, app))).collect(),
+            worlds: BTreeMap::from([(map.world, World::new(map))]),
             spaces: BTreeMap::new(),
             barriers: BTreeMap::new(),
             asks: Asks::new(node, Family::Pmi),
+            spawns: BTreeMap::new(),
             names: Names::new(),
             has_named_missing: false,
         }
@@ -117,14 +134,17 @@ impl Server {
             }
             Request::FullInit => {
                 client.phase = Phase::Within;
-                Reply::FullInit { rank: address.rank.0, size: self.world_size, app: client.app }
+                let map = &self.worlds[&generation.world].map;
+                let rank = map.within(address.rank).unwrap_or_default();
+                Reply::FullInit { rank, size: map.size(), app: client.app }
             }
             Request::Limits => Reply::Limits,
             Request::AppNumber => Reply::AppNumber(client.app),
             Request::SpaceName => Reply::SpaceName(self.space_name(generation)),
-            Request::UniverseSize => Reply::UniverseSize(self.map.universe_size),
+            Request::UniverseSize => Reply::UniverseSize(self.worlds[&generation.world].map.universe_size),
             Request::Put { key, value } => {
-                let limit_bytes = blob_limit_bytes(self.world_size as usize) - BLOB_MARGIN_BYTES;
+                let world_size = self.worlds[&generation.world].map.size();
+                let limit_bytes = blob_limit_bytes(world_size as usize) - BLOB_MARGIN_BYTES;
                 Reply::Put(if !client.unsent.has_room_for(&key, &value, limit_bytes) {
                     Err("too_much_before_a_barrier")
                 } else {
@@ -135,7 +155,7 @@ impl Server {
                 value @ Some(_) => Reply::Get(value),
                 None if key.starts_with(RESERVED) => Reply::Get(None),
                 None => {
-                    let nodes = (0..self.map.nodes.len() as u32).map(NodeId);
+                    let nodes = (0..self.worlds[&generation.world].map.nodes.len() as u32).map(NodeId);
                     let others = nodes.filter(|node| *node != self.node).collect();
                     return self.look(address, Question::Key { generation, key }, others, actions);
                 }
@@ -156,7 +176,7 @@ impl Server {
                 }
                 Reply::GetOnNode(value)
             }
-            Request::JobAttribute { key } => Reply::JobAttribute(self.job_attribute(&key)),
+            Request::JobAttribute { key } => Reply::JobAttribute(self.job_attribute(generation.world, &key)),
             Request::Publish { name, port } => {
                 return self.at_name_keeper(address, Question::Publish { name, port }, actions);
             }
@@ -166,6 +186,7 @@ impl Server {
             Request::Lookup { name } => {
                 return self.at_name_keeper(address, Question::Lookup { name }, actions);
             }
+            Request::Spawn(part) => return self.spawn(address, part, actions),
             Request::Finalize => {
                 client.finalise();
                 self.forget_left_generations();
@@ -187,36 +208,47 @@ impl Server {
         Ok(())
     }
 
-    fn known(&self, generation: u32, key: &[u8]) -> Option<Vec<u8>> {
-        if let Some(value) = self.job_attribute(key) {
+    fn known(&self, generation: Generation, key: &[u8]) -> Option<Vec<u8>> {
+        if let Some(value) = self.job_attribute(generation.world, key) {
             return Some(value);
         }
         self.spaces.get(&generation)?.value(key).map(<[u8]>::to_vec)
     }
 
     /// What describes the job. Other keys of libraries' own that begin as these do may be missing.
-    fn job_attribute(&self, key: &[u8]) -> Option<Vec<u8>> {
+    fn job_attribute(&self, world: u32, key: &[u8]) -> Option<Vec<u8>> {
+        let world = &self.worlds[&world];
         match key {
-            b"PMI_process_mapping" => self.process_mapping.clone().map(String::into_bytes),
-            b"universeSize" => Some(self.map.universe_size.to_string().into_bytes()),
+            b"PMI_process_mapping" => world.process_mapping.clone().map(String::into_bytes),
+            b"universeSize" => Some(world.map.universe_size.to_string().into_bytes()),
             _ => None,
         }
     }
 
     /// The name of a generation's keys: libraries name shared memory and sockets by it, so that it is another in each job.
-    fn space_name(&self, generation: u32) -> String {
-        format!("efarun-{}-{generation}", self.job)
+    pub(super) fn space_name(&self, Generation { world, number }: Generation) -> String {
+        match world {
+            0 => format!("efarun-{}-{number}", self.job),
+            _ => format!("efarun-{}-w{world}-{number}", self.job),
+        }
     }
 
     /// The names that there have been.
     pub fn space_names(&self) -> Vec<String> {
-        let last = self.clients.values().map(|client| client.generation).max().unwrap_or(0);
-        (0..=last).map(|generation| self.space_name(generation)).collect()
+        let of = |client: &Client| {
+            let Generation { world, number } = client.generation;
+            (0..=number).map(move |number| Generation { world, number })
+        };
+        let generations: BTreeSet<Generation> = self.clients.values().flat_map(of).collect();
+        generations.into_iter().map(|generation| self.space_name(generation)).collect()
     }
 
     fn forget_left_generations(&mut self) {
-        let oldest = self.clients.values().map(|client| client.generation).min().unwrap_or(0);
-        self.spaces = self.spaces.split_off(&oldest);
+        let clients = &self.clients;
+        self.spaces.retain(|space, _| {
+            let mut of_world = clients.values().filter(|client| client.generation.world == space.world);
+            of_world.any(|client| client.generation <= *space)
+        });
     }
 
     /// Answers a rank that is still listened to: one that was refused may have been waiting for a barrier.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use efarun_wire::message::{GatherKey, JobMap, MappedNode, OobDown, OobUp, Target};
+use efarun_wire::message::{GatherKey, JobMap, MappedNode, OobDown, OobUp, SpawnedWorld, Target};
 use efarun_wire::oob::MAX_OPEN_REQUESTS;
 use efarun_wire::{JobId, NodeId, Rank};
 
@@ -12,6 +12,7 @@ use super::server::{Action, Server};
 struct Job {
     servers: Vec<Server>,
     node_of: BTreeMap<Rank, usize>,
+    first_size: u32,
     /// What ranks were sent and have not looked at.
     sent: BTreeMap<Rank, Vec<u8>>,
     gathering: BTreeMap<GatherKey, BTreeMap<Rank, Vec<u8>>>,
@@ -30,7 +31,7 @@ impl Job {
             MappedNode { host: "h".to_owned(), ranks }
         };
         let nodes: Vec<MappedNode> = ranks_per_node.iter().map(&mut node).collect();
-        let map = JobMap { nodes, universe_size: 16 };
+        let map = JobMap { nodes, universe_size: 16, ..JobMap::default() };
         let placed = map.nodes.iter().enumerate();
         let node_of =
             placed.flat_map(|(node, place)| place.ranks.iter().map(move |rank| (*rank, node))).collect();
@@ -40,6 +41,7 @@ impl Job {
         };
         Job {
             servers: map.nodes.iter().enumerate().map(server).collect(),
+            first_size: map.size(),
             node_of,
             sent: BTreeMap::new(),
             gathering: BTreeMap::new(),
@@ -95,7 +97,7 @@ impl Job {
                     self.up += 1;
                     let gathering = self.gathering.entry(key.clone()).or_default();
                     gathering.extend(blobs);
-                    if gathering.len() < key.participants.count(self.node_of.len() as u32) {
+                    if gathering.len() < key.participants.count(self.first_size) {
                         continue;
                     }
                     let blobs: Vec<_> = self.gathering.remove(&key).unwrap().into_iter().collect();
@@ -408,4 +410,75 @@ fn pmi_2_is_spoken_from_init_to_finalise_and_again() {
         }
     }
     assert_eq!(job.outcomes, []);
+}
+
+#[test]
+fn a_world_that_is_asked_for_has_numbers_names_and_keys_of_its_own() {
+    let mut job = Job::new(&[1, 1]);
+    job.init();
+    // Two programs, in two messages; the first one's keys are for all.
+    let part = |so_far: u32, keys: &str| {
+        format!("mcmd=spawn\nnprocs=1\nexecname=child\ntotspawns=2\nspawnssofar={so_far}\n{keys}endcmd\n")
+    };
+    assert_eq!(job.ask(0, &part(1, "preput_num=1\npreput_key_0=PARENT\npreput_val_0=tag#0\n")), "");
+    assert_eq!(job.outcomes, []);
+    job.say(0, &part(2, ""));
+    let Some(Action::Spawn(order)) = job.outcomes.pop() else { panic!("no order") };
+    assert_eq!((order.by, order.programs.len()), (Rank(0), 2));
+    assert_eq!(order.keys, [(b"PARENT".to_vec(), b"tag#0".to_vec())]);
+    // Its ranks follow those that there are, one on each node.
+    let node = |rank| MappedNode { host: "h".to_owned(), ranks: vec![Rank(rank)] };
+    let nodes = vec![node(2), node(3)];
+    let map = JobMap { world: 1, first_rank: Rank(2), nodes, universe_size: 16 };
+    for (node, server) in job.servers.iter_mut().enumerate() {
+        let rank = Rank(2 + node as u32);
+        server.admit(map.clone(), [(rank, 0)], &order.keys);
+        job.node_of.insert(rank, node);
+    }
+    let outcome = Ok(SpawnedWorld { world: 1, size: 2 });
+    let actions = job.servers[0].spawned(order.token, &outcome);
+    job.act(0, actions);
+    let answer = "cmd=spawn_result rc=0 jobid=efarun-0707070707070707-w1-0 errcodes=0,0\n";
+    assert_eq!(job.heard(0), answer);
+    // The children, the second in PMI-2.
+    job.ask(2, "cmd=init pmi_version=1 pmi_subversion=1\n");
+    job.ask(3, "cmd=init pmi_version=2 pmi_subversion=0\n");
+    assert!(job.ask2(3, "cmd=fullinit;").contains("rank=1;size=2;"));
+    assert!(job.ask(2, "cmd=get_my_kvsname\n").ends_with("-w1-0\n"));
+    assert!(job.ask(2, "cmd=get kvsname=x key=PARENT\n").ends_with("value=tag#0\n"));
+    assert!(job.ask(2, "cmd=get kvsname=x key=PMI_process_mapping\n").ends_with("value=(vector,(0,2,1))\n"));
+    // Keys and barriers of one world are nothing to the other.
+    job.ask(2, "cmd=put kvsname=x key=a value=child\n");
+    job.ask(1, "cmd=put kvsname=x key=a value=parent\n");
+    assert_eq!(job.ask(0, BARRIER), "");
+    assert_eq!(job.ask(2, BARRIER), "");
+    assert!(job.ask2(3, "cmd=kvs-fence;").contains("kvs-fence-response"));
+    assert_eq!(job.heard(2), BARRIER_OUT);
+    assert!(job.ask2(3, "cmd=kvs-get;key=a;").contains("value=child;"));
+    assert_eq!(job.heard(0), "", "rank 1 has not come");
+    assert_eq!(job.ask(1, BARRIER), BARRIER_OUT);
+    job.heard(0);
+    assert!(job.ask(0, "cmd=get kvsname=x key=a\n").ends_with("value=parent\n"));
+    // What cannot be is an answer, and the rank goes on.
+    job.say(1, &part(1, "").replace("totspawns=2", "totspawns=1"));
+    let Some(Action::Spawn(order)) = job.outcomes.pop() else { panic!("no order") };
+    let actions = job.servers[1].spawned(order.token, &Err("no slots".to_owned()));
+    job.act(1, actions);
+    assert_eq!(job.heard(1), "cmd=spawn_result rc=-1 errmsg=no_slots\n");
+    assert_eq!(job.outcomes, []);
+}
+
+#[test]
+fn a_flood_of_programs_ends_the_job_of_the_rank_that_asks() {
+    let mut job = Job::new(&[1]);
+    job.init();
+    let part = "mcmd=spawn\nnprocs=1\nexecname=child\ntotspawns=64\nendcmd\n";
+    (0..63).for_each(|_| job.say(0, part));
+    assert_eq!(job.outcomes, []);
+    job.say(0, &part.replace("totspawns=64", "totspawns=65"));
+    assert!(
+        matches!(&job.outcomes[..], [Action::Broke { how, .. }, Action::Close(_)] if how.contains("64 programs")),
+        "{:?}",
+        job.outcomes
+    );
 }

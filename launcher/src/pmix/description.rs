@@ -4,9 +4,9 @@
 //! too, since other clients read it. A rank's list must be whole or missing: libraries take a part of it for all there is.
 
 use efarun_wire::Rank;
-use efarun_wire::message::MappedNode;
+use efarun_wire::message::{JobMap, MappedNode};
 
-use super::protocol::Start;
+use super::protocol::{Start, World, nspace};
 
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,8 @@ pub(super) enum Value {
     Text(String),
     Number(u32),
     Short(u16),
-    Rank(Rank),
+    /// A rank's number within its world.
+    Rank(u32),
     /// Names with commas between, to be written as libpmix does.
     Nodes(String),
     /// Ranks with commas between, and nodes with semicolons, to be written as libpmix does.
@@ -36,44 +37,49 @@ pub(super) fn of_server(start: &Start) -> Vec<Info> {
         text("pmix.sys.tmpdir", &start.folder),
         // It takes itself for the node of the map that has this name.
         text("pmix.hname", host_of(start)),
-        text("pmix.srv.nspace", &format!("{}-servers", start.nspace)),
-        info("pmix.srv.rank", Value::Rank(Rank(start.node.0))),
+        text("pmix.srv.nspace", &format!("{}-servers", nspace(&start.job, 0))),
+        info("pmix.srv.rank", Value::Rank(start.node.0)),
     ]
 }
 
-/// What the job's ranks are told.
-pub(super) fn of_job(start: &Start) -> Vec<Info> {
-    let nodes = &start.map.nodes;
-    let own = nodes.get(start.node.index()).map_or(&[][..], |node| &node.ranks);
-    let world_size = number(nodes.iter().map(|node| node.ranks.len()).sum());
-    let names: Vec<&str> = nodes.iter().map(|node| node.host.as_str()).collect();
-    let ranks: Vec<String> = nodes.iter().map(|node| with_commas(&node.ranks)).collect();
+/// What the ranks of a world are told. A library takes a rank's number within its world for its rank.
+pub(super) fn of_world(start: &Start, world: &World) -> Vec<Info> {
+    let map = &world.map;
+    let own = map.nodes.get(start.node.index()).map_or(&[][..], |node| &node.ranks);
+    let nodes = || map.nodes.iter().enumerate().filter(|(_, node)| !node.ranks.is_empty());
+    let names: Vec<&str> = nodes().map(|(_, node)| node.host.as_str()).collect();
+    let ranks: Vec<String> = nodes().map(|(_, node)| with_commas(map, &node.ranks)).collect();
     let mut infos = vec![
-        text("pmix.jobid", &start.nspace),
-        info("pmix.univ.size", Value::Number(start.map.universe_size.max(world_size))),
-        info("pmix.job.size", Value::Number(world_size)),
-        info("pmix.max.size", Value::Number(world_size)),
-        info("pmix.job.napps", Value::Number(start.app_count)),
+        text("pmix.jobid", &nspace(&start.job, map.world)),
+        info("pmix.univ.size", Value::Number(map.universe_size.max(map.size()))),
+        info("pmix.job.size", Value::Number(map.size())),
+        info("pmix.max.size", Value::Number(map.size())),
+        info("pmix.job.napps", Value::Number(world.app_count)),
         info("pmix.nmap", Value::Nodes(names.join(","))),
         info("pmix.pmap", Value::RanksOfNodes(ranks.join(";"))),
-        info("pmix.num.nodes", Value::Number(number(nodes.len()))),
-        info("pmix.local.size", Value::Number(number(own.len()))),
-        info("pmix.node.size", Value::Number(number(own.len()))),
-        text("pmix.lpeers", &with_commas(own)),
+        info("pmix.num.nodes", Value::Number(number(names.len()))),
         text("pmix.tmpdir", &start.folder),
         text("pmix.nsdir", &start.folder),
     ];
-    infos.extend(own.first().map(|leader| info("pmix.lldr", Value::Rank(*leader))));
-    for (node_number, node) in nodes.iter().enumerate() {
-        infos.extend(
-            (0..).zip(&node.ranks).map(|(local, rank)| of_rank(start, node_number, node, local, *rank)),
-        );
+    // Open MPI takes a list of local peers for one that has some, and ends with a fault where it is empty.
+    if let Some(leader) = own.first() {
+        infos.extend([
+            info("pmix.local.size", Value::Number(number(own.len()))),
+            info("pmix.node.size", Value::Number(number(own.len()))),
+            text("pmix.lpeers", &with_commas(map, own)),
+            info("pmix.lldr", Value::Rank(within(map, *leader))),
+        ]);
+    }
+    for (node_number, node) in nodes() {
+        let ranks = (0..).zip(&node.ranks);
+        infos.extend(ranks.map(|(local, rank)| of_rank(world, node_number, node, local, *rank)));
     }
     infos
 }
 
-fn of_rank(start: &Start, node_number: usize, node: &MappedNode, local_rank: u16, rank: Rank) -> Info {
-    let app = start.ranks.iter().find(|(own, _)| *own == rank).map_or(0, |(_, app)| *app);
+fn of_rank(world: &World, node_number: usize, node: &MappedNode, local_rank: u16, rank: Rank) -> Info {
+    let app = world.ranks.iter().find(|(own, _)| *own == rank).map_or(0, |(_, app)| *app);
+    let rank = within(&world.map, rank);
     info(
         "pmix.pdata",
         Value::List(vec![
@@ -91,11 +97,16 @@ fn of_rank(start: &Start, node_number: usize, node: &MappedNode, local_rank: u16
 }
 
 fn host_of(start: &Start) -> &str {
-    start.map.nodes.get(start.node.index()).map_or("localhost", |node| &node.host)
+    start.world.map.nodes.get(start.node.index()).map_or("localhost", |node| &node.host)
 }
 
-fn with_commas(ranks: &[Rank]) -> String {
-    ranks.iter().map(Rank::to_string).collect::<Vec<_>>().join(",")
+/// A rank's number within its world.
+fn within(map: &JobMap, rank: Rank) -> u32 {
+    map.within(rank).expect("a map is asked about its own ranks")
+}
+
+fn with_commas(map: &JobMap, ranks: &[Rank]) -> String {
+    ranks.iter().map(|rank| within(map, *rank).to_string()).collect::<Vec<_>>().join(",")
 }
 
 fn info(key: &'static str, value: Value) -> Info {

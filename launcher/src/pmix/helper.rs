@@ -14,8 +14,8 @@ use std::thread;
 use efarun_wire::frame::{self, FrameReader};
 
 use super::description;
-use super::library::{Call, Cards, Finds, Library, Operation};
-use super::protocol::{Order, Purpose, Report, Start};
+use super::library::{Call, Cards, Finds, Library, Operation, PmixError, Spawns};
+use super::protocol::{Order, Purpose, Report, Start, World, nspace};
 use crate::keeper::{self, sys};
 
 /// The launcher's first argument that makes it a helper.
@@ -69,7 +69,9 @@ fn run() -> io::Result<()> {
         match event {
             Event::AgentGone => {
                 // The process ends whether or not libpmix comes back.
-                let _ = server.library.forget_job(&server.nspace);
+                for world in 0..server.world_count {
+                    let _ = server.library.forget_world(&nspace(&server.start.job, world));
+                }
                 break;
             }
             event => server.handle(event)?,
@@ -124,7 +126,9 @@ enum Event {
 /// A PMIx server, and what libpmix waits for.
 struct Server {
     library: Library,
-    nspace: String,
+    start: Start,
+    /// Their numbers begin at 0.
+    world_count: u32,
     events: Sender<Event>,
     agent: UnixStream,
     waiting: BTreeMap<u64, Waiting>,
@@ -135,6 +139,7 @@ enum Waiting {
     Cards(Cards),
     Operation(Operation),
     Finds(Finds),
+    Spawns(Spawns),
 }
 
 impl Server {
@@ -153,14 +158,15 @@ impl Server {
             let version = library.version();
             let mut server = Server {
                 library,
-                nspace: start.nspace.clone(),
+                start: start.clone(),
+                world_count: 0,
                 events: events.clone(),
                 agent,
                 waiting: BTreeMap::new(),
                 next_token: 1,
             };
             // A second one cannot be tried in a process that has one.
-            return match server.serve(&start) {
+            return match server.serve() {
                 Ok(environments) => {
                     let ready = Report::Ready { library: name, version, environments };
                     server.report(&ready).map_err(|error| vec![error.to_string()])?;
@@ -175,14 +181,23 @@ impl Server {
         Err(tried)
     }
 
-    fn serve(&mut self, start: &Start) -> Result<Vec<RankEnvironment>, super::library::PmixError> {
+    fn serve(&mut self) -> Result<Vec<RankEnvironment>, PmixError> {
         // Into the very queue that orders go to: what a rank said before its end is told before `HeardOut`.
         let events = self.events.clone();
         let take = Box::new(move |call| events.send(Event::Call(call)).is_ok());
-        self.library.serve(&self.nspace, &description::of_server(start), take)?;
-        self.library.register_job(&self.nspace, start.ranks.len(), &description::of_job(start))?;
-        let environment = |rank| Ok((rank, self.library.register_rank(&self.nspace, rank)?));
-        start.ranks.iter().map(|(rank, _)| environment(*rank)).collect()
+        self.library.serve(&description::of_server(&self.start), take)?;
+        let world = self.start.world.clone();
+        self.register(&world)
+    }
+
+    /// Tells libpmix of a world, and gives what its ranks of this node need in their environment.
+    fn register(&mut self, world: &World) -> Result<Vec<RankEnvironment>, PmixError> {
+        self.world_count = self.world_count.max(world.map.world + 1);
+        let (name, infos) =
+            (nspace(&self.start.job, world.map.world), description::of_world(&self.start, world));
+        self.library.register_world(&name, &world.map, world.ranks.len(), &infos)?;
+        let environment = |rank| Ok((rank, self.library.register_rank(rank)?));
+        world.ranks.iter().map(|(rank, _)| environment(*rank)).collect()
     }
 
     fn handle(&mut self, event: Event) -> io::Result<()> {
@@ -216,6 +231,9 @@ impl Server {
             Call::Lookup { keys, waits, answer } => {
                 Report::Lookup { token: self.wait(Waiting::Finds(answer)), keys, waits }
             }
+            Call::Spawn { rank, programs, answer } => {
+                Report::Spawn { token: self.wait(Waiting::Spawns(answer)), rank, programs }
+            }
             Call::Unpublish { rank, keys, answer } => {
                 Report::Unpublish { token: self.wait(Waiting::Operation(answer)), rank, keys }
             }
@@ -229,7 +247,7 @@ impl Server {
             Order::Fenced { token, blob } => match self.waiting.remove(&token) {
                 Some(Waiting::Cards(cards)) => cards.give(blob),
                 Some(Waiting::Operation(operation)) => operation.done(blob.is_some()),
-                Some(Waiting::Finds(_)) | None => {}
+                Some(Waiting::Finds(_) | Waiting::Spawns(_)) | None => {}
             },
             Order::Card { token, blob } => {
                 if let Some(Waiting::Cards(cards)) = self.waiting.remove(&token) {
@@ -252,7 +270,17 @@ impl Server {
                     // The receiver lives as long as the process.
                     let _ = events.send(Event::CardFound { token, blob });
                 };
-                self.library.find_card(&self.nspace, rank, Box::new(found));
+                self.library.find_card(rank, Box::new(found));
+            }
+            Order::Admit(world) => {
+                let registered = self.register(&world).map_err(io::Error::other)?;
+                let (world, environments) = (world.map.world, registered);
+                return self.report(&Report::Registered { world, environments });
+            }
+            Order::Spawned { token, world } => {
+                if let Some(Waiting::Spawns(spawns)) = self.waiting.remove(&token) {
+                    spawns.give(world.map(|world| nspace(&self.start.job, world)).as_deref());
+                }
             }
             Order::HearOut(rank) => return self.report(&Report::HeardOut(rank)),
         }

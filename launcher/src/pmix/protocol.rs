@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use efarun_wire::message::{JobMap, Participants};
+use efarun_wire::message::{JobMap, Participants, SpawnProgram};
 use efarun_wire::{NodeId, Rank};
 
 use crate::env::NameValue;
@@ -47,6 +47,15 @@ pub enum Order {
         /// What was found.
         values: Vec<Published>,
     },
+    /// Expect the ranks of a further world. Answered by [`Report::Registered`].
+    Admit(Box<World>),
+    /// The answer to [`Report::Spawn`]: the world, or nothing where there is none.
+    Spawned {
+        /// That of the report.
+        token: u64,
+        /// Its number.
+        world: Option<u32>,
+    },
     /// Say [`Report::HeardOut`] when all that libpmix has said before is told.
     HearOut(Rank),
 }
@@ -56,17 +65,32 @@ pub enum Order {
 pub struct Start {
     /// Where libpmix may be, best first: paths, or a name for the loader.
     pub libraries: Vec<Vec<u8>>,
-    /// The job's name among PMIx's: libraries name shared memory by it.
-    pub nspace: String,
+    /// The job's id: name spaces are named by it, and libraries name shared memory by these.
+    pub job: String,
     /// A folder of the server's own.
     pub folder: String,
     /// The node.
     pub node: NodeId,
-    /// Where every rank of the job is.
+    /// The world that the job begins with.
+    pub world: World,
+}
+
+/// The name space that a world is to PMIx.
+pub fn nspace(job: &str, world: u32) -> String {
+    match world {
+        0 => format!("efarun-{job}"),
+        _ => format!("efarun-{job}-w{world}"),
+    }
+}
+
+/// One of the job's worlds, as a node's server is told of it. To PMIx it is a name space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct World {
+    /// Where every rank of it is.
     pub map: JobMap,
     /// This node's ranks, and which of the job's programs each of them runs.
     pub ranks: Vec<(Rank, u32)>,
-    /// How many programs the job has.
+    /// How many programs it has.
     pub app_count: u32,
 }
 
@@ -149,6 +173,22 @@ pub enum Report {
         rank: Rank,
         /// By these keys; none means all of its own.
         keys: Vec<Vec<u8>>,
+    },
+    /// The ranks of a further world are expected.
+    Registered {
+        /// Its number.
+        world: u32,
+        /// What each rank needs in its environment.
+        environments: Vec<(Rank, Vec<NameValue>)>,
+    },
+    /// A rank asks for a further world. Answered by [`Order::Spawned`].
+    Spawn {
+        /// Returned in the answer.
+        token: u64,
+        /// The rank.
+        rank: Rank,
+        /// The programs.
+        programs: Vec<SpawnProgram>,
     },
     /// The answer to [`Order::HearOut`].
     HeardOut(Rank),

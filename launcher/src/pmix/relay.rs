@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use efarun_wire::message::{GatherKey, JobMap, OobDown, OobUp, Participants, Target};
+use efarun_wire::message::{
+    GatherKey, JobMap, OobDown, OobUp, Participants, SpawnOrder, SpawnedWorld, Target,
+};
 use efarun_wire::oob::blob_limit_bytes;
 use efarun_wire::{NodeId, Rank};
 
@@ -24,6 +26,8 @@ pub enum Action {
     Order(Order),
     /// Say this to the job's other relays, or to the head.
     Up(OobUp),
+    /// Have a further world started. The answer goes to [`Relay::spawned`].
+    Spawn(SpawnOrder),
     /// A rank does not do its part, so that the others cannot go on.
     Broke {
         /// The rank.
@@ -39,14 +43,20 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Relay {
     node: NodeId,
-    map: JobMap,
-    world_size: u32,
+    /// The ranks of each node, in all worlds.
+    ranks: Vec<BTreeSet<Rank>>,
+    /// How many ranks the world has that the job began with.
+    first_size: u32,
+    /// How many ranks there are in all worlds.
+    rank_count: u32,
     states: BTreeMap<Rank, State>,
     fences: BTreeMap<GatherKey, u64>,
     rounds: Rounds,
     asks: Asks<Ask>,
     /// Whose cards the helper is looking for, by the tokens that it was given.
     asked_cards: BTreeMap<u64, (Target, u64)>,
+    /// The helper's tokens of the worlds that its ranks have asked for, by those of the orders.
+    spawns: BTreeMap<u64, u64>,
     /// What is published, on the node that keeps it.
     names: Names<Published>,
     /// Who waits there for what is not published yet.
@@ -117,27 +127,54 @@ enum Answer {
 
 impl Relay {
     /// The relay of this node.
-    pub fn new(node: NodeId, map: JobMap) -> Relay {
-        let own = map.nodes.get(node.index()).map_or(&[][..], |node| &node.ranks);
-        Relay {
+    pub fn new(node: NodeId, map: &JobMap) -> Relay {
+        let mut relay = Relay {
             node,
-            world_size: map.nodes.iter().map(|node| node.ranks.len() as u32).sum(),
-            states: own.iter().map(|rank| (*rank, State::Outside)).collect(),
-            map,
+            ranks: Vec::new(),
+            first_size: map.size(),
+            rank_count: 0,
+            states: BTreeMap::new(),
             fences: BTreeMap::new(),
             rounds: Rounds::default(),
             asks: Asks::new(node, Family::Pmix),
             asked_cards: BTreeMap::new(),
             names: Names::new(),
+            spawns: BTreeMap::new(),
             name_waits: Vec::new(),
+        };
+        relay.admit(map);
+        relay
+    }
+
+    /// Takes note of a further world.
+    pub fn admit(&mut self, map: &JobMap) {
+        self.ranks.resize(map.nodes.len().max(self.ranks.len()), BTreeSet::new());
+        for (known, node) in self.ranks.iter_mut().zip(&map.nodes) {
+            known.extend(&node.ranks);
         }
+        self.rank_count = self.rank_count.max(map.first_rank.0 + map.size());
+        let own = map.nodes.get(self.node.index()).map_or(&[][..], |node| &node.ranks);
+        self.states.extend(own.iter().map(|rank| (*rank, State::Outside)));
+    }
+
+    /// Handles the answer to [`Action::Spawn`].
+    pub fn spawned(&mut self, token: u64, outcome: &Result<SpawnedWorld, String>) -> Vec<Action> {
+        let world = outcome.as_ref().ok().map(|spawned| spawned.world);
+        let order = |token| Action::Order(Order::Spawned { token, world });
+        self.spawns.remove(&token).map(order).into_iter().collect()
     }
 
     /// Handles what the helper reports, once it serves.
     pub fn reported(&mut self, report: Report) -> Vec<Action> {
         let mut actions = Vec::new();
         match report {
-            Report::Ready { .. } | Report::Unready { .. } => {}
+            Report::Ready { .. } | Report::Unready { .. } | Report::Registered { .. } => {}
+            Report::Spawn { token, rank, programs } => {
+                let own = self.asks.new_token();
+                self.spawns.insert(own, token);
+                let order = SpawnOrder { by: rank, token: own, programs, keys: Vec::new() };
+                actions.push(Action::Spawn(order));
+            }
             Report::Connected(rank) => self.enter(rank, State::Within),
             Report::Finalized(rank) => self.enter(rank, State::Left),
             Report::Aborted { rank, code, reason } => {
@@ -190,9 +227,8 @@ impl Relay {
     fn gathered(&mut self, key: &GatherKey, blobs: &[(Rank, Vec<u8>)]) -> Vec<Action> {
         let Some(token) = self.fences.remove(key) else { return Vec::new() };
         let by_rank: BTreeMap<Rank, &Vec<u8>> = blobs.iter().map(|(rank, blob)| (*rank, blob)).collect();
-        let ranks = self.map.nodes.iter().flat_map(|node| ascending(&node.ranks));
-        let blob =
-            ranks.filter_map(|rank| by_rank.get(&rank)).flat_map(|blob| blob.iter().copied()).collect();
+        let ranks = self.ranks.iter().flatten();
+        let blob = ranks.filter_map(|rank| by_rank.get(rank)).flat_map(|blob| blob.iter().copied()).collect();
         vec![Action::Order(Order::Fenced { token, blob: Some(blob) })]
     }
 
@@ -263,18 +299,18 @@ impl Relay {
         blob: Vec<u8>,
         actions: &mut Vec<Action>,
     ) {
-        let local: BTreeSet<Rank> =
-            self.states.keys().copied().filter(|rank| participants.contains(*rank)).collect();
-        let limit_bytes = blob_limit_bytes(participants.count(self.world_size));
+        let takes_part = |rank: &Rank| participants.contains(*rank, self.first_size);
+        let local: BTreeSet<Rank> = self.states.keys().copied().filter(takes_part).collect();
+        let limit_bytes = blob_limit_bytes(participants.count(self.first_size));
         let is_whole = match &participants {
             Participants::World => true,
-            Participants::Ranks(ranks) => ranks.last().is_some_and(|rank| rank.0 < self.world_size),
+            Participants::Ranks(ranks) => ranks.last().is_some_and(|rank| rank.0 < self.rank_count),
         };
         if local.is_empty() || !is_whole || blob.len() > limit_bytes * local.len() {
             actions.push(Action::Order(Order::Fenced { token, blob: None }));
             return;
         }
-        if local.len() == participants.count(self.world_size) {
+        if local.len() == participants.count(self.first_size) {
             actions.push(Action::Order(Order::Fenced { token, blob: Some(blob) }));
             return;
         }
@@ -287,7 +323,7 @@ impl Relay {
     }
 
     fn node_of(&self, rank: Rank) -> Option<NodeId> {
-        let found = self.map.nodes.iter().position(|node| node.ranks.contains(&rank))?;
+        let found = self.ranks.iter().position(|ranks| ranks.contains(&rank))?;
         Some(NodeId(u32::try_from(found).expect("nodes are numbered by 32 bits")))
     }
 
@@ -364,12 +400,6 @@ fn told(ask: &Ask, answer: Option<Answer>) -> Action {
         (Subject::Lookup, _) => Order::Found { token, values: Vec::new() },
         (Subject::Deed, answer) => Order::Done { token, is_done: answer == Some(Answer::Done(true)) },
     })
-}
-
-fn ascending(ranks: &[Rank]) -> Vec<Rank> {
-    let mut ranks = ranks.to_vec();
-    ranks.sort_unstable();
-    ranks
 }
 
 fn one_line(text: &str) -> String {

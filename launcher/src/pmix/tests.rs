@@ -1,8 +1,10 @@
-use efarun_wire::message::{GatherKey, JobMap, MappedNode, OobDown, OobUp, Participants, Target};
+use efarun_wire::message::{
+    GatherKey, JobMap, MappedNode, OobDown, OobUp, Participants, SpawnProgram, SpawnedWorld, Target,
+};
 use efarun_wire::{NodeId, Rank};
 
-use super::description::{Info, Value, of_job};
-use super::protocol::{Order, Published, Purpose, Report, Start};
+use super::description::{Info, Value, of_world};
+use super::protocol::{Order, Published, Purpose, Report, Start, World};
 use super::relay::{Action, Relay};
 
 /// Ranks 0 and 2 on node 0, rank 1 on node 1.
@@ -11,11 +13,11 @@ fn map() -> JobMap {
         host: host.to_owned(),
         ranks: ranks.iter().copied().map(Rank).collect(),
     };
-    JobMap { nodes: vec![node("h1", &[0, 2]), node("h2", &[1])], universe_size: 3 }
+    JobMap { nodes: vec![node("h1", &[0, 2]), node("h2", &[1])], universe_size: 3, ..JobMap::default() }
 }
 
 fn relays() -> [Relay; 2] {
-    [0, 1].map(|node| Relay::new(NodeId(node), map()))
+    [0, 1].map(|node| Relay::new(NodeId(node), &map()))
 }
 
 fn fence(token: u64, participants: Participants, blob: &[u8]) -> Report {
@@ -79,7 +81,7 @@ fn a_fence_gives_every_node_what_all_contributed_in_the_order_of_nodes() {
 
 #[test]
 fn a_fence_of_one_node_does_not_leave_it_and_one_that_cannot_be_is_refused() {
-    let mut relay = Relay::new(NodeId(0), map());
+    let mut relay = Relay::new(NodeId(0), &map());
     let own = Participants::Ranks(vec![Rank(0), Rank(2)]);
     let fenced =
         |blob: Option<&[u8]>| [Action::Order(Order::Fenced { token: 1, blob: blob.map(<[u8]>::to_vec) })];
@@ -157,7 +159,7 @@ fn what_is_published_is_found_from_every_node_until_it_is_taken_back() {
 
 #[test]
 fn ends_and_a_lost_server_break_only_what_is_within() {
-    let mut relay = Relay::new(NodeId(0), map());
+    let mut relay = Relay::new(NodeId(0), &map());
     assert_eq!(relay.ended_well(Rank(0)), []);
     assert_eq!(relay.lost("ended"), []);
     let _ = relay.reported(Report::Connected(Rank(0)));
@@ -171,7 +173,7 @@ fn ends_and_a_lost_server_break_only_what_is_within() {
 
 #[test]
 fn what_another_node_asks_is_answered_whatever_it_is() {
-    let mut relay = Relay::new(NodeId(0), map());
+    let mut relay = Relay::new(NodeId(0), &map());
     let own = Target::Node(NodeId(0));
     for body in [&b""[..], b"\xff\xff", &[0, 200, 1]] {
         let (from, token) = (Target::Node(NodeId(1)), 1 << 63 | 9);
@@ -188,14 +190,12 @@ fn what_another_node_asks_is_answered_whatever_it_is() {
 fn a_job_is_described_with_every_rank_whole() {
     let start = Start {
         libraries: Vec::new(),
-        nspace: "efarun-1".to_owned(),
+        job: "1".to_owned(),
         folder: "/tmp/own".to_owned(),
         node: NodeId(0),
-        map: map(),
-        ranks: vec![(Rank(0), 0), (Rank(2), 1)],
-        app_count: 2,
+        world: World { map: map(), ranks: vec![(Rank(0), 0), (Rank(2), 1)], app_count: 2 },
     };
-    let infos = of_job(&start);
+    let infos = of_world(&start, &start.world);
     let value = |key: &str| infos.iter().find(|info| info.key == key).map(|info| info.value.clone());
     assert_eq!(value("pmix.nmap"), Some(Value::Nodes("h1,h2".to_owned())));
     assert_eq!(value("pmix.pmap"), Some(Value::RanksOfNodes("0,2;1".to_owned())));
@@ -205,9 +205,61 @@ fn a_job_is_described_with_every_rank_whole() {
     assert_eq!(ranks.len(), 3);
     let Value::List(second) = &ranks[1].value else { panic!("{ranks:?}") };
     let of = |key: &str| second.iter().find(|info| info.key == key).map(|info| info.value.clone());
-    assert_eq!((of("pmix.rank"), of("pmix.lrank")), (Some(Value::Rank(Rank(2))), Some(Value::Short(1))));
+    assert_eq!((of("pmix.rank"), of("pmix.lrank")), (Some(Value::Rank(2)), Some(Value::Short(1))));
     assert_eq!(
         (of("pmix.appnum"), of("pmix.hname")),
         (Some(Value::Number(1)), Some(Value::Text("h1".to_owned())))
     );
+}
+
+#[test]
+fn a_further_worlds_ranks_are_numbered_within_it_and_its_nodes_are_those_that_have_some() {
+    let node = |host: &str, ranks: &[u32]| MappedNode {
+        host: host.to_owned(),
+        ranks: ranks.iter().copied().map(Rank).collect(),
+    };
+    let nodes = vec![node("h1", &[]), node("h2", &[3, 5]), node("h3", &[4])];
+    let further = JobMap { world: 2, first_rank: Rank(3), nodes, universe_size: 9 };
+    let world = World { map: further.clone(), ranks: vec![(Rank(4), 0)], app_count: 1 };
+    let start = Start {
+        libraries: Vec::new(),
+        job: "1".to_owned(),
+        folder: "/tmp/own".to_owned(),
+        node: NodeId(2),
+        world: world.clone(),
+    };
+    let infos = of_world(&start, &world);
+    let value = |key: &str| infos.iter().find(|info| info.key == key).map(|info| info.value.clone());
+    assert_eq!(value("pmix.jobid"), Some(Value::Text("efarun-1-w2".to_owned())));
+    assert_eq!(value("pmix.nmap"), Some(Value::Nodes("h2,h3".to_owned())));
+    assert_eq!(value("pmix.pmap"), Some(Value::RanksOfNodes("0,2;1".to_owned())));
+    assert_eq!(value("pmix.lpeers"), Some(Value::Text("1".to_owned())));
+    let elsewhere = of_world(&Start { node: NodeId(0), ..start }, &world);
+    assert!(elsewhere.iter().all(|info| info.key != "pmix.lpeers"), "there are none");
+    // Ranks of both worlds meet: the fence is over all of their nodes.
+    let mut relay = Relay::new(NodeId(1), &map());
+    let meeting = |token| fence(token, Participants::Ranks((0..6).map(Rank).collect()), b"x");
+    assert_eq!(
+        relay.reported(meeting(1)),
+        [Action::Order(Order::Fenced { token: 1, blob: None })],
+        "there are no such ranks yet"
+    );
+    relay.admit(&further);
+    let [Action::Up(OobUp::Gather { blobs, .. })] = &relay.reported(meeting(2))[..] else {
+        panic!("no fence")
+    };
+    assert_eq!(blobs.iter().map(|(rank, _)| rank.0).collect::<Vec<_>>(), [1, 3, 5]);
+}
+
+#[test]
+fn a_world_that_is_asked_for_is_ordered_and_answered_once() {
+    let mut relay = Relay::new(NodeId(0), &map());
+    let programs = vec![SpawnProgram { program: b"child".to_vec(), count: 2, ..SpawnProgram::default() }];
+    let asked = relay.reported(Report::Spawn { token: 7, rank: Rank(2), programs: programs.clone() });
+    let [Action::Spawn(order)] = &asked[..] else { panic!("{asked:?}") };
+    assert_eq!((order.by, &order.programs), (Rank(2), &programs));
+    let outcome = Ok(SpawnedWorld { world: 1, size: 2 });
+    let told = [Action::Order(Order::Spawned { token: 7, world: Some(1) })];
+    assert_eq!(relay.spawned(order.token, &outcome), told);
+    assert_eq!(relay.spawned(order.token, &outcome), []);
 }

@@ -10,6 +10,7 @@
 //! deadline is the user's `--timeout`; when that is over the ranks are asked where they are before they are ended.
 
 mod interruptions;
+mod spawns;
 mod weighing;
 mod worlds;
 
@@ -27,13 +28,17 @@ use tokio::time::Instant;
 
 use super::narrator::Narrator;
 use super::signals;
+use super::spawning::Spawner;
 use super::stacks::Collection;
 use super::status::Status;
 use super::verdict::{Failure, Verdict};
 use super::writer::{Writer, Written};
+use crate::binding::RankBinding;
 use crate::bootstrap::{NodeEvent, NodeLink};
 use crate::error::status_text;
 use crate::job::OnFailure;
+use crate::mapping::Placement;
+use spawns::PendingWorld;
 use weighing::Weighing;
 use worlds::Worlds;
 
@@ -107,6 +112,10 @@ pub struct Ended {
     pub clues: BTreeMap<Rank, Vec<Clue>>,
     /// The ranks that did not fail were left to themselves.
     pub went_on: bool,
+    /// Where ranks were, those that came later among them.
+    pub placement: Placement,
+    /// What each had of its node.
+    pub bindings: Vec<RankBinding>,
 }
 
 /// What the dispatcher listens to.
@@ -145,15 +154,20 @@ pub async fn run(
     narrator: Narrator<'_>,
     inputs: Inputs,
     limits: Limits,
+    spawner: Spawner,
 ) -> Ended {
     let world_size = nodes.iter().map(|node| node.ranks.len() as u32).sum();
     let mut job = Job {
+        first_size: world_size,
         states: vec![NodeState::Active; nodes.len()],
         pids: vec![None; world_size as usize],
         nodes,
         hub,
         writer,
         narrator,
+        spawner,
+        pending_worlds: Vec::new(),
+        said_unknown: BTreeSet::new(),
         status: Status::new(writer),
         clues: BTreeMap::new(),
         running_after: None,
@@ -179,11 +193,17 @@ pub async fn run(
 struct Job<'a> {
     nodes: Vec<Node>,
     states: Vec<NodeState>,
+    /// How many ranks the world has that the job began with.
+    first_size: u32,
     /// Process ids by rank, for a job whose end nobody acknowledges.
     pids: Vec<Option<i32>>,
     hub: RootHub,
     writer: &'a Writer,
     narrator: Narrator<'a>,
+    spawner: Spawner,
+    pending_worlds: Vec<PendingWorld>,
+    /// What ranks wanted of further worlds that makes no difference here, as far as it has been said.
+    said_unknown: BTreeSet<String>,
     status: Status<'a>,
     clues: BTreeMap<Rank, Vec<Clue>>,
     running_after: Option<Duration>,
@@ -268,7 +288,10 @@ impl Job<'_> {
         match message {
             AgentMessage::Spawned { rank, pid } => self.spawned(rank, pid),
             AgentMessage::SpawnFailed { rank, call, subject, errno } => {
-                self.failed(Failure::NotStarted { rank, call, subject, errno });
+                let failure = Failure::NotStarted { rank, call, subject, errno };
+                if let Some(failure) = self.has_started(rank, Some(failure)) {
+                    self.failed(failure);
+                }
             }
             AgentMessage::Output { rank, stream, bytes } => self.writer.output(node, rank, stream, bytes),
             AgentMessage::StdinCredit { rank, bytes } => {
@@ -296,6 +319,8 @@ impl Job<'_> {
             AgentMessage::RankBroke { rank, how } => self.rank_failed(Failure::Broke { rank, how }),
             AgentMessage::EndsTold => self.ends_told(node),
             AgentMessage::Alone { rank, library } => self.worlds.ended_alone(rank, library),
+            AgentMessage::Admitted { world } => self.admitted(node, world),
+            AgentMessage::Spawn(order) => self.spawn(node, &order),
             AgentMessage::Reaped { strays, .. } => {
                 self.narrator.node_reaped(node, strays);
                 self.states[node.index()] = NodeState::Reaped { strays };
@@ -330,6 +355,7 @@ impl Job<'_> {
         let Some(slot) = self.pids.get_mut(rank.index()) else { return };
         *slot = Some(pid);
         self.narrator.rank_started(rank, pid);
+        self.has_started(rank, None);
         if self.phase == Phase::Starting && self.pids.iter().all(Option::is_some) {
             self.narrator.running();
             self.running_after = Some(self.started.elapsed());
@@ -347,9 +373,7 @@ impl Job<'_> {
             self.narrator.first_failure(&Failure::Rank(exit));
         }
         if exit.status != RankStatus::Code(0) && !exit.ended_by_launcher {
-            let cause = status_text(exit.status);
-            let actions = self.hub.publish(EventKind::RankLost { rank: exit.rank, cause });
-            self.act(actions);
+            self.tell_of_lost(exit.rank, status_text(exit.status));
         }
         self.follow_stacks(|collection| collection.ended(exit.rank));
         if exit.status == RankStatus::Code(0) && exit.within_world && !exit.ended_by_launcher {
@@ -371,9 +395,15 @@ impl Job<'_> {
     fn tell_of_deserter(&mut self) {
         let Some((_, rank)) = self.deserters.pop_front() else { return };
         self.verdict.deserted(rank);
-        let cause = "ended with code 0 without closing its World".to_owned();
-        let actions = self.hub.publish(EventKind::RankLost { rank, cause });
-        self.act(actions);
+        self.tell_of_lost(rank, "ended with code 0 without closing its World".to_owned());
+    }
+
+    /// Tells Worlds of a lost rank, where it is one of theirs.
+    fn tell_of_lost(&mut self, rank: Rank, cause: String) {
+        if rank.0 < self.first_size {
+            let actions = self.hub.publish(EventKind::RankLost { rank, cause });
+            self.act(actions);
+        }
     }
 
     fn failed(&mut self, failure: Failure) {
@@ -432,8 +462,7 @@ impl Job<'_> {
                 for rank in self.nodes[node.index()].ranks.clone() {
                     self.verdict.lost(rank);
                     self.follow_stacks(|collection| collection.ended(rank));
-                    let actions = self.hub.publish(EventKind::RankLost { rank, cause: cause.clone() });
-                    self.act(actions);
+                    self.tell_of_lost(rank, cause.clone());
                 }
                 self.record(Failure::NodeLost { node, cause });
                 let goes_on = self.phase == Phase::Running && self.limits.on_failure == OnFailure::Continue;
@@ -523,6 +552,8 @@ impl Job<'_> {
             clues: self.clues,
             went_on: self.limits.on_failure == OnFailure::Continue,
             verdict: self.verdict,
+            placement: self.narrator.placement,
+            bindings: self.narrator.bindings,
         };
         for (node, state) in self.nodes.iter().zip(&self.states) {
             match state {

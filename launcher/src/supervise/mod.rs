@@ -19,6 +19,7 @@ pub mod progress;
 pub mod records;
 pub mod report;
 pub mod signals;
+pub mod spawning;
 pub mod stacks;
 pub mod status;
 pub mod stdin;
@@ -51,6 +52,7 @@ use events::EventLog;
 use final_report::Milestones;
 use narrator::Narrator;
 use records::Records;
+use spawning::Spawner;
 use writer::{Writer, Written};
 
 pub use crew::Crew;
@@ -345,6 +347,8 @@ async fn watch(spec: &JobSpec, job: Prepared, outside: Outside, log: &EventLog, 
         });
     }
     drop(node_events);
+    let plans = nodes.iter().filter_map(|node| node.plan.as_ref());
+    let spawner = Spawner::new(plans, spec.oversubscribe, spec.torchrun.is_some());
     let hub = RootHub::for_head(placement.nodes.iter().map(|place| (place.node, place.ranks.clone())));
     let stdin_readers = plan::stdin_readers(spec, &placement);
     let stdin = if stdin_readers.is_empty() { None } else { stdin::read() };
@@ -352,17 +356,18 @@ async fn watch(spec: &JobSpec, job: Prepared, outside: Outside, log: &EventLog, 
     let node_count = nodes.len();
     let milestones = Milestones { connected_ms, launched_ms: log.elapsed_ms() };
     log.tell("launched", serde_json::json!({ "ranks": placement.world_size() }));
-    let narrator = Narrator { log, placement: &placement, bindings: &bindings };
-    let ended = dispatcher::run(nodes, hub, writer, narrator, inputs, limits).await;
+    let narrator = Narrator { log, placement, bindings };
+    let ended = dispatcher::run(nodes, hub, writer, narrator, inputs, limits, spawner).await;
+    let (placement, bindings) = (&ended.placement, &ended.bindings);
     let failure = ended.verdict.first_failure();
-    let error = failure.map(|failure| report::error_of(failure, &placement, &bindings));
+    let error = failure.map(|failure| report::error_of(failure, placement, bindings));
     if let Some(error) = &error {
         writer.error(report::failure_lines(error, &ended, writer).join("\n"));
     }
     if error.is_some() || spec.verbose || !ended.unacknowledged.is_empty() {
         writer.note(report::leftovers_line(&ended, placement.world_size(), node_count));
     }
-    let report = final_report::of_job(&ended, &placement, &bindings, error.as_ref(), milestones, writer);
+    let report = final_report::of_job(&ended, placement, bindings, error.as_ref(), milestones, writer);
     let report = final_report::with_attempts(report, spec);
     if spec.json {
         writer.print(report.to_string());

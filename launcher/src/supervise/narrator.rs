@@ -12,23 +12,34 @@ use super::final_report::{clues_json, status_fields};
 use super::report;
 use super::verdict::Failure;
 use crate::binding::RankBinding;
+use crate::error::LaunchError;
 use crate::mapping::Placement;
 
 /// Tells of one job.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Narrator<'a> {
     /// Where it is told.
     pub log: &'a EventLog,
     /// Where ranks are.
-    pub placement: &'a Placement,
+    pub placement: Placement,
     /// What each has of its node.
-    pub bindings: &'a [RankBinding],
+    pub bindings: Vec<RankBinding>,
 }
 
 impl Narrator<'_> {
     /// A rank runs.
     pub fn rank_started(&self, rank: Rank, pid: i32) {
         self.tell_of_rank("rank-started", rank, json!({ "pid": pid }));
+    }
+
+    /// A rank has asked for a further world, and its ranks are being started.
+    pub fn spawning(&self, by: Rank, world: u32, size: u32) {
+        self.tell_of_rank("spawning", by, json!({ "world": world, "ranks": size }));
+    }
+
+    /// A failure, in the words of every other error.
+    pub fn error_of(&self, failure: &Failure) -> LaunchError {
+        report::error_of(failure, &self.placement, &self.bindings)
     }
 
     /// Every rank runs.
@@ -51,7 +62,7 @@ impl Narrator<'_> {
 
     /// The failure that decides how the job ends.
     pub fn first_failure(&self, failure: &Failure) {
-        let error = report::error_of(failure, self.placement, self.bindings);
+        let error = self.error_of(failure);
         let cause = error.exit_cause();
         let fields =
             json!({ "error": error.to_string(), "exit": { "cause": cause.name(), "code": cause.code() } });

@@ -56,6 +56,7 @@ pub(super) fn of_node(
         ranks: ranks.collect(),
         world_size: placement.world_size(),
         map: placement.job_map(),
+        keys: Vec::new(),
         stdin_ranks: stdin_readers(spec, placement)
             .into_iter()
             .filter(|rank| placement.ranks[rank.index()].node == place.node)

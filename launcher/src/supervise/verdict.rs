@@ -103,6 +103,16 @@ impl Verdict {
         }
     }
 
+    /// Takes in so many more ranks, whose numbers follow those that there are.
+    pub fn admit(&mut self, count: u32) {
+        self.exits.resize(self.exits.len() + count as usize, None);
+    }
+
+    /// Whether a rank has ended, never started, or is lost.
+    pub fn has_ended(&self, rank: Rank) -> bool {
+        self.without_end.contains(&rank) || self.exits.get(rank.index()).is_some_and(Option::is_some)
+    }
+
     /// Records the end of a rank. Says whether this is the failure that ends the job, so far.
     pub fn rank_ended(&mut self, exit: RankExit) -> bool {
         let Some(slot) = self.exits.get_mut(exit.rank.index()) else { return false };
@@ -312,6 +322,16 @@ mod tests {
         verdict.rank_ended(exit(2, RankStatus::Code(0)));
         assert!(verdict.all_ended());
         assert_eq!((verdict.ended_count(), verdict.first_failure()), (2, None));
+    }
+
+    #[test]
+    fn ranks_that_come_later_are_waited_for_as_those_that_were_there() {
+        let mut verdict = Verdict::new(1);
+        verdict.admit(2);
+        verdict.rank_ended(exit(0, RankStatus::Code(0)));
+        assert!(verdict.has_ended(Rank(0)) && !verdict.has_ended(Rank(2)) && !verdict.all_ended());
+        verdict.lost(Rank(1));
+        assert!(verdict.rank_ended(exit(2, RankStatus::Code(3))) && verdict.all_ended());
     }
 
     #[test]

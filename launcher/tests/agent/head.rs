@@ -170,7 +170,9 @@ impl Head {
                     ranks: (0..rank_count).map(Rank).collect(),
                 }],
                 universe_size: rank_count,
+                ..JobMap::default()
             },
+            keys: Vec::new(),
             stdin_ranks: Vec::new(),
             merge_stderr: false,
             output_credit: 1 << 20,
@@ -241,6 +243,9 @@ impl Head {
             AgentMessage::Stacks { rank, text } => drop(seen.stacks.insert(rank, text)),
             AgentMessage::Dialed(outcome) => seen.dialed = Some(outcome),
             AgentMessage::Facts(_) => panic!("facts come once"),
+            AgentMessage::Spawn(_) | AgentMessage::Admitted { .. } => {
+                panic!("no rank here asks for more")
+            }
         }
     }
 

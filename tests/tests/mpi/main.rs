@@ -4,6 +4,7 @@ mod failures;
 mod mpich;
 mod open_mpi;
 mod python;
+mod spawn;
 mod support;
 mod unruly;
 mod worlds;

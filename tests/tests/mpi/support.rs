@@ -125,12 +125,21 @@ impl Program {
 
     /// The same, but looking for it in another folder when it is run.
     pub(crate) fn with_libraries_in(library: Library, libraries: &Path) -> Program {
+        Program::compiled("world.c", library, libraries)
+    }
+
+    /// Compiles another source of this folder.
+    pub(crate) fn of_source(source: &str, library: Library) -> Program {
+        Program::compiled(source, library, &library.libraries())
+    }
+
+    fn compiled(source: &str, library: Library, libraries: &Path) -> Program {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let path = folder.path().join("world");
         let built = Command::new("gcc")
             .args(["-O1", "-o"])
             .arg(&path)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mpi/world.c"))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mpi/").to_owned() + source)
             .arg("-I")
             .arg(library.headers())
             .arg(library.file())

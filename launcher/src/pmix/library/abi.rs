@@ -68,6 +68,20 @@ pub(super) struct Published {
     pub(super) value: Value,
 }
 
+/// A program that is to be started.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct App {
+    pub(super) command: *mut c_char,
+    /// With the program itself in front, and null at the end.
+    pub(super) args: *const *const c_char,
+    pub(super) env: *const *const c_char,
+    pub(super) wdir: *mut c_char,
+    pub(super) count: c_int,
+    pub(super) infos: *mut Info,
+    pub(super) info_count: usize,
+}
+
 pub(super) type Status = c_int;
 pub(super) type OpDone = unsafe extern "C" fn(Status, *mut c_void);
 pub(super) type Release = unsafe extern "C" fn(*mut c_void);
@@ -75,6 +89,8 @@ pub(super) type Release = unsafe extern "C" fn(*mut c_void);
 pub(super) type ModexDone =
     unsafe extern "C" fn(Status, *const c_char, usize, *mut c_void, Option<Release>, *mut c_void);
 pub(super) type LookupDone = unsafe extern "C" fn(Status, *mut Published, usize, *mut c_void);
+/// Status, the name space, and the caller's own.
+pub(super) type SpawnDone = unsafe extern "C" fn(Status, *const c_char, *mut c_void);
 pub(super) type OwnModexDone = unsafe extern "C" fn(Status, *mut c_char, usize, *mut c_void);
 
 pub(super) type ServerInit = unsafe extern "C" fn(*mut ServerModule, *mut Info, usize) -> Status;
@@ -119,6 +135,7 @@ const _: () = {
     assert!(std::mem::offset_of!(Info, value) == 520 && size_of::<Array>() == 24);
     assert!(std::mem::offset_of!(Published, value) == 776 && size_of::<Published>() == 808);
     assert!(std::mem::offset_of!(ServerModule, client_connected_2) == 27 * size_of::<usize>());
+    assert!(size_of::<App>() == 56 && std::mem::offset_of!(App, infos) == 40);
     assert!(size_of::<ServerModule>() == 64 * size_of::<usize>());
 };
 
@@ -140,6 +157,7 @@ pub(super) const PLAIN: std::ops::RangeInclusive<u16> = 4..=17;
 pub(super) const SUCCESS: Status = 0;
 pub(super) const ERROR: Status = -1;
 pub(super) const NOT_FOUND: Status = -46;
+pub(super) const OUT_OF_RESOURCE: Status = -29;
 pub(super) const NOT_SUPPORTED: Status = -47;
 /// Done before the call returned: there will be no answer by a function.
 pub(super) const OPERATION_SUCCEEDED: Status = -157;

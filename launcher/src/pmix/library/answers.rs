@@ -5,6 +5,7 @@ use std::ptr;
 
 use super::abi;
 use super::infos::padded;
+use super::names;
 use crate::pmix::protocol::Published;
 
 /// An argument of libpmix's own, which only goes back to it.
@@ -74,13 +75,12 @@ unsafe extern "C" fn release(own: *mut c_void) {
 pub(in crate::pmix) struct Finds {
     call: abi::LookupDone,
     cookie: Cookie,
-    nspace: Vec<u8>,
 }
 
 impl Finds {
     /// None where libpmix wants no answer.
-    pub(super) fn new(call: Option<abi::LookupDone>, cookie: *mut c_void, nspace: Vec<u8>) -> Option<Finds> {
-        Some(Finds { call: call?, cookie: Cookie(cookie), nspace })
+    pub(super) fn new(call: Option<abi::LookupDone>, cookie: *mut c_void) -> Option<Finds> {
+        Some(Finds { call: call?, cookie: Cookie(cookie) })
     }
 
     /// Gives what was found.
@@ -91,7 +91,7 @@ impl Finds {
             .iter()
             .zip(&texts)
             .map(|(value, text)| abi::Published {
-                proc: abi::Proc { nspace: padded(&self.nspace), rank: value.rank.0 },
+                proc: names::proc_of(value.rank),
                 key: padded(&value.key),
                 value: abi::Value { kind: value.kind, data: data_of(value, text) },
             })
@@ -99,6 +99,28 @@ impl Finds {
         let status = if values.is_empty() { abi::NOT_FOUND } else { abi::SUCCESS };
         // SAFETY: libpmix gave both for this, and `self` is used up. It copies the values before it returns.
         unsafe { (self.call)(status, values.as_mut_ptr(), values.len(), self.cookie.0) };
+    }
+}
+
+/// Waits for a world.
+#[derive(Debug)]
+pub(in crate::pmix) struct Spawns {
+    call: abi::SpawnDone,
+    cookie: Cookie,
+}
+
+impl Spawns {
+    /// None where libpmix wants no answer.
+    pub(super) fn new(call: Option<abi::SpawnDone>, cookie: *mut c_void) -> Option<Spawns> {
+        Some(Spawns { call: call?, cookie: Cookie(cookie) })
+    }
+
+    /// Names the world's name space, or says that there is no world.
+    pub(in crate::pmix) fn give(self, nspace: Option<&str>) {
+        let status = if nspace.is_some() { abi::SUCCESS } else { abi::OUT_OF_RESOURCE };
+        let name = padded::<{ abi::NSPACE_BYTES }>(nspace.unwrap_or_default().as_bytes());
+        // SAFETY: libpmix gave both for this, and `self` is used up. It copies the name before it returns.
+        unsafe { (self.call)(status, name.as_ptr(), self.cookie.0) };
     }
 }
 

@@ -1,17 +1,19 @@
 //! The functions by which libpmix calls its server. They run on a thread of libpmix's own and must not wait there: each
 //! copies what it is given and passes it on.
 
+use std::collections::BTreeSet;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::slice;
 use std::sync::OnceLock;
 
 use efarun_wire::Rank;
-use efarun_wire::message::Participants;
+use efarun_wire::message::{Participants, SpawnProgram};
 
 use super::abi::{self, Status};
-use super::answers::{Cards, Finds, Operation};
+use super::answers::{Cards, Finds, Operation, Spawns};
 use super::infos::{copy_of, text_of};
+use super::names;
 use crate::pmix::protocol::{Published, Purpose};
 
 /// What libpmix tells and asks.
@@ -49,6 +51,11 @@ pub(in crate::pmix) enum Call {
         waits: bool,
         answer: Finds,
     },
+    Spawn {
+        rank: Rank,
+        programs: Vec<SpawnProgram>,
+        answer: Spawns,
+    },
     Unpublish {
         rank: Rank,
         keys: Vec<Vec<u8>>,
@@ -56,21 +63,15 @@ pub(in crate::pmix) enum Call {
     },
 }
 
-/// Where calls go. libpmix's functions have no argument of ours, and there is one server in a process.
-struct Receiver {
-    nspace: Vec<u8>,
-    take: TakeCall,
-}
-
 /// Takes a call, at once and in order; says whether anybody is there for it.
 pub(in crate::pmix) type TakeCall = Box<dyn Fn(Call) -> bool + Send + Sync>;
 
-static RECEIVER: OnceLock<Receiver> = OnceLock::new();
+/// Where calls go. libpmix's functions have no argument of ours, and there is one server in a process.
+static RECEIVER: OnceLock<TakeCall> = OnceLock::new();
 
-/// Says where calls about a name space go; once in a process.
-pub(super) fn send_to(nspace: &str, take: TakeCall) {
-    let receiver = Receiver { nspace: nspace.as_bytes().to_vec(), take };
-    assert!(RECEIVER.set(receiver).is_ok(), "a helper is one server");
+/// Says where calls go; once in a process.
+pub(super) fn send_to(take: TakeCall) {
+    assert!(RECEIVER.set(take).is_ok(), "a helper is one server");
 }
 
 /// The table of these functions.
@@ -84,7 +85,7 @@ pub(super) fn module() -> abi::ServerModule {
         publish: publish as *const c_void,
         lookup: lookup as *const c_void,
         unpublish: unpublish as *const c_void,
-        spawn: ptr::null(),
+        spawn: spawn as *const c_void,
         connect: connect as *const c_void,
         disconnect: disconnect as *const c_void,
         register_events: register_events as *const c_void,
@@ -100,9 +101,9 @@ pub(super) fn module() -> abi::ServerModule {
 /// The frame of every function: what libpmix gave becomes a [`Call`], which is passed on. Not supported is what makes none:
 /// processes of other name spaces, values of types that nobody sends, a question without a way to answer it.
 fn pass_on(call: impl FnOnce() -> Option<Call>) -> Status {
-    let (Some(receiver), Some(call)) = (RECEIVER.get(), call()) else { return abi::NOT_SUPPORTED };
+    let (Some(take), Some(call)) = (RECEIVER.get(), call()) else { return abi::NOT_SUPPORTED };
     // Fails only when the process is ending.
-    if (receiver.take)(call) { abi::SUCCESS } else { abi::ERROR }
+    if take(call) { abi::SUCCESS } else { abi::ERROR }
 }
 
 /// As [`pass_on`], for what needs no answer of the agent's: it is answered here.
@@ -127,9 +128,7 @@ fn pass_on_and_answer(
 /// The pointer is null or leads to a process that is libpmix's for the time of the call.
 unsafe fn rank_of(proc: *const abi::Proc) -> Option<Rank> {
     // SAFETY: as the caller promises.
-    let proc = unsafe { proc.as_ref() }?;
-    let is_ours = RECEIVER.get().is_some_and(|receiver| text_of(&proc.nspace) == receiver.nspace);
-    is_ours.then_some(Rank(proc.rank))
+    names::rank_of(unsafe { proc.as_ref() }?)
 }
 
 /// The ranks of an array of processes; none where some are not of the job.
@@ -143,28 +142,29 @@ unsafe fn participants(procs: *const abi::Proc, count: usize) -> Option<Particip
     }
     // SAFETY: as the caller promises.
     let procs = unsafe { slice::from_raw_parts(procs, count) };
-    // SAFETY: each is a reference.
-    let mut ranks = procs.iter().map(|proc| unsafe { rank_of(proc) }).collect::<Option<Vec<Rank>>>()?;
-    if ranks.iter().any(|rank| rank.0 == abi::RANK_WILDCARD) {
+    if let [proc] = procs
+        && names::is_first_world(proc)
+    {
         return Some(Participants::World);
     }
-    ranks.sort_unstable();
-    ranks.dedup();
-    Some(Participants::Ranks(ranks))
+    let ranges = procs.iter().map(names::ranks_of).collect::<Option<Vec<_>>>()?;
+    let ranks = ranges.into_iter().flat_map(|(first, count)| (first.0..first.0 + count).map(Rank));
+    let ranks: BTreeSet<Rank> = ranks.collect();
+    Some(Participants::Ranks(ranks.into_iter().collect()))
 }
 
-/// The keys of a list that ends with null.
+/// The texts of a list that ends with null.
 ///
 /// # Safety
 ///
 /// The pointer is null or leads to such a list of texts.
-unsafe fn keys_of(mut keys: *const *const c_char) -> Vec<Vec<u8>> {
+unsafe fn texts_of(mut texts: *const *const c_char) -> Vec<Vec<u8>> {
     let mut copied = Vec::new();
     // SAFETY: every entry up to the null is a text, as the caller promises.
     unsafe {
-        while let Some(key) = keys.as_ref().filter(|key| !key.is_null()) {
-            copied.push(copy_of(*key));
-            keys = keys.add(1);
+        while let Some(text) = texts.as_ref().filter(|text| !text.is_null()) {
+            copied.push(copy_of(*text));
+            texts = texts.add(1);
         }
     }
     copied
@@ -327,8 +327,7 @@ unsafe extern "C" fn lookup(
     pass_on(|| unsafe {
         rank_of(proc)?;
         let waits = infos_of(infos, info_count).iter().any(|info| text_of(&info.key) == WAIT);
-        let nspace = RECEIVER.get()?.nspace.clone();
-        Some(Call::Lookup { keys: keys_of(keys), waits, answer: Finds::new(done, cookie, nspace)? })
+        Some(Call::Lookup { keys: texts_of(keys), waits, answer: Finds::new(done, cookie)? })
     })
 }
 
@@ -342,9 +341,64 @@ unsafe extern "C" fn unpublish(
 ) -> Status {
     // SAFETY: as said above.
     pass_on(|| unsafe {
-        let (rank, keys) = (rank_of(proc)?, keys_of(keys));
+        let (rank, keys) = (rank_of(proc)?, texts_of(keys));
         Some(Call::Unpublish { rank, keys, answer: Operation::new(done, cookie)? })
     })
+}
+
+unsafe extern "C" fn spawn(
+    proc: *const abi::Proc,
+    _infos: *const abi::Info,
+    _info_count: usize,
+    apps: *const abi::App,
+    app_count: usize,
+    done: Option<abi::SpawnDone>,
+    cookie: *mut c_void,
+) -> Status {
+    // SAFETY: as said above.
+    pass_on(|| unsafe {
+        let apps = if apps.is_null() { &[] } else { slice::from_raw_parts(apps, app_count) };
+        let programs = apps.iter().map(|app| program(app)).collect();
+        Some(Call::Spawn { rank: rank_of(proc)?, programs, answer: Spawns::new(done, cookie)? })
+    })
+}
+
+/// # Safety
+///
+/// All that the app points to is there, as the interface has it.
+unsafe fn program(app: &abi::App) -> SpawnProgram {
+    let cut = |variable: Vec<u8>| {
+        let at = variable.iter().position(|byte| *byte == b'=')?;
+        Some((variable[..at].to_vec(), variable[at + 1..].to_vec()))
+    };
+    // SAFETY: as the caller promises.
+    let mut program = unsafe {
+        SpawnProgram {
+            program: copy_of(app.command),
+            args: texts_of(app.args).into_iter().skip(1).collect(),
+            count: u32::try_from(app.count).unwrap_or_default(),
+            env: texts_of(app.env).into_iter().filter_map(cut).collect(),
+            wdir: copy_of(app.wdir),
+            ..SpawnProgram::default()
+        }
+    };
+    // SAFETY: as the caller promises.
+    for info in unsafe { infos_of(app.infos, app.info_count) } {
+        let (key, is_text) = (text_of(&info.key), info.value.kind == abi::STRING);
+        // SAFETY: the kind says that it is a text.
+        let text = if is_text { unsafe { copy_of(info.value.data.text) } } else { Vec::new() };
+        match &key[..] {
+            b"pmix.host" => {
+                let hosts = String::from_utf8_lossy(&text);
+                program.hosts = hosts.split(',').map(|host| host.trim().to_owned()).collect();
+            }
+            b"pmix.wdir" => program.wdir = text,
+            key if PLACING.contains(&key) => program.unknown.push(String::from_utf8_lossy(key).into_owned()),
+            // The library's own.
+            _ => {}
+        }
+    }
+    program
 }
 
 unsafe extern "C" fn connect(
@@ -399,6 +453,9 @@ unsafe extern "C" fn job_control() -> Status {
     abi::NOT_SUPPORTED
 }
 
+/// What a user may ask for about places, by PMIx's names, and is not acted on.
+const PLACING: [&[u8]; 6] =
+    [b"pmix.mapby", b"pmix.rankby", b"pmix.bindto", b"pmix.ppr", b"pmix.hostfile", b"pmix.addhost"];
 /// What the keys of directives begin with, among those that are published.
 const DIRECTIVE: &[u8] = b"pmix.";
 const WAIT: &[u8] = b"pmix.wait";

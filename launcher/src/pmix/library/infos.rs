@@ -56,7 +56,7 @@ impl Infos {
                 abi::UINT16
             }
             Value::Rank(rank) => {
-                data.number = rank.0;
+                data.number = *rank;
                 abi::PROC_RANK
             }
             Value::List(list) => {

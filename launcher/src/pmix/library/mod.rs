@@ -16,6 +16,7 @@ mod abi;
 mod answers;
 mod calls;
 mod infos;
+mod names;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
@@ -23,9 +24,10 @@ use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use efarun_wire::Rank;
+use efarun_wire::message::JobMap;
 
 use self::abi::Status;
-pub(super) use self::answers::{Cards, Finds, Operation};
+pub(super) use self::answers::{Cards, Finds, Operation, Spawns};
 pub(super) use self::calls::{Call, TakeCall};
 use self::infos::{Infos, copy_of, padded};
 use super::description::{Info, Value};
@@ -114,8 +116,8 @@ impl Library {
     /// # Errors
     ///
     /// When libpmix refuses.
-    pub(super) fn serve(&self, nspace: &str, infos: &[Info], take: TakeCall) -> Result<(), PmixError> {
-        calls::send_to(nspace, take);
+    pub(super) fn serve(&self, infos: &[Info], take: TakeCall) -> Result<(), PmixError> {
+        calls::send_to(take);
         // It keeps the table for ever.
         let module: &'static mut abi::ServerModule = Box::leak(Box::new(calls::module()));
         let mut infos = self.infos(infos);
@@ -124,17 +126,19 @@ impl Library {
         accepted("PMIx_server_init", status)
     }
 
-    /// Tells it about the job.
+    /// Tells it about a world.
     ///
     /// # Errors
     ///
     /// When libpmix refuses.
-    pub(super) fn register_job(
+    pub(super) fn register_world(
         &self,
         nspace: &str,
+        map: &JobMap,
         local_count: usize,
         infos: &[Info],
     ) -> Result<(), PmixError> {
+        names::admit(nspace, map);
         let nspace = padded::<{ abi::NSPACE_BYTES }>(nspace.as_bytes());
         let local_count = c_int::try_from(local_count).unwrap_or(c_int::MAX);
         let mut infos = self.infos(infos);
@@ -154,8 +158,8 @@ impl Library {
     /// # Errors
     ///
     /// When libpmix refuses.
-    pub(super) fn register_rank(&self, nspace: &str, rank: Rank) -> Result<Vec<NameValue>, PmixError> {
-        let proc = proc(nspace, rank);
+    pub(super) fn register_rank(&self, rank: Rank) -> Result<Vec<NameValue>, PmixError> {
+        let proc = names::proc_of(rank);
         let (user, group) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
         completed("PMIx_server_register_client", |done, cookie| {
             // SAFETY: it copies the process before it returns.
@@ -188,12 +192,12 @@ impl Library {
         }
     }
 
-    /// Tells it that the job is over: it removes what ranks have left that wanted that.
+    /// Tells it that a world is over: it removes what ranks have left that wanted that.
     ///
     /// # Errors
     ///
     /// When libpmix does not come back.
-    pub(super) fn forget_job(&self, nspace: &str) -> Result<(), PmixError> {
+    pub(super) fn forget_world(&self, nspace: &str) -> Result<(), PmixError> {
         let nspace = padded::<{ abi::NSPACE_BYTES }>(nspace.as_bytes());
         completed("PMIx_server_deregister_nspace", |done, cookie| {
             // SAFETY: it copies the name before it returns.
@@ -204,8 +208,8 @@ impl Library {
 
     /// Finds out what a rank of this node tells about itself; `found` is called once, perhaps much later, when the rank
     /// has told it, on a thread of libpmix's.
-    pub(super) fn find_card(&self, nspace: &str, rank: Rank, found: CardFound) {
-        let proc = proc(nspace, rank);
+    pub(super) fn find_card(&self, rank: Rank, found: CardFound) {
+        let proc = names::proc_of(rank);
         let cookie = Box::into_raw(Box::new(found)).cast::<c_void>();
         // SAFETY: it copies the process before it returns. The box is `card_found`'s, or ours where it is refused.
         unsafe {
@@ -270,10 +274,6 @@ fn accepted(call: &'static str, status: Status) -> Result<(), PmixError> {
         abi::SUCCESS | abi::OPERATION_SUCCEEDED => Ok(()),
         status => Err(PmixError::Refused { call, status }),
     }
-}
-
-fn proc(nspace: &str, rank: Rank) -> abi::Proc {
-    abi::Proc { nspace: padded(nspace.as_bytes()), rank: rank.0 }
 }
 
 /// A list as libpmix writes it. Where it would compress it to what is no text, the list itself under a mark that all

@@ -99,7 +99,7 @@ impl Client {
         let key = GatherKey { id: id.to_owned(), epoch, participants };
         check_key(&key, self.world_size)?;
         check_blob(&key, self.rank, &blob, self.world_size)?;
-        if let Some(rank) = self.lost.keys().find(|rank| key.participants.contains(**rank)) {
+        if let Some(rank) = self.lost.keys().find(|rank| key.participants.contains(**rank, self.world_size)) {
             return Err(OobError::ParticipantLost { rank: *rank, id: key.id });
         }
         if self.gathers.len() >= MAX_OPEN_GATHERS {
@@ -178,7 +178,7 @@ impl Client {
         if let EventKind::RankLost { rank, cause } = event.kind {
             let (failed, open) = std::mem::take(&mut self.gathers)
                 .into_iter()
-                .partition::<BTreeSet<_>, _>(|key| key.participants.contains(rank));
+                .partition::<BTreeSet<_>, _>(|key| key.participants.contains(rank, self.world_size));
             self.gathers = open;
             let fail = |key| ClientEvent::GatherFailed { key, lost: rank, cause: cause.clone() };
             learned.extend(failed.into_iter().map(fail));

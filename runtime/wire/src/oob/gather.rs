@@ -16,10 +16,10 @@ pub fn blob_limit_bytes(participant_count: usize) -> usize {
 }
 
 impl Participants {
-    /// Whether the rank is one of them, in a world that it is a rank of.
-    pub fn contains(&self, rank: Rank) -> bool {
+    /// Whether the rank is one of them, where the world that the job began with has so many.
+    pub fn contains(&self, rank: Rank, world_size: u32) -> bool {
         match self {
-            Participants::World => true,
+            Participants::World => rank.0 < world_size,
             Participants::Ranks(ranks) => ranks.binary_search(&rank).is_ok(),
         }
     }
@@ -33,18 +33,18 @@ impl Participants {
     }
 }
 
-/// Refuses a key that no client of a world of this size makes.
-pub(super) fn check_key(key: &GatherKey, world_size: u32) -> Result<(), OobError> {
+/// Refuses a key that nobody makes where there are so many ranks.
+pub(super) fn check_key(key: &GatherKey, rank_count: u32) -> Result<(), OobError> {
     check_size("an allgather's id", key.id.len(), MAX_ID_BYTES)?;
     match &key.participants {
         Participants::World => Ok(()),
-        Participants::Ranks(ranks) => check_ranks("participants", ranks.iter().copied(), world_size),
+        Participants::Ranks(ranks) => check_ranks("participants", ranks.iter().copied(), rank_count),
     }
 }
 
 /// Refuses a contribution that no client makes to this allgather.
 pub(super) fn check_blob(key: &GatherKey, rank: Rank, blob: &[u8], world_size: u32) -> Result<(), OobError> {
-    if !key.participants.contains(rank) {
+    if !key.participants.contains(rank, world_size) {
         return Err(OobError::NotAParticipant { rank, id: key.id.clone() });
     }
     check_size("a blob", blob.len(), blob_limit_bytes(key.participants.count(world_size)))
@@ -68,8 +68,9 @@ pub(super) fn check_ranks(
 }
 
 /// The allgathers that are open at one hub.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gathers {
+    world_size: u32,
     open: BTreeMap<GatherKey, Open>,
     lost: BTreeSet<Rank>,
 }
@@ -81,6 +82,11 @@ struct Open {
 }
 
 impl Gathers {
+    /// None are open, where [`Participants::World`] is so many ranks.
+    pub(super) fn new(world_size: u32) -> Gathers {
+        Gathers { world_size, open: BTreeMap::new(), lost: BTreeSet::new() }
+    }
+
     /// Takes contributions whose ranks have been checked, and gives all of them back once `awaited` ranks have
     /// contributed. Contributions to an allgather with a lost participant vanish: the event that says so is on its
     /// way to the contributors.
@@ -121,12 +127,13 @@ impl Gathers {
     /// Drops the allgathers that a lost rank takes part in, now and from now on.
     pub(super) fn rank_lost(&mut self, rank: Rank) {
         self.lost.insert(rank);
-        self.open.retain(|key, _| !key.participants.contains(rank));
+        let world_size = self.world_size;
+        self.open.retain(|key, _| !key.participants.contains(rank, world_size));
     }
 
     /// The lowest lost rank among these.
     pub(super) fn lost_participant(&self, participants: &Participants) -> Option<Rank> {
-        self.lost.iter().copied().find(|rank| participants.contains(*rank))
+        self.lost.iter().copied().find(|rank| participants.contains(*rank, self.world_size))
     }
 
     /// An allgather that waits in vain, among those whose ids are meant, for one of these ranks, which will contribute to
@@ -137,8 +144,9 @@ impl Gathers {
         is_meant: impl Fn(&str) -> bool,
     ) -> Option<(Rank, Rank)> {
         self.open.iter().filter(|(key, _)| is_meant(&key.id)).find_map(|(key, open)| {
-            let is_missing =
-                |rank: &&Rank| key.participants.contains(**rank) && !open.contributors.contains(*rank);
+            let is_missing = |rank: &&Rank| {
+                key.participants.contains(**rank, self.world_size) && !open.contributors.contains(*rank)
+            };
             Some((*ended.iter().find(is_missing)?, *open.contributors.first()?))
         })
     }

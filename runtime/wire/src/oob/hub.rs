@@ -133,6 +133,12 @@ impl Hub<Root> {
         Hub::new(Root(()), Membership::new(world_size, members, ranks.map(|rank| (rank, Member::Rank(rank)))))
     }
 
+    /// Takes ranks in that have come to a member later: they take part in allgathers that name them, and not in those of
+    /// [`Participants::World`](crate::message::Participants::World), which stays what it was.
+    pub fn admit(&mut self, member: Member, ranks: impl IntoIterator<Item = Rank>) {
+        self.members.admit(member, ranks);
+    }
+
     /// Numbers an event and tells every member. A rank is lost once; saying it again does nothing.
     pub fn publish(&mut self, kind: EventKind) -> Vec<Action> {
         if matches!(&kind, EventKind::RankLost { rank, .. } if self.lost.contains_key(rank)) {
@@ -179,8 +185,8 @@ impl<R: Role> Hub<R> {
     fn new(role: R, members: Membership) -> Hub<R> {
         Hub {
             role,
+            gathers: Gathers::new(members.world_size),
             members,
-            gathers: Gathers::default(),
             requests: Requests::default(),
             lost: BTreeMap::new(),
             events: Vec::new(),
@@ -265,14 +271,14 @@ impl<R: Role> Hub<R> {
     }
 
     fn contributed(&mut self, from: Member, key: GatherKey, blobs: Blobs) -> Result<Vec<Action>, OobError> {
-        let world_size = self.members.world_size;
-        check_key(&key, world_size)?;
-        check_ranks("contributions", blobs.iter().map(|(rank, _)| *rank), world_size)?;
+        let (world_size, rank_count) = (self.members.world_size, self.members.rank_count);
+        check_key(&key, rank_count)?;
+        check_ranks("contributions", blobs.iter().map(|(rank, _)| *rank), rank_count)?;
         for (rank, blob) in &blobs {
             self.members.check_speaks_for(from, Target::Rank(*rank))?;
             check_blob(&key, *rank, blob, world_size)?;
         }
-        let awaited = self.members.ranks().filter(|rank| key.participants.contains(*rank)).count();
+        let awaited = self.members.taking_part(&key.participants).count();
         Ok(match self.gathers.contribute(&key, blobs, awaited)? {
             None => Vec::new(),
             // It stays open until the result comes back, so that a second contribution is noticed here.
@@ -286,7 +292,7 @@ impl<R: Role> Hub<R> {
         if !self.gathers.close(&key) {
             return Vec::new();
         }
-        let participants = self.members.ranks().filter(|rank| key.participants.contains(*rank));
+        let participants = self.members.taking_part(&key.participants);
         let members: BTreeSet<Member> = participants.filter_map(|rank| self.members.of_rank(rank)).collect();
         let linked = members.into_iter().filter(|member| self.members.has_joined(*member));
         let result = OobDown::Gathered { key, blobs };

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::error::OobError;
 use crate::ids::{NodeId, Rank};
-use crate::message::{OobDown, Target};
+use crate::message::{OobDown, Participants, Target};
 
 /// A direct neighbour of a hub, away from the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +44,10 @@ enum Presence {
 /// The members of a hub and the ranks behind them.
 #[derive(Debug)]
 pub(super) struct Membership {
+    /// How many ranks [`Participants::World`] is.
     pub(super) world_size: u32,
+    /// How many ranks there are, with those that were admitted later.
+    pub(super) rank_count: u32,
     presence: BTreeMap<Member, Presence>,
     member_of: BTreeMap<Rank, Member>,
 }
@@ -58,8 +61,17 @@ impl Membership {
         let awaited = |member| (member, Presence::Awaited { parked: Vec::new() });
         Membership {
             world_size,
+            rank_count: world_size,
             presence: members.into_iter().map(awaited).collect(),
             member_of: ranks.into_iter().collect(),
+        }
+    }
+
+    /// Takes ranks in that came behind a member later. They are not of [`Participants::World`].
+    pub(super) fn admit(&mut self, member: Member, ranks: impl IntoIterator<Item = Rank>) {
+        for rank in ranks {
+            self.rank_count = self.rank_count.max(rank.0.saturating_add(1));
+            self.member_of.insert(rank, member);
         }
     }
 
@@ -68,9 +80,10 @@ impl Membership {
         self.member_of.get(&rank).copied()
     }
 
-    /// The ranks behind all members, ascending.
-    pub(super) fn ranks(&self) -> impl Iterator<Item = Rank> {
-        self.member_of.keys().copied()
+    /// Those of the ranks behind all members that take part, ascending.
+    pub(super) fn taking_part(&self, participants: &Participants) -> impl Iterator<Item = Rank> {
+        let world_size = self.world_size;
+        self.member_of.keys().copied().filter(move |rank| participants.contains(*rank, world_size))
     }
 
     /// The member that a message for this target goes to, if it goes to one.

@@ -67,7 +67,7 @@ impl Job {
 
     fn gather(&mut self, rank: Rank, group: usize) {
         let participants = self.groups[group].clone();
-        if !self.can_speak(rank) || !participants.contains(rank) {
+        if !self.can_speak(rank) || !participants.contains(rank, self.topology.world_size()) {
             return;
         }
         let id = format!("group {group}");
@@ -81,7 +81,10 @@ impl Job {
                 self.net.send(rank, message);
             }
             Err(OobError::ParticipantLost { rank: lost, .. }) => {
-                assert!(self.model.ended.contains(&lost) && participants.contains(lost));
+                assert!(
+                    self.model.ended.contains(&lost)
+                        && participants.contains(lost, self.topology.world_size())
+                );
             }
             Err(OobError::TooManyOpenGathers { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -165,7 +168,9 @@ impl Job {
                     ClientEvent::GatherFailed { key, lost, .. } => {
                         assert!(gathers.insert(key.clone()), "rank {rank}: twice {key:?}");
                         settled.entry(key.clone()).or_default().insert(false);
-                        assert!(key.participants.contains(*lost) && self.model.ended.contains(lost));
+                        assert!(
+                            key.participants.contains(*lost, world_size) && self.model.ended.contains(lost)
+                        );
                     }
                     ClientEvent::Replied { token, body } => {
                         assert!(replies.insert((rank, *token)), "rank {rank}: two replies to {token}");
@@ -189,7 +194,7 @@ impl Job {
         let world_size = self.topology.world_size();
         let is_over = |key: &GatherKey, blobs: &BTreeMap<Rank, Vec<u8>>| {
             let is_complete = blobs.len() == key.participants.count(world_size);
-            is_complete || self.model.ended.iter().any(|lost| key.participants.contains(*lost))
+            is_complete || self.model.ended.iter().any(|lost| key.participants.contains(*lost, world_size))
         };
         let mine = self.model.gathers.iter().filter(|(_, blobs)| blobs.contains_key(&rank));
         mine.filter(|(key, blobs)| is_over(key, blobs)).map(|(key, _)| key.clone()).collect()
