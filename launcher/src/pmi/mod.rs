@@ -9,7 +9,7 @@
 //!   every key that this node knows. What ranks `put` travels with the next barrier, all of a node's in one message; a
 //!   key that is asked for before that is looked for on the other nodes, one after the other.
 //! - A barrier, over the world or over some ranks, is one allgather of the job's out-of-band layer under an id of
-//!   [`ID_PREFIX`]. One whose ranks are all on this node does not leave it.
+//!   `peers::ID_PREFIX`. One whose ranks are all on this node does not leave it.
 //! - Published names are kept by the server of node 0.
 //! - A program may initialise PMI again after it has finalised it, and so may another program after it in the same rank
 //!   (`sh -c 'a; b'`): each time is a *generation* with keys and a name of its own.
