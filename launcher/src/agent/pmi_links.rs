@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, RankExit, RankStatus, SpawnedWorld};
 use efarun_wire::{JobId, Rank};
 
+use crate::exchange;
 use crate::link_io::LinkSender;
 use crate::pmi::{Action, Server};
 
@@ -42,6 +43,10 @@ pub(super) struct PmiLinks {
     answers: BTreeMap<Rank, mpsc::UnboundedSender<Vec<u8>>>,
     head: LinkSender<AgentMessage>,
     events: mpsc::Sender<PmiEvent>,
+    /// What each rank has said and been told, in bytes.
+    bytes: BTreeMap<Rank, [u64; 2]>,
+    /// What this server has said to those of other nodes and been told by them, in bytes.
+    exchanged: [u64; 2],
     /// [`Heard::MissingDue`] is on its way.
     waits_for_missing: bool,
 }
@@ -56,7 +61,15 @@ impl PmiLinks {
     ) -> PmiLinks {
         let ranks = plan.ranks.iter().map(|rank| (rank.rank, rank.app));
         let server = Server::new(job, plan.node, plan.map.clone(), ranks);
-        PmiLinks { server, answers: BTreeMap::new(), head, events, waits_for_missing: false }
+        PmiLinks {
+            server,
+            answers: BTreeMap::new(),
+            head,
+            events,
+            bytes: BTreeMap::new(),
+            exchanged: [0; 2],
+            waits_for_missing: false,
+        }
     }
 
     /// Takes note of a further world.
@@ -97,6 +110,7 @@ impl PmiLinks {
     pub(super) fn handle(&mut self, (rank, heard): PmiEvent) {
         let actions = match heard {
             Heard::Bytes(bytes) => {
+                self.bytes.entry(rank).or_default()[0] += bytes.len() as u64;
                 let actions = self.server.receive(rank, &bytes);
                 if let Some(received_bytes) = self.server.stopped_within_message(rank) {
                     self.tell_later(STALL, (rank, Heard::StallDue(received_bytes)));
@@ -123,8 +137,10 @@ impl PmiLinks {
 
     /// Takes what the head passes on for this server; gives back what is not.
     pub(super) fn receive_down(&mut self, down: OobDown) -> Option<OobDown> {
+        let len_bytes = exchange::len_down(&down) as u64;
         match self.server.hear(down) {
             Ok(actions) => {
+                self.exchanged[1] += len_bytes;
                 self.act(actions);
                 None
             }
@@ -132,10 +148,18 @@ impl PmiLinks {
         }
     }
 
+    /// What this server has said to those of other nodes and been told by them, in bytes.
+    pub(super) fn exchanged(&self) -> [u64; 2] {
+        self.exchanged
+    }
+
     /// Takes note of a rank's end, once all that it wrote has been handled. What is wrong with it is told before the end
     /// itself is.
     pub(super) fn ended(&mut self, exit: &RankExit) {
         self.answers.remove(&exit.rank);
+        if let Some(bytes) = self.bytes.remove(&exit.rank) {
+            self.head.send(&AgentMessage::PmiBytes { rank: exit.rank, bytes });
+        }
         if exit.status == RankStatus::Code(0) && !exit.ended_by_launcher {
             let actions = self.server.ended_well(exit.rank);
             self.act(actions);
@@ -155,11 +179,15 @@ impl PmiLinks {
             match action {
                 Action::Send(rank, bytes) => {
                     if let Some(answers) = self.answers.get(&rank) {
+                        self.bytes.entry(rank).or_default()[1] += bytes.len() as u64;
                         // Its task ends when the socket does, which is heard of.
                         let _ = answers.send(bytes);
                     }
                 }
-                Action::Up(up) => self.head.send(&AgentMessage::Oob(up)),
+                Action::Up(up) => {
+                    self.exchanged[0] += exchange::len_up(&up) as u64;
+                    self.head.send(&AgentMessage::Oob(up));
+                }
                 Action::Broke { rank, how } => self.head.send(&AgentMessage::RankBroke { rank, how }),
                 Action::Spawn(order) => self.head.send(&AgentMessage::Spawn(Box::new(order))),
                 Action::Close(rank) => drop(self.answers.remove(&rank)),

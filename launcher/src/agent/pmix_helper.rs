@@ -45,6 +45,8 @@ pub(super) struct Helper {
     folder: PathBuf,
     /// The library, and what it calls itself.
     pub(super) library: String,
+    /// What it calls itself, alone.
+    pub(super) version: String,
     /// What each rank needs in its environment.
     pub(super) environments: Vec<(Rank, Vec<NameValue>)>,
 }
@@ -82,7 +84,7 @@ impl Helper {
                 let listening = tokio::spawn(listen(reports, events.clone()));
                 let library = format!("{library} ({version})");
                 let orders = Some(orders);
-                return Ok(Helper { orders, listening, child, folder, library, environments });
+                return Ok(Helper { orders, listening, child, folder, library, version, environments });
             }
             Ok(Ok(Report::Unready { tried })) => tried,
             Ok(Ok(_)) => vec!["the helper reports what it was not asked".to_owned()],

@@ -12,6 +12,7 @@ use efarun_wire::{JobId, Rank};
 use super::pmix_helper::{Helper, PmixEvent};
 use super::pmix_survey;
 use crate::env::NameValue;
+use crate::exchange;
 use crate::link_io::LinkSender;
 use crate::pmix::protocol::{Order, Report};
 use crate::pmix::{Action, Relay};
@@ -25,6 +26,8 @@ pub(super) struct PmixLinks {
     events: mpsc::Sender<PmixEvent>,
     /// Ranks that have ended, what they said last being awaited.
     unheard: BTreeSet<Rank>,
+    /// What this server has said to those of other nodes and been told by them, in bytes.
+    exchanged: [u64; 2],
     /// Further worlds that the server knows of.
     registered: BTreeSet<u32>,
     /// There are more ranks than cores for them.
@@ -86,6 +89,9 @@ impl PmixLinks {
         }
         let mpi_of = |app: u32| survey.mpis.get(&(app as usize)).cloned();
         let mpis = plan.ranks.iter().filter_map(|rank| Some((rank.rank, mpi_of(rank.app)?))).collect();
+        if let Some(helper) = &helper {
+            head.send(&AgentMessage::ServesPmix { version: helper.version.clone() });
+        }
         let environments = helper.as_mut().map(|helper| std::mem::take(&mut helper.environments));
         Ok(PmixLinks {
             helper,
@@ -93,6 +99,7 @@ impl PmixLinks {
             head: head.clone(),
             events,
             unheard: BTreeSet::new(),
+            exchanged: [0; 2],
             registered: BTreeSet::new(),
             is_crowded: plan.ranks.len() > std::thread::available_parallelism().map_or(1, NonZero::get),
             environments: environments.unwrap_or_default().into_iter().collect(),
@@ -161,8 +168,10 @@ impl PmixLinks {
 
     /// Takes what the head passes on for this server; gives back what is not.
     pub(super) fn receive_down(&mut self, down: OobDown) -> Option<OobDown> {
+        let len_bytes = exchange::len_down(&down) as u64;
         match self.relay.hear(down) {
             Ok(actions) => {
+                self.exchanged[1] += len_bytes;
                 self.act(actions);
                 None
             }
@@ -201,6 +210,11 @@ impl PmixLinks {
         }
     }
 
+    /// What this server has said to those of other nodes and been told by them, in bytes.
+    pub(super) fn exchanged(&self) -> [u64; 2] {
+        self.exchanged
+    }
+
     /// Ends the helper.
     pub(super) async fn end(&mut self) {
         if let Some(mut helper) = self.helper.take() {
@@ -218,7 +232,11 @@ impl PmixLinks {
                     }
                 }
                 Action::Spawn(order) => self.head.send(&AgentMessage::Spawn(Box::new(order))),
-                Action::Up(up) => self.head.send(&AgentMessage::Oob(up)),
+                Action::Up(up) => {
+                    self.exchanged[0] += exchange::len_up(&up) as u64;
+                    self.head.send(&AgentMessage::Oob(up));
+                }
+                Action::Note(text) => self.head.send(&AgentMessage::Note(text)),
                 Action::Broke { rank, how } => self.head.send(&AgentMessage::RankBroke { rank, how }),
                 Action::HeardOut(rank) => heard_out.extend(self.unheard.take(&rank)),
             }

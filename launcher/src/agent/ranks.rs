@@ -438,6 +438,13 @@ impl Ranks {
         }
     }
 
+    /// What the node's servers and those of other nodes have said to each other, in bytes: said here, and said to this node.
+    pub(super) fn exchanged(&self) -> [u64; 2] {
+        let pmix = self.pmix.as_ref().map_or([0; 2], PmixLinks::exchanged);
+        let pmi = self.pmi.exchanged();
+        [pmi[0] + pmix[0], pmi[1] + pmix[1]]
+    }
+
     /// Says that no process of the job is left: streams end now, also where a stranger holds them.
     pub(super) fn all_reaped(&mut self) {
         for (_, exit) in std::mem::take(&mut self.exits) {

@@ -382,6 +382,7 @@ impl Agent {
         self.is_unreaped = false;
         if let Some(ranks) = &mut self.ranks {
             ranks.all_reaped();
+            self.head.send(&AgentMessage::ExchangeBytes { bytes: ranks.exchanged() });
         }
         let message = AgentMessage::Reaped { ranks: rank_count, strays };
         self.unsaid_reaped = Some((message, Instant::now() + DRAIN_PATIENCE));

@@ -45,6 +45,26 @@ pub(crate) fn reply<T: Serialize>(to: Target, token: u64, answer: &T) -> OobUp {
     OobUp::Reply { to, token, body }
 }
 
+/// How many bytes of servers' own a message towards the head carries.
+pub(crate) fn len_up(up: &OobUp) -> usize {
+    match up {
+        OobUp::Gather { blobs, .. } => blobs.iter().map(|(_, blob)| blob.len()).sum(),
+        OobUp::Request { body, .. } => body.len(),
+        OobUp::Reply { body, .. } => body.as_ref().map_or(0, Vec::len),
+        OobUp::Abort { .. } => 0,
+    }
+}
+
+/// How many bytes of servers' own a message from the head carries.
+pub(crate) fn len_down(down: &OobDown) -> usize {
+    match down {
+        OobDown::Gathered { blobs, .. } => blobs.iter().map(|(_, blob)| blob.len()).sum(),
+        OobDown::Request { body, .. } => body.len(),
+        OobDown::Reply { body, .. } => body.as_ref().map_or(0, Vec::len),
+        OobDown::Event(_) => 0,
+    }
+}
+
 /// Says whether a message from the head is for the server of this family on this node.
 pub(crate) fn is_for(down: &OobDown, node: NodeId, family: Family) -> bool {
     match down {

@@ -211,6 +211,7 @@ impl Server {
 
     fn called(&mut self, call: Call) -> io::Result<()> {
         let report = match call {
+            Call::NotServed(call) => Report::NotServed { call: call.to_owned() },
             Call::Connected(rank) => Report::Connected(rank),
             Call::Finalized(rank) => Report::Finalized(rank),
             Call::Aborted { rank, code, reason } => Report::Aborted { rank, code, reason },

@@ -9,7 +9,8 @@
 //! through the agent's [`Relay`], which is pure, and the job's out-of-band layer, as [`exchange`](crate::exchange) says. What libpmix is told of the job is
 //! [`description`]; all that is unsafe is in [`library`].
 //!
-//! Not served: groups, queries, allocation. libpmix answers ranks that ask for these by "not supported".
+//! Not served: groups, allocation, monitors, credentials, fabrics, events between nodes. Ranks that ask for these are told "not
+//! supported", and the agent names what they called, once.
 
 pub mod candidates;
 mod description;

@@ -181,6 +181,11 @@ pub enum Report {
         /// What each rank needs in its environment.
         environments: Vec<(Rank, Vec<NameValue>)>,
     },
+    /// A rank has called a function of PMIx's that is not served, and was told so.
+    NotServed {
+        /// The function.
+        call: String,
+    },
     /// A rank asks for a further world. Answered by [`Order::Spawned`].
     Spawn {
         /// Returned in the answer.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use efarun_wire::message::{
     GatherKey, JobMap, OobDown, OobUp, Participants, SpawnOrder, SpawnedWorld, Target,
 };
-use efarun_wire::oob::blob_limit_bytes;
+use efarun_wire::oob::{MAX_OPEN_GATHERS, blob_limit_bytes};
 use efarun_wire::{NodeId, Rank};
 
 use super::protocol::{Order, Published, Purpose, Report};
@@ -35,6 +35,8 @@ pub enum Action {
         /// What it did, as a fragment that fits "rank 3 …".
         how: String,
     },
+    /// Tell the user, one line.
+    Note(String),
     /// All that a rank has said to its server has been told.
     HeardOut(Rank),
 }
@@ -53,8 +55,12 @@ pub struct Relay {
     fences: BTreeMap<GatherKey, u64>,
     rounds: Rounds,
     asks: Asks<Ask>,
-    /// Whose cards the helper is looking for, by the tokens that it was given.
-    asked_cards: BTreeMap<u64, (Target, u64)>,
+    /// Whose cards the helper is looking for, and for whom, by the tokens that it was given.
+    asked_cards: BTreeMap<u64, (Rank, Target, u64)>,
+    /// Ranks whose processes have ended with code 0.
+    ended: BTreeSet<Rank>,
+    /// What ranks called and is not served, as far as it has been said.
+    said_not_served: BTreeSet<String>,
     /// The helper's tokens of the worlds that its ranks have asked for, by those of the orders.
     spawns: BTreeMap<u64, u64>,
     /// What is published, on the node that keeps it.
@@ -138,6 +144,8 @@ impl Relay {
             rounds: Rounds::default(),
             asks: Asks::new(node, Family::Pmix),
             asked_cards: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            said_not_served: BTreeSet::new(),
             names: Names::new(),
             spawns: BTreeMap::new(),
             name_waits: Vec::new(),
@@ -169,6 +177,11 @@ impl Relay {
         let mut actions = Vec::new();
         match report {
             Report::Ready { .. } | Report::Unready { .. } | Report::Registered { .. } => {}
+            // What a helper says of other nodes' ranks is nothing to anybody.
+            Report::Aborted { rank, .. } if !self.states.contains_key(&rank) => {}
+            Report::Spawn { token, rank, .. } if !self.states.contains_key(&rank) => {
+                actions.push(Action::Order(Order::Spawned { token, world: None }));
+            }
             Report::Spawn { token, rank, programs } => {
                 let own = self.asks.new_token();
                 self.spawns.insert(own, token);
@@ -177,6 +190,12 @@ impl Relay {
             }
             Report::Connected(rank) => self.enter(rank, State::Within),
             Report::Finalized(rank) => self.enter(rank, State::Left),
+            Report::NotServed { call } => {
+                let call = one_line(&call.chars().take(LONGEST_NAME).collect::<String>());
+                if self.said_not_served.len() < MAX_NOTES && self.said_not_served.insert(call.clone()) {
+                    actions.push(Action::Note(format!("a rank called {call}, which is not served here")));
+                }
+            }
             Report::Aborted { rank, code, reason } => {
                 let reason = if reason.is_empty() { "by MPI_Abort".to_owned() } else { one_line(&reason) };
                 actions.push(Action::Up(OobUp::Abort { rank, code, reason }));
@@ -189,7 +208,7 @@ impl Relay {
                 _ => actions.push(Action::Order(Order::Card { token, blob: None })),
             },
             Report::Card { token, blob } => {
-                if let Some((to, theirs)) = self.asked_cards.remove(&token) {
+                if let Some((_, to, theirs)) = self.asked_cards.remove(&token) {
                     actions.push(Action::Up(exchange::reply(to, theirs, &Answer::Card(blob))));
                 }
             }
@@ -235,9 +254,9 @@ impl Relay {
     fn asked(&mut self, from: Target, token: u64, body: &[u8]) -> Vec<Action> {
         let mut actions = Vec::new();
         match exchange::decode(body) {
-            Some(Question::Card(rank)) if self.states.contains_key(&rank) => {
+            Some(Question::Card(rank)) if self.may_have_card(rank) => {
                 let own = self.asks.new_token();
-                self.asked_cards.insert(own, (from, token));
+                self.asked_cards.insert(own, (rank, from, token));
                 actions.push(Action::Order(Order::FindCard { token: own, rank }));
             }
             Some(Question::Card(_)) => {
@@ -263,11 +282,22 @@ impl Relay {
 
     /// Takes note that a rank's process has ended by itself with code 0, all that it said having been told.
     pub fn ended_well(&mut self, rank: Rank) -> Vec<Action> {
-        if self.states.get(&rank) != Some(&State::Within) {
-            return Vec::new();
+        let mut actions = Vec::new();
+        if self.states.contains_key(&rank) {
+            self.ended.insert(rank);
         }
-        let how = "ended with code 0 after MPI_Init and without MPI_Finalize".to_owned();
-        vec![Action::Broke { rank, how }]
+        // libpmix, which has been heard out, would go on waiting for what nobody will tell it any more.
+        self.asked_cards.retain(|_, (of, to, token)| {
+            if *of == rank {
+                actions.push(Action::Up(exchange::reply(*to, *token, &Answer::Card(None))));
+            }
+            *of != rank
+        });
+        if self.states.get(&rank) == Some(&State::Within) {
+            let how = "ended with code 0 after MPI_Init and without MPI_Finalize".to_owned();
+            actions.push(Action::Broke { rank, how });
+        }
+        actions
     }
 
     /// Takes note that the helper is gone, and how, as a fragment that fits "…, which …".
@@ -283,6 +313,11 @@ impl Relay {
     /// Whether a rank has initialised PMIx, now or before.
     pub fn has_connected(&self, rank: Rank) -> bool {
         self.states.get(&rank).is_some_and(|state| *state != State::Outside)
+    }
+
+    /// Whether there is any sense in looking for a rank's card: what one that came to PMIx has said outlives it.
+    fn may_have_card(&self, rank: Rank) -> bool {
+        self.states.contains_key(&rank) && (self.has_connected(rank) || !self.ended.contains(&rank))
     }
 
     fn enter(&mut self, rank: Rank, state: State) {
@@ -304,9 +339,16 @@ impl Relay {
         let limit_bytes = blob_limit_bytes(participants.count(self.first_size));
         let is_whole = match &participants {
             Participants::World => true,
-            Participants::Ranks(ranks) => ranks.last().is_some_and(|rank| rank.0 < self.rank_count),
+            Participants::Ranks(ranks) => {
+                ranks.is_sorted_by(|a, b| a < b) && ranks.last().is_some_and(|rank| rank.0 < self.rank_count)
+            }
         };
-        if local.is_empty() || !is_whole || blob.len() > limit_bytes * local.len() {
+        let open_count = |rank: &Rank| {
+            self.fences.keys().filter(|key| key.participants.contains(*rank, self.first_size)).count()
+        };
+        // The head lets no rank take part in more at a time.
+        let has_room = local.iter().all(|rank| open_count(rank) < MAX_OPEN_GATHERS);
+        if local.is_empty() || !is_whole || !has_room || blob.len() > limit_bytes * local.len() {
             actions.push(Action::Order(Order::Fenced { token, blob: None }));
             return;
         }
@@ -414,5 +456,7 @@ fn name_of(purpose: Purpose) -> &'static str {
     }
 }
 
+const LONGEST_NAME: usize = 100;
+const MAX_NOTES: usize = 16;
 /// Lookups that wait for what is not published.
 const MAX_WAITS: usize = 4096;

@@ -263,3 +263,50 @@ fn a_world_that_is_asked_for_is_ordered_and_answered_once() {
     assert_eq!(relay.spawned(order.token, &outcome), told);
     assert_eq!(relay.spawned(order.token, &outcome), []);
 }
+
+#[test]
+fn nobody_waits_for_the_card_of_a_rank_that_has_ended() {
+    let mut relays = relays();
+    let want = |token| Report::WantCard { token, rank: Rank(1) };
+    let asked = relays[0].reported(want(5));
+    assert!(matches!(&relays[1].hear(passed_on(&asked[0])).unwrap()[..], [Action::Order(_)]));
+    // libpmix there still waits for the rank to say it.
+    let ended = relays[1].ended_well(Rank(1));
+    let none = |token| [Action::Order(Order::Card { token, blob: None })];
+    assert_eq!(relays[0].hear(passed_on(&ended[0])).unwrap(), none(5));
+    let asked = relays[0].reported(want(6));
+    let answer = relays[1].hear(passed_on(&asked[0])).unwrap();
+    assert_eq!(relays[0].hear(passed_on(&answer[0])).unwrap(), none(6), "one that asks later");
+    // What one has said before its end is still there.
+    let _ = relays[1].reported(Report::Connected(Rank(1)));
+    let _ = relays[1].reported(Report::Finalized(Rank(1)));
+    let asked = relays[0].reported(want(7));
+    assert_eq!(
+        carry(&mut relays, 0, asked, b"card"),
+        [Action::Order(Order::Card { token: 7, blob: Some(b"card".to_vec()) })]
+    );
+}
+
+#[test]
+fn what_is_not_served_is_said_once_and_what_no_rank_may_ask_is_refused() {
+    let mut relay = Relay::new(NodeId(0), &map());
+    let called = || Report::NotServed { call: "PMIx_Group_construct".to_owned() };
+    let note = "a rank called PMIx_Group_construct, which is not served here".to_owned();
+    assert_eq!(relay.reported(called()), [Action::Note(note)]);
+    assert_eq!(relay.reported(called()), []);
+    let aborted = Report::Aborted { rank: Rank(1), code: 7, reason: String::new() };
+    assert_eq!(relay.reported(aborted), []);
+    let spawn = Report::Spawn { token: 3, rank: Rank(1), programs: Vec::new() };
+    assert_eq!(relay.reported(spawn), [Action::Order(Order::Spawned { token: 3, world: None })]);
+    // More than the head lets a rank take part in, or in no order.
+    let refused = |token| [Action::Order(Order::Fenced { token, blob: None })];
+    assert_eq!(relay.reported(fence(1, Participants::Ranks(vec![Rank(1), Rank(0)]), b"")), refused(1));
+    let pair = Participants::Ranks(vec![Rank(0), Rank(1)]);
+    let fences = (2..20).map(|token| relay.reported(fence(token, pair.clone(), b"")));
+    let fences: Vec<_> = fences.collect();
+    assert!(fences[..16].iter().all(|actions| matches!(&actions[..], [Action::Up(_)])));
+    assert_eq!(fences[16], refused(18));
+    let others = Participants::Ranks(vec![Rank(1), Rank(2)]);
+    let fence_of_others = relay.reported(fence(20, others, b""));
+    assert!(matches!(&fence_of_others[..], [Action::Up(_)]), "{fence_of_others:?}");
+}

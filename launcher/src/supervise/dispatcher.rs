@@ -10,6 +10,7 @@
 //! deadline is the user's `--timeout`; when that is over the ranks are asked where they are before they are ended.
 
 mod interruptions;
+mod servers;
 mod spawns;
 mod weighing;
 mod worlds;
@@ -38,6 +39,7 @@ use crate::bootstrap::{NodeEvent, NodeLink};
 use crate::error::status_text;
 use crate::job::OnFailure;
 use crate::mapping::Placement;
+pub use servers::Servers;
 use spawns::PendingWorld;
 use weighing::Weighing;
 use worlds::Worlds;
@@ -96,6 +98,8 @@ pub struct Ended {
     pub verdict: Verdict,
     /// What ranks that failed had written to their error files.
     pub error_files: BTreeMap<Rank, Vec<u8>>,
+    /// What nodes' PMI and PMIx servers were told and told each other.
+    pub servers: Servers,
     /// Ranks that ran, and are known to have ended.
     pub reaped: u32,
     /// Processes that ranks had left behind and that were killed.
@@ -182,6 +186,7 @@ pub async fn run(
         deserters: VecDeque::new(),
         stdin_credit: inputs.stdin_readers.iter().map(|rank| (*rank, STDIN_CREDIT_BYTES as usize)).collect(),
         error_files: BTreeMap::new(),
+        servers: Servers::default(),
         started: Instant::now(),
         limits,
     };
@@ -225,6 +230,7 @@ struct Job<'a> {
     /// What each rank that reads standard input may still be sent.
     stdin_credit: BTreeMap<Rank, usize>,
     error_files: BTreeMap<Rank, Vec<u8>>,
+    servers: Servers,
     started: Instant,
     limits: Limits,
 }
@@ -319,6 +325,9 @@ impl Job<'_> {
             AgentMessage::RankBroke { rank, how } => self.rank_failed(Failure::Broke { rank, how }),
             AgentMessage::EndsTold => self.ends_told(node),
             AgentMessage::Alone { rank, library } => self.worlds.ended_alone(rank, library),
+            AgentMessage::PmiBytes { rank, bytes } => drop(self.servers.pmi_bytes.insert(rank, bytes)),
+            AgentMessage::ExchangeBytes { bytes } => drop(self.servers.exchange_bytes.insert(node, bytes)),
+            AgentMessage::ServesPmix { version } => self.serves_pmix(node, &version),
             AgentMessage::Admitted { world } => self.admitted(node, world),
             AgentMessage::Spawn(order) => self.spawn(node, &order),
             AgentMessage::Reaped { strays, .. } => {
@@ -543,6 +552,7 @@ impl Job<'_> {
     fn into_ended(self) -> Ended {
         let mut ended = Ended {
             error_files: self.error_files,
+            servers: self.servers,
             reaped: self.verdict.ended_count(),
             strays: 0,
             acknowledged: 0,

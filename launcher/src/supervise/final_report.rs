@@ -50,6 +50,9 @@ pub fn of_job(
         });
         let fields = rank.as_object_mut().expect("it has just been made one");
         fields.extend(exit.map(|exit| status_fields(exit.status)).unwrap_or_default());
+        if let Some([said, told]) = ended.servers.pmi_bytes.get(&place.rank) {
+            fields.insert("pmi_bytes".to_owned(), json!({ "said": said, "told": told }));
+        }
         if exit.is_some_and(has_failed) && described < DESCRIBED_RANKS {
             described += 1;
             fields.extend(words_of(place.rank, ended, writer));
@@ -77,6 +80,18 @@ pub fn of_job(
         (
             "unacknowledged".to_owned(),
             ended.unacknowledged.iter().map(|(host, pids)| json!({ "host": host, "pids": pids })).collect(),
+        ),
+        (
+            "exchange_bytes".to_owned(),
+            ended
+                .servers
+                .exchange_bytes
+                .iter()
+                .map(|(node, [said, told])| {
+                    let host = placement.nodes[node.index()].host.to_string();
+                    json!({ "host": host, "said": said, "told": told })
+                })
+                .collect(),
         ),
         ("ranks".to_owned(), Value::Array(ranks)),
     ]);

@@ -243,6 +243,9 @@ impl Head {
             AgentMessage::Stacks { rank, text } => drop(seen.stacks.insert(rank, text)),
             AgentMessage::Dialed(outcome) => seen.dialed = Some(outcome),
             AgentMessage::Facts(_) => panic!("facts come once"),
+            AgentMessage::PmiBytes { .. }
+            | AgentMessage::ExchangeBytes { .. }
+            | AgentMessage::ServesPmix { .. } => {}
             AgentMessage::Spawn(_) | AgentMessage::Admitted { .. } => {
                 panic!("no rank here asks for more")
             }

@@ -161,6 +161,24 @@ pub enum AgentMessage {
     Exited(RankExit),
     /// An out-of-band message from this node or its ranks.
     Oob(OobUp),
+    /// What a rank and its PMI server have said to each other until its end, in bytes. Comes before its end.
+    PmiBytes {
+        /// The rank.
+        rank: Rank,
+        /// Said by it, and said to it.
+        bytes: [u64; 2],
+    },
+    /// What the node's PMI and PMIx servers and those of other nodes have said to each other, in bytes. Comes before
+    /// [`AgentMessage::Reaped`].
+    ExchangeBytes {
+        /// Said here, and said to this node.
+        bytes: [u64; 2],
+    },
+    /// The node has a PMIx server.
+    ServesPmix {
+        /// By this library, as it calls itself.
+        version: String,
+    },
     /// A rank asks for a further world. Answered by [`HeadMessage::Spawned`].
     Spawn(Box<SpawnOrder>),
     /// The node's servers know of a further world.

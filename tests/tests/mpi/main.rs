@@ -1,5 +1,6 @@
 //! Programs that were built for MPI libraries, and what speaks PMI besides, under efarun.
 
+mod bytes;
 mod failures;
 mod mpich;
 mod open_mpi;

@@ -121,10 +121,17 @@ pub(super) struct ServerModule {
     pub(super) disconnect: *const c_void,
     pub(super) register_events: *const c_void,
     pub(super) deregister_events: *const c_void,
-    /// Those between, which are not served.
-    pub(super) unserved: [*const c_void; 6],
+    /// Listener, events, queries, tools, logs: libpmix answers by itself where there is nothing.
+    pub(super) unserved: [*const c_void; 5],
+    pub(super) allocate: *const c_void,
     pub(super) job_control: *const c_void,
-    pub(super) more_unserved: [*const c_void; 7],
+    pub(super) monitor: *const c_void,
+    pub(super) get_credential: *const c_void,
+    pub(super) validate_credential: *const c_void,
+    /// Output and input of tools.
+    pub(super) more_unserved: [*const c_void; 2],
+    pub(super) group: *const c_void,
+    pub(super) fabric: *const c_void,
     /// Takes the place of the first one from release 4 on.
     pub(super) client_connected_2: *const c_void,
     pub(super) later: [*const c_void; 36],
@@ -134,6 +141,7 @@ const _: () = {
     assert!(size_of::<Proc>() == 260 && size_of::<Value>() == 32 && size_of::<Info>() == 552);
     assert!(std::mem::offset_of!(Info, value) == 520 && size_of::<Array>() == 24);
     assert!(std::mem::offset_of!(Published, value) == 776 && size_of::<Published>() == 808);
+    assert!(std::mem::offset_of!(ServerModule, group) == 25 * size_of::<usize>());
     assert!(std::mem::offset_of!(ServerModule, client_connected_2) == 27 * size_of::<usize>());
     assert!(size_of::<App>() == 56 && std::mem::offset_of!(App, infos) == 40);
     assert!(size_of::<ServerModule>() == 64 * size_of::<usize>());

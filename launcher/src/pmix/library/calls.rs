@@ -19,6 +19,8 @@ use crate::pmix::protocol::{Published, Purpose};
 /// What libpmix tells and asks.
 #[derive(Debug)]
 pub(in crate::pmix) enum Call {
+    /// A rank has called something that is not served, and is told so.
+    NotServed(&'static str),
     Connected(Rank),
     Finalized(Rank),
     Aborted {
@@ -90,9 +92,15 @@ pub(super) fn module() -> abi::ServerModule {
         disconnect: disconnect as *const c_void,
         register_events: register_events as *const c_void,
         deregister_events: register_events as *const c_void,
-        unserved: [ptr::null(); 6],
+        unserved: [ptr::null(); 5],
+        allocate: allocate as *const c_void,
         job_control: job_control as *const c_void,
-        more_unserved: [ptr::null(); 7],
+        monitor: monitor as *const c_void,
+        get_credential: get_credential as *const c_void,
+        validate_credential: validate_credential as *const c_void,
+        more_unserved: [ptr::null(); 2],
+        group: group as *const c_void,
+        fabric: fabric as *const c_void,
         client_connected_2: client_connected_2 as *const c_void,
         later: [ptr::null(); 36],
     }
@@ -445,6 +453,25 @@ unsafe fn meet(
 /// Events between a node's own ranks are libpmix's to pass on; it asks for more here, of which there is none.
 unsafe extern "C" fn register_events() -> Status {
     abi::OPERATION_SUCCEEDED
+}
+
+/// Defines functions that say what was called, and that it is not served. They look at none of their arguments.
+macro_rules! not_served {
+    ($($function:ident: $name:literal),*) => {$(
+        unsafe extern "C" fn $function() -> Status {
+            pass_on(|| Some(Call::NotServed($name)));
+            abi::NOT_SUPPORTED
+        }
+    )*};
+}
+
+not_served! {
+    allocate: "PMIx_Allocation_request",
+    monitor: "PMIx_Process_monitor",
+    get_credential: "PMIx_Get_credential",
+    validate_credential: "PMIx_Validate_credential",
+    group: "PMIx_Group_construct",
+    fabric: "PMIx_Fabric_register"
 }
 
 /// What files a rank wants removed after it is libpmix's own to note, and asks nothing here; but it does so only where there
