@@ -16,10 +16,16 @@ fn on_a_terminal(folder: &std::path::Path) -> std::path::PathBuf {
 #[test]
 fn end_that_takes_its_time_says_who_is_waited_for_and_leaves_no_line() {
     let folder = tempfile::tempdir().unwrap();
-    let script = "if [ $EFARUN_RANK = 1 ]; then exit 5; fi; trap '' TERM; while :; do sleep 0.02; done";
+    // Rank 1 fails when rank 0 no longer ends at once.
+    let ready = folder.path().join("ready");
+    let script = format!(
+        "if [ $EFARUN_RANK = 1 ]; then while [ ! -e {ready} ]; do sleep 0.02; done; exit 5; fi; \
+         trap '' TERM; : >{ready}; while :; do sleep 0.02; done",
+        ready = ready.display()
+    );
     let job =
         Job::here(&on_a_terminal(folder.path())).options(["--oversubscribe", "-n", "2", "--grace", "3"]);
-    let outcome = shell(job, script).run();
+    let outcome = shell(job, &script).run();
     outcome.assert_code(5);
     let shown = outcome.stdout();
     assert!(shown.contains("ending: 1/2 ranks ended; waiting for localhost"), "{}", outcome.shown());
