@@ -118,6 +118,21 @@ pub enum Problem {
         /// `slots`, `port`, `user`, `the address`.
         what: &'static str,
     },
+    /// One host with two addresses.
+    #[error(
+        "`{name}` is at {address} here and at {first} on line {first_line}: give each machine a name of its own, or leave \
+         the wrong address out"
+    )]
+    TwoAddresses {
+        /// The host's name.
+        name: String,
+        /// The address on this line.
+        address: String,
+        /// The address that was given first.
+        first: String,
+        /// The line that gave it, from 1.
+        first_line: u32,
+    },
     /// One address for several hosts.
     #[error("`{key}` is one host's, and the name before it means several")]
     OfARange {

@@ -1,5 +1,7 @@
 //! A hostfile's lines: words, `key = value`, comments.
 
+use std::collections::HashMap;
+
 use super::entry::{self, Misread};
 use super::merge::{self, Mention};
 use super::{HostError, Problem, comments};
@@ -9,6 +11,7 @@ pub(super) fn parse(bytes: &[u8], file: &str) -> Result<Vec<Mention>, HostError>
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     let plain = comments::blanked(bytes).map_err(|at| unclosed_comment(bytes, at, file))?;
     let mut mentions = Vec::new();
+    let mut addresses = Addresses::default();
     for (index, raw) in plain.split(|byte| *byte == b'\n').enumerate() {
         let line = u32::try_from(index + 1).unwrap_or(u32::MAX);
         let at_fault = |Misread { at, problem }| HostError::Line {
@@ -21,9 +24,39 @@ pub(super) fn parse(bytes: &[u8], file: &str) -> Result<Vec<Mention>, HostError>
         let text = significant(raw).map_err(at_fault)?;
         let of_line = parse_line(text, line).map_err(at_fault)?;
         merge::check_count(mentions.len(), of_line.len()).map_err(at_fault)?;
+        addresses.check(text, &of_line).map_err(at_fault)?;
         mentions.extend(of_line);
     }
     Ok(mentions)
+}
+
+/// The address that each host was given, and on which line.
+#[derive(Default)]
+struct Addresses(HashMap<Door, (String, u32)>);
+
+/// User, name and port.
+type Door = (Option<String>, String, Option<u16>);
+
+impl Addresses {
+    /// Refuses a second address for a host: under one name nobody could say which of the two failed.
+    fn check(&mut self, text: &str, of_line: &[Mention]) -> Result<(), Misread> {
+        // A range has no address, so a line that gives one means one host.
+        let [mention] = of_line else { return Ok(()) };
+        let Some(address) = mention.address.as_ref().filter(|_| !mention.is_excluded) else { return Ok(()) };
+        let (user, name, port) = mention.door();
+        let door = (user.map(str::to_owned), name.to_owned(), port);
+        let (first, line) = self.0.entry(door).or_insert_with(|| (address.clone(), mention.place));
+        if first == address {
+            return Ok(());
+        }
+        let problem = Problem::TwoAddresses {
+            name: name.to_owned(),
+            address: address.clone(),
+            first: first.clone(),
+            first_line: *line,
+        };
+        Err(Misread { at: text.len() - text.trim_start_matches([' ', '\t']).len(), problem })
+    }
 }
 
 fn unclosed_comment(bytes: &[u8], at: usize, file: &str) -> HostError {

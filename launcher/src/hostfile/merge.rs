@@ -7,8 +7,9 @@ use super::{HostError, MAX_HOSTS, Problem, ranges};
 use crate::job::Host;
 use crate::mapping::HostChoice;
 
-/// What one line of a hostfile, or one item of `-H`, says. Two of them are the same host if they reach the same
-/// account by the same door: one name on two ports is two hosts, which is how containers of one machine are listed.
+/// What one line of a hostfile, or one item of `-H`, says. Two of them are the same host if they name the same account
+/// and the same door: one name on two ports is two hosts, which is how containers of one machine are listed. The address
+/// is not part of it, for one line may give it for all of them; a file where two differ is refused before it comes here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mention {
     pub(super) user: Option<String>,
@@ -150,6 +151,8 @@ pub(super) fn choices(hosts: &[Host], listed: &[Mention]) -> Result<Vec<HostChoi
 /// All mentions of one host.
 struct Group<'a> {
     first: &'a Mention,
+    /// The one that was given.
+    address: Option<&'a String>,
     lines: Vec<u32>,
     /// Slots that were spelled.
     spelled: Option<u32>,
@@ -160,6 +163,11 @@ struct Group<'a> {
 }
 
 impl Mention {
+    /// What tells hosts apart: user, name and port.
+    pub(super) fn door(&self) -> (Option<&str>, &str, Option<u16>) {
+        (self.user.as_deref(), &self.name, self.port)
+    }
+
     /// Whether it takes this host away. Without a user it does so for every user.
     fn excludes(&self, name: &str, user: Option<&str>) -> bool {
         self.is_excluded && self.name == name && (self.user.is_none() || self.user.as_deref() == user)
@@ -189,7 +197,7 @@ impl Group<'_> {
     fn host(&self, origin: String) -> Host {
         Host {
             name: self.first.name.clone(),
-            address: self.first.address.clone(),
+            address: self.address.cloned(),
             user: self.first.user.clone(),
             port: self.first.port,
             slots: self.slots(),
@@ -204,13 +212,20 @@ fn merge(mentions: &[Mention]) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     let mut groups_by_host = HashMap::new();
     for mention in mentions.iter().filter(|mention| !mention.is_excluded) {
-        let host = (&mention.name, &mention.address, &mention.user, mention.port);
-        let at = *groups_by_host.entry(host).or_insert(groups.len());
+        let at = *groups_by_host.entry(mention.door()).or_insert(groups.len());
         if at == groups.len() {
-            groups.push(Group { first: mention, lines: Vec::new(), spelled: None, most: None, bare: 0 });
+            groups.push(Group {
+                first: mention,
+                address: None,
+                lines: Vec::new(),
+                spelled: None,
+                most: None,
+                bare: 0,
+            });
         }
         let group = &mut groups[at];
         group.lines.push(mention.place);
+        group.address = group.address.or(mention.address.as_ref());
         if let Some(most) = mention.max_slots {
             group.most = Some(group.most.unwrap_or(0).saturating_add(most));
         }

@@ -66,6 +66,7 @@ fn faults_are_named_with_their_place_and_what_would_be_right() {
         "a ip=-lroot",
         "a ip=10.0.0.1 alias=b",
         "a[1-2] ip=10.0.0.1",
+        "a ip=10.0.0.1\nb\n  10.0.0.2 alias=a",
         "$(reboot)",
         "a;reboot",
         "10.0.0.110.0.0.2",
@@ -129,6 +130,23 @@ fn repeated_bare_host_has_one_slot_per_line_and_others_add_up() {
     let hosts = parse("f", b"a\na\nb slots=4\na\nc\nb slots=2\nb").unwrap();
     assert_eq!(slots(&hosts), [("a", Some(3)), ("b", Some(7)), ("c", None)]);
     assert_eq!(hosts[0].origin, "f:1,2,4");
+}
+
+#[test]
+fn one_line_gives_the_address_of_a_host_on_several() {
+    for file in ["a\na ip=10.0.0.1 slots=2\na", "10.0.0.1 alias=a\na slots=2\na ip=10.0.0.1"] {
+        let hosts = parse("f", file.as_bytes()).unwrap();
+        assert_eq!(slots(&hosts), [("a", Some(4))], "{file}");
+        assert_eq!(hosts[0].address.as_deref(), Some("10.0.0.1"), "{file}");
+    }
+}
+
+#[test]
+fn a_name_may_have_an_address_for_each_user_and_port() {
+    let file = "a ip=10.0.0.1\nu@a ip=10.0.0.2\na port=23 ip=10.0.0.3\n^gone\ngone ip=10.0.0.4";
+    let hosts = parse("f", file.as_bytes()).unwrap();
+    let addresses: Vec<_> = hosts.iter().map(|host| host.address.as_deref().unwrap()).collect();
+    assert_eq!(addresses, ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
 }
 
 #[test]
