@@ -6,8 +6,8 @@
 //! `script`, what the answers mean is decided in `dialogue`, without I/O.
 //!
 //! The file is written under a temporary name and renamed, so two jobs may push at once and a cut connection
-//! leaves nothing that could be run. That its content is right needs no checksum here: its size is compared, and
-//! the agent refuses to work for a head of another build, which it knows by the hash of its own executable.
+//! leaves nothing that could be run. That its content is right needs no checksum here: SSH has one for what is on its
+//! way, the file's size is compared, and the agent refuses to work for a head of another build ([`build_id`]).
 //!
 //! It cannot push to another CPU architecture: that is told instead.
 
