@@ -40,7 +40,7 @@ use crate::output::Terminal;
 
 /// Runs the command line of this process to its end.
 ///
-/// The first argument `__agent`, `__keeper` or `__helper` makes this process one of a node's own; the words are private
+/// The first argument `__agent` or `__helper` makes this process one of a node's own; the words are private
 /// between builds of the launcher, come before the command line is parsed, and are in no help.
 pub fn main_impl() -> ExitCode {
     let mut args = std::env::args_os();
@@ -48,7 +48,6 @@ pub fn main_impl() -> ExitCode {
     let dialect = cli::dialect_of(&name);
     match args.next() {
         Some(word) if word == agent::ARGUMENT => agent::agent_main(),
-        Some(word) if word == keeper::ARGUMENT => keeper::keeper_main(),
         Some(word) if word == pmix::ARGUMENT => pmix::helper_main(),
         first => head_main(&name, dialect.into_iter().chain(first).chain(args)).into(),
     }

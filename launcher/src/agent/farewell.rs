@@ -9,7 +9,7 @@ use efarun_wire::message::AgentMessage;
 
 use super::ranks::Ranks;
 use super::serve::{Agent, HEAD_LOST_GRACE, Leaving};
-use crate::keeper::ending::end_all_descendants;
+use crate::keeper::ending::{end_all_descendants, none_is_left};
 use crate::keeper::protocol::{KeeperOrder, KeeperReport};
 
 impl Agent {
@@ -78,11 +78,19 @@ impl Agent {
         let deadline = Instant::now() + KEEPER_PATIENCE;
         // One that does not end in time is killed by the sweep.
         while let Ok(Some(_)) = timeout_at(deadline, self.keeper.report()).await {}
+        // It is a moment from the socket's end to the process's, and a sweep in that moment would find it still there.
+        let _ = timeout_at(deadline, self.keeper.ended()).await;
     }
 
     /// Ends whatever descends from this process now: nothing, unless the keeper is dead or hangs.
     async fn sweep(&mut self) {
-        let Ok(swept) = tokio::task::spawn_blocking(end_all_descendants).await else { return };
+        let swept = match none_is_left() {
+            true => Ok(0),
+            false => match tokio::task::spawn_blocking(end_all_descendants).await {
+                Ok(swept) => swept,
+                Err(_) => return,
+            },
+        };
         match swept {
             // Of a keeper that reported before it left, nothing but its own status was left.
             Ok(_) if !self.is_unreaped => {}

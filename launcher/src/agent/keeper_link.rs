@@ -5,8 +5,11 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use efarun_wire::frame::{self, FrameReader};
@@ -45,6 +48,15 @@ impl KeeperLink {
     pub(super) async fn close(&mut self) {
         // Fails when the keeper is dead already.
         let _ = self.socket.shutdown().await;
+    }
+
+    /// Waits until the keeper's process has ended; it is still to be reaped then.
+    pub(super) async fn ended(&self) {
+        let Ok(mut ends) = signal(SignalKind::child()) else { return };
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        while waitid(Id::Pid(Pid::from_raw(self.pid)), flags) == Ok(WaitStatus::StillAlive) {
+            ends.recv().await;
+        }
     }
 
     async fn send(&self, order: &KeeperOrder, fds: &[RawFd]) -> io::Result<()> {

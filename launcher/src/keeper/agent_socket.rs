@@ -119,10 +119,15 @@ impl AsFd for AgentSocket {
 
 /// Moves the socket from standard input, where the agent put it, out of the way of the ranks' descriptors.
 pub(crate) fn from_standard_input() -> io::Result<OwnedFd> {
-    let stdin = io::stdin();
-    let moved = nix::fcntl::fcntl(stdin.as_fd(), nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))?;
+    let moved = out_of_the_way(io::stdin().as_fd())?;
     let null = std::fs::File::open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
+    Ok(moved)
+}
+
+/// Gives the socket a number that no rank's descriptor has.
+pub(super) fn out_of_the_way(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let moved = nix::fcntl::fcntl(socket, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(FIRST_OWN_FD))?;
     Ok(sys::own_received(vec![moved]).remove(0))
 }
 

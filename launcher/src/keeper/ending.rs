@@ -111,6 +111,17 @@ impl std::fmt::Display for Process {
     }
 }
 
+/// Reaps the children that have ended, and says whether that were all: then this process, a subreaper, has no descendants.
+pub(crate) fn none_is_left() -> bool {
+    loop {
+        match sys::reap_one() {
+            Reaped::Child(..) => {}
+            Reaped::NoneEnded => return false,
+            Reaped::NoChildren => return true,
+        }
+    }
+}
+
 /// Kills and reaps every descendant of this process; blocks until none is left. Gives their number.
 ///
 /// # Errors

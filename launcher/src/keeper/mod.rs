@@ -1,7 +1,7 @@
 //! One process per node that forks ranks and ends them.
 //!
-//! A keeper is started by its node's agent, with a socket as its standard input, and does what the agent orders over
-//! it ([`protocol`]). It is kept small so that it does not fail: one thread, no runtime, no library loaded later.
+//! A keeper is forked by its node's agent, which has one thread then, and does what the agent orders over a socket
+//! ([`protocol`]). It is kept small so that it does not fail: one thread, no runtime, no library loaded later.
 //!
 //! Promised:
 //! - Ranks get exactly the descriptors, environment and folder that were ordered, a process group of their own, and
@@ -31,41 +31,47 @@ pub(crate) mod sys;
 pub(crate) use agent_socket::from_standard_input;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::process::ExitCode;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
-/// The launcher's first argument that makes it a keeper.
-pub const ARGUMENT: &str = "__keeper";
+/// What a keeper is called where the agent has its own first argument: for whoever looks at a list of processes.
+const ARGUMENT: &str = "__keeper";
 
-/// Runs a keeper for the agent that started it, until the agent is gone and no descendant is left.
+/// Keeps ranks for the agent at the other end of the socket, until the agent is gone and no descendant is left. Gives the
+/// process's exit code.
 ///
-/// To be called before anything of the process has started a thread.
-pub fn keeper_main() -> ExitCode {
-    match prepare() {
+/// To be called in a process that its agent has just forked for this.
+pub(crate) fn keep(agent: OwnedFd) -> i32 {
+    match prepare(agent) {
         Ok(keeper) => {
             keeper.run();
-            ExitCode::SUCCESS
+            0
         }
         Err(error) => {
             crate::agent::complain(&format!("the keeper cannot start: {error}"));
-            ExitCode::FAILURE
+            1
         }
     }
 }
 
-fn prepare() -> io::Result<run::Keeper> {
-    let agent = agent_socket::from_standard_input()?;
+fn prepare(agent: OwnedFd) -> io::Result<run::Keeper> {
+    // Standard input and output are the agent's channel, whose end must not wait for this process or a rank.
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    let agent = agent_socket::out_of_the_way(agent.as_fd())?;
     close_inherited(&agent)?;
-    // The others are ignored since the agent started, and stay so across exec.
+    // The others are ignored since the agent started.
     sys::ignore_signal(nix::sys::signal::Signal::SIGTERM);
     nix::sys::prctl::set_name(c"efarun-keeper")?;
+    sys::show_command_line(&["efarun", ARGUMENT]);
     nix::sys::prctl::set_child_subreaper(true)?;
     // The agent's children lead no group, so that this cannot fail; a terminal's signals do not come here.
     let _ = nix::unistd::setsid();
     Ok(run::Keeper::new(agent)?)
 }
 
-/// Closes whatever the agent's starter may have left open: ranks must not inherit it.
+/// Closes what the agent has open, and what its starter may have left open: ranks must not inherit it. Nothing that owns one
+/// of these descriptors is dropped here: the agent's values are those of its own process.
 fn close_inherited(agent: &OwnedFd) -> io::Result<()> {
     let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())

@@ -2,13 +2,14 @@
 //!
 //! # Safety
 //!
-//! Nothing here shares memory. Each block hands the kernel plain numbers, or pointers to values that live in the
+//! Nothing here shares memory between threads. Each block hands the kernel plain numbers, or pointers to values that live in the
 //! calling function; the fork is for a process with one thread, which its caller states.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use nix::errno::Errno;
@@ -90,7 +91,7 @@ pub(crate) fn dup_onto(fd: BorrowedFd<'_>, number: RawFd) -> nix::Result<()> {
     Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) }).map(drop)
 }
 
-/// Forks, runs `child` in the new process and ends that process with 127 should it return. Gives the child's id.
+/// Forks, runs `child` in the new process and ends that process with 127 should it return or panic. Gives the child's id.
 ///
 /// The caller's process must have one thread: the child inherits whatever locks other threads would hold.
 pub(crate) fn fork_running(child: impl FnOnce()) -> nix::Result<i32> {
@@ -98,10 +99,31 @@ pub(crate) fn fork_running(child: impl FnOnce()) -> nix::Result<i32> {
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(child.as_raw()),
         nix::unistd::ForkResult::Child => {
-            child();
+            // A panic that went on would make the child do what comes next in its parent.
+            let _ = catch_unwind(AssertUnwindSafe(child));
             // SAFETY: ends the process without running anything of the parent's that is registered for its exit.
             unsafe { libc::_exit(127) }
         }
+    }
+}
+
+/// Shows these words as the command line of this process, where they fit in place of those that it was started with.
+pub(crate) fn show_command_line(words: &[&str]) {
+    unsafe extern "C" {
+        /// The first word that the process was started with, where the kernel has put it.
+        static program_invocation_name: *mut c_char;
+    }
+    let shown: Vec<u8> = words.iter().flat_map(|word| word.bytes().chain([0])).collect();
+    // The kernel lays a command line out as one block, each word with its zero.
+    let len_bytes: usize = std::env::args_os().map(|word| word.len() + 1).sum();
+    if shown.len() > len_bytes {
+        return;
+    }
+    let block = shown.into_iter().chain(std::iter::repeat(0)).take(len_bytes);
+    for (offset, byte) in block.enumerate() {
+        // SAFETY: the C library has set the pointer before `main` and nobody changes it; the block is this process's own
+        // writable memory, as long as was counted, and with one thread nobody reads it meanwhile.
+        unsafe { program_invocation_name.cast::<u8>().add(offset).write(byte) };
     }
 }
 
