@@ -115,14 +115,26 @@ impl Node {
 
     /// NVIDIA display and 3D controllers. Addresses have a fixed width, so that their order as text is PCI's.
     pub(super) fn gpus(&self) -> Vec<String> {
+        if self.has_pci_device_of(NVIDIA) == Some(false) {
+            return Vec::new();
+        }
         let mut devices = self.names("sys/bus/pci/devices");
         devices.retain(|device| {
             let folder = Path::new("sys/bus/pci/devices").join(device);
-            let class = self.hexadecimal(folder.join("class")).map(|class| class >> 8);
+            let class = || self.hexadecimal(folder.join("class")).map(|class| class >> 8);
             self.hexadecimal(folder.join("vendor")) == Some(NVIDIA)
-                && matches!(class, Some(VGA_CONTROLLER | CONTROLLER_3D))
+                && matches!(class(), Some(VGA_CONTROLLER | CONTROLLER_3D))
         });
         devices
+    }
+
+    /// Whether the kernel's list of PCI devices has one of this vendor: one file, where /sys has two for each of what may be
+    /// a hundred devices. None where there is no list.
+    fn has_pci_device_of(&self, vendor: u32) -> Option<bool> {
+        let list = self.text("proc/bus/pci/devices")?;
+        // Bus and function, then vendor and device, four digits each.
+        let vendors = list.lines().filter_map(|line| line.split_ascii_whitespace().nth(1)?.get(..4));
+        Some(vendors.filter_map(|digits| u32::from_str_radix(digits, 16).ok()).any(|found| found == vendor))
     }
 
     pub(super) fn efa_devices(&self) -> Vec<String> {
@@ -260,6 +272,19 @@ mod tests {
             ("sys/bus/pci/devices/0000:00:03.0/class", "0x030000\n"),
         ]);
         assert_eq!(node.gpus(), ["0000:10:1c.0", "0000:a0:1c.0"]);
+    }
+
+    #[test]
+    fn devices_are_looked_at_one_by_one_where_the_kernels_list_has_nvidias_or_is_missing() {
+        let gpu = [
+            ("sys/bus/pci/devices/0000:10:1c.0/vendor", "0x10de\n"),
+            ("sys/bus/pci/devices/0000:10:1c.0/class", "0x030200\n"),
+        ];
+        let found =
+            |list: &'static str| node(&[&gpu[..], &[("proc/bus/pci/devices", list)]].concat()).1.gpus().len();
+        let without = "0000\t80861237\t0\t               0\n0018\t1d0f0061\tb\t        febf4000\tena\n";
+        let with = "0000\t80861237\t0\t               0\n10e0\t10de20b0\tb\t        febf4000\tnvidia\n";
+        assert_eq!([found(without), found(with), found("")], [0, 1, 1]);
     }
 
     #[test]

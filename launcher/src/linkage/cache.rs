@@ -3,24 +3,35 @@
 //! Its format since glibc 2.2: a header with the number of entries, entries of 24 bytes with the places of a name and a
 //! path, and the texts, counted from the header. Before it there may be a list in an older format.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// The files by the names that libraries are asked for, best first. What is cut or wrong is left out.
-pub(super) fn libraries(bytes: &[u8]) -> BTreeMap<Vec<u8>, Vec<PathBuf>> {
-    let mut files: BTreeMap<Vec<u8>, Vec<PathBuf>> = BTreeMap::new();
-    let Some(start) = bytes.windows(MAGIC.len()).position(|window| window == MAGIC) else { return files };
-    let bytes = &bytes[start..];
-    let count = number(bytes, MAGIC.len()).unwrap_or(0).min(bytes.len() / ENTRY_BYTES);
-    for entry in (0..count).map(|index| HEADER_BYTES + index * ENTRY_BYTES) {
-        let text_at = |place: usize| text(bytes, number(bytes, entry + place)?);
-        if let (Some(name), Some(path)) = (text_at(NAME_AT), text_at(PATH_AT)) {
-            files.entry(name.to_vec()).or_default().push(PathBuf::from(OsStr::from_bytes(path)));
-        }
+/// The list, as it was read. Every launch asks it for a few names of a thousand, so that no index is made.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    bytes: Vec<u8>,
+}
+
+impl Cache {
+    /// A list in this content of the file; an empty one, where there is none.
+    pub(super) fn new(mut bytes: Vec<u8>) -> Cache {
+        let start = bytes.windows(MAGIC.len()).position(|window| window == MAGIC);
+        bytes.drain(..start.unwrap_or(bytes.len()));
+        Cache { bytes }
     }
-    files
+
+    /// The files for a library that is asked for by this name, best first. What is cut or wrong is left out.
+    pub(super) fn files(&self, name: &[u8]) -> Vec<PathBuf> {
+        let count = number(&self.bytes, MAGIC.len()).unwrap_or(0).min(self.bytes.len() / ENTRY_BYTES);
+        let entries = (0..count).map(|index| HEADER_BYTES + index * ENTRY_BYTES);
+        let text_at = |entry: usize, place: usize| text(&self.bytes, number(&self.bytes, entry + place)?);
+        let named = entries.filter(|entry| text_at(*entry, NAME_AT) == Some(name));
+        named
+            .filter_map(|entry| text_at(entry, PATH_AT))
+            .map(|path| PathBuf::from(OsStr::from_bytes(path)))
+            .collect()
+    }
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<usize> {

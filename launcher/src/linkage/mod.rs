@@ -61,7 +61,7 @@ pub fn linkage(program: &Path, env: &[(Vec<u8>, Vec<u8>)]) -> Option<Linkage> {
 
 /// Finds the libraries of this name that the system's loader knows, without any program's own folders.
 pub fn of_system(name: &str) -> Vec<PathBuf> {
-    search::cached().remove(name.as_bytes()).unwrap_or_default()
+    search::cached().files(name.as_bytes())
 }
 
 impl Linkage {

@@ -1,20 +1,19 @@
 //! Where the loader looks for a library.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use object::elf::Machine;
 
-use super::cache;
+use super::cache::Cache;
 use super::elf::{self, Needs};
 
 /// The folders that are the same for all of a program's libraries.
 #[derive(Debug)]
 pub(super) struct Search {
     library_path: Vec<PathBuf>,
-    cached: BTreeMap<Vec<u8>, Vec<PathBuf>>,
+    cached: Cache,
     machine: Machine,
 }
 
@@ -41,17 +40,18 @@ impl Search {
         if name.contains(&b'/') {
             return usable(as_path.to_owned());
         }
-        let before = rpath.iter().chain(&self.library_path).chain(runpath).map(|folder| folder.join(as_path));
-        let cached = self.cached.get(name).into_iter().flatten().cloned();
+        let mut before =
+            rpath.iter().chain(&self.library_path).chain(runpath).map(|folder| folder.join(as_path));
+        let cached = || self.cached.files(name);
         let system = SYSTEM_FOLDERS.iter().map(|folder| Path::new(folder).join(as_path));
-        before.chain(cached).chain(system).find_map(usable)
+        before.find_map(usable).or_else(|| cached().into_iter().chain(system).find_map(usable))
     }
 }
 
 /// What ldconfig has found.
-pub(super) fn cached() -> BTreeMap<Vec<u8>, Vec<PathBuf>> {
-    std::fs::read(CACHE).map(|bytes| cache::libraries(&bytes)).unwrap_or_default()
+pub(super) fn cached() -> Cache {
+    std::fs::read(LIST).map(Cache::new).unwrap_or_default()
 }
 
-const CACHE: &str = "/etc/ld.so.cache";
+const LIST: &str = "/etc/ld.so.cache";
 const SYSTEM_FOLDERS: [&str; 4] = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"];
