@@ -1,7 +1,8 @@
 //! The head's link to one agent.
 //!
-//! [`introduce`] speaks the first words in the agent's channel and waits for the node's facts; [`Introduced::dial`]
-//! moves the link to TCP where the agent can dial the head, and leaves it in the channel where not;
+//! [`introduce`] speaks the first words in the agent's channel, among them where the head can be dialled if that is known,
+//! and waits for the node's facts; [`Introduced::dial`] moves the link to TCP where the agent can dial the head, and leaves
+//! it in the channel where not;
 //! [`Introduced::start`] hands the link to a task that reads it, keeps it alive, and turns whatever happens into
 //! [`NodeEvent`]s. The channel is watched to the end also when the link has left it: its end is the agent's end.
 
@@ -72,6 +73,8 @@ pub struct Introduced {
     /// Where the agent's end of the TCP link is, once it has dialled.
     pub peer: Option<SocketAddr>,
     node: NodeId,
+    /// It was told to dial this address with its order.
+    is_dialling: Option<SocketAddr>,
     sender: LinkSender<HeadMessage>,
     receiver: LinkReceiver<AgentMessage>,
     /// The channel, once the link has left it. The sender is kept: dropping it would be end of file for the agent.
@@ -102,17 +105,28 @@ fn last_words(stderr: &[String]) -> String {
     stderr.iter().map(|line| format!("\n  it said: {line}")).collect()
 }
 
-/// Tells an agent who it is, and waits for its facts. The caller holds the deadline.
+/// Tells an agent who it is and, where it is known already, which address of the head to dial; waits for its facts. The
+/// caller holds the deadline, and calls [`Introduced::dial`] with the same address.
+///
+/// Told in one go, as each message takes its way through sshd and wakes five processes on it.
 ///
 /// # Errors
 ///
 /// When the channel ends first, or the agent refuses.
-pub async fn introduce(channel: AgentChannel, order: &AgentOrder) -> Result<Introduced, NotIntroduced> {
+pub async fn introduce(
+    channel: AgentChannel,
+    order: &AgentOrder,
+    dial: Option<SocketAddr>,
+) -> Result<Introduced, NotIntroduced> {
     let AgentChannel { stream, mut stderr, ended, route, carrier, .. } = channel;
     let mut agent_end = AgentEnd { ended, carrier };
     let (source, mut sink) = stream.into_split();
+    let mut first_words = frame::encode(order);
+    if let Some(address) = dial {
+        first_words.extend(frame::encode(&dial_order(address)));
+    }
     // A channel that is closed already says so when it is read.
-    let _ = sink.write_all(&frame::encode(order)).await;
+    let _ = sink.write_all(&first_words).await;
     let (sender, mut receiver) = link_io::open::<AgentMessage, HeadMessage>(
         Box::new(source),
         Box::new(sink),
@@ -127,6 +141,7 @@ pub async fn introduce(channel: AgentChannel, order: &AgentOrder) -> Result<Intr
                 route,
                 peer: None,
                 node,
+                is_dialling: dial,
                 sender,
                 receiver,
                 channel: None,
@@ -139,6 +154,10 @@ pub async fn introduce(channel: AgentChannel, order: &AgentOrder) -> Result<Intr
         Err(end) => agent_end.told(&end).await,
     };
     Err(NotIntroduced { cause, stderr: drain(&mut stderr).await })
+}
+
+fn dial_order(address: SocketAddr) -> HeadMessage {
+    HeadMessage::Dial { addresses: vec![address], timeout_ms: DIAL_PATIENCE.as_millis() as u32 }
 }
 
 /// Takes over a link that a node opened by itself, and waits for its agent's facts. The caller holds the deadline.
@@ -158,8 +177,20 @@ pub async fn introduce_joined(
             let (_, ended) = oneshot::channel();
             let (_, stderr) = mpsc::channel(1);
             let end = AgentEnd { ended, carrier: None };
-            let (route, peer, channel) = (format!("{peer}, by hand"), Some(peer), None);
-            return Ok(Introduced { facts, route, peer, node, sender, receiver, channel, stderr, end });
+            let (route, peer) = (format!("{peer}, by hand"), Some(peer));
+            let (is_dialling, channel) = (None, None);
+            return Ok(Introduced {
+                facts,
+                route,
+                peer,
+                node,
+                is_dialling,
+                sender,
+                receiver,
+                channel,
+                stderr,
+                end,
+            });
         }
         Ok(AgentMessage::Failed(text)) => format!("its agent refused: {text}"),
         Ok(_) => "its agent began with something else than its facts".to_owned(),
@@ -184,8 +215,9 @@ impl Introduced {
         joined: oneshot::Receiver<Joined>,
         address: SocketAddr,
     ) -> Result<(Introduced, Option<String>), NotIntroduced> {
-        let timeout_ms = DIAL_PATIENCE.as_millis() as u32;
-        self.sender.send(&HeadMessage::Dial { addresses: vec![address], timeout_ms });
+        if self.is_dialling != Some(address) {
+            self.sender.send(&dial_order(address));
+        }
         let outcome = loop {
             match self.receiver.receive().await {
                 Ok(AgentMessage::Dialed(outcome)) => break outcome,
@@ -336,7 +368,48 @@ async fn drain(stderr: &mut mpsc::Receiver<String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use efarun_wire::secure::LinkKey;
+    use efarun_wire::{BuildId, JobId, PROTOCOL_VERSION};
+    use tokio::net::UnixStream;
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_agent_is_told_where_to_dial_before_it_has_said_anything() {
+        let (stream, agents) = UnixStream::pair().unwrap();
+        let (_, stderr) = mpsc::channel(1);
+        let (_, ended) = oneshot::channel();
+        let (route, head_address, carrier, notes) = ("a test".to_owned(), None, None, Vec::new());
+        let channel = AgentChannel { stream, stderr, ended, head_address, route, carrier, notes };
+        let order = AgentOrder {
+            protocol: PROTOCOL_VERSION,
+            job: JobId([1; 8]),
+            node: NodeId(4),
+            build: BuildId([2; 16]),
+            key: LinkKey::generate().unwrap(),
+            heartbeat_ms: 1000,
+            lease_ms: 5000,
+            host: "here".to_owned(),
+        };
+        let address: SocketAddr = "10.0.0.1:4000".parse().unwrap();
+        let agent = async move {
+            let (source, sink) = agents.into_split();
+            let (_sender, mut receiver) =
+                link_io::open::<AgentOrder, AgentMessage>(Box::new(source), Box::new(sink), None, 0);
+            let node = receiver.receive().await.unwrap().node;
+            (node, receiver.expecting::<HeadMessage>().receive().await.unwrap())
+        };
+        let both = async { tokio::join!(introduce(channel, &order, Some(address)), agent) };
+        let (introduced, (node, message)) = tokio::time::timeout(DEADLINE, both).await.unwrap();
+        assert!(introduced.is_err(), "the agent left without a word: {introduced:?}");
+        assert_eq!(node, NodeId(4));
+        assert!(
+            matches!(&message, HeadMessage::Dial { addresses, .. } if *addresses == [address]),
+            "{message:?}"
+        );
+    }
+
+    const DEADLINE: Duration = Duration::from_secs(60);
 
     #[test]
     fn the_end_of_an_agent_says_what_ended() {

@@ -5,19 +5,20 @@
 //! launch for each. Whatever takes longer than three seconds says what it is waiting for, by host.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use efarun_wire::message::AgentOrder;
 use efarun_wire::secure::{JobKey, LinkKey};
 use efarun_wire::{BuildId, JobId, NodeId, PROTOCOL_VERSION};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::progress::Progress;
-use crate::bootstrap::Listener;
 use crate::bootstrap::node_link::{self, HEARTBEAT, Introduced, LEASE, NotIntroduced};
+use crate::bootstrap::{Joined, Listener};
 use crate::job::Host;
 use crate::spawn::{SpawnError, Spawner};
 
@@ -201,30 +202,32 @@ struct Attempt {
 }
 
 impl Attempt {
-    async fn run(self) -> Result<Connected, ConnectError> {
+    async fn run(mut self) -> Result<Connected, ConnectError> {
         let (node, began) = (self.order.node, Instant::now());
         let mut channel = self.route.spawner.start(&self.route.host, self.timeout).await?;
         let head_address = channel.head_address;
-        let mut notes: Vec<String> = self.route.note.into_iter().collect();
+        let mut notes: Vec<String> = self.route.note.take().into_iter().collect();
         notes.append(&mut channel.notes);
         self.stages.set(node, "its agent runs, waiting for its facts");
         let not_introduced = |source| ConnectError::NotIntroduced { host: self.route.host.mention(), source };
-        let agent = node_link::introduce(channel, &self.order).await.map_err(not_introduced)?;
+        let is_here = self.route.is_here;
+        // Where the connection has proved an address of ours the agent is told of it with its order.
+        let mut waiting = head_address.filter(|_| !is_here).map(|address| self.listen_for(address));
+        let bound = waiting.as_ref().and_then(|waiting| Some(waiting.as_ref().ok()?.0));
+        let agent = node_link::introduce(channel, &self.order, bound).await.map_err(not_introduced)?;
         if agent.facts.build != self.order.build {
             let (host, theirs, ours) = (self.route.host.mention(), agent.facts.build, self.order.build);
             return Err(ConnectError::OtherBuild { host, theirs, ours });
         }
-        let is_here = self.route.is_here;
         let proved = head_address.or_else(|| ssh_client_of_ours(&agent)).filter(|_| !is_here);
         let Some(address) = proved else {
             self.stages.set(node, "connected");
             notes.extend((!is_here).then(|| no_address(&agent)));
             return Ok(Connected { agent, notes, head_address: None, is_here, took: began.elapsed() });
         };
-        let (agent, note) = match self.listener.listen_on(address) {
-            Ok(bound) => {
+        let (agent, note) = match waiting.take().unwrap_or_else(|| self.listen_for(address)) {
+            Ok((bound, joined)) => {
                 self.stages.set(node, "its agent is dialling this machine");
-                let joined = self.listener.expect(node, self.link_key.clone());
                 agent.dial(&self.listener, joined, bound).await.map_err(not_introduced)?
             }
             Err(error) => (
@@ -237,6 +240,12 @@ impl Attempt {
         self.stages.set(node, "connected");
         notes.extend(note);
         Ok(Connected { agent, notes, head_address: Some(address), is_here: false, took: began.elapsed() })
+    }
+
+    /// Opens a port on this address of ours, and awaits this host's agent there.
+    fn listen_for(&self, address: IpAddr) -> std::io::Result<(SocketAddr, oneshot::Receiver<Joined>)> {
+        let bound = self.listener.listen_on(address)?;
+        Ok((bound, self.listener.expect(self.order.node, self.link_key.clone())))
     }
 }
 

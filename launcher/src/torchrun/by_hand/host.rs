@@ -393,7 +393,7 @@ async fn own_agent(identity: &Identity, host: &Host) -> Result<Connected, ByHand
         .await
         .map_err(|error| ByHandError::Head(error.to_string()))?;
     let order = connect::order(identity, NodeId(0), host);
-    let introduced = timeout(INTRODUCTION_PATIENCE, node_link::introduce(channel, &order)).await;
+    let introduced = timeout(INTRODUCTION_PATIENCE, node_link::introduce(channel, &order, None)).await;
     let agent = told(introduced).map_err(lost)?;
     let took = began.elapsed();
     Ok(Connected { agent, notes: Vec::new(), head_address: None, is_here: true, took })
