@@ -1,9 +1,12 @@
 //! What is kept of a job: events, reports.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::path::Path;
 
 use efarun_tests::{Job, Need, Testbed, program, require};
+use nix::sys::stat::Mode;
 use serde_json::Value;
 
 use super::{here, launcher_after, on, shell};
@@ -65,8 +68,15 @@ fn events_go_to_a_descriptor_that_the_launcher_was_started_with() {
 fn report_and_junit_tell_who_failed_and_with_what_last_words() {
     let folder = tempfile::tempdir().unwrap();
     let (report, junit) = (folder.path().join("report.json"), folder.path().join("junit.xml"));
+    let fifo = folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
     let job = here().options(["-n", "2", "--json", "--report"]).options([&report]).options(["--junit"]);
-    let outcome = job.options([&junit]).program(program!("rank_exit"), ["1", "9"]).run();
+    let args = [OsStr::new("1"), OsStr::new("9"), fifo.as_os_str()];
+    let job = job.options([&junit]).program(program!("rank_exit"), args).start();
+    // A job whose rank fails before the other one has started never runs as a whole.
+    job.wait_for_output("is up", 2);
+    drop(File::options().write(true).open(&fifo).unwrap());
+    let outcome = job.wait();
     outcome.assert_code(9);
     let written: Value = serde_json::from_str(&text(&report)).unwrap();
     let printed: Value = outcome.stdout().lines().find_map(|line| serde_json::from_str(line).ok()).unwrap();
