@@ -51,9 +51,10 @@ impl PmiJob {
     pub fn happen(&mut self, rank: u32, what: u8) {
         let (node, rank) = (rank as usize / 2, Rank(rank));
         let server = &mut self.servers[node];
-        let actions = match what % 3 {
+        let actions = match what % 4 {
             0 => server.ended_well(rank),
             1 => server.closed(rank, 1),
+            2 => server.unread(rank, 1),
             _ => {
                 let received_bytes = server.stopped_within_message(rank).unwrap_or_default();
                 server.stalled(rank, received_bytes, 1)

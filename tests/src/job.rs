@@ -32,6 +32,7 @@ pub struct Job<'a> {
     folder: Option<PathBuf>,
     deadline: Duration,
     mark: String,
+    is_beside_others: bool,
 }
 
 impl<'a> Job<'a> {
@@ -50,6 +51,7 @@ impl<'a> Job<'a> {
             folder: None,
             deadline: Duration::from_secs(30),
             mark,
+            is_beside_others: false,
         }
     }
 
@@ -61,7 +63,12 @@ impl<'a> Job<'a> {
     /// Runs this launcher on a host of the testbed, beside others that run elsewhere on it: only what carries the job's
     /// mark is its own.
     pub fn on_host(testbed: &'a Testbed, host: &'static str, launcher: &Path) -> Job<'a> {
-        Job { testbed: Some(testbed), host, ..Job::here(launcher) }
+        Job { testbed: Some(testbed), host, ..Job::here(launcher) }.beside_others()
+    }
+
+    /// Lets it run beside others on the testbed's hosts: only what carries the job's mark is its own.
+    pub fn beside_others(self) -> Self {
+        Job { is_beside_others: true, ..self }
     }
 
     /// The word before all options that chooses a dialect: `torchrun`.
@@ -146,7 +153,7 @@ impl<'a> Job<'a> {
             child,
             output,
             readers,
-            testbed: self.testbed.filter(|_| self.host == HEAD),
+            testbed: self.testbed.filter(|_| !self.is_beside_others),
             mark: self.mark,
             started,
             deadline: started + self.deadline,

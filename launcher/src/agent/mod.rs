@@ -39,6 +39,7 @@ mod rank_links;
 mod ranks;
 mod serve;
 mod setup;
+mod sightings;
 mod stacks;
 mod streams;
 mod topology;

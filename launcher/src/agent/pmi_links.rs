@@ -1,15 +1,18 @@
 //! The sockets between ranks and their node's PMI server.
 //!
 //! One task per socket moves bytes, in both directions, and reads no further while what it has to write is not taken: a
-//! rank that floods its server with requests and reads no answers stops itself. What the server decides is carried out
+//! rank that floods its server with requests and reads no answers stops itself, and is told of after a while. What the server decides is carried out
 //! here; what it has to say to the servers of other nodes goes through the head.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 
 use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, RankExit, RankStatus, SpawnedWorld};
 use efarun_wire::{JobId, Rank};
@@ -27,6 +30,8 @@ pub(super) enum Heard {
     Closed,
     /// [`STALL`] has passed since it had sent so many bytes.
     StallDue(u64),
+    /// It has taken nothing for [`STALL`], with more than [`UNREAD_BYTES`] waiting for it.
+    Unread,
     /// [`CLOSED_PATIENCE`] has passed since it closed its socket.
     ClosedDue,
     /// [`MISSING_PATIENCE`] has passed since a rank was missing after this one's doing.
@@ -39,8 +44,8 @@ pub(super) type PmiEvent = (Rank, Heard);
 #[derive(Debug)]
 pub(super) struct PmiLinks {
     server: Server,
-    /// What is to be written, by rank, as long as the socket is open.
-    answers: BTreeMap<Rank, mpsc::UnboundedSender<Vec<u8>>>,
+    /// Those that are open.
+    sockets: BTreeMap<Rank, Socket>,
     head: LinkSender<AgentMessage>,
     events: mpsc::Sender<PmiEvent>,
     /// What each rank has said and been told, in bytes.
@@ -49,6 +54,15 @@ pub(super) struct PmiLinks {
     exchanged: [u64; 2],
     /// [`Heard::MissingDue`] is on its way.
     waits_for_missing: bool,
+}
+
+/// A rank's socket, which a task has.
+#[derive(Debug)]
+struct Socket {
+    /// What is to be written.
+    answers: mpsc::UnboundedSender<Vec<u8>>,
+    /// It is not read, as too much waits to be written.
+    is_held: Arc<AtomicBool>,
 }
 
 impl PmiLinks {
@@ -63,7 +77,7 @@ impl PmiLinks {
         let server = Server::new(job, plan.node, plan.map.clone(), ranks);
         PmiLinks {
             server,
-            answers: BTreeMap::new(),
+            sockets: BTreeMap::new(),
             head,
             events,
             bytes: BTreeMap::new(),
@@ -87,13 +101,14 @@ impl PmiLinks {
     /// Takes a rank's socket over.
     pub(super) fn add(&mut self, rank: Rank, socket: UnixStream) {
         let (answers, to_write) = mpsc::unbounded_channel();
-        self.answers.insert(rank, answers);
-        tokio::spawn(carry(rank, socket, to_write, self.head.clone(), self.events.clone()));
+        let is_held = Arc::new(AtomicBool::new(false));
+        self.sockets.insert(rank, Socket { answers, is_held: Arc::clone(&is_held) });
+        tokio::spawn(carry(rank, socket, to_write, is_held, self.head.clone(), self.events.clone()));
     }
 
     /// Whether a rank's socket is there, and neither it nor the agent has closed it.
     pub(super) fn is_open(&self, rank: Rank) -> bool {
-        self.answers.contains_key(&rank)
+        self.sockets.contains_key(&rank)
     }
 
     /// Whether a rank has asked this server for a world.
@@ -118,13 +133,19 @@ impl PmiLinks {
                 actions
             }
             Heard::Closed => {
-                self.answers.remove(&rank);
+                self.sockets.remove(&rank);
                 if self.server.is_within(rank) {
                     self.tell_later(CLOSED_PATIENCE, (rank, Heard::ClosedDue));
                 }
                 Vec::new()
             }
+            // What it has sent since is not read yet.
+            Heard::StallDue(_) if self.is_held(rank) => {
+                self.tell_later(STALL, (rank, heard));
+                Vec::new()
+            }
             Heard::StallDue(received_bytes) => self.server.stalled(rank, received_bytes, STALL.as_secs()),
+            Heard::Unread => self.server.unread(rank, STALL.as_secs()),
             Heard::MissingDue => {
                 self.waits_for_missing = false;
                 self.server.missed()
@@ -156,7 +177,7 @@ impl PmiLinks {
     /// Takes note of a rank's end, once all that it wrote has been handled. What is wrong with it is told before the end
     /// itself is.
     pub(super) fn ended(&mut self, exit: &RankExit) {
-        self.answers.remove(&exit.rank);
+        self.sockets.remove(&exit.rank);
         if let Some(bytes) = self.bytes.remove(&exit.rank) {
             self.head.send(&AgentMessage::PmiBytes { rank: exit.rank, bytes });
         }
@@ -165,6 +186,10 @@ impl PmiLinks {
             self.act(actions);
             self.watch_for_missing(exit.rank);
         }
+    }
+
+    fn is_held(&self, rank: Rank) -> bool {
+        self.sockets.get(&rank).is_some_and(|socket| socket.is_held.load(Ordering::Relaxed))
     }
 
     fn watch_for_missing(&mut self, rank: Rank) {
@@ -178,10 +203,10 @@ impl PmiLinks {
         for action in actions {
             match action {
                 Action::Send(rank, bytes) => {
-                    if let Some(answers) = self.answers.get(&rank) {
+                    if let Some(socket) = self.sockets.get(&rank) {
                         self.bytes.entry(rank).or_default()[1] += bytes.len() as u64;
                         // Its task ends when the socket does, which is heard of.
-                        let _ = answers.send(bytes);
+                        let _ = socket.answers.send(bytes);
                     }
                 }
                 Action::Up(up) => {
@@ -190,7 +215,7 @@ impl PmiLinks {
                 }
                 Action::Broke { rank, how } => self.head.send(&AgentMessage::RankBroke { rank, how }),
                 Action::Spawn(order) => self.head.send(&AgentMessage::Spawn(Box::new(order))),
-                Action::Close(rank) => drop(self.answers.remove(&rank)),
+                Action::Close(rank) => drop(self.sockets.remove(&rank)),
                 Action::Note(rank, what) => {
                     self.head.send(&AgentMessage::Note(format!("rank {rank} {what}")))
                 }
@@ -201,7 +226,7 @@ impl PmiLinks {
     fn tell_later(&self, delay: Duration, event: PmiEvent) {
         let events = self.events.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(delay).await;
+            sleep(delay).await;
             // The receiver lives as long as the agent.
             let _ = events.send(event).await;
         });
@@ -214,14 +239,19 @@ async fn carry(
     rank: Rank,
     mut socket: UnixStream,
     mut answers: mpsc::UnboundedReceiver<Vec<u8>>,
+    is_held: Arc<AtomicBool>,
     head: LinkSender<AgentMessage>,
     events: mpsc::Sender<PmiEvent>,
 ) {
     let (mut source, mut sink) = socket.split();
     let mut unwritten: Vec<u8> = Vec::new();
     let mut buffer = [0; READ_BYTES];
+    // Counted from the last time that it took something; what is told once is not told again.
+    let mut unread = std::pin::pin!(sleep(STALL));
+    let mut said_unread = false;
     loop {
         head.control_space().await;
+        is_held.store(unwritten.len() >= UNREAD_BYTES, Ordering::Relaxed);
         tokio::select! {
             biased;
             answer = answers.recv() => match answer {
@@ -230,9 +260,18 @@ async fn carry(
                 None => return drop(sink.write_all(&unwritten).await),
             },
             written = sink.write(&unwritten), if !unwritten.is_empty() => match written {
-                Ok(written_bytes) => drop(unwritten.drain(..written_bytes)),
+                Ok(written_bytes) => {
+                    unwritten.drain(..written_bytes);
+                    unread.as_mut().reset(Instant::now() + STALL);
+                }
                 Err(_) => unwritten.clear(),
             },
+            () = &mut unread, if unwritten.len() >= UNREAD_BYTES && !said_unread => {
+                said_unread = true;
+                if events.send((rank, Heard::Unread)).await.is_err() {
+                    return;
+                }
+            }
             read = source.read(&mut buffer), if unwritten.len() < UNREAD_BYTES => {
                 let heard = match read {
                     Ok(0) | Err(_) => Heard::Closed,

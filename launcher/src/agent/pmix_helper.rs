@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use efarun_wire::message::LaunchPlan;
 use efarun_wire::{JobId, Rank};
 
+use super::sightings::Sighting;
 use crate::env::NameValue;
 use crate::link_io::{self, LinkReceiver, LinkSender};
 use crate::pmix;
@@ -34,6 +35,10 @@ pub(super) enum PmixEvent {
     Gone,
     /// It has had its time to tell what a rank had said.
     HeardOutDue(Rank),
+    /// It is time to look at ranks that nothing is known of.
+    LookDue,
+    /// What was seen.
+    Seen(Vec<Sighting>),
 }
 
 /// A helper that serves.
@@ -43,6 +48,7 @@ pub(super) struct Helper {
     listening: JoinHandle<()>,
     child: Child,
     folder: PathBuf,
+    memory_mb: u64,
     /// The library, and what it calls itself.
     pub(super) library: String,
     /// What it calls itself, alone.
@@ -65,6 +71,7 @@ impl Helper {
     ) -> Result<Helper, Vec<String>> {
         let said = |what: &str, error: io::Error| vec![format!("{what}: {error}")];
         let env = plan.apps.first().map_or(&[][..], |app| &app.env);
+        let memory_mb = memory_mb(env).map_err(|error| vec![error])?;
         let folder = folder(job, plan, env);
         let mut builder = DirBuilder::new();
         builder.mode(0o700).create(&folder).map_err(|error| said(&folder.display().to_string(), error))?;
@@ -76,6 +83,7 @@ impl Helper {
             libraries: libraries.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
             job: job.to_string(),
             folder: folder.display().to_string(),
+            memory_bytes: memory_mb << 20,
             node: plan.node,
             world: world(plan),
         })));
@@ -84,7 +92,16 @@ impl Helper {
                 let listening = tokio::spawn(listen(reports, events.clone()));
                 let library = format!("{library} ({version})");
                 let orders = Some(orders);
-                return Ok(Helper { orders, listening, child, folder, library, version, environments });
+                return Ok(Helper {
+                    orders,
+                    listening,
+                    child,
+                    folder,
+                    memory_mb,
+                    library,
+                    version,
+                    environments,
+                });
             }
             Ok(Ok(Report::Unready { tried })) => tried,
             Ok(Ok(_)) => vec!["the helper reports what it was not asked".to_owned()],
@@ -112,7 +129,8 @@ impl Helper {
 
     /// How it ended, as a fragment that fits "a process that …".
     pub(super) fn ended_how(&mut self) -> String {
-        ended_how(&mut self.child)
+        let memory_mb = self.memory_mb;
+        format!("{} (it may take {memory_mb} MiB of memory: {MEMORY_MB})", ended_how(&mut self.child))
     }
 
     /// Ends it, with what it has in its folder.
@@ -162,6 +180,18 @@ fn spawn(env: &[NameValue]) -> io::Result<(Child, UnixStream)> {
     Ok((child, UnixStream::from_std(own)?))
 }
 
+/// How much memory a helper may take.
+fn memory_mb(env: &[NameValue]) -> Result<u64, String> {
+    let Some((_, value)) = env.iter().find(|(name, _)| name == MEMORY_MB.as_bytes()) else {
+        return Ok(USUAL_MEMORY_MB);
+    };
+    let number = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+    number.filter(|mb| (LEAST_MEMORY_MB..=MOST_MEMORY_MB).contains(mb)).ok_or_else(|| {
+        let value = String::from_utf8_lossy(value);
+        format!("{MEMORY_MB}={value} is no number of MiB from {LEAST_MEMORY_MB} to {MOST_MEMORY_MB}")
+    })
+}
+
 fn folder(job: JobId, plan: &LaunchPlan, env: &[NameValue]) -> PathBuf {
     let named = env.iter().find(|(name, value)| name == b"TMPDIR" && value.starts_with(b"/"));
     let root = named.map_or(PathBuf::from("/tmp"), |(_, value)| PathBuf::from(OsStr::from_bytes(value)));
@@ -202,3 +232,9 @@ fn list(libraries: &[PathBuf]) -> String {
 /// A server starts in some 20 ms; on a machine that has much else to do, in seconds.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 const END_PATIENCE: Duration = Duration::from_secs(1);
+/// How much memory the server may take, for those who put much.
+const MEMORY_MB: &str = "EFARUN_PMIX_MEMORY_MB";
+/// A server takes some 15 MB, and a kilobyte or two for each rank of its job.
+const USUAL_MEMORY_MB: u64 = 2048;
+const LEAST_MEMORY_MB: u64 = 32;
+const MOST_MEMORY_MB: u64 = 1 << 20;

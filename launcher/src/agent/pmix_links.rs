@@ -11,9 +11,11 @@ use efarun_wire::{JobId, Rank};
 
 use super::pmix_helper::{Helper, PmixEvent};
 use super::pmix_survey;
+use super::sightings::{self, Pauses, Sighting};
 use crate::env::NameValue;
 use crate::exchange;
 use crate::link_io::LinkSender;
+use crate::linkage::MpiKind;
 use crate::pmix::protocol::{Order, Report};
 use crate::pmix::{Action, Relay};
 
@@ -33,8 +35,14 @@ pub(super) struct PmixLinks {
     /// There are more ranks than cores for them.
     is_crowded: bool,
     environments: BTreeMap<Rank, Vec<NameValue>>,
-    /// The MPI libraries that ranks' programs are linked with.
+    /// The MPI libraries that ranks' programs are linked with, or have come to.
     mpis: BTreeMap<Rank, String>,
+    /// The process groups of ranks of which none is known.
+    unknown: BTreeMap<Rank, i32>,
+    pauses: Pauses,
+    /// How many ranks the job began with.
+    world_size: u32,
+    said_unserved: bool,
 }
 
 /// Ranks that need a server which there cannot be.
@@ -104,6 +112,10 @@ impl PmixLinks {
             is_crowded: plan.ranks.len() > std::thread::available_parallelism().map_or(1, NonZero::get),
             environments: environments.unwrap_or_default().into_iter().collect(),
             mpis,
+            unknown: BTreeMap::new(),
+            pauses: Pauses::new(),
+            world_size: plan.world_size,
+            said_unserved: false,
         })
     }
 
@@ -120,6 +132,59 @@ impl PmixLinks {
         }
         env.retain(|(name, _)| !own.iter().any(|(own, _)| own == name));
         env.extend(own);
+    }
+
+    /// Takes note that a rank runs, in a process group of its own. One that is linked with no MPI may come to one.
+    pub(super) fn started(&mut self, rank: Rank, group: i32) {
+        if self.world_size < 2 || self.mpis.contains_key(&rank) {
+            return;
+        }
+        if self.unknown.is_empty() {
+            self.look_later();
+        }
+        self.unknown.insert(rank, group);
+    }
+
+    fn look_later(&mut self) {
+        let (pause, events) = (self.pauses.pause(), self.events.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            // The receiver lives as long as the agent.
+            let _ = events.send(PmixEvent::LookDue).await;
+        });
+    }
+
+    /// Looks at the ranks of which nothing is known yet, beside the agent's own thread.
+    fn look(&mut self) {
+        self.unknown.retain(|rank, _| !self.relay.has_connected(*rank));
+        if self.unknown.is_empty() {
+            return;
+        }
+        let (groups, events) = (self.unknown.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let looking = tokio::task::spawn_blocking(move || sightings::look(&groups));
+            let seen = looking.await.unwrap_or_default();
+            // As above.
+            let _ = events.send(PmixEvent::Seen(seen)).await;
+        });
+    }
+
+    fn saw(&mut self, seen: Vec<Sighting>) {
+        for Sighting { rank, kind, library } in seen {
+            self.unknown.remove(&rank);
+            if kind == MpiKind::OpenMpi && self.helper.is_none() && !self.said_unserved {
+                self.said_unserved = true;
+                let size = self.world_size;
+                self.head.send(&AgentMessage::Note(format!(
+                    "rank {rank} has come to {library}, and there is no libpmix here by which it could ask for its world: {size} \
+                     ranks will be {size} worlds of one (`-x EFARUN_LIBPMIX=FILE` names a libpmix.so.2)"
+                )));
+            }
+            self.mpis.insert(rank, library);
+        }
+        if !self.unknown.is_empty() {
+            self.look_later();
+        }
     }
 
     /// Tells the helper of a further world.
@@ -153,6 +218,14 @@ impl PmixLinks {
             PmixEvent::Report(report) => {
                 let actions = self.relay.reported(report);
                 self.act(actions)
+            }
+            PmixEvent::LookDue => {
+                self.look();
+                Vec::new()
+            }
+            PmixEvent::Seen(seen) => {
+                self.saw(seen);
+                Vec::new()
             }
             PmixEvent::HeardOutDue(rank) => self.unheard.take(&rank).into_iter().collect(),
             PmixEvent::Gone => {
@@ -197,13 +270,14 @@ impl PmixLinks {
         !self.unheard.contains(&rank)
     }
 
-    /// The MPI library that a rank's program is linked with, if the rank has never asked this server for a world.
+    /// The MPI library that a rank's program is linked with or has come to, if the rank has never asked this server for a world.
     pub(super) fn unused_mpi(&self, rank: Rank) -> Option<&str> {
         self.mpis.get(&rank).filter(|_| !self.relay.has_connected(rank)).map(String::as_str)
     }
 
     /// Takes note of a rank's end, once it is heard out. What is wrong with it is told before the end itself is.
     pub(super) fn ended(&mut self, exit: &RankExit) {
+        self.unknown.remove(&exit.rank);
         if exit.status == RankStatus::Code(0) && !exit.ended_by_launcher {
             let actions = self.relay.ended_well(exit.rank);
             self.act(actions);

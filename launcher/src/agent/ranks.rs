@@ -355,6 +355,9 @@ impl Ranks {
                 self.forked += 1;
                 let path = self.paths.remove(&rank).unwrap_or_default();
                 self.running.insert(rank, RunningRank { rank, pid, path });
+                if let Some(pmix) = &mut self.pmix {
+                    pmix.started(rank, pid);
+                }
                 self.head.send(&AgentMessage::Spawned { rank, pid });
                 if let Some([socket, pmi]) = self.sockets.remove(&rank) {
                     if rank.0 < self.first_size {

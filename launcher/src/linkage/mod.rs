@@ -88,6 +88,13 @@ fn kind_of(name: &str) -> Option<MpiKind> {
     }
 }
 
+/// Whose library a file is, by its name, which may say more of its release than programs ask for: `libmpi.so.40.30.7`.
+pub fn kind_of_file(name: &str) -> Option<MpiKind> {
+    let (stem, release) = name.split_once(".so.")?;
+    let interface = release.split('.').next()?;
+    kind_of(&format!("{stem}.so.{interface}"))
+}
+
 /// A bound for a program that is made to be followed for ever.
 const MAX_LIBRARIES: usize = 4096;
 

@@ -23,6 +23,16 @@ impl Server {
         actions
     }
 
+    /// Takes note that a rank has asked on and on, and has taken none of its answers for so long.
+    pub fn unread(&mut self, rank: Rank, seconds: u64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.clients.get(&rank).is_some_and(|client| !client.is_closed) {
+            let how = format!("asked its PMI server on and on and read none of its answers for {seconds} s");
+            self.refuse(rank, &how, &mut actions);
+        }
+        actions
+    }
+
     /// Whether others may wait for a rank: it has initialised and not finalised.
     pub fn is_within(&self, rank: Rank) -> bool {
         self.clients.get(&rank).is_some_and(|client| client.phase != Phase::Outside && !client.is_closed)

@@ -53,6 +53,8 @@ pub struct Server {
     pub(super) names: Names<Vec<u8>>,
     /// A rank that others wait for in vain has been named.
     pub(super) has_named_missing: bool,
+    /// What ranks asked for and is not served, as far as it has been said.
+    said_not_served: BTreeSet<String>,
 }
 
 /// A world of the job.
@@ -88,6 +90,7 @@ impl Server {
             spawns: BTreeMap::new(),
             names: Names::new(),
             has_named_missing: false,
+            said_not_served: BTreeSet::new(),
         }
     }
 
@@ -199,8 +202,10 @@ impl Server {
                 return Ok(());
             }
             Request::Other { name } => {
-                actions
-                    .push(Action::Note(address.rank, format!("asked PMI for `{name}`, which is not served")));
+                if self.said_not_served.len() < MAX_NOTES && self.said_not_served.insert(name.clone()) {
+                    let what = format!("asked PMI for `{name}`, which is not served");
+                    actions.push(Action::Note(address.rank, what));
+                }
                 Reply::Other { name }
             }
         };
@@ -281,3 +286,5 @@ const LAST_SUBVERSION: u32 = 2;
 const RESERVED: &[u8] = b"PMI_";
 /// The count of pairs in front of a blob.
 const BLOB_MARGIN_BYTES: usize = 16;
+/// How many things that are not served are named.
+const MAX_NOTES: usize = 16;

@@ -482,3 +482,31 @@ fn a_flood_of_programs_ends_the_job_of_the_rank_that_asks() {
         job.outcomes
     );
 }
+
+#[test]
+fn what_is_not_served_is_named_once() {
+    let mut job = Job::new(&[1, 1]);
+    job.init();
+    for _ in 0..3 {
+        job.ask(0, "cmd=fly\n");
+        job.ask(1, "cmd=fly\n");
+    }
+    for number in 0..100 {
+        job.ask(0, &format!("cmd=fly{number}\n"));
+    }
+    let of_rank = |own: u32| {
+        let is_its = |action: &&Action| matches!(action, Action::Note(rank, _) if *rank == Rank(own));
+        job.outcomes.iter().filter(is_its).count()
+    };
+    assert_eq!((of_rank(0), of_rank(1)), (16, 1));
+}
+
+#[test]
+fn a_rank_that_reads_no_answers_is_listened_to_no_longer() {
+    let mut job = Job::new(&[1, 1]);
+    job.init();
+    let actions = job.servers[0].unread(Rank(0), 10);
+    assert!(matches!(&actions[..], [Action::Broke { rank: Rank(0), how }, Action::Close(Rank(0))]
+        if how.contains("read none of its answers for 10 s")));
+    assert_eq!(job.servers[0].unread(Rank(0), 10), []);
+}

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use efarun_wire::frame::{self, FrameReader};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::description;
 use super::library::{Call, Cards, Finds, Library, Operation, PmixError, Spawns};
@@ -40,6 +42,8 @@ fn run() -> io::Result<()> {
     let mut orders = Orders { socket: UnixStream::from(socket), frames: FrameReader::default() };
     let reports = orders.socket.try_clone()?;
     let Some(Order::Start(start)) = orders.next() else { return Ok(()) };
+    let (_, hard) = getrlimit(Resource::RLIMIT_DATA)?;
+    setrlimit(Resource::RLIMIT_DATA, start.memory_bytes.min(hard), hard)?;
     let (events, incoming) = mpsc::channel();
     let folder = start.folder.clone();
     let of_agent = events.clone();
@@ -65,7 +69,15 @@ fn run() -> io::Result<()> {
             }
         }
     };
-    for event in incoming {
+    loop {
+        let event = match incoming.recv_timeout(BEAT_INTERVAL) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => {
+                server.beat()?;
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         match event {
             Event::AgentGone => {
                 // The process ends whether or not libpmix comes back.
@@ -120,6 +132,8 @@ enum Event {
         token: u64,
         blob: Option<Vec<u8>>,
     },
+    /// libpmix has come to what it was asked to see whether it stands still.
+    Beaten,
     AgentGone,
 }
 
@@ -133,6 +147,9 @@ struct Server {
     agent: UnixStream,
     waiting: BTreeMap<u64, Waiting>,
     next_token: u64,
+    /// When libpmix was asked, where it has not come to it.
+    beat: Option<Instant>,
+    said_unresponsive: bool,
 }
 
 enum Waiting {
@@ -164,6 +181,8 @@ impl Server {
                 agent,
                 waiting: BTreeMap::new(),
                 next_token: 1,
+                beat: None,
+                said_unresponsive: false,
             };
             // A second one cannot be tried in a process that has one.
             return match server.serve() {
@@ -205,7 +224,33 @@ impl Server {
             Event::Call(call) => self.called(call),
             Event::Order(order) => self.obey(order),
             Event::CardFound { token, blob } => self.report(&Report::Card { token, blob }),
+            Event::Beaten => {
+                self.beat = None;
+                Ok(())
+            }
             Event::AgentGone => Ok(()),
+        }
+    }
+
+    /// Sees to it that libpmix goes on: it reads a stranger's first words, or a rank's, without doing anything else, and so
+    /// may stand still for as long as they are not whole.
+    fn beat(&mut self) -> io::Result<()> {
+        match self.beat {
+            None => {
+                self.beat = Some(Instant::now());
+                let events = self.events.clone();
+                let beaten = move || {
+                    // The receiver lives as long as the process.
+                    let _ = events.send(Event::Beaten);
+                };
+                self.library.reach(Box::new(beaten));
+                Ok(())
+            }
+            Some(since) if since.elapsed() >= STILL_PATIENCE && !self.said_unresponsive => {
+                self.said_unresponsive = true;
+                self.report(&Report::Unresponsive { seconds: STILL_PATIENCE.as_secs() })
+            }
+            Some(_) => Ok(()),
         }
     }
 
@@ -301,6 +346,10 @@ impl Server {
 }
 
 /// How long libpmix may take over its last deed.
-const LAST_PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+const LAST_PATIENCE: Duration = Duration::from_millis(500);
+/// How long nothing happens before libpmix is asked whether it goes on.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long libpmix may stand still: what it does takes it milliseconds.
+const STILL_PATIENCE: Duration = Duration::from_secs(10);
 
 type RankEnvironment = (efarun_wire::Rank, Vec<crate::env::NameValue>);

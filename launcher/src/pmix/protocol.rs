@@ -69,6 +69,8 @@ pub struct Start {
     pub job: String,
     /// A folder of the server's own.
     pub folder: String,
+    /// How much memory it may take: libpmix keeps whatever ranks put.
+    pub memory_bytes: u64,
     /// The node.
     pub node: NodeId,
     /// The world that the job begins with.
@@ -195,6 +197,11 @@ pub enum Report {
         /// The programs.
         programs: Vec<SpawnProgram>,
     },
+    /// libpmix stands still, once in a server's life.
+    Unresponsive {
+        /// For how long.
+        seconds: u64,
+    },
     /// The answer to [`Order::HearOut`].
     HeardOut(Rank),
 }
@@ -222,3 +229,12 @@ pub struct Published {
     /// Its bytes, as its type has them.
     pub bytes: Vec<u8>,
 }
+
+impl Published {
+    /// Whether it is longer than what is kept: a port's name has a kilobyte at most.
+    pub fn is_too_long(&self) -> bool {
+        self.key.len() + self.bytes.len() > MAX_PUBLISHED_BYTES
+    }
+}
+
+const MAX_PUBLISHED_BYTES: usize = 4096;

@@ -221,6 +221,19 @@ impl Relay {
             Report::Unpublish { token, rank, keys } => {
                 self.at_name_keeper(Question::Unpublish { rank, keys }, token, &mut actions);
             }
+            Report::Unresponsive { seconds } => {
+                let awaits = |(rank, state): &(&Rank, &State)| {
+                    **state == State::Within || **state == State::Outside && !self.ended.contains(rank)
+                };
+                // Whose first words it stands still over is not within yet.
+                if let Some((rank, _)) = self.states.iter().find(awaits) {
+                    let how = format!(
+                        "has no answer from its PMIx server, in which libpmix has stood still for {seconds} s: a rank that stops \
+                         within a message to it does that"
+                    );
+                    actions.push(Action::Broke { rank: *rank, how });
+                }
+            }
             Report::HeardOut(rank) => actions.push(Action::HeardOut(rank)),
         }
         actions
@@ -392,6 +405,7 @@ impl Relay {
     /// Answers questions about names, on node 0.
     fn keep_names(&mut self, question: Question, who: Asker, actions: &mut Vec<Action>) {
         let answer = match question {
+            Question::Publish(values) if values.iter().any(Published::is_too_long) => Answer::Done(false),
             Question::Publish(values) => {
                 let values = values.into_iter().map(|value| (value.key.clone(), value)).collect();
                 let is_done = self.names.publish(values);

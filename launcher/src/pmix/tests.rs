@@ -172,6 +172,30 @@ fn ends_and_a_lost_server_break_only_what_is_within() {
 }
 
 #[test]
+fn a_server_that_stands_still_is_told_of_by_a_rank_that_may_wait_for_it() {
+    let mut relay = Relay::new(NodeId(0), &map());
+    let still = || Report::Unresponsive { seconds: 10 };
+    let names = |actions: &[Action], named| matches!(actions, [Action::Broke { rank, how }] if *rank == Rank(named) && how.contains("stood still for 10 s"));
+    // Whose first words it stands still over has not connected.
+    assert!(names(&relay.reported(still()), 0));
+    let _ = relay.ended_well(Rank(0));
+    assert!(names(&relay.reported(still()), 2));
+    for report in [Report::Connected(Rank(2)), Report::Finalized(Rank(2))] {
+        let _ = relay.reported(report);
+    }
+    assert_eq!(relay.reported(still()), []);
+}
+
+#[test]
+fn what_is_published_is_short() {
+    let mut relay = Relay::new(NodeId(0), &map());
+    let value = |len| Published { rank: Rank(0), key: b"k".to_vec(), kind: 3, bytes: vec![0; len] };
+    let mut publish = |len| relay.reported(Report::Publish { token: 1, values: vec![value(len)] });
+    assert_eq!(publish(5000), [Action::Order(Order::Done { token: 1, is_done: false })]);
+    assert_eq!(publish(4000), [Action::Order(Order::Done { token: 1, is_done: true })]);
+}
+
+#[test]
 fn what_another_node_asks_is_answered_whatever_it_is() {
     let mut relay = Relay::new(NodeId(0), &map());
     let own = Target::Node(NodeId(0));
@@ -192,6 +216,7 @@ fn a_job_is_described_with_every_rank_whole() {
         libraries: Vec::new(),
         job: "1".to_owned(),
         folder: "/tmp/own".to_owned(),
+        memory_bytes: 1 << 30,
         node: NodeId(0),
         world: World { map: map(), ranks: vec![(Rank(0), 0), (Rank(2), 1)], app_count: 2 },
     };
@@ -225,6 +250,7 @@ fn a_further_worlds_ranks_are_numbered_within_it_and_its_nodes_are_those_that_ha
         libraries: Vec::new(),
         job: "1".to_owned(),
         folder: "/tmp/own".to_owned(),
+        memory_bytes: 1 << 30,
         node: NodeId(2),
         world: world.clone(),
     };

@@ -5,6 +5,7 @@ use std::path::Path;
 use efarun_tests::{Need, Running, Testbed, require};
 
 use crate::support::{Library, OF_OPEN_MPI, Program, on, one_world};
+use crate::unruly::Gates;
 
 #[test]
 fn two_jobs_of_open_mpi_on_the_same_hosts_do_not_disturb_each_other() {
@@ -79,4 +80,24 @@ fn ranks_that_were_each_a_world_are_told_at_the_end() {
         .assert_code(0)
         .assert_says(&["they were 3 worlds of one", &Library::OpenMpi5.file().display().to_string()]);
     assert_eq!(outcome.stdout(), one_world(1, 1).repeat(3), "{}", outcome.shown());
+}
+
+#[test]
+fn ranks_of_a_shell_that_are_each_a_world_are_told_at_once_and_at_the_end() {
+    require!(Need::OpenMpi, Need::Testbed);
+    let testbed = Testbed::up(2);
+    let program = Program::of_source("unruly.c", Library::OpenMpi5);
+    let gates = Gates::new();
+    let script = format!("{} gate {}/$EFARUN_RANK; true", program.path().display(), gates.folder().display());
+    let nowhere = ["-H", "h1:1,h2:1", "-x", "EFARUN_LIBPMIX=/no/such/libpmix.so.2"];
+    let job = Library::OpenMpi5.job(on(&testbed, &nowhere)).program(Path::new("sh"), ["-c", &script]);
+    let running = job.start();
+    running.wait_for_output("there", 2);
+    for rank in [0, 1] {
+        running.wait_for_note(&format!("rank {rank} has come to {}", Library::OpenMpi5.file().display()));
+    }
+    gates.open();
+    let outcome = running.wait();
+    outcome.assert_code(0).assert_says(&["2 ranks will be 2 worlds of one", "they were 2 worlds of one"]);
+    assert_eq!(testbed.guests(), [], "{}", outcome.shown());
 }

@@ -99,6 +99,7 @@ pub(super) type RegisterNspace =
 pub(super) type RegisterClient =
     unsafe extern "C" fn(*const Proc, u32, u32, *mut c_void, Option<OpDone>, *mut c_void) -> Status;
 pub(super) type DeregisterNspace = unsafe extern "C" fn(*const c_char, Option<OpDone>, *mut c_void);
+pub(super) type DeregisterClient = unsafe extern "C" fn(*const Proc, Option<OpDone>, *mut c_void);
 pub(super) type SetupFork = unsafe extern "C" fn(*const Proc, *mut *mut *mut c_char) -> Status;
 pub(super) type RequestModex = unsafe extern "C" fn(*const Proc, OwnModexDone, *mut c_void) -> Status;
 pub(super) type Generate = unsafe extern "C" fn(*const c_char, *mut *mut c_char) -> Status;

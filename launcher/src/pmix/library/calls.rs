@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::slice;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use efarun_wire::Rank;
 use efarun_wire::message::{Participants, SpawnProgram};
@@ -455,11 +455,15 @@ unsafe extern "C" fn register_events() -> Status {
     abi::OPERATION_SUCCEEDED
 }
 
-/// Defines functions that say what was called, and that it is not served. They look at none of their arguments.
+/// Defines functions that say what was called, once, and that it is not served. They look at none of their arguments.
 macro_rules! not_served {
     ($($function:ident: $name:literal),*) => {$(
         unsafe extern "C" fn $function() -> Status {
-            pass_on(|| Some(Call::NotServed($name)));
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                // Whether or not anybody is there for it.
+                let _ = pass_on(|| Some(Call::NotServed($name)));
+            });
             abi::NOT_SUPPORTED
         }
     )*};

@@ -39,6 +39,7 @@ pub(super) struct Library {
     register_nspace: abi::RegisterNspace,
     register_client: abi::RegisterClient,
     deregister_nspace: abi::DeregisterNspace,
+    deregister_client: abi::DeregisterClient,
     setup_fork: abi::SetupFork,
     request_modex: abi::RequestModex,
     generate_regex: abi::Generate,
@@ -92,6 +93,9 @@ impl Library {
                 )?),
                 deregister_nspace: std::mem::transmute::<*mut c_void, abi::DeregisterNspace>(find(
                     "server_deregister_nspace",
+                )?),
+                deregister_client: std::mem::transmute::<*mut c_void, abi::DeregisterClient>(find(
+                    "server_deregister_client",
                 )?),
                 setup_fork: std::mem::transmute::<*mut c_void, abi::SetupFork>(find("server_setup_fork")?),
                 request_modex: std::mem::transmute::<*mut c_void, abi::RequestModex>(find(
@@ -219,6 +223,14 @@ impl Library {
         }
     }
 
+    /// Asks for nothing: `reached` is called once, on a thread of libpmix's, when it has come so far.
+    pub(super) fn reach(&self, reached: Reached) {
+        let nobody = abi::Proc { nspace: padded(b"efarun-nobody"), rank: 0 };
+        let cookie = Box::into_raw(Box::new(reached)).cast::<c_void>();
+        // SAFETY: it copies the process, which it does not know, before it returns, and calls back in any case.
+        unsafe { (self.deregister_client)(&nobody, Some(has_reached), cookie) };
+    }
+
     fn infos(&self, infos: &[Info]) -> Infos {
         Infos::new(infos, &mut |value| match value {
             Value::Nodes(names) => generated(self.generate_regex, names),
@@ -243,6 +255,15 @@ unsafe extern "C" fn card_found(status: Status, data: *mut c_char, len: usize, c
         (found, blob)
     };
     found(blob);
+}
+
+/// What [`Library::reach`] calls.
+pub(super) type Reached = Box<dyn FnOnce() + Send>;
+
+unsafe extern "C" fn has_reached(_status: Status, cookie: *mut c_void) {
+    // SAFETY: the box that `reach` made, given back once.
+    let reached = unsafe { Box::from_raw(cookie.cast::<Reached>()) };
+    reached();
 }
 
 /// Calls something that calls back, and waits for that.

@@ -1,6 +1,6 @@
 //! Ranks of MPI programs that are in no world, or not in that of the others.
 //!
-//! Agents tell of each rank that is linked with an MPI library, ended well, and never asked for its world. Several of those were
+//! Agents tell of each rank that is linked with an MPI library, or has come to one, ended well, and never asked for its world. Several of those were
 //! probably worlds of one, which is told at the end of a job that went well by its exit codes: a program that never calls
 //! MPI_Init looks the same, so that it is no failure.
 //!
@@ -40,7 +40,7 @@ impl Worlds {
         let count = self.alone.len();
         let (rank, library) = self.alone.first_key_value().filter(|_| count > 1)?;
         Some(format!(
-            "{count} ranks ended without having asked for a world, and are linked with MPI (rank {rank}: {library}): if they called \
+            "{count} ranks ended without having asked for a world, and have an MPI library (rank {rank}: {library}): if they called \
              MPI_Init, they were {count} worlds of one"
         ))
     }

@@ -1,0 +1,69 @@
+//! Ranks that do not follow the protocol of their MPI library's launcher. Each harms its own job, which ends with a sentence,
+//! and not another one on the same hosts.
+
+mod pmi;
+mod pmix;
+
+use std::path::{Path, PathBuf};
+
+use efarun_tests::{Job, Outcome, Running};
+
+/// A job on the same hosts that must not notice: both of its ranks meet, write "there", and go on when the others are over.
+struct Bystander<'a> {
+    running: Running<'a>,
+    gates: Gates,
+}
+
+/// What ranks 0 and 1 wait for: each reads a line from the file of this folder that has its number.
+pub(crate) struct Gates(tempfile::TempDir);
+
+impl Gates {
+    pub(crate) fn new() -> Gates {
+        let gates = Gates(tempfile::tempdir().expect("a folder can be made"));
+        for gate in gates.files() {
+            nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("a new name in a new folder");
+        }
+        gates
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Lets both go on.
+    pub(crate) fn open(&self) {
+        for gate in self.files() {
+            std::fs::write(gate, "go\n").expect("a rank reads it");
+        }
+    }
+
+    fn files(&self) -> [PathBuf; 2] {
+        ["0", "1"].map(|rank| self.folder().join(rank))
+    }
+}
+
+impl<'a> Bystander<'a> {
+    fn start(job: Job<'a>, gates: Gates) -> Bystander<'a> {
+        let running = job.start();
+        running.wait_for_output("there", 2);
+        Bystander { running, gates }
+    }
+
+    fn is_unharmed(self) {
+        self.gates.open();
+        let outcome = self.running.wait();
+        outcome.assert_code(0);
+        assert_eq!(outcome.stdout().matches("through").count(), 2, "{}", outcome.shown());
+    }
+}
+
+/// Waits for jobs that each end with a code and a sentence, and leave nothing.
+fn end_with<'a>(jobs: Vec<Running<'_>>, ends: impl Iterator<Item = (i32, &'a str)>) -> Vec<Outcome> {
+    let end = |(job, (code, sentence)): (Running<'_>, (i32, &str))| {
+        let outcome = job.wait();
+        outcome.assert_code(code).assert_says(&[sentence]);
+        assert_eq!(outcome.left_behind, [], "{}", outcome.shown());
+        outcome
+    };
+    jobs.into_iter().zip(ends).map(end).collect()
+}
