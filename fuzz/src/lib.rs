@@ -5,6 +5,7 @@
 //! from, `dictionaries/` the words of its language; `scripts/fuzz` builds and runs them. An input that was found to
 //! break something becomes a test beside the code that it broke.
 
+pub mod head;
 pub mod pmi;
 
 use std::fs::File;

@@ -1,14 +1,15 @@
 //! A job of two nodes with two ranks each, whose PMI servers are joined by the head's own hub.
 
 use efarun::pmi::{Action, Server};
-use efarun_wire::message::{JobMap, MappedNode, OobDown, OobUp, SpawnedWorld};
-use efarun_wire::oob::{Action as HubAction, Hub, Member, RootHub};
+use efarun_wire::message::{OobUp, SpawnedWorld};
 use efarun_wire::{JobId, NodeId, Rank};
+
+use crate::head::{Head, map, ranks};
 
 /// The servers, and what they have answered.
 #[derive(Debug)]
 pub struct PmiJob {
-    head: RootHub,
+    head: Head,
     servers: [Server; 2],
     /// All that was written to each rank's socket.
     pub answers: [Vec<u8>; 4],
@@ -17,18 +18,8 @@ pub struct PmiJob {
 
 impl PmiJob {
     /// A job of which no rank has said anything.
-    ///
-    /// # Panics
-    ///
-    /// When a new hub does not take its own members in.
     pub fn new() -> PmiJob {
-        let ranks = |node: u32| vec![Rank(2 * node), Rank(2 * node + 1)];
-        let mut head = Hub::for_head([0, 1].map(|node| (NodeId(node), ranks(node))));
-        for node in [0, 1] {
-            head.member_joined(Member::Node(NodeId(node))).expect("it is a member and joins once");
-        }
-        let nodes = [0, 1].map(|node| MappedNode { host: format!("h{node}"), ranks: ranks(node) });
-        let map = JobMap { nodes: nodes.to_vec(), universe_size: 4, ..JobMap::default() };
+        let map = map();
         let server = |node: u32| {
             Server::new(
                 JobId([1; 8]),
@@ -37,7 +28,12 @@ impl PmiJob {
                 ranks(node).into_iter().map(|rank| (rank, 0)),
             )
         };
-        PmiJob { head, servers: [server(0), server(1)], answers: Default::default(), is_closed: [false; 4] }
+        PmiJob {
+            head: Head::new(),
+            servers: [server(0), server(1)],
+            answers: Default::default(),
+            is_closed: [false; 4],
+        }
     }
 
     /// Lets a rank write these bytes.
@@ -91,20 +87,10 @@ impl PmiJob {
     }
 
     fn up(&mut self, node: usize, message: OobUp) {
-        let received = self.head.receive_up(Member::Node(NodeId(node as u32)), message);
-        let actions = received.unwrap_or_else(|error| panic!("the head refuses a server: {error}"));
-        for action in actions {
-            match action {
-                HubAction::ToMember(Member::Node(to), down) => self.down(to.index(), down),
-                HubAction::AbortAsked { .. } => {}
-                other => panic!("a head asked for {other:?}"),
+        for (node, down) in self.head.pass_on(node, message) {
+            if let Ok(actions) = self.servers[node].hear(down) {
+                self.act(node, actions);
             }
-        }
-    }
-
-    fn down(&mut self, node: usize, message: OobDown) {
-        if let Ok(actions) = self.servers[node].hear(message) {
-            self.act(node, actions);
         }
     }
 }

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 
 use efarun::pmix::protocol::{Order, Report};
 use efarun::pmix::{Action, Relay};
+use efarun_fuzz::head::{Head, map};
 use efarun_fuzz::{choice, within_bytes};
 use efarun_wire::frame::FrameReader;
-use efarun_wire::message::{JobMap, MappedNode, OobDown, OobUp, SpawnedWorld};
-use efarun_wire::oob::{Action as HubAction, Hub, Member, RootHub};
+use efarun_wire::message::{OobUp, SpawnedWorld};
 use efarun_wire::{NodeId, Rank};
 use libfuzzer_sys::fuzz_target;
 
@@ -32,7 +32,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 struct Job {
-    head: RootHub,
+    head: Head,
     relays: [Relay; 2],
     /// What helpers have asked and not been told, by node.
     asked: [BTreeSet<u64>; 2],
@@ -40,15 +40,9 @@ struct Job {
 
 impl Job {
     fn new() -> Job {
-        let ranks = |node: u32| vec![Rank(2 * node), Rank(2 * node + 1)];
-        let mut head = Hub::for_head([0, 1].map(|node| (NodeId(node), ranks(node))));
-        for node in [0, 1] {
-            head.member_joined(Member::Node(NodeId(node))).expect("it is a member and joins once");
-        }
-        let nodes = [0, 1].map(|node| MappedNode { host: format!("h{node}"), ranks: ranks(node) });
-        let map = JobMap { nodes: nodes.to_vec(), universe_size: 4, ..JobMap::default() };
+        let map = map();
         let relays = [0, 1].map(|node| Relay::new(NodeId(node), &map));
-        Job { head, relays, asked: Default::default() }
+        Job { head: Head::new(), relays, asked: Default::default() }
     }
 
     /// Lets a helper report what the bytes are, if they are a report. A helper gives no token twice.
@@ -113,20 +107,10 @@ impl Job {
     }
 
     fn up(&mut self, node: usize, message: OobUp) {
-        let received = self.head.receive_up(Member::Node(NodeId(node as u32)), message);
-        let actions = received.unwrap_or_else(|error| panic!("the head refuses a relay: {error}"));
-        for action in actions {
-            match action {
-                HubAction::ToMember(Member::Node(to), down) => self.down(to.index(), down),
-                HubAction::AbortAsked { .. } => {}
-                other => panic!("a head asked for {other:?}"),
+        for (node, down) in self.head.pass_on(node, message) {
+            if let Ok(actions) = self.relays[node].hear(down) {
+                self.act(node, actions);
             }
-        }
-    }
-
-    fn down(&mut self, node: usize, message: OobDown) {
-        if let Ok(actions) = self.relays[node].hear(message) {
-            self.act(node, actions);
         }
     }
 }

@@ -95,7 +95,11 @@ impl PmixLinks {
             }
             _ => {}
         }
-        let mpi_of = |app: u32| survey.mpis.get(&(app as usize)).cloned();
+        for (app, mpi) in &survey.mpis {
+            let (Ok(app), Some(len_bytes)) = (u32::try_from(*app), mpi.len_bytes) else { continue };
+            head.send(&AgentMessage::LinksMpi { app, file: mpi.shown.clone(), len_bytes });
+        }
+        let mpi_of = |app: u32| survey.mpis.get(&(app as usize)).map(|mpi| mpi.shown.clone());
         let mpis = plan.ranks.iter().filter_map(|rank| Some((rank.rank, mpi_of(rank.app)?))).collect();
         if let Some(helper) = &helper {
             head.send(&AgentMessage::ServesPmix { version: helper.version.clone() });

@@ -24,7 +24,16 @@ pub(super) struct Survey {
     /// The libraries that may serve, best first.
     pub(super) libraries: Vec<PathBuf>,
     /// The MPI libraries that programs are linked with, by the programs' numbers.
-    pub(super) mpis: BTreeMap<usize, String>,
+    pub(super) mpis: BTreeMap<usize, Mpi>,
+}
+
+/// An MPI library.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mpi {
+    /// Its file, or its name and that there is none.
+    pub(super) shown: String,
+    /// How long the file is, where there is one.
+    pub(super) len_bytes: Option<u64>,
 }
 
 /// Why a server is needed.
@@ -73,7 +82,7 @@ fn of_apps(apps: &[AppPlan], used: &[(Rank, usize)]) -> Survey {
 /// What one program wants.
 struct Wants {
     /// The MPI library that it is linked with.
-    mpi: Option<String>,
+    mpi: Option<Mpi>,
     need: Option<Need>,
     libraries: Vec<PathBuf>,
 }
@@ -91,7 +100,10 @@ fn of_app(app: &AppPlan) -> Option<Wants> {
     });
     let mpi = linkage.as_ref().and_then(linkage::Linkage::mpi);
     let is_mpich = matches!(mpi, Some((MpiKind::Mpich, ..)));
-    let mpi = mpi.map(|(_, name, file)| shown(name, file));
+    let mpi = mpi.map(|(_, name, file)| Mpi {
+        shown: shown(name, file),
+        len_bytes: file.and_then(|file| Some(file.metadata().ok()?.len())),
+    });
     if is_mpich && asking.is_none() {
         return Some(Wants { mpi, need: None, libraries: Vec::new() });
     }

@@ -197,13 +197,13 @@ pub enum Report {
         /// The programs.
         programs: Vec<SpawnProgram>,
     },
+    /// The answer to [`Order::HearOut`].
+    HeardOut(Rank),
     /// libpmix stands still, once in a server's life.
     Unresponsive {
         /// For how long.
         seconds: u64,
     },
-    /// The answer to [`Order::HearOut`].
-    HeardOut(Rank),
 }
 
 /// What a fence is for.

@@ -327,6 +327,7 @@ impl Job<'_> {
             AgentMessage::Alone { rank, library } => self.worlds.ended_alone(rank, library),
             AgentMessage::PmiBytes { rank, bytes } => drop(self.servers.pmi_bytes.insert(rank, bytes)),
             AgentMessage::ExchangeBytes { bytes } => drop(self.servers.exchange_bytes.insert(node, bytes)),
+            AgentMessage::LinksMpi { app, file, len_bytes } => self.links_mpi(node, app, &file, len_bytes),
             AgentMessage::ServesPmix { version } => self.serves_pmix(node, &version),
             AgentMessage::Admitted { world } => self.admitted(node, world),
             AgentMessage::Spawn(order) => self.spawn(node, &order),

@@ -245,6 +245,7 @@ impl Head {
             AgentMessage::Facts(_) => panic!("facts come once"),
             AgentMessage::PmiBytes { .. }
             | AgentMessage::ExchangeBytes { .. }
+            | AgentMessage::LinksMpi { .. }
             | AgentMessage::ServesPmix { .. } => {}
             AgentMessage::Spawn(_) | AgentMessage::Admitted { .. } => {
                 panic!("no rank here asks for more")

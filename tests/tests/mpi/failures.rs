@@ -94,6 +94,28 @@ fn a_library_that_a_node_lacks_is_named_with_its_rank_and_node() {
 }
 
 #[test]
+fn another_build_of_the_library_on_a_node_is_named_with_both_nodes() {
+    require!(Need::Mpich, Need::Testbed);
+    let testbed = Testbed::up(2);
+    // The home folder is another on each host.
+    let libraries = testbed.home().join("mpi");
+    let program = Program::with_libraries_in(Library::Mpich, &libraries);
+    let there = Library::Mpich.folder().join("lib");
+    testbed.sh("h1", &format!("ln -s {} {}", there.display(), libraries.display()));
+    // The same library, longer by what nobody reads.
+    let (from, to) = (there.display(), libraries.display());
+    testbed.sh("h2", &format!("mkdir {to} && ln -s {from}/* {to} && rm {to}/libmpi.so.12"));
+    testbed.sh("h2", &format!("cp {from}/libmpi.so.12 {to}/libmpi.so.12 && echo >>{to}/libmpi.so.12"));
+    let outcome = program.job(on(&testbed, &["-H", "h1:1,h2:1"]), &["2"]).run();
+    outcome.assert_code(0).assert_says(&[
+        "the program's MPI is not the same on ",
+        "h1 (",
+        "h2 (",
+        "libmpi.so.12",
+    ]);
+}
+
+#[test]
 fn a_rank_that_ends_before_or_within_its_world_is_named() {
     require!(Need::Mpich, Need::Testbed);
     let program = Program::of(Library::Mpich);

@@ -1,7 +1,7 @@
 //! What agents tell of their nodes' PMI and PMIx servers: how much was said, which the job's report has, and by which library
-//! PMIx is served.
+//! PMIx is served; and of the MPI libraries that programs are linked with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use efarun_wire::{NodeId, Rank};
 
@@ -18,6 +18,10 @@ pub struct Servers {
     libpmix: Option<(NodeId, String)>,
     /// It was said that another node has another.
     said_libpmix: bool,
+    /// The first node that has a program's MPI library, its file and length, by the program's number.
+    mpis: BTreeMap<u32, (NodeId, String, u64)>,
+    /// Programs of which it was said that another node has another.
+    said_mpis: BTreeSet<u32>,
 }
 
 impl Servers {
@@ -29,9 +33,35 @@ impl Servers {
         self.said_libpmix |= is_news;
         is_news.then(|| (*first, known.clone()))
     }
+
+    /// Takes note of the MPI library that a program has on a node. Gives the first node that told of one, with its file and
+    /// length, where that is another build and this has not been told before.
+    fn differing_mpi(
+        &mut self,
+        node: NodeId,
+        app: u32,
+        file: &str,
+        len_bytes: u64,
+    ) -> Option<(NodeId, String, u64)> {
+        let first = self.mpis.entry(app).or_insert_with(|| (node, file.to_owned(), len_bytes));
+        (first.2 != len_bytes && self.said_mpis.insert(app)).then(|| first.clone())
+    }
 }
 
 impl Job<'_> {
+    /// Says once that a program has another build of MPI on two nodes. That their paths differ is nothing to tell of.
+    pub(super) fn links_mpi(&mut self, node: NodeId, app: u32, file: &str, len_bytes: u64) {
+        if let Some((first, known, known_bytes)) = self.servers.differing_mpi(node, app, file, len_bytes) {
+            let host = |node: NodeId| &self.nodes[node.index()].host;
+            self.writer.note(format!(
+                "the program's MPI is not the same on {} ({file}, {len_bytes} bytes) and on {} ({known}, {known_bytes} bytes): where \
+                 ranks do not meet, that may be why",
+                host(node),
+                host(first)
+            ));
+        }
+    }
+
     /// Says once that PMIx servers are of two releases: they pass bytes on that only libpmix reads.
     pub(super) fn serves_pmix(&mut self, node: NodeId, version: &str) {
         if let Some((first, known)) = self.servers.differing_libpmix(node, version) {
@@ -48,6 +78,18 @@ impl Job<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_build_of_a_programs_mpi_is_told_once_for_each_program() {
+        let mut servers = Servers::default();
+        assert_eq!(servers.differing_mpi(NodeId(1), 0, "/a", 7), None);
+        assert_eq!(servers.differing_mpi(NodeId(0), 0, "/b", 7), None, "the same elsewhere");
+        assert_eq!(servers.differing_mpi(NodeId(0), 1, "/b", 8), None, "another program's");
+        let first = Some((NodeId(1), "/a".to_owned(), 7));
+        assert_eq!(servers.differing_mpi(NodeId(2), 0, "/a", 9), first);
+        assert_eq!(servers.differing_mpi(NodeId(3), 0, "/a", 10), None);
+        assert_eq!(servers.differing_mpi(NodeId(3), 1, "/a", 9), Some((NodeId(0), "/b".to_owned(), 8)));
+    }
 
     #[test]
     fn a_second_release_of_libpmix_is_told_once() {

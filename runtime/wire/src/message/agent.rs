@@ -164,6 +164,15 @@ pub enum AgentMessage {
         /// Said here, and said to this node.
         bytes: [u64; 2],
     },
+    /// A program of the job is linked with an MPI library here.
+    LinksMpi {
+        /// The program's number.
+        app: u32,
+        /// The library's file.
+        file: String,
+        /// How long it is: builds differ in it.
+        len_bytes: u64,
+    },
     /// The node has a PMIx server.
     ServesPmix {
         /// By this library, as it calls itself.

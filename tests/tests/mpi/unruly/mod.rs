@@ -4,7 +4,9 @@
 mod pmi;
 mod pmix;
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 
 use efarun_tests::{Job, Outcome, Running};
 
@@ -15,30 +17,32 @@ struct Bystander<'a> {
 }
 
 /// What ranks 0 and 1 wait for: each reads a line from the file of this folder that has its number.
-pub(crate) struct Gates(tempfile::TempDir);
+pub(crate) struct Gates {
+    folder: tempfile::TempDir,
+    /// Open both ways, so that nobody who has ended is waited for.
+    files: [File; 2],
+}
 
 impl Gates {
     pub(crate) fn new() -> Gates {
-        let gates = Gates(tempfile::tempdir().expect("a folder can be made"));
-        for gate in gates.files() {
-            nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("a new name in a new folder");
-        }
-        gates
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let files = ["0", "1"].map(|rank| {
+            let path = folder.path().join(rank);
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a new name in a new folder");
+            File::options().read(true).write(true).open(path).expect("it has just been made")
+        });
+        Gates { folder, files }
     }
 
     pub(crate) fn folder(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
     }
 
     /// Lets both go on.
     pub(crate) fn open(&self) {
-        for gate in self.files() {
-            std::fs::write(gate, "go\n").expect("a rank reads it");
+        for mut file in &self.files {
+            file.write_all(b"go\n").expect("a pipe has room for a line");
         }
-    }
-
-    fn files(&self) -> [PathBuf; 2] {
-        ["0", "1"].map(|rank| self.folder().join(rank))
     }
 }
 
