@@ -53,7 +53,7 @@ impl<'a> Bystander<'a> {
         Bystander { running, gates }
     }
 
-    fn is_unharmed(self) {
+    fn ends_well(self) {
         self.gates.open();
         let outcome = self.running.wait();
         outcome.assert_code(0);
@@ -71,3 +71,6 @@ fn end_with<'a>(jobs: Vec<Running<'_>>, ends: impl Iterator<Item = (i32, &'a str
     };
     jobs.into_iter().zip(ends).map(end).collect()
 }
+
+/// How many jobs run beside each other and the bystander.
+const AT_ONCE: usize = 4;
