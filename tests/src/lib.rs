@@ -10,6 +10,7 @@
 
 mod cgroup;
 pub mod echo;
+mod exec_stall;
 pub mod fixture;
 mod job;
 mod pidfd;
@@ -18,6 +19,7 @@ mod require;
 mod testbed;
 
 pub use cgroup::MemoryCgroup;
+pub use exec_stall::ExecStall;
 pub use job::{Job, Outcome, Running};
 pub use process::{Process, listening_port, wait_until_gone};
 pub use require::{

@@ -7,6 +7,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::cgroup::MemoryCgroup;
+use crate::exec_stall::ExecStall;
 
 /// Something that not every machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub enum Need {
     SoftEfa,
     /// A cgroup with a limit of memory.
     MemoryCgroup,
+    /// A kernel that asks before it runs a program.
+    ExecStall,
     /// Two CPUs, for ranks that are bound to one each.
     TwoCores,
     /// A `python3` with torch.
@@ -53,6 +56,7 @@ impl Need {
             Need::Shells => "shells",
             Need::Faketime => "faketime",
             Need::MemoryCgroup => "memory-cgroup",
+            Need::ExecStall => "exec-stall",
             Need::TwoCores => "cores",
             Need::SoftEfa | Need::SoftEfaPeers => "soft-efa",
             Need::Torch => "torch",
@@ -80,6 +84,7 @@ impl Need {
                 (cpus < 2).then(|| "there is one CPU".to_owned())
             }
             Need::MemoryCgroup => MemoryCgroup::lack(),
+            Need::ExecStall => ExecStall::lack(),
             Need::Torch => (!has_python_module("torch"))
                 .then(|| "`python3` has no torch: `pip install torch`".to_owned()),
             Need::SoftEfa => libfabric_2_folder().err().or_else(soft_efa_lack),

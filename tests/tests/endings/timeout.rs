@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{executable, here, shell};
+use efarun_tests::{ExecStall, Need, Testbed, require};
+
+use super::{executable, here, on, shell};
 
 #[test]
 fn when_the_time_is_over_ranks_are_asked_where_they_are_and_then_to_end() {
@@ -40,4 +42,21 @@ fn stacks_of_python_come_from_py_spy() {
     outcome
         .assert_code(110)
         .assert_says(&["    py-spy:\n      thread \"MainThread\" idle\n        wait (train.py:9)\n"]);
+}
+
+#[test]
+fn ranks_whose_program_does_not_start_are_named_when_the_time_to_start_is_over() {
+    require!(Need::Testbed, Need::ExecStall);
+    let testbed = Testbed::up(2);
+    let stalled = testbed.folder().join("stalled");
+    std::fs::copy("/bin/true", &stalled).unwrap();
+    let _stall = ExecStall::new(&stalled);
+    let outcome = on(&testbed)
+        .options(["-H", "h1,h2", "--start-timeout", "15", "--grace", "1", "-n", "1", "/bin/sleep", "1000"])
+        .options([":", "-n", "1"])
+        .program(&stalled, [""; 0])
+        .run();
+    outcome
+        .assert_code(69)
+        .assert_says(&["error: not started after 15 s (--start-timeout): h2 to start rank 1"]);
 }
