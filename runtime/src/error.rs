@@ -206,6 +206,23 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The same error of another operation: of the call that an operation of this World was a part of.
+    pub(crate) fn within(mut self, operation: &'static str, sequence: u32) -> Error {
+        if let Error::Timeout { place, .. }
+        | Error::Mismatch { place, .. }
+        | Error::PeerLost { place, .. }
+        | Error::Aborted { place, .. }
+        | Error::Transport { place, .. }
+        | Error::BootstrapLost { place, .. }
+        | Error::Internal { place, .. } = &mut self
+        {
+            *place = Place { operation, sequence, step: None, ..place.clone() };
+        }
+        self
+    }
+}
+
 /// Where in an operation a rank was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -249,5 +266,13 @@ mod tests {
         assert_eq!(place.to_string(), "outside of operations on rank 3");
         let place = Place { operation: "reduce", sequence: 7, step: Some(2), ..place };
         assert_eq!(place.to_string(), "reduce (operation 7 of this World) on rank 3 at step 2");
+    }
+
+    #[test]
+    fn what_fails_in_a_part_of_a_call_is_told_of_the_call() {
+        let place = Place { operation: "send_receive", sequence: 90, rank: Rank(3), step: Some(2) };
+        let lost = Error::PeerLost { place, peer: Rank(1), cause: "it was killed".to_owned() };
+        let told = lost.within("all_reduce", 7).to_string();
+        assert_eq!(told, "all_reduce (operation 7 of this World) on rank 3: rank 1 is lost: it was killed");
     }
 }

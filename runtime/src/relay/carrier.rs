@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use efarun_wire::Rank;
 
 use super::parameters::{ANSWERED, CHANNELS, PLAN, POSTED, SLICE, SLOT_BYTES, WORDS};
-use super::transfer::{Transfer, part_len};
+use super::transfer::{Caller, Transfer, part_len};
 use crate::cuda::HostMemory;
 use crate::error::Error;
 use crate::nvlink::status;
@@ -45,6 +45,7 @@ struct Plans {
 /// What the hosts do with a call's slices.
 #[derive(Debug)]
 struct Plan {
+    caller: Caller,
     slices: usize,
     slice_bytes: usize,
     sends: Vec<(Rank, usize, usize)>,
@@ -74,12 +75,13 @@ impl Shared {
     }
 
     /// Takes a plan in, and gives its number.
-    pub(super) fn add(&self, transfer: &Transfer, is_captured: bool) -> u64 {
+    pub(super) fn add(&self, transfer: &Transfer, caller: Caller, is_captured: bool) -> u64 {
         let slices = transfer.slices();
         let with_bytes = |list: &[(Rank, usize)], of: &[super::Stretch]| {
             list.iter().map(|&(rank, index)| (rank, index, of[index].bytes)).collect()
         };
         let plan = Plan {
+            caller,
             slices,
             slice_bytes: transfer.slice_bytes,
             sends: with_bytes(&transfer.sends, &transfer.puts),
@@ -140,6 +142,7 @@ pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World) {
         };
         let slice = slice as usize;
         if let Err(error) = exchange(shared, &mut world, &plan, channel, slice) {
+            let error = error.within(plan.caller.operation, plan.caller.sequence);
             shared.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             return shared.stop();
         }

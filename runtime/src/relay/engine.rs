@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::carrier::{Lane, Shared, carry};
 use super::parameters::{CHANNELS, RelayParameters, SLOT_BYTES, SPANS_MAX, STATE_BYTES, Span, WORDS};
-use super::transfer::{Stretch, Transfer};
+use super::transfer::{Caller, Stretch, Transfer};
 use crate::cuda::{
     CudaError, Device, DeviceMemory, DevicePointer, Event, Grid, HostMemory, Kernel, Module, Stream,
 };
@@ -84,7 +84,7 @@ impl Relay {
         self.kernel(element).map(|_| ())
     }
 
-    /// Enqueues a transfer, behind all before it, and returns.
+    /// Enqueues a transfer, behind all before it, and returns. What fails of it is told of the caller.
     ///
     /// # Errors
     ///
@@ -98,7 +98,12 @@ impl Relay {
     ///
     /// The device reaches all stretches until the transfer is done, and nothing else writes to them; those that are got do not
     /// overlap each other.
-    pub unsafe fn enqueue(&mut self, stream: &Stream, transfer: &Transfer) -> Result<(), CudaError> {
+    pub unsafe fn enqueue(
+        &mut self,
+        stream: &Stream,
+        transfer: &Transfer,
+        caller: Caller,
+    ) -> Result<(), CudaError> {
         let slices = transfer.slices();
         if slices == 0 {
             return Ok(());
@@ -109,7 +114,7 @@ impl Relay {
         self.order(stream, is_captured)?;
         let element = transfer.reduction.map(|reduction| reduction.element);
         let kernel = self.kernel(element)?.clone();
-        let plan = self.shared.add(transfer, is_captured);
+        let plan = self.shared.add(transfer, caller, is_captured);
         let parameters = self.parameters(transfer, plan);
         let blocks = u32::try_from(slices).unwrap_or(u32::MAX).min(CHANNELS as u32);
         // SAFETY: what the module's paragraph says, and the caller's promise.

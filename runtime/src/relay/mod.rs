@@ -18,4 +18,4 @@ mod transfer;
 
 pub use self::engine::Relay;
 pub use self::parameters::SPANS_MAX;
-pub use self::transfer::{Reduction, Stretch, Transfer};
+pub use self::transfer::{Caller, Reduction, Stretch, Transfer};

@@ -37,6 +37,15 @@ pub struct Transfer {
     pub slice_bytes: usize,
 }
 
+/// The call that a transfer is a part of, as errors name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Its name.
+    pub operation: &'static str,
+    /// Its number among such calls, from 0.
+    pub sequence: u32,
+}
+
 /// How the nodes' parts become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reduction {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use efarun_rt::cuda::{Device, DeviceMemory, DevicePointer, Event, Stream};
 use efarun_rt::nvlink::{DeviceCall, DeviceElement, DeviceMessage};
-use efarun_rt::relay::{Relay, SPANS_MAX};
+use efarun_rt::relay::{Caller, Relay, SPANS_MAX};
 use efarun_rt::topology::Topology;
 use efarun_rt::{Rank, World};
 
@@ -38,6 +38,8 @@ pub(crate) struct Between {
     /// Where the last call was enqueued: the next one uses the same scratch memory.
     last: Option<Stream>,
     order: Event,
+    /// How many calls there were.
+    calls: u32,
 }
 
 impl Between {
@@ -57,6 +59,7 @@ impl Between {
             scratch: None,
             last: None,
             order: Event::new(device)?,
+            calls: 0,
         })
     }
 
@@ -88,7 +91,7 @@ impl Between {
         let scratch = self.scratch(stream, steps::scratch_bytes(call, &self.standpoint))?;
         let steps = Steps { call: *call, at: self.standpoint, scratch }.list();
         self.order(stream)?;
-        self.run(stream, &steps)
+        self.run(stream, &steps, call.collective.name())
     }
 
     /// Enqueues messages, on their way at the same time.
@@ -99,7 +102,7 @@ impl Between {
         receives: &[DeviceMessage],
     ) -> Result<(), Failure> {
         self.order(stream)?;
-        self.run(stream, &steps::messages(sends, receives, &self.standpoint))
+        self.run(stream, &steps::messages(sends, receives, &self.standpoint), "send_receive")
     }
 
     /// Loads the kernels for these types.
@@ -137,14 +140,16 @@ impl Between {
         }
     }
 
-    fn run(&mut self, stream: &Stream, steps: &[Step]) -> Result<(), Failure> {
+    fn run(&mut self, stream: &Stream, steps: &[Step], operation: &'static str) -> Result<(), Failure> {
+        let caller = Caller { operation, sequence: self.calls };
+        self.calls = self.calls.wrapping_add(1);
         for step in steps {
             // SAFETY: NCCL's contract is ours: buffers are the device's until what was enqueued is done; and what the
             // module's paragraph says.
             unsafe {
                 match step {
                     Step::Copy { from, to, bytes } => stream.copy(*from, *to, *bytes)?,
-                    Step::Relay(transfer) => self.relay.enqueue(stream, transfer)?,
+                    Step::Relay(transfer) => self.relay.enqueue(stream, transfer, caller)?,
                     Step::Node(call) => {
                         if let Some(node) = &mut self.node {
                             node.on(stream).staged().call(call)?;
