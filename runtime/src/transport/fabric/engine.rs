@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use efarun_wire::Rank;
 
 use super::address::{Address, Mailbox, RailAddress};
+use super::inbox::Inbox;
 use super::operation::{Kind, Operation};
 use super::protocol::Protocol;
 use super::rail::Rail;
@@ -131,7 +132,7 @@ impl Engine {
             unsafe { end.memory.write(stage.end, &*payload) };
         }
         let payload = Payload::new(payload);
-        end.slots[slot].sending = Some(Sending { token, payload, generation, left: operations });
+        end.sending[slot] = Some(Sending { token, payload, generation, left: operations });
         let send = |piece| Operation { kind: Kind::SendPiece(piece), peer: to, slot };
         let posted = self.protocol.post(&mut self.traffic, send(0));
         let end = self.protocol.send_end_mut(to).expect("seen above");
@@ -150,7 +151,7 @@ impl Engine {
                 Ok(true)
             }
             Ok(false) => {
-                end.slots[slot].sending = None;
+                end.sending[slot] = None;
                 self.is_refused = true;
                 // It gave credit, so it was connected.
                 match self.traffic.lost_by_refusal(to) {
@@ -159,7 +160,7 @@ impl Engine {
                 }
             }
             Err(error) => {
-                end.slots[slot].sending = None;
+                end.sending[slot] = None;
                 Err(TransportError::PeerLost { peer: to, cause: error.to_string() })
             }
         }
@@ -219,7 +220,8 @@ impl Engine {
     pub(super) fn stall(&self, peer: Rank) -> Option<String> {
         self.traffic.reachable(peer).ok()?;
         let sends = self.protocol.send_end(peer).map_or(0, SendEnd::under_way);
-        self.traffic.explain_stall(sends + self.protocol.credits_under_way(peer), peer)
+        let credits = self.protocol.inbox(peer).map_or(0, Inbox::credits_under_way);
+        self.traffic.explain_stall(sends + credits, peer)
     }
 
     /// Is told that all ranks have met after their last operation.
@@ -320,6 +322,7 @@ impl Engine {
                     if matches!(operation.kind, Kind::SendPiece(_) | Kind::SendCredit) {
                         self.traffic.contacts[operation.peer.index()].refused_since = None;
                     }
+                    self.traffic.counts.credits += u64::from(operation.kind == Kind::SendCredit);
                     self.protocol.posted(&mut self.traffic, operation);
                 }
                 // What is never taken any more is not wanted either: `lost` says so to whoever needs the peer.
@@ -335,7 +338,7 @@ impl Engine {
         let Operation { kind, peer, .. } = operation;
         // Before a message came from it, the peer need not have looked at our connection yet.
         kind == Kind::SendCredit
-            && self.protocol.has_heard(peer)
+            && self.protocol.inbox(peer).is_some_and(Inbox::has_passed)
             && self.traffic.lost_by_refusal(peer).is_some()
     }
 

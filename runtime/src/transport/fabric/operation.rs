@@ -1,7 +1,7 @@
 //! The operations that may be in flight, each with the context that names it to the provider.
 //!
-//! Per peer and slot there are two for each piece and two for the credit, and each is in flight once at most: a context has
-//! a fixed place, and its address says whose it is.
+//! Per peer and slot there are two for each piece, and per block of slots two for the credit, and each is in flight once at
+//! most: a context has a fixed place, and its address says whose it is.
 
 use std::ffi::c_void;
 
@@ -15,6 +15,7 @@ pub(super) struct Operation {
     pub(super) kind: Kind,
     /// The other rank.
     pub(super) peer: Rank,
+    /// Of a credit the block of slots.
     pub(super) slot: usize,
 }
 
@@ -25,9 +26,9 @@ pub(super) enum Kind {
     SendPiece(usize),
     /// Of the receiving end: receives a piece of a message into the slot.
     ReceivePiece(usize),
-    /// Of the sending end: receives the peer's word that its slot is free.
+    /// Of the sending end: receives the peer's word that its slots are free.
     ReceiveCredit,
-    /// Of the receiving end: tells the peer that the slot is free.
+    /// Of the receiving end: tells the peer that slots are free.
     SendCredit,
 }
 

@@ -3,6 +3,7 @@
 use efarun_wire::Rank;
 
 use super::address::{Address, Mailbox};
+use super::inbox::Inbox;
 use super::operation::Operation;
 use super::slot::SendEnd;
 use super::traffic::Traffic;
@@ -39,6 +40,9 @@ pub(super) unsafe trait Protocol: std::fmt::Debug + Send {
     /// The same, to be changed.
     fn send_end_mut(&mut self, to: Rank) -> Option<&mut SendEnd>;
 
+    /// The end that receives from a peer, if it is open.
+    fn inbox(&self, from: Rank) -> Option<&Inbox>;
+
     /// How many operations send a message of this length.
     fn operations(&self, traffic: &Traffic, len_bytes: usize) -> usize;
 
@@ -71,12 +75,6 @@ pub(super) unsafe trait Protocol: std::fmt::Debug + Send {
 
     /// Makes the slot of the current message free for its sender.
     fn release(&mut self, traffic: &mut Traffic, from: Rank) -> Result<(), TransportError>;
-
-    /// Whether a message from a peer was ever taken.
-    fn has_heard(&self, from: Rank) -> bool;
-
-    /// How many credits to a peer are under way.
-    fn credits_under_way(&self, to: Rank) -> usize;
 
     /// Whether endpoints close while messages are under way to them and from them.
     fn closes_in_use(&self) -> bool {

@@ -1,13 +1,13 @@
 //! What both protocols have of an ordered pair of ranks: how its messages are cut, and the end that sends.
 //!
-//! Message k uses slot k mod slots of the receiver, in generation k / slots, once the receiver has granted that. A message
-//! is cut into pieces of a fixed size, one per rail at most; a short one is one piece. Piece p of slot s goes over rail
+//! Which slot a message uses, and when, is in [`super::credit`]. A message is cut into pieces of a fixed size, one per rail at most; a short one is one piece. Piece p of slot s goes over rail
 //! (s + p) mod rails, so that long messages use all rails, short ones take turns, and both ends know which piece comes
 //! where.
 
 use std::ops::Range;
 use std::ptr;
 
+use super::credit::{Blocks, Granted, place};
 use crate::fabric::{Memory, MemoryRegion};
 use crate::transport::{Header, SendToken};
 
@@ -36,7 +36,7 @@ impl Cut {
         (piece * self.piece_bytes).min(len_bytes)..((piece + 1) * self.piece_bytes).min(len_bytes)
     }
 
-    /// The rail of a piece, or of a slot's credit, which has that of the first.
+    /// The rail of a piece of a slot's message.
     pub(super) fn rail(self, slot: usize, piece: usize) -> usize {
         (slot + piece) % self.pieces
     }
@@ -50,16 +50,11 @@ pub(super) struct SendEnd {
     pub(super) memory: Memory,
     /// The number of the next message.
     pub(super) next: u64,
-    pub(super) slots: Vec<SendSlot>,
-}
-
-/// A slot at the receiver, as the sender knows it.
-#[derive(Debug, Default)]
-pub(super) struct SendSlot {
-    /// How many generations the receiver has granted.
-    pub(super) granted: u64,
-    /// The message that is not sent completely yet.
-    pub(super) sending: Option<Sending>,
+    pub(super) granted: Granted,
+    /// For each slot at the receiver, the message that is not sent completely yet.
+    pub(super) sending: Vec<Option<Sending>>,
+    /// How many credits can be under way to us.
+    credits: usize,
 }
 
 /// A message under way.
@@ -97,47 +92,50 @@ impl Payload {
 }
 
 impl SendEnd {
-    pub(super) fn new(slots: usize) -> Self {
+    pub(super) fn new(blocks: Blocks) -> Self {
+        let (slots, credits) = (blocks.slots(), blocks.count());
         SendEnd {
             regions: Vec::new(),
-            memory: Memory::new(slots * (CELL_BYTES + STAGE_BYTES)),
+            memory: Memory::new(credits * CELL_BYTES + slots * STAGE_BYTES),
             next: 0,
-            slots: (0..slots).map(|_| SendSlot::default()).collect(),
+            granted: Granted::new(blocks),
+            sending: (0..slots).map(|_| None).collect(),
+            credits,
         }
     }
 
     /// Slot and generation of the next message, if the slot is free there and here.
     pub(super) fn free_slot(&self) -> Option<(usize, u64)> {
-        let (index, generation) = place(self.next, self.slots.len());
-        let slot = &self.slots[index];
-        (slot.granted > generation && slot.sending.is_none()).then_some((index, generation))
+        let (slot, generation) = place(self.next, self.sending.len());
+        let is_free = self.granted.allows(slot, generation) && self.sending[slot].is_none();
+        is_free.then_some((slot, generation))
     }
 
     /// Notes that an operation of the slot's message is over; the message's token when it was the last.
     pub(super) fn sent(&mut self, slot: usize) -> Option<SendToken> {
-        let sending = &mut self.slots[slot].sending;
+        let sending = &mut self.sending[slot];
         sending.as_mut()?.left -= 1;
         sending.take_if(|message| message.left == 0).map(|message| message.token)
     }
 
     /// Whether a message is not sent completely.
     pub(super) fn is_sending(&self) -> bool {
-        self.slots.iter().any(|slot| slot.sending.is_some())
+        self.sending.iter().any(Option::is_some)
     }
 
     /// How many operations of messages are not over.
     pub(super) fn under_way(&self) -> usize {
-        self.slots.iter().filter_map(|slot| slot.sending.as_ref()).map(|message| message.left).sum()
+        self.sending.iter().flatten().map(|message| message.left).sum()
     }
 
-    /// Where the slot's credit is received, where credits are messages.
-    pub(super) fn credit_cell(&self, slot: usize) -> Range<usize> {
-        slot * CELL_BYTES..(slot + 1) * CELL_BYTES
+    /// Where a block's credit is received, where credits are messages.
+    pub(super) fn credit_cell(&self, block: usize) -> Range<usize> {
+        block * CELL_BYTES..(block + 1) * CELL_BYTES
     }
 
     /// Where the slot's message is kept while it is sent: its header and, of a short one, the payload.
     pub(super) fn stage(&self, slot: usize, payload_bytes: usize) -> Range<usize> {
-        let start = self.slots.len() * CELL_BYTES + slot * STAGE_BYTES;
+        let start = self.credits * CELL_BYTES + slot * STAGE_BYTES;
         start..start + CELL_BYTES + payload_bytes
     }
 }
@@ -160,11 +158,6 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Header> {
     })
 }
 
-/// Slot and generation of message `number`.
-pub(super) fn place(number: u64, slots: usize) -> (usize, u64) {
-    ((number % slots as u64) as usize, number / slots as u64)
-}
-
 /// Of a message of so many bytes, header included, the payload is copied, which is cheaper than registering it: on soft EFA
 /// a message of 4,160 bytes took 42 us where it was registered and 8 where it was copied, and copying 32 KiB takes some 3.
 pub(super) const STAGE_BYTES: usize = 32 << 10;
@@ -181,15 +174,15 @@ mod tests {
 
     #[test]
     fn a_slot_is_free_when_granted_and_not_sending() {
-        let mut end = SendEnd::new(2);
+        let mut end = SendEnd::new(Blocks::of(2));
         assert_eq!(end.free_slot(), None);
-        end.slots[0].granted = 1;
+        end.granted.grant(0);
         assert_eq!(end.free_slot(), Some((0, 0)));
         end.next = 2;
         assert_eq!(end.free_slot(), None, "generation 1 was not granted");
-        end.slots[0].granted = 2;
+        end.granted.grant(0);
         let payload = Payload::new(&raw const b""[..]);
-        end.slots[0].sending = Some(Sending { token: SendToken(0), payload, generation: 0, left: 2 });
+        end.sending[0] = Some(Sending { token: SendToken(0), payload, generation: 0, left: 2 });
         assert_eq!(end.free_slot(), None, "generation 0 is still being sent");
         assert!(end.is_sending());
         assert_eq!((end.under_way(), end.sent(0)), (2, None));
@@ -220,10 +213,9 @@ mod tests {
 
     #[test]
     fn places_of_an_end_do_not_overlap() {
-        let end = SendEnd::new(3);
-        let mut places: Vec<_> =
-            (0..3).flat_map(|slot| [end.credit_cell(slot), end.stage(slot, STAGED_BYTES)]).collect();
-        places.sort_by_key(|place| place.start);
+        let end = SendEnd::new(Blocks::of(4));
+        let stages = (0..4).map(|slot| end.stage(slot, STAGED_BYTES));
+        let places: Vec<_> = (0..2).map(|block| end.credit_cell(block)).chain(stages).collect();
         assert!(places.windows(2).all(|pair| pair[0].end <= pair[1].start));
         assert_eq!(places[5].end, end.memory.whole().len());
     }

@@ -7,6 +7,7 @@ use efarun_wire::Rank;
 
 use super::FabricConfig;
 use super::address::{Address, RailAddress};
+use super::credit::Blocks;
 use super::diagnosis::{self, Way};
 use super::operation::{Contexts, Operation};
 use super::rail::Rail;
@@ -23,8 +24,8 @@ pub(super) struct Traffic {
     pub(super) contexts: Contexts,
     pub(super) me: Rank,
     pub(super) is_efa: bool,
-    /// Messages that a pair of ranks may have in flight.
-    pub(super) slots: usize,
+    /// How the slots of a pair are granted.
+    pub(super) blocks: Blocks,
     pub(super) cut: Cut,
     /// What is to be posted as soon as the provider takes it.
     pub(super) wanted: VecDeque<Operation>,
@@ -42,6 +43,8 @@ pub(super) struct Traffic {
 pub struct Counts {
     /// Messages.
     pub messages: u64,
+    /// Credits, each of which grants its receiver several messages.
+    pub credits: u64,
     /// Their payloads' bytes, by rail.
     pub payload_bytes: Vec<u64>,
 }
@@ -80,12 +83,12 @@ impl Traffic {
             contexts,
             me: Rank(0),
             is_efa,
-            slots: config.slots,
+            blocks: Blocks::of(config.slots),
             cut,
             wanted: VecDeque::new(),
             completed: Vec::new(),
             failure: None,
-            counts: Counts { messages: 0, payload_bytes: vec![0; infos.len()] },
+            counts: Counts { payload_bytes: vec![0; infos.len()], ..Counts::default() },
             patience: (!is_efa).then_some(config.patience),
         })
     }

@@ -7,64 +7,36 @@
 //! pieces as the header's length has. In what order they land makes no difference, nor how often, and nobody looks at
 //! memory before its notice came.
 
-use std::ops::Range;
-
-use super::super::slot::{CELL_BYTES, Cut, STAGED_BYTES, place};
-use crate::fabric::{Memory, MemoryRegion, Target};
+use super::super::credit::Blocks;
+use super::super::inbox::{Inbox, stride_bytes};
+use super::super::slot::{CELL_BYTES, Cut, STAGED_BYTES};
+use crate::fabric::Target;
 use crate::transport::Header;
 
 /// The receiving end.
 #[derive(Debug)]
 pub(super) struct ReceiveEnd {
-    /// One per rail, for others to write to. Before the memory, so that they are dropped first.
-    pub(super) regions: Vec<MemoryRegion>,
-    pub(super) memory: Memory,
-    /// The number of the message that [`crate::transport::Transport::arrived`] shows next.
-    pub(super) next: u64,
+    pub(super) inbox: Inbox,
     pub(super) slots: Vec<ReceiveSlot>,
-    stride_bytes: usize,
 }
 
 /// A slot here.
 #[derive(Debug, Default)]
 pub(super) struct ReceiveSlot {
-    /// The generation that may be written, or is here.
-    pub(super) generation: u64,
     /// The header, when it is here.
     pub(super) header: Option<Header>,
     /// Pieces of the payload that are here, a bit for each.
     pub(super) pieces: u32,
-    /// A credit is to be written, or being written.
-    pub(super) credit_in_flight: bool,
 }
 
 impl ReceiveEnd {
-    pub(super) fn new(slots: usize, cut: Cut) -> Self {
-        let stride_bytes = stride_bytes(cut);
-        ReceiveEnd {
-            regions: Vec::new(),
-            memory: Memory::new(slots * stride_bytes),
-            next: 0,
-            slots: (0..slots).map(|_| ReceiveSlot::default()).collect(),
-            stride_bytes,
+    /// With all slots ready, as the grant says.
+    pub(super) fn new(blocks: Blocks, cut: Cut) -> Self {
+        let mut inbox = Inbox::new(blocks, cut, 0);
+        for slot in 0..blocks.slots() {
+            inbox.ready(slot);
         }
-    }
-
-    /// The slot of the next message.
-    pub(super) fn current(&self) -> usize {
-        place(self.next, self.slots.len()).0
-    }
-
-    /// Where the header of the slot's message is.
-    pub(super) fn header(&self, slot: usize) -> Range<usize> {
-        let start = slot * self.stride_bytes;
-        start..start + CELL_BYTES
-    }
-
-    /// Where the payload of the slot's message is.
-    pub(super) fn payload(&self, slot: usize, len_bytes: usize) -> Range<usize> {
-        let start = self.header(slot).end;
-        start..start + len_bytes
+        ReceiveEnd { inbox, slots: (0..blocks.slots()).map(|_| ReceiveSlot::default()).collect() }
     }
 }
 
@@ -109,11 +81,6 @@ pub(super) fn pieces(len_bytes: usize, cut: Cut) -> usize {
     if len_bytes <= STAGED_BYTES { 0 } else { cut.count(len_bytes) }
 }
 
-/// From one slot to the next.
-fn stride_bytes(cut: Cut) -> usize {
-    CELL_BYTES + cut.slot_bytes().next_multiple_of(CELL_BYTES)
-}
-
 /// What a peer's part of the mailbox has: room for its grant, and for what comes with a credit, which nobody reads.
 pub(super) fn mailbox_bytes(rails: usize) -> usize {
     (8 + 8 * rails).next_multiple_of(CELL_BYTES) + CELL_BYTES
@@ -145,9 +112,9 @@ mod tests {
         assert!(bytes.len() + CELL_BYTES <= mailbox_bytes(2));
         bytes.resize(mailbox_bytes(2), 0xEE);
         assert_eq!(Grant::from_bytes(&bytes, 2), grant);
-        let end = ReceiveEnd::new(2, CUT);
+        let end = ReceiveEnd::new(Blocks::of(2), CUT);
         let target = grant.target(1, CELL_BYTES + 8192, 1, CUT);
-        let expected = (1 << 40) + end.payload(1, 100_000).start as u64 + 8192;
+        let expected = (1 << 40) + end.inbox.payload(1, 100_000).start as u64 + 8192;
         assert_eq!(target, Target { address: expected, key: 9 });
     }
 }

@@ -14,7 +14,7 @@
 //! # Safety
 //!
 //! Slots, stages and mailbox belong to [`Direct`], as [`Protocol`] asks. A slot is read between the last notice of its
-//! message and `release`; its sender writes to it again only after the credit that `release` sends. A part of the mailbox
+//! message and `release`; its sender writes to it again only after the credit that `release` makes due. A part of the mailbox
 //! is read when the notice of its grant comes first.
 #![expect(
     unsafe_code,
@@ -27,12 +27,14 @@ mod receives;
 
 use efarun_wire::Rank;
 
-use self::end::{Grant, ReceiveEnd, mailbox_bytes, pieces};
+use self::end::{Grant, ReceiveEnd, ReceiveSlot, mailbox_bytes, pieces};
 use self::notice::{GENERATIONS, Notice, When};
 use self::receives::Receives;
 use super::FabricConfig;
 use super::address::{Address, Mailbox};
+use super::credit::Blocks;
 use super::diagnosis;
+use super::inbox::Inbox;
 use super::operation::{Contexts, Kind, Operation};
 use super::protocol::{Protocol, nothing_to_release};
 use super::slot::{CELL_BYTES, Cut, STAGED_BYTES, SendEnd, decode};
@@ -77,9 +79,8 @@ impl Direct {
         config: &FabricConfig,
         cut: Cut,
     ) -> Result<(Traffic, Self), FabricError> {
-        let world_size = config.world_size as usize;
-        let per_peer =
-            operations_of_sender(config.slots, cut) + operations_of_receiver(config.slots, cut) + 2;
+        let (world_size, blocks) = (config.world_size as usize, Blocks::of(config.slots));
+        let per_peer = operations_of_sender(blocks, cut) + operations_of_receiver(blocks, cut) + 2;
         let contexts = Contexts::new(config.world_size, config.slots, cut.pieces + 1);
         let traffic = Traffic::open(infos, config, cut, per_peer, contexts)?;
         let mailbox = Memory::new(world_size * mailbox_bytes(infos.len()));
@@ -115,7 +116,9 @@ impl Direct {
         let Some(pair) = self.pairs.get_mut(from.index()) else {
             return log::warn!("a notice of no rank of this world: {notice:?}");
         };
-        if slot >= traffic.slots {
+        let slots =
+            if kind == notice::Kind::Credit { traffic.blocks.count() } else { traffic.blocks.slots() };
+        if slot >= slots {
             return log::warn!("a notice of no slot of this world: {notice:?}");
         }
         match (kind, &mut pair.send, &mut pair.receive) {
@@ -125,30 +128,30 @@ impl Direct {
                 // SAFETY: the peer writes its grant, and the same once more at most, and its notice came.
                 let bytes = unsafe { self.mailbox.bytes(start..start + mailbox_bytes(rails)) };
                 pair.grant = Some(Grant::from_bytes(bytes, rails));
-                send.iter_mut().for_each(grant_all);
+                send.iter_mut().for_each(|end| end.granted.grant_all());
             }
             (notice::Kind::Credit, Some(end), _) => {
-                let granted = &mut end.slots[slot].granted;
-                match notice.when(*granted) {
-                    When::Now => *granted += 1,
+                let granted = end.granted.generations(slot);
+                match notice.when(granted) {
+                    When::Now => end.granted.grant(slot),
                     When::Before => {}
-                    When::Ahead => traffic.lose(from, early(notice, *granted)),
+                    When::Ahead => traffic.lose(from, early(notice, granted)),
                 }
             }
             (notice::Kind::First | notice::Kind::Piece(_), _, Some(end)) => {
-                let state = &mut end.slots[slot];
-                match notice.when(state.generation) {
+                let generation = end.inbox.generation(slot);
+                match notice.when(generation) {
                     When::Now => {}
                     When::Before => return,
-                    When::Ahead => return traffic.lose(from, early(notice, state.generation)),
+                    When::Ahead => return traffic.lose(from, early(notice, generation)),
                 }
                 if let notice::Kind::Piece(piece) = kind {
-                    state.pieces |= 1 << piece;
+                    end.slots[slot].pieces |= 1 << piece;
                     return;
                 }
                 // SAFETY: the header's notice came, and until our credit the peer writes nothing there but the same.
-                let header =
-                    decode(unsafe { end.memory.bytes(end.header(slot)) }).expect("a cell is a header's size");
+                let header = decode(unsafe { end.inbox.memory.bytes(end.inbox.header(slot)) })
+                    .expect("a cell is a header's size");
                 let len_bytes = header.len_bytes as usize;
                 if len_bytes > traffic.cut.slot_bytes() {
                     let cause = format!("it sent a message that is larger than a slot: {len_bytes} bytes");
@@ -183,12 +186,13 @@ unsafe impl Protocol for Direct {
         if self.pairs[from.index()].receive.is_some() {
             return Ok(());
         }
-        traffic.reserve(operations_of_receiver(traffic.slots, traffic.cut))?;
-        let mut end = ReceiveEnd::new(traffic.slots, traffic.cut);
+        traffic.reserve(operations_of_receiver(traffic.blocks, traffic.cut))?;
+        let mut end = ReceiveEnd::new(traffic.blocks, traffic.cut);
+        let inbox = &mut end.inbox;
         // SAFETY: ends drop their regions before their memory, and are dropped after the endpoints were closed.
-        end.regions = unsafe { traffic.register(&end.memory, Access::WrittenTo) }?;
-        let address = end.memory.whole().cast::<u8>().expose_provenance() as u64;
-        let grant = Grant { address, keys: keys(&end.regions) };
+        inbox.regions = unsafe { traffic.register(&inbox.memory, Access::WrittenTo) }?;
+        let address = inbox.memory.whole().cast::<u8>().expose_provenance() as u64;
+        let grant = Grant { address, keys: keys(&inbox.regions) };
         let memory = Memory::new(mailbox_bytes(traffic.rails.len()));
         // SAFETY: nobody knows of the memory yet; it is dropped as the end is.
         let regions = unsafe {
@@ -198,7 +202,7 @@ unsafe impl Protocol for Direct {
         let pair = &mut self.pairs[from.index()];
         pair.receive = Some(end);
         pair.granting = Some((regions, memory));
-        self.add_receives(traffic, traffic.slots * writes_of_message(traffic.cut))?;
+        self.add_receives(traffic, traffic.blocks.slots() * writes_of_message(traffic.cut))?;
         // Named as the pair's receive of credits, which there is none of here.
         traffic.wanted.push_back(Operation { kind: Kind::ReceiveCredit, peer: from, slot: 0 });
         Ok(())
@@ -208,16 +212,16 @@ unsafe impl Protocol for Direct {
         if self.pairs[to.index()].send.is_some() {
             return Ok(());
         }
-        traffic.reserve(operations_of_sender(traffic.slots, traffic.cut))?;
-        let mut end = SendEnd::new(traffic.slots);
+        traffic.reserve(operations_of_sender(traffic.blocks, traffic.cut))?;
+        let mut end = SendEnd::new(traffic.blocks);
         // SAFETY: as in `open_receive`.
         end.regions = unsafe { traffic.register(&end.memory, Access::WriteFrom) }?;
         let pair = &mut self.pairs[to.index()];
         if pair.grant.is_some() {
-            grant_all(&mut end);
+            end.granted.grant_all();
         }
         pair.send = Some(end);
-        Ok(self.add_receives(traffic, traffic.slots)?)
+        Ok(self.add_receives(traffic, traffic.blocks.count())?)
     }
 
     fn send_end(&self, to: Rank) -> Option<&SendEnd> {
@@ -226,6 +230,10 @@ unsafe impl Protocol for Direct {
 
     fn send_end_mut(&mut self, to: Rank) -> Option<&mut SendEnd> {
         self.pairs.get_mut(to.index())?.send.as_mut()
+    }
+
+    fn inbox(&self, from: Rank) -> Option<&Inbox> {
+        self.pairs.get(from.index())?.receive.as_ref().map(|end| &end.inbox)
     }
 
     /// The first write, and one for each piece.
@@ -245,7 +253,7 @@ unsafe impl Protocol for Direct {
         let data = |kind, generation| Notice { kind, from: me, slot, generation }.to_bits();
         match (kind, &mut pair.send, &mut pair.receive, &pair.grant, &pair.mailbox) {
             (Kind::SendPiece(number), Some(end), _, Some(grant), _) => {
-                let Some(message) = &end.slots[slot].sending else { return Ok(true) };
+                let Some(message) = &end.sending[slot] else { return Ok(true) };
                 let len_bytes = message.payload.len_bytes();
                 if number == 0 {
                     let staged = if len_bytes <= STAGED_BYTES { len_bytes } else { 0 };
@@ -274,16 +282,16 @@ unsafe impl Protocol for Direct {
                 Ok(posted)
             }
             (Kind::SendCredit, _, Some(end), _, Some(mailbox)) => {
-                if end.slots[slot].credit_in_flight {
+                if end.inbox.is_credit_under_way(slot) {
                     return Ok(false);
                 }
                 let part = Part { memory: self.blank.whole(), region: self.blank_regions.get(index) };
                 let unread = (mailbox_bytes(self.receives.len()) - CELL_BYTES) as u64;
                 let target = Target { address: mailbox.address + unread, key: mailbox.keys[index] };
-                let data = data(notice::Kind::Credit, end.slots[slot].generation);
+                let data = data(notice::Kind::Credit, end.inbox.generation_of_block(slot));
                 // SAFETY: the blank and the context live until the endpoint is closed; the blank is never written.
                 let posted = unsafe { rail.endpoint.post_write(to, part, target, data, context) }?;
-                end.slots[slot].credit_in_flight = posted;
+                end.inbox.set_credit_under_way(slot, posted);
                 Ok(posted)
             }
             (Kind::ReceiveCredit, _, _, _, Some(mailbox)) => {
@@ -325,7 +333,7 @@ unsafe impl Protocol for Direct {
             warning::tell(&format!("fabric: without rail {rail}"), text);
         }
         if let (Kind::SendCredit, Some(end)) = (kind, &mut pair.receive) {
-            end.slots[slot].credit_in_flight = false;
+            end.inbox.set_credit_under_way(slot, false);
         }
         traffic.wanted.push_back(operation);
         true
@@ -356,7 +364,7 @@ unsafe impl Protocol for Direct {
         let pair = &mut self.pairs[peer.index()];
         match (kind, &mut pair.send, &mut pair.receive) {
             (Kind::SendPiece(_), Some(end), _) => traffic.completed.extend(end.sent(slot)),
-            (Kind::SendCredit, _, Some(end)) => end.slots[slot].credit_in_flight = false,
+            (Kind::SendCredit, _, Some(end)) => end.inbox.set_credit_under_way(slot, false),
             // The grant.
             (Kind::ReceiveCredit, ..) => {}
             _ => log::warn!("a completion of an operation that was never posted: {completion:?}"),
@@ -366,39 +374,23 @@ unsafe impl Protocol for Direct {
     fn arrived(&self, traffic: &Traffic, from: Rank) -> Result<Option<Message<'_>>, TransportError> {
         let receive = self.pairs.get(from.index()).and_then(|pair| pair.receive.as_ref());
         let end = receive.ok_or(TransportError::NoRoute { peer: from })?;
-        let slot = end.current();
-        let message = end.slots[slot].arrived(traffic.cut).map(|header| {
-            let range = end.payload(slot, header.len_bytes as usize);
-            // SAFETY: all writes of the message have told of themselves, and the peer writes to the slot again only
-            // after `release`, which needs `&mut self`.
-            Message { header, payload: unsafe { end.memory.bytes(range) } }
-        });
-        Ok(message)
+        let header = end.slots[end.inbox.current()].arrived(traffic.cut);
+        // SAFETY: all writes of the message have told of themselves, and the peer writes to the slot again only after
+        // the credit that `release` makes due.
+        Ok(header.map(|header| unsafe { end.inbox.message(header) }))
     }
 
     fn release(&mut self, traffic: &mut Traffic, from: Rank) -> Result<(), TransportError> {
         let receive = self.pairs.get_mut(from.index()).and_then(|pair| pair.receive.as_mut());
         let end = receive.ok_or(TransportError::NoRoute { peer: from })?;
-        let index = end.current();
-        let slot = &mut end.slots[index];
-        if slot.arrived(traffic.cut).is_none() {
+        if end.slots[end.inbox.current()].arrived(traffic.cut).is_none() {
             return Err(nothing_to_release(from));
         }
-        slot.header = None;
-        slot.pieces = 0;
-        slot.generation += 1;
-        end.next += 1;
-        traffic.wanted.push_back(Operation { kind: Kind::SendCredit, peer: from, slot: index });
+        let slot = end.inbox.pass();
+        end.slots[slot] = ReceiveSlot::default();
+        let credit = |block| Operation { kind: Kind::SendCredit, peer: from, slot: block };
+        traffic.wanted.extend(end.inbox.ready(slot).map(credit));
         Ok(())
-    }
-
-    fn has_heard(&self, from: Rank) -> bool {
-        self.pairs[from.index()].receive.as_ref().is_some_and(|end| end.next > 0)
-    }
-
-    fn credits_under_way(&self, to: Rank) -> usize {
-        let credits = |end: &ReceiveEnd| end.slots.iter().filter(|slot| slot.credit_in_flight).count();
-        self.pairs[to.index()].receive.as_ref().map_or(0, credits)
     }
 }
 
@@ -426,22 +418,18 @@ fn early(notice: Notice, expected: u64) -> String {
     format!("it wrote {kind:?} of generation {generation} for slot {slot}, where {expected} belongs")
 }
 
-/// A grant gives every slot its first generation.
-fn grant_all(end: &mut SendEnd) {
-    end.slots.iter_mut().for_each(|slot| slot.granted += 1);
-}
-
 /// How many writes a message has on a rail at most: its header and all its pieces, where the other rails have failed.
 fn writes_of_message(cut: Cut) -> usize {
     1 + cut.pieces
 }
 
-/// What a sending end has in flight on a rail at most: a message for each slot, and a credit that comes.
-fn operations_of_sender(slots: usize, cut: Cut) -> usize {
-    slots * (writes_of_message(cut) + 1)
+/// What a sending end has in flight on a rail at most: a message for each slot, and a credit that comes for each block.
+fn operations_of_sender(blocks: Blocks, cut: Cut) -> usize {
+    blocks.slots() * writes_of_message(cut) + blocks.count()
 }
 
-/// What a receiving end has in flight on a rail at most: of each slot a message that comes, and a credit; and the grant.
-fn operations_of_receiver(slots: usize, cut: Cut) -> usize {
-    slots * (writes_of_message(cut) + 1) + 1
+/// What a receiving end has in flight on a rail at most: of each slot a message that comes, of each block a credit; and the
+/// grant.
+fn operations_of_receiver(blocks: Blocks, cut: Cut) -> usize {
+    blocks.slots() * writes_of_message(cut) + blocks.count() + 1
 }

@@ -13,9 +13,9 @@ pub(super) struct Notice {
     pub(super) kind: Kind,
     /// Who wrote.
     pub(super) from: Rank,
-    /// The slot that it is about; 0 for a grant.
+    /// The slot that it is about, or of a credit the block of slots; 0 for a grant.
     pub(super) slot: usize,
-    /// Of the slot's message, or of the next one that a credit allows, modulo [`GENERATIONS`]; 0 for a grant.
+    /// Of the slot's message, or of the next ones that a credit allows, modulo [`GENERATIONS`]; 0 for a grant.
     pub(super) generation: u64,
 }
 
@@ -26,7 +26,7 @@ pub(super) enum Kind {
     Piece(usize),
     /// A message's header, and its payload where that is short.
     First,
-    /// A slot of the writer's is free again.
+    /// Slots of the writer's are free again.
     Credit,
     /// Where the writer's slots are.
     Grant,

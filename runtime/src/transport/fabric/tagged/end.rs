@@ -1,37 +1,31 @@
 //! The end of an ordered pair of ranks that receives: memory, and how far each slot is.
 //!
 //! The first piece of a message has the header in front, which says how many pieces there are. The receiver has a receive
-//! posted for each piece of a slot, then sends the credit for the slot's generation; the sender has a receive posted for
-//! that credit, and sends the message once it has the credit. A receive for a piece that does not come stays for the next
-//! message that has it: first pieces and credits are numbered by generation, others by how many there have been. So each
-//! operation's partner is known by its tag alone, in whatever order things arrive, and the grant that opens a pair is
-//! nothing but the credits of generation 0.
+//! posted for each piece of a slot, which is ready then, and sends the credit of a block whose slots are; the sender has a
+//! receive posted for that credit, and sends the messages once it has it. A receive for a piece that does not come stays for
+//! the next message that has it: first pieces and credits are numbered by generation, others by how many there have been.
+//! So each operation's partner is known by its tag alone, in whatever order things arrive, and the grant that opens a pair
+//! is nothing but the credits of generation 0.
 
 use std::ops::Range;
 
-use super::super::slot::{CELL_BYTES, Cut, place};
-use crate::fabric::{Memory, MemoryRegion};
+use super::super::credit::Blocks;
+use super::super::inbox::Inbox;
+use super::super::slot::{CELL_BYTES, Cut};
 use crate::transport::Header;
 
 /// The receiving end.
 #[derive(Debug)]
 pub(super) struct ReceiveEnd {
-    /// One per rail, where the provider takes regions. Before the memory, so that they are dropped first.
-    pub(super) regions: Vec<MemoryRegion>,
-    pub(super) memory: Memory,
-    /// The number of the message that [`crate::transport::Transport::arrived`] shows next.
-    pub(super) next: u64,
+    pub(super) inbox: Inbox,
     pub(super) slots: Vec<ReceiveSlot>,
     cut: Cut,
-    stride_bytes: usize,
 }
 
 /// A slot here.
 #[derive(Debug)]
 pub(super) struct ReceiveSlot {
-    /// The generation that is posted, about to be, or here.
-    pub(super) generation: u64,
-    /// Receives that are to be posted before the slot's credit may go.
+    /// Receives that are to be posted before it is ready.
     pub(super) unposted: usize,
     /// How often each piece has come.
     pub(super) uses: Vec<u64>,
@@ -39,59 +33,35 @@ pub(super) struct ReceiveSlot {
     pub(super) here: Vec<Option<usize>>,
     /// The message, when all of it is here.
     pub(super) arrived: Option<Header>,
-    /// Whether the send of the last credit is not complete yet.
-    pub(super) credit_in_flight: bool,
 }
 
 impl ReceiveEnd {
-    pub(super) fn new(slots: usize, cut: Cut) -> Self {
-        let stride_bytes = CELL_BYTES + cut.slot_bytes().next_multiple_of(CELL_BYTES);
+    pub(super) fn new(blocks: Blocks, cut: Cut) -> Self {
         let slot = || ReceiveSlot {
-            generation: 0,
             unposted: cut.pieces,
             uses: vec![0; cut.pieces],
             here: vec![None; cut.pieces],
             arrived: None,
-            credit_in_flight: false,
         };
         ReceiveEnd {
-            regions: Vec::new(),
-            memory: Memory::new(slots * (CELL_BYTES + stride_bytes)),
-            next: 0,
-            slots: (0..slots).map(|_| slot()).collect(),
+            inbox: Inbox::new(blocks, cut, blocks.count() * CELL_BYTES),
+            slots: (0..blocks.slots()).map(|_| slot()).collect(),
             cut,
-            stride_bytes,
         }
     }
 
-    /// The slot of the next message.
-    pub(super) fn current(&self) -> usize {
-        place(self.next, self.slots.len()).0
-    }
-
-    /// Where the slot's credit is kept while it is sent.
-    pub(super) fn credit_cell(&self, slot: usize) -> Range<usize> {
-        slot * CELL_BYTES..(slot + 1) * CELL_BYTES
+    /// Where a block's credit is kept while it is sent.
+    pub(super) fn credit_cell(&self, block: usize) -> Range<usize> {
+        let start = self.inbox.behind().start + block * CELL_BYTES;
+        start..start + CELL_BYTES
     }
 
     /// Where a piece is received: the first behind room for a header.
     pub(super) fn piece(&self, slot: usize, piece: usize) -> Range<usize> {
-        let payload = self.header(slot).end;
+        let header = self.inbox.header(slot);
         let range = self.cut.range(self.cut.slot_bytes(), piece);
-        let start = if piece == 0 { self.header(slot).start } else { payload + range.start };
-        start..payload + range.end
-    }
-
-    /// Where the header of the slot's message is.
-    pub(super) fn header(&self, slot: usize) -> Range<usize> {
-        let start = self.slots.len() * CELL_BYTES + slot * self.stride_bytes;
-        start..start + CELL_BYTES
-    }
-
-    /// Where the payload of the slot's message is.
-    pub(super) fn payload(&self, slot: usize, len_bytes: usize) -> Range<usize> {
-        let start = self.header(slot).end;
-        start..start + len_bytes
+        let start = if piece == 0 { header.start } else { header.end + range.start };
+        start..header.end + range.end
     }
 }
 
@@ -127,20 +97,19 @@ mod tests {
 
     #[test]
     fn places_of_an_end_do_not_overlap() {
-        let end = ReceiveEnd::new(3, CUT);
-        let pieces = (0..3).flat_map(|slot| (0..3).map(move |piece| (slot, piece)));
+        let end = ReceiveEnd::new(Blocks::of(4), CUT);
+        let pieces = (0..4).flat_map(|slot| (0..3).map(move |piece| (slot, piece)));
         let mut places: Vec<_> = pieces.map(|(slot, piece)| end.piece(slot, piece)).collect();
-        places.extend((0..3).map(|slot| end.credit_cell(slot)));
-        places.sort_by_key(|place| place.start);
+        places.extend((0..2).map(|block| end.credit_cell(block)));
         assert!(places.windows(2).all(|pair| pair[0].end <= pair[1].start));
-        assert_eq!(end.payload(1, 100).start % 16, 0);
-        assert_eq!(end.payload(1, 384), end.header(1).end..end.piece(1, 2).end);
+        assert_eq!(places[13].end, end.inbox.memory.whole().len());
+        assert_eq!(end.inbox.payload(1, 384), end.inbox.header(1).end..end.piece(1, 2).end);
     }
 
     #[test]
     fn a_message_is_whole_when_every_piece_is_here_in_its_length() {
         let header = Header { signature: 1 << 63 | 5, sequence: 9, len_bytes: 130 };
-        let mut slot = ReceiveEnd::new(1, CUT).slots.remove(0);
+        let mut slot = ReceiveEnd::new(Blocks::of(1), CUT).slots.remove(0);
         slot.here[0] = Some(16 + 128);
         assert_eq!(slot.whole(header, CUT), Ok(None));
         slot.here[1] = Some(2);

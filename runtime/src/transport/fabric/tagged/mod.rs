@@ -9,8 +9,8 @@
 //!
 //! Slots and cells belong to [`Tagged`], as [`Protocol`] asks. Of a slot, nothing is read or written here while a receive
 //! for its pieces is posted, but for those that no message here has: `arrived` is set by the completions of all pieces of
-//! a message and taken back before the next receives are posted. Of a cell that is sent, nothing is written while
-//! `sending` or `credit_in_flight` says that the send is not complete.
+//! a message and taken back before the next receives are posted. Of a stage that is sent, nothing is written while
+//! `sending` says that the send is not complete; cells of credits are never written here.
 #![expect(
     unsafe_code,
     reason = "hands memory to the provider; the module's Safety paragraph says why it is sound"
@@ -24,6 +24,8 @@ use efarun_wire::Rank;
 use self::end::ReceiveEnd;
 use self::tag::{Class, tag};
 use super::FabricConfig;
+use super::credit::Blocks;
+use super::inbox::Inbox;
 use super::operation::{Contexts, Kind, Operation};
 use super::protocol::{Protocol, nothing_to_release};
 use super::slot::{CELL_BYTES, Cut, STAGED_BYTES, SendEnd, decode};
@@ -58,7 +60,8 @@ impl Tagged {
         cut: Cut,
     ) -> Result<(Traffic, Self), FabricError> {
         let contexts = Contexts::new(config.world_size, config.slots, cut.pieces);
-        let traffic = Traffic::open(infos, config, cut, 2 * operations_of_end(config.slots), contexts)?;
+        let traffic =
+            Traffic::open(infos, config, cut, 2 * operations_of_end(Blocks::of(config.slots)), contexts)?;
         let closes_in_use = !traffic.is_efa || infos[0].library().version().number() >= CLOSES_IN_USE;
         let protocol = Tagged {
             pairs: (0..config.world_size).map(|_| Pair::default()).collect(),
@@ -84,11 +87,11 @@ unsafe impl Protocol for Tagged {
         if self.pairs[from.index()].receive.is_some() {
             return Ok(());
         }
-        traffic.reserve(operations_of_end(traffic.slots))?;
-        let mut end = ReceiveEnd::new(traffic.slots, traffic.cut);
-        end.regions = self.register(traffic, &end.memory)?;
+        traffic.reserve(operations_of_end(traffic.blocks))?;
+        let mut end = ReceiveEnd::new(traffic.blocks, traffic.cut);
+        end.inbox.regions = self.register(traffic, &end.inbox.memory)?;
         self.pairs[from.index()].receive = Some(end);
-        for slot in 0..traffic.slots {
+        for slot in 0..traffic.blocks.slots() {
             let receive = |piece| Operation { kind: Kind::ReceivePiece(piece), peer: from, slot };
             traffic.wanted.extend((0..traffic.cut.pieces).map(receive));
         }
@@ -99,14 +102,14 @@ unsafe impl Protocol for Tagged {
         if self.pairs[to.index()].send.is_some() {
             return Ok(());
         }
-        traffic.reserve(operations_of_end(traffic.slots))?;
-        let mut end = SendEnd::new(traffic.slots);
+        traffic.reserve(operations_of_end(traffic.blocks))?;
+        let mut end = SendEnd::new(traffic.blocks);
         end.regions = self.register(traffic, &end.memory)?;
         let pair = &mut self.pairs[to.index()];
         pair.send = Some(end);
-        pair.uses = vec![vec![0; traffic.cut.pieces]; traffic.slots];
-        let receive = |slot| Operation { kind: Kind::ReceiveCredit, peer: to, slot };
-        traffic.wanted.extend((0..traffic.slots).map(receive));
+        pair.uses = vec![vec![0; traffic.cut.pieces]; traffic.blocks.slots()];
+        let receive = |block| Operation { kind: Kind::ReceiveCredit, peer: to, slot: block };
+        traffic.wanted.extend((0..traffic.blocks.count()).map(receive));
         Ok(())
     }
 
@@ -116,6 +119,10 @@ unsafe impl Protocol for Tagged {
 
     fn send_end_mut(&mut self, to: Rank) -> Option<&mut SendEnd> {
         self.pairs.get_mut(to.index())?.send.as_mut()
+    }
+
+    fn inbox(&self, from: Rank) -> Option<&Inbox> {
+        self.pairs.get(from.index())?.receive.as_ref().map(|end| &end.inbox)
     }
 
     /// One for each piece.
@@ -135,7 +142,7 @@ unsafe impl Protocol for Tagged {
         let pair = &mut self.pairs[peer.index()];
         match (kind, &mut pair.send, &mut pair.receive) {
             (Kind::SendPiece(piece), Some(end), _) => {
-                let Some(message) = &end.slots[slot].sending else { return Ok(true) };
+                let Some(message) = &end.sending[slot] else { return Ok(true) };
                 let len_bytes = message.payload.len_bytes();
                 let range = cut.range(len_bytes, piece);
                 let is_staged = len_bytes <= STAGED_BYTES;
@@ -169,29 +176,29 @@ unsafe impl Protocol for Tagged {
                 Ok(posted)
             }
             (Kind::ReceiveCredit, Some(end), _) => {
-                let tag = tag(Class::Credit, peer, slot, end.slots[slot].granted);
+                let tag = tag(Class::Credit, peer, slot, end.granted.generations(slot));
                 let cell = end.memory.piece(end.credit_cell(slot));
                 // SAFETY: cell and context live until the endpoint is closed, and are not touched meanwhile.
                 unsafe { rail.endpoint.post_receive(tag, cell, end.regions.get(index), context) }
             }
             (Kind::ReceivePiece(piece), _, Some(end)) => {
                 let tag = tag(Class::Piece(piece), peer, slot, end.slots[slot].uses[piece]);
-                let memory = end.memory.piece(end.piece(slot, piece));
+                let memory = end.inbox.memory.piece(end.piece(slot, piece));
                 // SAFETY: slot and context live until the endpoint is closed; the piece is not `here`, so that no
                 // message that has it is read.
-                unsafe { rail.endpoint.post_receive(tag, memory, end.regions.get(index), context) }
+                unsafe { rail.endpoint.post_receive(tag, memory, end.inbox.regions.get(index), context) }
             }
             (Kind::SendCredit, _, Some(end)) => {
-                if end.slots[slot].credit_in_flight {
+                if end.inbox.is_credit_under_way(slot) {
                     return Ok(false);
                 }
-                let tag = tag(Class::Credit, traffic.me, slot, end.slots[slot].generation);
-                let cell = end.memory.piece(end.credit_cell(slot));
-                let part = Part { memory: cell, region: end.regions.get(index) };
+                let tag = tag(Class::Credit, traffic.me, slot, end.inbox.generation_of_block(slot));
+                let memory = end.inbox.memory.piece(end.credit_cell(slot));
+                let cell = Part { memory, region: end.inbox.regions.get(index) };
                 let address = traffic.contacts[peer.index()].addresses[index];
-                // SAFETY: cell and context live until the endpoint is closed; the cell is never written.
-                let posted = unsafe { rail.endpoint.post_send(address, tag, &[part], context) }?;
-                end.slots[slot].credit_in_flight = posted;
+                // SAFETY: cell and context live until the endpoint is closed, and are not written meanwhile.
+                let posted = unsafe { rail.endpoint.post_send(address, tag, &[cell], context) }?;
+                end.inbox.set_credit_under_way(slot, posted);
                 Ok(posted)
             }
             _ => {
@@ -207,9 +214,9 @@ unsafe impl Protocol for Tagged {
         if let (Kind::ReceivePiece(_), Some(end)) = (operation.kind, receive) {
             let state = &mut end.slots[operation.slot];
             state.unposted -= 1;
-            if state.unposted == 0 {
-                traffic.wanted.push_back(Operation { kind: Kind::SendCredit, ..operation });
-            }
+            let due = if state.unposted == 0 { end.inbox.ready(operation.slot) } else { None };
+            let credit = |block| Operation { kind: Kind::SendCredit, slot: block, ..operation };
+            traffic.wanted.extend(due.map(credit));
         }
     }
 
@@ -222,7 +229,7 @@ unsafe impl Protocol for Tagged {
         match (kind, &mut pair.send, &mut pair.receive) {
             (Kind::SendPiece(_), Some(end), _) => traffic.completed.extend(end.sent(slot)),
             (Kind::ReceiveCredit, Some(end), _) => {
-                end.slots[slot].granted += 1;
+                end.granted.grant(slot);
                 traffic.wanted.push_back(operation);
             }
             (Kind::ReceivePiece(piece), _, Some(end)) => {
@@ -237,14 +244,14 @@ unsafe impl Protocol for Tagged {
                     return;
                 }
                 // SAFETY: the receive of the first piece is over and the next is not posted yet.
-                let header =
-                    decode(unsafe { end.memory.bytes(end.header(slot)) }).expect("a cell is a header's size");
+                let header = decode(unsafe { end.inbox.memory.bytes(end.inbox.header(slot)) })
+                    .expect("a cell is a header's size");
                 match end.slots[slot].whole(header, traffic.cut) {
                     Ok(arrived) => end.slots[slot].arrived = arrived,
                     Err(cause) => traffic.lose(peer, cause),
                 }
             }
-            (Kind::SendCredit, _, Some(end)) => end.slots[slot].credit_in_flight = false,
+            (Kind::SendCredit, _, Some(end)) => end.inbox.set_credit_under_way(slot, false),
             _ => log::warn!("a completion of an operation that was never posted: {operation:?}"),
         }
     }
@@ -252,39 +259,23 @@ unsafe impl Protocol for Tagged {
     fn arrived(&self, _traffic: &Traffic, from: Rank) -> Result<Option<Message<'_>>, TransportError> {
         let receive = self.pairs.get(from.index()).and_then(|pair| pair.receive.as_ref());
         let end = receive.ok_or(TransportError::NoRoute { peer: from })?;
-        let slot = end.current();
-        let message = end.slots[slot].arrived.map(|header| {
-            let range = end.payload(slot, header.len_bytes as usize);
-            // SAFETY: all pieces of the message are here, so their receives are over, and the next are posted by
-            // `release` only, which needs `&mut self`.
-            Message { header, payload: unsafe { end.memory.bytes(range) } }
-        });
-        Ok(message)
+        // SAFETY: all pieces of the message are here, so their receives are over, and the next are posted by `release`
+        // only.
+        Ok(end.slots[end.inbox.current()].arrived.map(|header| unsafe { end.inbox.message(header) }))
     }
 
     fn release(&mut self, traffic: &mut Traffic, from: Rank) -> Result<(), TransportError> {
         let receive = self.pairs.get_mut(from.index()).and_then(|pair| pair.receive.as_mut());
         let end = receive.ok_or(TransportError::NoRoute { peer: from })?;
-        let index = end.current();
-        let slot = &mut end.slots[index];
+        let slot = &mut end.slots[end.inbox.current()];
         let header = slot.arrived.take().ok_or_else(|| nothing_to_release(from))?;
         let pieces = traffic.cut.count(header.len_bytes as usize);
         slot.here[..pieces].fill(None);
         slot.unposted = pieces;
-        slot.generation += 1;
-        end.next += 1;
-        let receive = |piece| Operation { kind: Kind::ReceivePiece(piece), peer: from, slot: index };
+        let slot = end.inbox.pass();
+        let receive = |piece| Operation { kind: Kind::ReceivePiece(piece), peer: from, slot };
         traffic.wanted.extend((0..pieces).map(receive));
         Ok(())
-    }
-
-    fn has_heard(&self, from: Rank) -> bool {
-        self.pairs[from.index()].receive.as_ref().is_some_and(|end| end.next > 0)
-    }
-
-    fn credits_under_way(&self, to: Rank) -> usize {
-        let credits = |end: &ReceiveEnd| end.slots.iter().filter(|slot| slot.credit_in_flight).count();
-        self.pairs[to.index()].receive.as_ref().map_or(0, credits)
     }
 
     fn closes_in_use(&self) -> bool {
@@ -305,7 +296,7 @@ unsafe impl Protocol for Tagged {
 /// not.
 const CLOSES_IN_USE: u32 = 2 << 16 | 5;
 
-/// What one end of a pair has in flight on a rail at most: of each slot a piece and a credit.
-fn operations_of_end(slots: usize) -> usize {
-    2 * slots
+/// What one end of a pair has in flight on a rail at most: of each slot a piece, and of each block a credit.
+fn operations_of_end(blocks: Blocks) -> usize {
+    blocks.slots() + blocks.count()
 }

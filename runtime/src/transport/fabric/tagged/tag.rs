@@ -9,11 +9,11 @@ use super::super::operation::{MAX_PIECES, MAX_RANKS, MAX_SLOTS};
 pub(super) enum Class {
     /// A piece of a message for a slot of the receiver.
     Piece(usize),
-    /// The receiver's word that a slot is free for its next generation.
+    /// The receiver's word that a block of slots is free for its next generation.
     Credit,
 }
 
-/// The tag of a piece or a credit. 56 bits, from the top: piece, class, rank that sends, slot, use. Uses wrap; those that
+/// The tag of a piece or a credit. 56 bits, from the top: piece, class, rank that sends, slot or block, use. Uses wrap; those that
 /// a pair has under way are never more than one apart.
 pub(super) fn tag(class: Class, sender: Rank, slot: usize, number: u64) -> u64 {
     let (piece, class) = match class {

@@ -39,13 +39,13 @@ mod bodies {
     }
 }
 
-/// A write per piece and one per header, a credit for each message, a grant for each pair; and no byte more, and no message
-/// by any other way.
+/// A write per piece and one per header, a credit for each block of slots that a pair has used up, a grant for each pair;
+/// and no byte more, and no message by any other way.
 fn a_card_writes_what_schedules_send() {
     let mut ranks = world(&efa_direct(WORLD_SIZE));
     let sent = sent_by_all(&mut ranks);
     // Some algorithm has every pair of ranks exchange.
-    let (credits, grants) = (sent.messages, u64::from(WORLD_SIZE * (WORLD_SIZE - 1)));
+    let (credits, grants) = (sent.credits(), u64::from(WORLD_SIZE * (WORLD_SIZE - 1)));
     let writes = sent.messages + sent.pieces + credits + grants;
     let wanted = [0, writes, sent.payload_bytes + 16 * (sent.messages + credits + grants)];
     let deadline = Instant::now() + DEADLINE;
@@ -58,6 +58,11 @@ fn a_card_writes_what_schedules_send() {
         }
         assert!(Instant::now() < deadline, "the card shows {found:?} instead of {wanted:?}, for {sent:?}");
     }
+    assert_eq!(
+        ranks.iter().map(|rank| rank.counts().credits).sum::<u64>(),
+        credits,
+        "our transports count as many"
+    );
     ranks.iter_mut().for_each(|rank| rank.try_close().unwrap());
 }
 
@@ -77,16 +82,38 @@ fn a_transport_sends_what_schedules_do() {
         }
         assert!(Instant::now() < deadline, "the card shows {packets} packets of {bytes} bytes for {sent:?}");
     }
+    let opening =
+        u64::from(WORLD_SIZE * (WORLD_SIZE - 1)) * Blocks::of(ranks[0].address.slots as usize).count() as u64;
+    let wanted = opening + sent.credits();
+    loop {
+        let credits = ranks.iter().map(|rank| rank.counts().credits).sum::<u64>();
+        if credits == wanted {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{credits} credits instead of {wanted} for {sent:?}");
+        ranks.iter_mut().for_each(progress);
+    }
     ranks.iter_mut().for_each(|rank| rank.try_close().unwrap());
 }
 
 /// What ranks have sent.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sent {
     messages: u64,
+    /// The same by sender and receiver.
+    of_pairs: HashMap<(Rank, Rank), u64>,
     /// Of messages that are not sent in one.
     pieces: u64,
     payload_bytes: u64,
+}
+
+impl Sent {
+    /// How many blocks of slots were used up, each of which is granted again.
+    fn credits(&self) -> u64 {
+        let blocks = Blocks::of(efa(WORLD_SIZE).slots);
+        let of_block = (blocks.slots() / blocks.count()) as u64;
+        self.of_pairs.values().map(|messages| messages / of_block).sum()
+    }
 }
 
 /// Runs every collective by each of its algorithms; what all ranks sent, which each rank's transport has counted.
@@ -115,6 +142,11 @@ fn sent_by_all(ranks: &mut [FabricTransport]) -> Sent {
                 let (messages, bytes) = spans.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
                 let what = format!("{collective:?} by {algorithm} on rank {rank}");
                 assert_eq!((sent.messages, sent.payload_bytes), (messages, bytes), "{what}");
+                for step in schedule.steps(rank) {
+                    if let Step::Send { to, .. } = step {
+                        *all.of_pairs.entry((rank, to)).or_default() += 1;
+                    }
+                }
                 all.messages += sent.messages;
                 all.pieces += sent.pieces;
                 all.payload_bytes += sent.payload_bytes;
@@ -138,6 +170,7 @@ fn run_rank(schedule: Box<dyn Schedule>, rank: Rank, transport: &mut FabricTrans
     let after = transport.counts();
     Sent {
         messages: after.messages - before.messages,
+        of_pairs: HashMap::new(),
         pieces,
         payload_bytes: difference(&after.payload_bytes, &before.payload_bytes).iter().sum(),
     }
