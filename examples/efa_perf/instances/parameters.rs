@@ -70,66 +70,54 @@ pub(super) const GPUS: u32 = 8;
 
 /// p4d.24xlarge. The share is what a ring of three and four nodes reached of the cards' line rate (31.8 and 29.6 of
 /// 50 GB/s), from the same runs as the anchor, which had two nodes: it is not what the anchor says.
-pub(super) const P4D: Parameters = Parameters {
-    cards: Parameter { what: "cards", value: 4.0, unit: "", source: "AWS" },
-    card: CARD,
-    share: Parameter {
-        what: "share of the cards' line rate that is reached",
-        value: 0.614,
-        unit: "",
-        source: "NCCL's ring over 3 and 4 nodes, github.com/NVIDIA/nccl/issues/527",
-    },
-    network: Parameter {
-        what: "one way between cards",
-        value: 18.0,
-        unit: "us",
-        source: "aws-ofi-nccl's tuner, for the p5en; none is known for the p4d",
-    },
-    nvlink: Parameter {
-        what: "NVLink, what a GPU sends",
-        value: 235.0,
-        unit: "GB/s",
-        source: "busbw within one p4d, github.com/NVIDIA/nccl/issues/527",
-    },
-    exchange: EXCHANGE,
-    hand_over: HAND_OVER,
-    nccl_short: NCCL_SHORT,
-    nccl_large: NCCL_LARGE,
+pub(super) const P4D: Parameters = of_instance(Instance {
+    cards: 4.0,
+    share: (0.614, "NCCL's ring over 3 and 4 nodes, github.com/NVIDIA/nccl/issues/527"),
+    network: (18.0, "aws-ofi-nccl's tuner, for the p5en; none is known for the p4d"),
+    nvlink: (235.0, "busbw within one p4d, github.com/NVIDIA/nccl/issues/527"),
     anchor: Anchor {
         len_bytes: 1 << 30,
         time_s: 35.2e-3,
         source: "57.2 GB/s of busbw, github.com/NVIDIA/nccl/issues/527",
     },
-};
+});
 
 /// p5.48xlarge.
-pub(super) const P5: Parameters = Parameters {
-    cards: Parameter { what: "cards", value: 32.0, unit: "", source: "AWS" },
-    card: CARD,
-    share: Parameter {
-        what: "share of the cards' line rate that is reached",
-        value: 0.97,
-        unit: "",
-        source: "3,108 of 3,200 Gb/s by raw EFA writes, le.qun.ch",
-    },
-    network: Parameter {
-        what: "one way between cards",
-        value: 20.0,
-        unit: "us",
-        source: "aws-ofi-nccl's tuner, for the p5",
-    },
-    nvlink: Parameter {
-        what: "NVLink, what a GPU sends",
-        value: 370.0,
-        unit: "GB/s",
-        source: "an H100's fourth generation, github.com/NVIDIA/nccl-tests/issues/212",
-    },
-    exchange: EXCHANGE,
-    hand_over: HAND_OVER,
-    nccl_short: NCCL_SHORT,
-    nccl_large: NCCL_LARGE,
+pub(super) const P5: Parameters = of_instance(Instance {
+    cards: 32.0,
+    share: (0.97, "3,108 of 3,200 Gb/s by raw EFA writes, le.qun.ch"),
+    network: (20.0, "aws-ofi-nccl's tuner, for the p5"),
+    nvlink: (370.0, "an H100's fourth generation, github.com/NVIDIA/nccl-tests/issues/212"),
     anchor: Anchor { len_bytes: 8, time_s: 69e-6, source: "github.com/aws/aws-k8s-tester/issues/585" },
-};
+});
+
+/// What sets a kind of instance apart: values, each with its source where that is not AWS.
+struct Instance {
+    cards: f64,
+    share: (f64, &'static str),
+    network: (f64, &'static str),
+    nvlink: (f64, &'static str),
+    anchor: Anchor,
+}
+
+const fn of_instance(instance: Instance) -> Parameters {
+    const fn parameter(what: &'static str, unit: &'static str, own: (f64, &'static str)) -> Parameter {
+        let (value, source) = own;
+        Parameter { what, value, unit, source }
+    }
+    Parameters {
+        cards: parameter("cards", "", (instance.cards, "AWS")),
+        card: CARD,
+        share: parameter("share of the cards' line rate that is reached", "", instance.share),
+        network: parameter("one way between cards", "us", instance.network),
+        nvlink: parameter("NVLink, what a GPU sends", "GB/s", instance.nvlink),
+        exchange: EXCHANGE,
+        hand_over: HAND_OVER,
+        nccl_short: NCCL_SHORT,
+        nccl_large: NCCL_LARGE,
+        anchor: instance.anchor,
+    }
+}
 
 const CARD: Parameter =
     Parameter { what: "a card each way", value: 12.5, unit: "GB/s", source: "AWS, 100 Gb/s" };
