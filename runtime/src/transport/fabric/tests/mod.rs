@@ -113,6 +113,12 @@ fn credits_to_a_peer_that_closed_do_not_disturb() {
     middle.open(&[Rank(0), Rank(2)], &[]).unwrap();
     stays.open(&[], &[Rank(1)]).unwrap();
     let payload = vec![7; 100];
+    // The last message of a block of slots, whose release makes a credit due.
+    let blocks = Blocks::of(gone.address.slots as usize);
+    for _ in 1..blocks.slots() / blocks.count() {
+        send_until(&mut gone, &mut middle, &payload, |_, middle| middle.arrived(Rank(0)).unwrap().is_some());
+        middle.release(Rank(0)).unwrap();
+    }
     send_until(&mut gone, &mut middle, &payload, |_, middle| middle.arrived(Rank(0)).unwrap().is_some());
     gone.close();
     middle.release(Rank(0)).unwrap();
