@@ -115,8 +115,8 @@ impl CompletionQueue {
         Ok(())
     }
 
-    /// As [`CompletionQueue::read`], but sleeps until there is something, or for about `timeout`. May return early
-    /// with nothing.
+    /// As [`CompletionQueue::read`], but sleeps until there is something, or for about `timeout`; where the provider cannot
+    /// be waited for, for `nap` at most. May return early with nothing.
     ///
     /// # Errors
     ///
@@ -124,11 +124,12 @@ impl CompletionQueue {
     pub fn wait(
         &self,
         timeout: Duration,
+        nap: Duration,
         completions: &mut Vec<Completion>,
         failures: &mut Vec<Failure>,
     ) -> Result<(), FabricError> {
         if !self.can_wait {
-            std::thread::sleep(timeout.min(NAP));
+            std::thread::sleep(timeout.min(nap));
             return self.read(completions, failures);
         }
         let timeout_ms = c_int::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX);
@@ -239,5 +240,3 @@ impl Drop for CompletionQueue {
 const BATCH: usize = 16;
 /// So that a busy queue cannot hold its reader for ever.
 const MAX_BATCHES: usize = 16;
-/// How long to sleep where the provider cannot be waited for.
-const NAP: Duration = Duration::from_micros(50);

@@ -11,12 +11,14 @@ pub(crate) mod conformance;
 #[cfg(test)]
 pub(crate) mod double;
 pub mod fabric;
+pub mod kept;
 pub mod mux;
 pub mod shm;
 pub mod tcp;
 
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use efarun_wire::Rank;
@@ -140,6 +142,9 @@ pub trait Transport: Send {
     ///
     /// [`TransportError::NoRoute`] for a peer that is not of this transport.
     fn open(&mut self, receives_from: &[Rank], sends_to: &[Rank]) -> Result<(), TransportError>;
+
+    /// Is told of memory that payloads may lie in and that stays as long as this: what is made of it once may serve again.
+    fn keep(&mut self, _memory: &Arc<kept::Kept>) {}
 
     /// Posts the next message to `to`. `Ok(false)`: no credit, or the queue is full; poll, then try again.
     ///

@@ -9,12 +9,14 @@
 //! is seen that much later at most.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use efarun_wire::Rank;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use super::kept::Kept;
 use super::{Header, Message, SendToken, Sleep, Transport, TransportError};
 
 /// Which of a [`Mux`]'s transports leads to a rank, as an index; none for this rank itself.
@@ -128,6 +130,12 @@ impl Transport for Mux {
         Ok(())
     }
 
+    fn keep(&mut self, memory: &Arc<Kept>) {
+        for leg in &mut self.legs {
+            leg.transport.keep(memory);
+        }
+    }
+
     #[expect(unsafe_code, reason = "hands the caller's promise on")]
     unsafe fn try_send(
         &mut self,
@@ -212,7 +220,6 @@ const TURN: Duration = Duration::from_micros(50);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Instant;
 
     use super::super::conformance::conformance;

@@ -1,4 +1,5 @@
-//! Buffers that the ranks of a node reach in each other, so that long collectives on them are copied once.
+//! Buffers of a World: on one node ranks reach them in each other, so that long collectives on them are copied once; between
+//! nodes a network card is told of them once.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -10,6 +11,7 @@ use super::setup::{Contribution, SHARED_MEMORY, exchange, failed};
 use crate::element::Element;
 use crate::error::Error;
 use crate::transport::TransportError;
+use crate::transport::kept::KeptBuffer;
 use crate::transport::shm::Offer;
 use crate::transport::shm::region::{Part, Region};
 
@@ -19,7 +21,11 @@ use crate::transport::shm::region::{Part, Region};
 /// such buffers, broadcast where the root's does, all_reduce and reduce where inputs and outputs do. What else a call has
 /// is as before, and so are its results, bit for bit.
 ///
-/// Its memory is given back when it is dropped, its addresses when the World is. After a call that failed the pages of the
+/// Between nodes, memory that a network card sends from must be registered with it, which takes longer than sending some
+/// hundred kilobytes: of such a buffer once, of other memory in every call.
+///
+/// Its memory is given back when it is dropped, its addresses when the World is; between nodes both by the next call, or with
+/// the World. After a call that failed the pages of the
 /// call's output are no longer reached by others; what another thread writes to the same pages in that moment may be lost.
 #[derive(Debug)]
 pub struct SharedBuffer<T> {
@@ -32,8 +38,8 @@ pub struct SharedBuffer<T> {
 enum Memory {
     /// Of a region of the node.
     Part(Part),
-    /// Where others do not reach it: in words of the alignment that any element has.
-    Own(Vec<u128>),
+    /// Where others do not reach it: what cards are told of once.
+    Own(KeptBuffer),
 }
 
 impl<T: Element + bytemuck::Pod> Deref for SharedBuffer<T> {
@@ -42,7 +48,7 @@ impl<T: Element + bytemuck::Pod> Deref for SharedBuffer<T> {
     fn deref(&self) -> &[T] {
         let bytes = match &self.memory {
             Memory::Part(part) => part.bytes(),
-            Memory::Own(words) => bytemuck::cast_slice(words),
+            Memory::Own(buffer) => buffer.bytes(),
         };
         bytemuck::cast_slice(&bytes[..self.len * size_of::<T>()])
     }
@@ -52,7 +58,7 @@ impl<T: Element + bytemuck::Pod> DerefMut for SharedBuffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         let bytes = match &mut self.memory {
             Memory::Part(part) => part.bytes_mut(),
-            Memory::Own(words) => bytemuck::cast_slice_mut(words),
+            Memory::Own(buffer) => buffer.bytes_mut(),
         };
         bytemuck::cast_slice_mut(&mut bytes[..self.len * size_of::<T>()])
     }
@@ -60,7 +66,7 @@ impl<T: Element + bytemuck::Pod> DerefMut for SharedBuffer<T> {
 
 impl World {
     /// Makes a buffer of so many elements, all zero, that the other ranks of the node reach without a copy, where all ranks of
-    /// the World are on one node; elsewhere it is memory as any. Every rank calls it, as an operation of the World; lengths may
+    /// the World are on one node; elsewhere it is what network cards are told of once. Every rank calls it, as an operation of the World; lengths may
     /// differ. Blocks until all have.
     ///
     /// # Errors
@@ -76,8 +82,11 @@ impl World {
             bytes.ok_or_else(|| failed(self.rank, SHARED_MEMORY, &format!("{len} elements are too many")));
         let leaves = self.peers.as_mut().and_then(|peers| peers.leaves.as_mut());
         let (Some(leaves), Some(oob)) = (leaves, &mut self.oob) else {
-            let words = vec![0; bytes?.div_ceil(size_of::<u128>())];
-            return Ok(SharedBuffer { memory: Memory::Own(words), len, element: PhantomData });
+            let buffer = KeptBuffer::new(bytes?);
+            if let Some(peers) = &mut self.peers {
+                peers.transport.keep(buffer.kept());
+            }
+            return Ok(SharedBuffer { memory: Memory::Own(buffer), len, element: PhantomData });
         };
         let (rank, ranks, deadline) = (self.rank, leaves.ranks(), Instant::now() + self.config.deadline);
         let fail = |cause: TransportError| failed(rank, SHARED_MEMORY, &cause);

@@ -33,9 +33,10 @@ pub(super) fn explain(failure: &Failure, way: Way<'_>, is_efa: bool) -> String {
 
 /// Whether a failure is of the way between two cards, so that other cards may have a better one.
 pub(super) fn is_of_the_way(failure: &Failure) -> bool {
-    const UNRESPONSIVE: i32 = 13;
+    // The card's codes, and what the provider makes of the first on fabric `efa`.
+    const UNRESPONSIVE: [i32; 3] = [13, 4124, 4126];
     const UNREACHABLE: i32 = 15;
-    [UNRESPONSIVE, UNREACHABLE].contains(&failure.provider_code)
+    failure.provider_code == UNREACHABLE || UNRESPONSIVE.contains(&failure.provider_code)
 }
 
 /// What is known of a peer to which operations are under way that do not end, and of which no error was told.

@@ -11,11 +11,13 @@
 //! [`Engine::try_send`], whose contract is the transport's.
 #![expect(unsafe_code, reason = "takes callers' memory; the module's Safety paragraph says why it is sound")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
 
 use super::address::{Address, Mailbox, RailAddress};
+use super::diagnosis;
 use super::inbox::Inbox;
 use super::operation::{Kind, Operation};
 use super::protocol::Protocol;
@@ -24,6 +26,7 @@ use super::registrations::Registrations;
 use super::slot::{Payload, STAGED_BYTES, SendEnd, Sending, encode};
 use super::traffic::{Counts, Traffic};
 use crate::fabric::{Completion, FabricError, Failure};
+use crate::transport::kept::Kept;
 use crate::transport::{Header, Message, SendToken, TransportError};
 
 /// The rails of a rank, and the protocol on them.
@@ -38,6 +41,8 @@ pub(super) struct Engine {
     have_met: bool,
     /// How long to sleep at most while something is refused; grows while nothing happens.
     retry: Duration,
+    /// Since when nothing has happened, while it is waited.
+    quiet_since: Option<Instant>,
     // Kept for their room.
     completions: Vec<Completion>,
     failures: Vec<Failure>,
@@ -51,6 +56,7 @@ impl Engine {
             is_refused: false,
             have_met: false,
             retry: FIRST_RETRY,
+            quiet_since: None,
             completions: Vec::new(),
             failures: Vec::new(),
         }
@@ -78,13 +84,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Forgets the regions of the last operation's payloads, where none is still being sent.
+    /// Begins an operation of the World: what was registered for the last one's payloads is not used again.
     pub(super) fn begin_operation(&mut self) {
-        let mut peers = (0..self.traffic.contacts.len() as u32).map(Rank);
-        let is_sending = |peer| self.protocol.send_end(peer).is_some_and(SendEnd::is_sending);
-        if !peers.any(is_sending) {
-            self.traffic.rails.iter_mut().for_each(|rail| rail.payloads.forget());
-        }
+        self.traffic.rails.iter_mut().for_each(|rail| rail.payloads.begin());
+    }
+
+    /// Learns of memory that stays, of which regions may be kept.
+    pub(super) fn keep(&mut self, memory: &Arc<Kept>) {
+        self.traffic.rails.iter_mut().for_each(|rail| rail.payloads.keep(memory));
     }
 
     /// Makes the end that receives from a peer, if there is none yet.
@@ -132,7 +139,8 @@ impl Engine {
             unsafe { end.memory.write(stage.end, &*payload) };
         }
         let payload = Payload::new(payload);
-        end.sending[slot] = Some(Sending { token, payload, generation, left: operations });
+        end.sending[slot] =
+            Some(Sending { token, payload, generation, left: operations, regions: Vec::new() });
         let send = |piece| Operation { kind: Kind::SendPiece(piece), peer: to, slot };
         let posted = self.protocol.post(&mut self.traffic, send(0));
         let end = self.protocol.send_end_mut(to).expect("seen above");
@@ -201,9 +209,11 @@ impl Engine {
             timeout = timeout.min(self.retry);
             self.retry = (self.retry * 2).min(LAST_RETRY);
         }
-        // Queues of several rails nap instead of sleeping, so that waiting for one is waiting for all.
+        // Where a rank has several rails their queues nap instead of sleeping, so that waiting for one is waiting for all.
+        let quiet = self.quiet_since.get_or_insert_with(Instant::now).elapsed();
+        let nap = (quiet / SHARE_OF_QUIET).clamp(FIRST_NAP, LAST_NAP);
         let cq = self.traffic.rails[0].cq();
-        if let Err(error) = cq.wait(timeout, &mut self.completions, &mut self.failures) {
+        if let Err(error) = cq.wait(timeout, nap, &mut self.completions, &mut self.failures) {
             self.traffic.fail(error.into());
         }
         self.take_in(0);
@@ -213,7 +223,8 @@ impl Engine {
 
     /// What was sent.
     pub(super) fn counts(&self) -> Counts {
-        self.traffic.counts.clone()
+        let regions = self.traffic.rails.iter().map(|rail| rail.payloads.made()).sum();
+        Counts { regions, ..self.traffic.counts.clone() }
     }
 
     /// What is known of why nothing moves between this rank and a peer.
@@ -241,6 +252,8 @@ impl Engine {
         let closed: Vec<Result<Registrations, FabricError>> = rails.into_iter().map(Rail::close).collect();
         match closed.into_iter().collect::<Result<Vec<Registrations>, FabricError>>() {
             Ok(payloads) => {
+                // Sends that were under way share their regions.
+                drop(self);
                 drop(payloads);
                 Ok(())
             }
@@ -274,6 +287,7 @@ impl Engine {
     fn take_in(&mut self, rail: usize) {
         if !self.completions.is_empty() {
             self.retry = FIRST_RETRY;
+            self.quiet_since = None;
         }
         for completion in self.completions.drain(..) {
             self.protocol.complete(&mut self.traffic, rail, &completion);
@@ -297,6 +311,11 @@ impl Engine {
                 format!("it sent a message that is larger than a slot: {}", failure.text)
             }
             _ => self.traffic.explain(failure, operation.peer, rail),
+        };
+        let has_others = self.traffic.rails.len() > 1 && diagnosis::is_of_the_way(failure);
+        let cause = match self.protocol.is_bound_because().filter(|_| has_others) {
+            Some(because) => format!("{cause}; {because}"),
+            None => cause,
         };
         self.give_up(operation, cause);
     }
@@ -365,6 +384,12 @@ impl Engine {
 const FIRST_RETRY: Duration = Duration::from_micros(200);
 /// and in the end.
 const LAST_RETRY: Duration = Duration::from_millis(50);
+/// How long to nap where queues cannot be slept on: such a part of the time in which nothing has happened,
+const SHARE_OF_QUIET: u32 = 16;
+/// so long at least,
+const FIRST_NAP: Duration = Duration::from_micros(50);
+/// and so long at most. The provider answers peers only when it is called.
+const LAST_NAP: Duration = Duration::from_millis(1);
 /// How long closing waits for what is under way, where it must.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 /// `FI_ETRUNC`.

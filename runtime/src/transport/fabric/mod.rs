@@ -60,6 +60,7 @@ mod traffic;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use efarun_wire::Rank;
@@ -72,6 +73,7 @@ pub use self::provider::{Network, efa_devices};
 use self::slot::Cut;
 use self::tagged::Tagged;
 pub use self::traffic::Counts;
+use super::kept::Kept;
 use super::{Header, Message, SendToken, Transport, TransportError};
 use crate::fabric::{FabricError, Info, Library};
 use crate::warning;
@@ -265,6 +267,12 @@ impl Transport for FabricTransport {
             engine.open_receive(peer)?;
         }
         Ok(())
+    }
+
+    fn keep(&mut self, memory: &Arc<Kept>) {
+        if let Some(engine) = self.engine.as_deref_mut() {
+            engine.keep(memory);
+        }
     }
 
     #[expect(unsafe_code, reason = "the trait's contract, passed on")]

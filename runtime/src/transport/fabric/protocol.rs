@@ -64,6 +64,12 @@ pub(super) unsafe trait Protocol: std::fmt::Debug + Send {
         false
     }
 
+    /// Why an operation that found no way over its rail does not go over another, with what to do about it, as a lowercase
+    /// fragment; nothing where it would.
+    fn is_bound_because(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Posts what it keeps besides the wanted.
     fn post_others(&mut self, _traffic: &mut Traffic) {}
 

@@ -5,6 +5,7 @@
 //! ([`Rail::reserve`]).
 #![expect(unsafe_code, reason = "passes on a promise about memory")]
 
+use std::ptr;
 use std::sync::Arc;
 
 use super::address::RailAddress;
@@ -33,14 +34,25 @@ pub(super) struct Rail {
 
 impl Rail {
     /// Opens an endpoint as the info says, in a world of this size, whose pairs have up to `per_peer` operations in
-    /// flight on it.
-    pub(super) fn open(info: &Info, world_size: usize, per_peer: usize) -> Result<Self, FabricError> {
+    /// flight on it, of pieces of so many bytes at most.
+    pub(super) fn open(
+        info: &Info,
+        world_size: usize,
+        per_peer: usize,
+        piece_bytes: usize,
+    ) -> Result<Self, FabricError> {
         let nic = info.nic().map_or_else(|| info.domain_name().to_owned(), |nic| nic.name);
-        let opened = Rail::open_on(info, nic.clone(), world_size, per_peer);
+        let opened = Rail::open_on(info, nic.clone(), world_size, per_peer, piece_bytes);
         opened.map_err(|error| if info.is_efa() { refused_by(&nic, error) } else { error })
     }
 
-    fn open_on(info: &Info, nic: String, world_size: usize, per_peer: usize) -> Result<Self, FabricError> {
+    fn open_on(
+        info: &Info,
+        nic: String,
+        world_size: usize,
+        per_peer: usize,
+        piece_bytes: usize,
+    ) -> Result<Self, FabricError> {
         let fabric = Fabric::open(info)?;
         let domain = Domain::open(&fabric)?;
         let av = AddressVector::open(&domain, world_size)?;
@@ -48,7 +60,8 @@ impl Rail {
         let cq = CompletionQueue::open(&domain, capacity)?;
         let eq = EventQueue::open(&fabric)?;
         let endpoint = Endpoint::open(&domain, &av, &cq, &eq)?;
-        Ok(Rail { endpoint, payloads: Registrations::default(), nic, av, cq, eq, capacity, reserved: 0 })
+        let payloads = Registrations::new(piece_bytes);
+        Ok(Rail { endpoint, payloads, nic, av, cq, eq, capacity, reserved: 0 })
     }
 
     /// Its own address.
@@ -68,6 +81,27 @@ impl Rail {
     ) -> Result<MemoryRegion, FabricError> {
         // SAFETY: the caller's promise.
         unsafe { MemoryRegion::register(&self.endpoint, memory, access) }
+    }
+
+    /// A region of a caller's memory, for an operation that shares it while it is in flight; none where all that the card
+    /// takes are in use.
+    ///
+    /// # Safety
+    ///
+    /// The memory stays mapped until the region is not shared any more and [`Registrations::begin`] was called.
+    pub(super) unsafe fn cover(
+        &mut self,
+        memory: *const [u8],
+        access: Access,
+    ) -> Result<Option<Arc<MemoryRegion>>, FabricError> {
+        let start = memory.cast::<u8>().expose_provenance();
+        let endpoint = &self.endpoint;
+        self.payloads.cover(start..start + memory.len(), |range| {
+            let start = ptr::with_exposed_provenance::<u8>(range.start);
+            // SAFETY: the caller's promise, or of memory that is kept that of the registrations, which hold it longer than
+            // its regions.
+            unsafe { MemoryRegion::register(endpoint, ptr::slice_from_raw_parts(start, range.len()), access) }
+        })
     }
 
     /// How many operations its queue has room for.

@@ -1,58 +1,345 @@
 //! Regions of callers' memory, for providers that want what is sent registered.
 //!
-//! Registering pins pages, which costs more than sending them, so a piece of memory is registered once per operation of
-//! the World, however often its parts are sent. Between operations the caller may unmap it and map something else in its
-//! place, of which nobody tells us; so no region is used beyond the operation that made it ([`Registrations::forget`]).
+//! Registering pins pages, which costs more than sending them, so no memory is registered twice where that can be helped.
+//! Memory of [`KeptBuffer`](crate::transport::kept::KeptBuffer)s stays as long as it is known here: it is registered when
+//! it is first sent from, in parts that any card takes, and those regions are used by every later operation. Other memory is
+//! registered once per operation of the World, however often its parts are sent. Between operations the caller may unmap
+//! it and map something else in its place, of which nobody tells us; so no such region is used beyond the operation that
+//! made it ([`Registrations::begin`]).
 //!
-//! The EFA provider has a cache of its own that does watch for unmapping. It does so by changing the code of `munmap`,
+//! A region that an operation in flight uses is shared with that ([`std::sync::Arc`]). Where the card takes no more regions, those
+//! that nobody uses are given up, the longest unused first; where all are in use, the message waits for one of them.
+//!
+//! The EFA provider has a cache of its own that watches for unmapping. It does so by changing the code of `munmap`,
 //! `madvise` and their like while the program runs; a thread that is in one of them at that moment crashes, as our tests
 //! did. So the provider is asked for local registration (FI_MR_LOCAL), with which it leaves them alone.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
-use crate::fabric::{Access, Endpoint, FabricError, MemoryRegion};
+use crate::fabric::{FabricError, MemoryRegion};
+use crate::transport::kept::Kept;
 
 /// The regions of one rail.
-#[derive(Debug, Default)]
-pub(super) struct Registrations {
-    /// By first and last address.
-    regions: BTreeMap<(usize, usize), MemoryRegion>,
+#[derive(Debug)]
+pub(super) struct Registrations<R = MemoryRegion> {
+    /// By first address; the memory of two of them does not overlap.
+    kept: BTreeMap<usize, Known<R>>,
+    /// Of this operation, by first and last address.
+    passing: BTreeMap<(usize, usize), Arc<R>>,
+    /// The longest piece that is sent.
+    longest_bytes: usize,
+    /// How many times a region was asked for, and made.
+    asked: u64,
+    made: u64,
 }
 
-impl Registrations {
-    /// A region that covers the memory.
-    ///
-    /// # Safety
-    ///
-    /// The memory stays mapped until [`Registrations::forget`], or until no operation on it is in flight any more.
-    #[expect(unsafe_code, reason = "the caller's promise, passed on")]
-    pub(super) unsafe fn cover(
+/// Memory that stays, and its regions.
+#[derive(Debug)]
+struct Known<R> {
+    // Before the memory, so that they are dropped first.
+    parts: BTreeMap<usize, Part<R>>,
+    memory: Arc<Kept>,
+}
+
+#[derive(Debug)]
+struct Part<R> {
+    region: Arc<R>,
+    last_asked: u64,
+}
+
+impl<R> Registrations<R> {
+    /// None yet, for pieces of so many bytes at most.
+    pub(super) fn new(longest_bytes: usize) -> Self {
+        Registrations { kept: BTreeMap::new(), passing: BTreeMap::new(), longest_bytes, asked: 0, made: 0 }
+    }
+
+    /// Learns of memory that stays.
+    pub(super) fn keep(&mut self, memory: &Arc<Kept>) {
+        let known = Known { parts: BTreeMap::new(), memory: Arc::clone(memory) };
+        self.kept.insert(memory.addresses().start, known);
+    }
+
+    /// How many regions were made.
+    pub(super) fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// A region that covers a piece of memory, made by `register` where there is none; none where all that the card takes are in
+    /// use. Whoever uses it shares it until then.
+    pub(super) fn cover(
         &mut self,
-        endpoint: &Endpoint,
-        memory: *const [u8],
-        access: Access,
-    ) -> Result<&MemoryRegion, FabricError> {
-        let start = memory.cast::<u8>().addr();
-        let end = start + memory.len();
-        let near = self.regions.range(..=(start, usize::MAX)).rev().take(MOST_LOOKS);
-        let found = near.map(|(key, _)| *key).find(|(_, last)| *last >= end);
-        let key = match found {
-            Some(key) => key,
-            None => {
-                // SAFETY: the caller's promise.
-                let region = unsafe { MemoryRegion::register(endpoint, memory, access) }?;
-                self.regions.insert((start, end), region);
-                (start, end)
+        piece: Range<usize>,
+        mut register: impl FnMut(Range<usize>) -> Result<R, FabricError>,
+    ) -> Result<Option<Arc<R>>, FabricError> {
+        debug_assert!(piece.len() <= self.longest_bytes, "a piece is one of a message's");
+        self.asked += 1;
+        let near = self.kept.range(..=piece.start).next_back();
+        let home = near.map(|(start, known)| (*start, known.memory.addresses().end));
+        if let Some((start, end)) = home.filter(|(_, end)| piece.end <= *end) {
+            let number = (piece.start - start) / PART_BYTES;
+            let last_asked = self.asked;
+            let part = self.kept.get_mut(&start).and_then(|known| known.parts.get_mut(&number));
+            if let Some(part) = part {
+                part.last_asked = last_asked;
+                return Ok(Some(Arc::clone(&part.region)));
             }
-        };
-        Ok(&self.regions[&key])
+            let first = start + number * PART_BYTES;
+            let last = (first + PART_BYTES + self.longest_bytes).min(end);
+            let Some(region) = self.make(first..last, &mut register)? else { return Ok(None) };
+            let part = Part { region: Arc::clone(&region), last_asked };
+            self.kept.get_mut(&start).expect("seen above").parts.insert(number, part);
+            return Ok(Some(region));
+        }
+        let near = self.passing.range(..=(piece.start, usize::MAX)).rev().take(MOST_LOOKS);
+        let mut covering = near.filter(|((_, last), _)| *last >= piece.end);
+        if let Some((_, region)) = covering.next() {
+            return Ok(Some(Arc::clone(region)));
+        }
+        let Some(region) = self.make(piece.clone(), &mut register)? else { return Ok(None) };
+        self.passing.insert((piece.start, piece.end), Arc::clone(&region));
+        Ok(Some(region))
     }
 
-    /// Drops all regions. No operation that uses one may be in flight.
-    pub(super) fn forget(&mut self) {
-        self.regions.clear();
+    /// Begins an operation of the World: forgets the memory of the one before, and what stayed and is gone. Regions in use
+    /// stay until they are not.
+    pub(super) fn begin(&mut self) {
+        self.passing.clear();
+        self.kept.retain(|_, known| !known.memory.is_dropped() || known.parts.values().any(Part::is_used));
+    }
+
+    /// Makes a region, giving up others where the card takes no more.
+    fn make(
+        &mut self,
+        memory: Range<usize>,
+        register: &mut impl FnMut(Range<usize>) -> Result<R, FabricError>,
+    ) -> Result<Option<Arc<R>>, FabricError> {
+        loop {
+            match register(memory.clone()) {
+                Ok(region) => {
+                    self.made += 1;
+                    return Ok(Some(Arc::new(region)));
+                }
+                Err(error) if is_full(&error) => {
+                    if !self.give_up_one() {
+                        return if self.is_used() { Ok(None) } else { Err(error) };
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Gives up a region that nobody uses: of this operation any, of memory that stays the one longest unused.
+    fn give_up_one(&mut self) -> bool {
+        let passing = self.passing.iter().find(|(_, region)| Arc::strong_count(region) == 1);
+        if let Some(key) = passing.map(|(key, _)| *key) {
+            return self.passing.remove(&key).is_some();
+        }
+        let parts = self.kept.iter().flat_map(|(start, known)| {
+            known
+                .parts
+                .iter()
+                .filter(|(_, part)| !part.is_used())
+                .map(|(number, part)| (part.last_asked, *start, *number))
+        });
+        let Some((_, start, number)) = parts.min() else { return false };
+        self.kept.get_mut(&start).is_some_and(|known| known.parts.remove(&number).is_some())
+    }
+
+    fn is_used(&self) -> bool {
+        let mut parts = self.kept.values().flat_map(|known| known.parts.values());
+        parts.any(Part::is_used) || self.passing.values().any(|region| Arc::strong_count(region) > 1)
     }
 }
 
+impl<R> Part<R> {
+    fn is_used(&self) -> bool {
+        Arc::strong_count(&self.region) > 1
+    }
+}
+
+/// Whether a card has no room for a region, or the system none for pinned pages.
+fn is_full(error: &FabricError) -> bool {
+    matches!(error, FabricError::Call { code: libc::ENOMEM | libc::ENOSPC, .. })
+}
+
+/// How much of memory that stays is registered at once. A card takes a few gigabytes of 4 KiB pages in a region and some
+/// thousands of regions; what is never sent from is never pinned.
+const PART_BYTES: usize = 64 << 20;
 /// How many regions that begin before a piece of memory are looked at. A region too many costs less than a long search.
 const MOST_LOOKS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::transport::kept::KeptBuffer;
+
+    /// A card that takes so many regions.
+    #[derive(Debug, Default)]
+    struct Card {
+        most: usize,
+        open: RefCell<HashSet<(usize, usize)>>,
+    }
+
+    #[derive(Debug)]
+    struct Region<'c> {
+        card: &'c Card,
+        range: Range<usize>,
+    }
+
+    impl Card {
+        fn register(&self, range: Range<usize>) -> Result<Region<'_>, FabricError> {
+            let mut open = self.open.borrow_mut();
+            if open.len() == self.most {
+                let text = "no room".to_owned();
+                return Err(FabricError::Call { call: "fi_mr_regattr", code: libc::ENOMEM, text });
+            }
+            assert!(open.insert((range.start, range.end)), "{range:?} is registered twice");
+            Ok(Region { card: self, range })
+        }
+
+        fn len(&self) -> usize {
+            self.open.borrow().len()
+        }
+    }
+
+    impl Drop for Region<'_> {
+        fn drop(&mut self) {
+            self.card.open.borrow_mut().remove(&(self.range.start, self.range.end));
+        }
+    }
+
+    const LONGEST: usize = 1000;
+
+    fn cover<'c>(
+        registrations: &mut Registrations<Region<'c>>,
+        card: &'c Card,
+        piece: Range<usize>,
+    ) -> Option<Arc<Region<'c>>> {
+        let region = registrations.cover(piece.clone(), |range| card.register(range)).unwrap()?;
+        assert!(
+            region.range.start <= piece.start && piece.end <= region.range.end,
+            "{region:?} for {piece:?}"
+        );
+        Some(region)
+    }
+
+    #[test]
+    fn memory_that_stays_is_registered_once_and_other_memory_once_per_operation() {
+        let card = Card { most: 10, ..Card::default() };
+        let mut registrations = Registrations::new(LONGEST);
+        let buffer = KeptBuffer::new(5000);
+        registrations.keep(buffer.kept());
+        let start = buffer.kept().addresses().start;
+        for operation in 1..=3 {
+            registrations.begin();
+            for offset in [0, 500, 4000] {
+                cover(&mut registrations, &card, start + offset..start + offset + LONGEST);
+            }
+            for _ in 0..2 {
+                cover(&mut registrations, &card, 64..64 + LONGEST);
+            }
+            assert_eq!((registrations.made(), card.len()), (1 + operation, 2));
+        }
+        registrations.begin();
+        assert_eq!(card.len(), 1);
+    }
+
+    #[test]
+    fn pieces_that_overlap_or_reach_over_an_end_get_regions_of_their_own() {
+        let card = Card { most: 10, ..Card::default() };
+        let mut registrations = Registrations::new(LONGEST);
+        let buffer = KeptBuffer::new(2000);
+        registrations.keep(buffer.kept());
+        let Range { start, end } = buffer.kept().addresses();
+        cover(&mut registrations, &card, 100..700);
+        cover(&mut registrations, &card, 200..700);
+        assert_eq!(registrations.made(), 1);
+        cover(&mut registrations, &card, 200..701);
+        assert_eq!(registrations.made(), 2, "the first does not reach so far");
+        for piece in [start - 10..start + 10, end - 10..end + 10] {
+            let region = cover(&mut registrations, &card, piece.clone()).unwrap();
+            assert_eq!(region.range, piece, "what begins or ends elsewhere is not what stays");
+        }
+    }
+
+    #[test]
+    fn long_memory_is_registered_in_parts_as_it_is_sent_from() {
+        let card = Card { most: 10, ..Card::default() };
+        let mut registrations = Registrations::new(LONGEST);
+        // Never touched, so that it takes no memory.
+        let buffer = KeptBuffer::new(3 * PART_BYTES);
+        registrations.keep(buffer.kept());
+        let Range { start, end } = buffer.kept().addresses();
+        let pieces = [0, PART_BYTES - LONGEST, PART_BYTES - 1, PART_BYTES, 3 * PART_BYTES - LONGEST];
+        let made: Vec<u64> = pieces
+            .iter()
+            .map(|offset| {
+                cover(&mut registrations, &card, start + offset..start + offset + LONGEST);
+                registrations.made()
+            })
+            .collect();
+        assert_eq!(made, [1, 1, 1, 2, 3]);
+        assert!(card.open.borrow().iter().all(|(first, last)| *first >= start && *last <= end));
+    }
+
+    #[test]
+    fn what_is_in_use_is_kept_and_the_longest_unused_given_up_where_the_card_is_full() {
+        let card = Card { most: 3, ..Card::default() };
+        let mut registrations = Registrations::new(LONGEST);
+        let buffers: Vec<KeptBuffer> = (0..5).map(|_| KeptBuffer::new(LONGEST)).collect();
+        buffers.iter().for_each(|buffer| registrations.keep(buffer.kept()));
+        let piece = |index: usize| buffers[index].kept().addresses();
+        let used = cover(&mut registrations, &card, piece(0));
+        for index in [1, 2, 1, 3] {
+            assert!(cover(&mut registrations, &card, piece(index)).is_some());
+        }
+        let is_open = |index: usize| card.open.borrow().contains(&(piece(index).start, piece(index).end));
+        assert_eq!([0, 1, 2, 3].map(is_open), [true, true, false, true], "2 was unused for longest");
+        let others = [1, 3].map(|index| cover(&mut registrations, &card, piece(index)));
+        assert!(cover(&mut registrations, &card, piece(4)).is_none(), "all are in use");
+        drop(others);
+        assert!(cover(&mut registrations, &card, piece(4)).is_some());
+        assert!(used.is_some() && is_open(0));
+        // Of other memory as well, and first.
+        assert!(cover(&mut registrations, &card, 64..128).is_some());
+        assert!(cover(&mut registrations, &card, 256..300).is_some());
+        assert!(!card.open.borrow().contains(&(64, 128)));
+    }
+
+    #[test]
+    fn a_card_that_takes_none_at_all_is_an_error() {
+        let card = Card::default();
+        let mut registrations = Registrations::new(LONGEST);
+        let refused = registrations.cover(0..10, |range| card.register(range)).map(|_| ()).unwrap_err();
+        assert!(is_full(&refused), "{refused}");
+    }
+
+    #[test]
+    fn memory_of_a_buffer_that_is_gone_is_registered_anew_for_the_next_one_there() {
+        let card = Card { most: 3, ..Card::default() };
+        let mut registrations = Registrations::new(LONGEST);
+        let mut made = 0;
+        let mut places = HashSet::new();
+        for _ in 0..50 {
+            let buffer = KeptBuffer::new(LONGEST);
+            registrations.keep(buffer.kept());
+            places.insert(buffer.kept().addresses().start);
+            let region = cover(&mut registrations, &card, buffer.kept().addresses());
+            made += 1;
+            assert_eq!(registrations.made(), made);
+            drop(buffer);
+            registrations.begin();
+            assert_eq!(card.len(), 1, "a region in use stays");
+            drop(region);
+            registrations.begin();
+            assert_eq!(card.len(), 0);
+        }
+        assert!(places.len() < 50, "the allocator uses memory again");
+    }
+}

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::ptr;
+use std::sync::Arc;
 
 use super::credit::{Blocks, Granted, place};
 use crate::fabric::{Memory, MemoryRegion};
@@ -65,6 +66,8 @@ pub(super) struct Sending {
     pub(super) generation: u64,
     /// Its operations that are not over.
     pub(super) left: usize,
+    /// Regions of the payload, which are in use until it is sent.
+    pub(super) regions: Vec<Arc<MemoryRegion>>,
 }
 
 /// A caller's memory, by its address: whoever hands it to an operation answers for its use.
@@ -109,6 +112,13 @@ impl SendEnd {
         let (slot, generation) = place(self.next, self.sending.len());
         let is_free = self.granted.allows(slot, generation) && self.sending[slot].is_none();
         is_free.then_some((slot, generation))
+    }
+
+    /// Keeps a region in use until the slot's message is sent.
+    pub(super) fn share(&mut self, slot: usize, region: Option<Arc<MemoryRegion>>) {
+        if let Some(message) = &mut self.sending[slot] {
+            message.regions.extend(region);
+        }
     }
 
     /// Notes that an operation of the slot's message is over; the message's token when it was the last.
@@ -182,7 +192,8 @@ mod tests {
         assert_eq!(end.free_slot(), None, "generation 1 was not granted");
         end.granted.grant(0);
         let payload = Payload::new(&raw const b""[..]);
-        end.sending[0] = Some(Sending { token: SendToken(0), payload, generation: 0, left: 2 });
+        end.sending[0] =
+            Some(Sending { token: SendToken(0), payload, generation: 0, left: 2, regions: Vec::new() });
         assert_eq!(end.free_slot(), None, "generation 0 is still being sent");
         assert!(end.is_sending());
         assert_eq!((end.under_way(), end.sent(0)), (2, None));

@@ -47,6 +47,8 @@ pub struct Counts {
     pub credits: u64,
     /// Their payloads' bytes, by rail.
     pub payload_bytes: Vec<u64>,
+    /// Regions of callers' memory that were registered.
+    pub regions: u64,
 }
 
 /// Where a peer is, and whether it still can be reached.
@@ -75,7 +77,7 @@ impl Traffic {
     ) -> Result<Self, FabricError> {
         let world_size = config.world_size as usize;
         let rails: Result<Vec<Rail>, FabricError> =
-            infos.iter().map(|info| Rail::open(info, world_size, per_peer)).collect();
+            infos.iter().map(|info| Rail::open(info, world_size, per_peer, cut.piece_bytes)).collect();
         let is_efa = infos.iter().any(Info::is_efa);
         Ok(Traffic {
             rails: rails?,

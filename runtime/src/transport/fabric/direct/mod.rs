@@ -271,14 +271,18 @@ unsafe impl Protocol for Direct {
                 let memory = message.payload.part(&range);
                 let data = data(notice::Kind::Piece(number - 1), message.generation);
                 let target = grant.target(slot, CELL_BYTES + range.start, index, cut);
-                // SAFETY: the payload is the promise of `try_send`'s caller until the message's token is out, and its
-                // region is forgotten or dropped only then; the rest as above.
-                let posted = unsafe {
-                    let region = rail.payloads.cover(&rail.endpoint, memory, Access::WriteFrom)?;
-                    let part = Part { memory, region: Some(region) };
-                    rail.endpoint.post_write(to, part, target, data, context)
-                }?;
-                traffic.counts.payload_bytes[index] += if posted { range.len() as u64 } else { 0 };
+                // SAFETY: the payload is the promise of `try_send`'s caller until the message's token is out, until when the
+                // message shares the region.
+                let Some(region) = unsafe { rail.cover(memory, Access::WriteFrom) }? else {
+                    return Ok(false);
+                };
+                let part = Part { memory, region: Some(&region) };
+                // SAFETY: as above, and the rest as for the first write.
+                let posted = unsafe { rail.endpoint.post_write(to, part, target, data, context) }?;
+                if posted {
+                    traffic.counts.payload_bytes[index] += range.len() as u64;
+                    end.share(slot, Some(region));
+                }
                 Ok(posted)
             }
             (Kind::SendCredit, _, Some(end), _, Some(mailbox)) => {

@@ -2,8 +2,13 @@
 //!
 //! The memory of the end that receives is in [`end`], the names of operations in [`mod@tag`].
 //!
-//! A rail that fails takes the peer with it: receives are posted rail by rail, and the peer, which is the other half of the
-//! rail, would have to know which of them to post elsewhere.
+//! # Rails that fail
+//!
+//! A rail that fails takes the peer with it. Of a message that was reported as failed some packets may have come, or may
+//! come yet: the receive that they are for is matched then, `fi_cancel` passes it over and says success all the same
+//! (libfabric's prov/util/src/util_srx.c looks among unmatched receives only), and the provider copies late packets into
+//! its memory until the endpoint is closed. So the message cannot be sent
+//! into that memory over another rail, and which of the peer's receives are in this state neither end can ask.
 //!
 //! # Safety
 //!
@@ -149,15 +154,17 @@ unsafe impl Protocol for Tagged {
                 let stage = end.stage(slot, if is_staged { len_bytes } else { 0 });
                 let header = Part { memory: end.memory.piece(stage), region: end.regions.get(index) };
                 let payload = message.payload.part(&range);
-                let region = match (is_staged, self.wants_regions) {
-                    (false, true) => {
-                        // SAFETY: the caller's memory stays until the message's token is out or the endpoint closed,
-                        // and regions are forgotten or dropped only then.
-                        Some(unsafe { rail.payloads.cover(&rail.endpoint, payload, Access::Messages) }?)
+                let shared = if is_staged || !self.wants_regions {
+                    None
+                } else {
+                    // SAFETY: the caller's memory stays until the message's token is out or the endpoint closed, until
+                    // when the message shares the region.
+                    match unsafe { rail.cover(payload, Access::Messages) }? {
+                        Some(region) => Some(region),
+                        None => return Ok(false),
                     }
-                    _ => None,
                 };
-                let both = [header, Part { memory: payload, region }];
+                let both = [header, Part { memory: payload, region: shared.as_deref() }];
                 let parts = match (piece, is_staged) {
                     (0, true) => &both[..1],
                     (0, false) => &both[..],
@@ -172,6 +179,7 @@ unsafe impl Protocol for Tagged {
                 if posted {
                     *uses += 1;
                     traffic.counts.payload_bytes[index] += range.len() as u64;
+                    end.share(slot, shared);
                 }
                 Ok(posted)
             }
@@ -276,6 +284,12 @@ unsafe impl Protocol for Tagged {
         let receive = |piece| Operation { kind: Kind::ReceivePiece(piece), peer: from, slot };
         traffic.wanted.extend((0..pieces).map(receive));
         Ok(())
+    }
+
+    fn is_bound_because(&self) -> Option<&'static str> {
+        Some(
+            "its other cards may still work, but on this fabric a message is bound to the card that it was given to: start              the job again, which leaves out cards whose port is down, or name those to use in FI_EFA_IFACE",
+        )
     }
 
     fn closes_in_use(&self) -> bool {

@@ -4,6 +4,7 @@
 
 mod counts;
 mod manners;
+mod registering;
 mod soft_efa;
 
 use std::net::{Ipv6Addr, UdpSocket};

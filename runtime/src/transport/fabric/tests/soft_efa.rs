@@ -40,6 +40,7 @@ bodies! {
     operations_that_fail_are_told_by_cause_and_card,
     keys_that_are_bad_are_told,
     a_card_that_is_lost_is_told,
+    a_rail_that_fails_says_why_its_messages_do_not_go_over_others,
     queues_that_are_full_are_waited_for,
     conforms_by_writes_on_a_p5,
     conforms_by_writes_on_four_rails_of_a_p5,
@@ -61,6 +62,8 @@ on_soft_efa! {
             ["--device", "p4d", "--nics", "2", "--fault", "fail=15:send"];
         keys_that_are_bad_are_told: ["--device", "p4d", "--fault", "fail=7:send"];
         a_card_that_is_lost_is_told: ["--device", "p4d", "--fault", "device-lost@2000ops"];
+        a_rail_that_fails_says_why_its_messages_do_not_go_over_others:
+            ["--device", "p4d", "--nics", "2", "--timeout", "200", "--fault", "link-down=1@150ops"];
         queues_that_are_full_are_waited_for: ["--device", "p4d", "--nics", "2", "--fault", "queue-full=30"];
         conforms_by_writes_on_a_p5: ["--device", "p5", "--manners", "all", "--fault", "queue-full=10"];
         conforms_by_writes_on_four_rails_of_a_p5: ["--device", "p5", "--nics", "4", "--manners", "all"];
@@ -222,6 +225,14 @@ fn a_card_that_is_lost_is_told() {
     receiver.try_close().unwrap();
 }
 
+fn a_rail_that_fails_says_why_its_messages_do_not_go_over_others() {
+    let [sender, mut receiver] = pair(&efa(2).over(rails(2)));
+    let cause = loss_of(sender, Some(&mut receiver));
+    assert!(cause.contains("from rdmap32s27 to rdmap32s27 on "), "{cause}");
+    assert!(cause.contains("bound to the card") && cause.contains("FI_EFA_IFACE"), "{cause}");
+    receiver.try_close().unwrap();
+}
+
 /// Rank 0, open to send, and rank 1, open to receive from it.
 pub(super) fn pair(config: &FabricConfig) -> [FabricTransport; 2] {
     let mut two = world(config).into_iter();
@@ -232,18 +243,28 @@ pub(super) fn pair(config: &FabricConfig) -> [FabricTransport; 2] {
 }
 
 /// Sends messages from rank 0 to rank 1, as many at once as go, and takes them.
-#[expect(unsafe_code, reason = "try_send's contract: the payload outlives the sends, which all complete")]
 fn stream(sender: &mut FabricTransport, receiver: &mut FabricTransport, count: usize, len: usize) {
     let payload: Vec<u8> = (0..len).map(|index| (index / 7) as u8).collect();
+    stream_of(sender, receiver, count, &payload);
+}
+
+/// The same with this payload.
+#[expect(unsafe_code, reason = "try_send's contract: the payload outlives the sends, which all complete")]
+pub(super) fn stream_of(
+    sender: &mut FabricTransport,
+    receiver: &mut FabricTransport,
+    count: usize,
+    payload: &[u8],
+) {
+    let len = payload.len();
     let (mut sent, mut taken, mut completed) = (0, 0, Vec::new());
     let deadline = Instant::now() + DEADLINE;
     while taken < count || completed.len() < count {
         assert!(Instant::now() < deadline, "{taken} of {count} messages of {len} bytes in {DEADLINE:?}");
         while sent < count {
             let token = SendToken(sent as u64);
-            // SAFETY: the payload is dropped after the loop, which ends when all sends are complete.
-            if !unsafe { sender.try_send(Rank(1), header(&payload), &raw const payload[..], token) }.unwrap()
-            {
+            // SAFETY: the payload stays until the loop is over, which ends when all sends are complete.
+            if !unsafe { sender.try_send(Rank(1), header(payload), &raw const payload[..], token) }.unwrap() {
                 break;
             }
             sent += 1;
@@ -322,13 +343,13 @@ fn assert_even(shares: &[u64], what: &str) {
 }
 
 /// A p4d's cards.
-fn rails(count: usize) -> Vec<String> {
+pub(super) fn rails(count: usize) -> Vec<String> {
     let all = ["rdmap16s27", "rdmap32s27", "rdmap144s27", "rdmap160s27"];
     all[..count].iter().map(|name| (*name).to_owned()).collect()
 }
 
 /// Cards of a p5.
-fn rails_of_p5(count: usize) -> Vec<String> {
+pub(super) fn rails_of_p5(count: usize) -> Vec<String> {
     (79..79 + count).map(|bus| format!("rdmap{bus}s0")).collect()
 }
 
