@@ -288,7 +288,8 @@ unsafe impl Protocol for Tagged {
 
     fn is_bound_because(&self) -> Option<&'static str> {
         Some(
-            "its other cards may still work, but on this fabric a message is bound to the card that it was given to: start              the job again, which leaves out cards whose port is down, or name those to use in FI_EFA_IFACE",
+            "its other cards may still work, but on this fabric a message is bound to the card that it was given to: \
+             start the job again, which leaves out cards whose port is down, or name those to use in FI_EFA_IFACE",
         )
     }
 
