@@ -244,7 +244,7 @@ pub const SETTINGS: [Setting; 15] = [
     Setting {
         name: env::EFARUN_LEAVES,
         default: "auto",
-        about: "How collectives are done between ranks that are all on one node: auto takes what shared memory offers where \
+        about: "How collectives are done between ranks of one node: auto takes what shared memory offers where \
                 the algorithm has it, off sends messages always. Results are the same. The same on every rank.",
     },
     Setting {

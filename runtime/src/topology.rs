@@ -10,6 +10,8 @@ use std::os::unix::fs::MetadataExt;
 
 use efarun_wire::Rank;
 
+use crate::coll::nodes::Nodes;
+
 /// The place that a rank runs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -81,6 +83,11 @@ impl Topology {
     /// World size.
     pub fn world_size(&self) -> u32 {
         self.node_of.len() as u32
+    }
+
+    /// The nodes, as schedules are made from them.
+    pub fn nodes(&self) -> Nodes {
+        Nodes::new(self.nodes.clone())
     }
 
     /// How many nodes there are.

@@ -95,6 +95,23 @@ impl<'a> Buffers<'a> {
         Buffers::out_of_place::<u8>(&[], &mut [])
     }
 
+    /// Takes memory of elements of this type.
+    ///
+    /// # Safety
+    ///
+    /// For `'a` the input may be read, and the output read and written, by nobody else; both are of whole elements, initialised
+    /// and aligned. They may share memory as a collective's input and output in place do.
+    pub(super) unsafe fn of_memory(element: ElementType, input: *const [u8], output: *mut [u8]) -> Self {
+        let len = |bytes: usize| bytes / element.size_bytes();
+        Buffers {
+            input: Memory::Host(input.cast_mut().cast(), len(input.len())),
+            output: Memory::Host(output.cast(), len(output.len())),
+            shift: None,
+            element,
+            borrow: PhantomData,
+        }
+    }
+
     fn within<T: Element>(data: &'a mut [T], input: Range<usize>, output: Range<usize>) -> Self {
         let shift = input.start as isize - output.start as isize;
         // One borrow for both, so that each may be read and written through.

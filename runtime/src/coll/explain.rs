@@ -5,14 +5,17 @@
 //! algorithms and show what limits, and are no measurement.
 
 use std::fmt;
+use std::sync::Arc;
 
 use efarun_wire::Rank;
 
 use super::collective::Collective;
 use super::fault::Fault;
+use super::hierarchy::{Hierarchy, Means};
 use super::leaf::Leaf;
+use super::nodes::Nodes;
 use super::schedule::{Schedule, Step};
-use super::select::{self, Algorithm, Choice, MessageLimits, NoSuchAlgorithm, Sizes, Why};
+use super::select::{self, Algorithm, Choice, MessageLimits, NoSuchAlgorithm, Selection, Sizes, Why};
 use super::shape::Shape;
 use super::sim::{Model, simulate};
 use crate::element::ElementType;
@@ -48,6 +51,8 @@ pub struct Explanation {
     pub algorithm: Algorithm,
     /// What takes the place of its messages; what is said of these then describes its reference.
     pub leaf: Option<Leaf>,
+    /// What rank 0 does one after the other, where it is done by node; the algorithm is the one between nodes then.
+    pub stages: Vec<String>,
     /// Why this one.
     pub why: Why,
     /// Bytes of the collective's vector.
@@ -106,6 +111,34 @@ impl Bound {
     }
 }
 
+/// Explains a call in a World of these nodes, between which messages are `between`; by node where the World would do it so.
+///
+/// # Errors
+///
+/// As [`explain`].
+///
+/// # Panics
+///
+/// As [`explain`].
+pub fn explain_on(
+    query: &Query,
+    nodes: &Arc<Nodes>,
+    between: MessageLimits,
+) -> Result<Explanation, ExplainError> {
+    let Query { collective, element, count, choice, messages, ref model, .. } = *query;
+    if choice.of(collective).is_some() || !Hierarchy::fits(collective, nodes) {
+        return explain(query);
+    }
+    let means = Means { element_bytes: element.size_bytes(), within: messages, between, model };
+    let hierarchy = Hierarchy::new(collective, count, Arc::clone(nodes), means);
+    let stages = hierarchy.stages(Rank(0)).map(|stage| stage.to_string()).collect();
+    let algorithm = hierarchy.stages(Rank(0)).find(|stage| !stage.is_local);
+    let algorithm = algorithm.and_then(|stage| stage.schedule.name().parse().ok());
+    let selection =
+        Selection { algorithm: algorithm.unwrap_or(Algorithm::Direct), leaf: None, why: Why::ByNode };
+    Ok(Explanation { stages, ..of_schedule(query, &hierarchy, selection)? })
+}
+
 /// Explains a call.
 ///
 /// # Errors
@@ -117,18 +150,26 @@ impl Bound {
 /// When world size or credits are 0, a slot does not hold an element, or a root is not in the world.
 pub fn explain(query: &Query) -> Result<Explanation, ExplainError> {
     let Query { collective, element, count, world_size, choice, messages, leaves, model } = *query;
-    let credits = messages.credits;
-    let element_bytes = element.size_bytes();
-    let len_bytes = collective.vector_len(world_size, count).saturating_mul(element_bytes);
+    let (element_bytes, credits) = (element.size_bytes(), messages.credits);
     let sizes = Sizes { collective, world_size, count, element_bytes, messages, leaves };
     let selection = select::select(choice, &sizes, &model)?;
     let segment_len =
         select::segment_len(selection.algorithm, collective, world_size, count, element_bytes, messages);
     let shape = Shape { collective, world_size, count, segment_len, credits };
-    let schedule = select::build(selection.algorithm, shape);
-    let most = most_of(&*schedule, element_bytes);
+    of_schedule(query, &*select::build(selection.algorithm, shape), selection)
+}
+
+fn of_schedule(
+    query: &Query,
+    schedule: &dyn Schedule,
+    selection: Selection,
+) -> Result<Explanation, ExplainError> {
+    let Query { collective, element, count, world_size, messages, model, .. } = *query;
+    let (element_bytes, credits) = (element.size_bytes(), messages.credits);
+    let len_bytes = collective.vector_len(world_size, count).saturating_mul(element_bytes);
+    let most = most_of(schedule, element_bytes);
     let is_quick = most.steps.saturating_mul(u64::from(world_size)) <= MAX_SIMULATED_STEPS;
-    let time_s = |model| simulate(&*schedule, element_bytes, credits, &model).map(|report| report.time_s);
+    let time_s = |model| simulate(schedule, element_bytes, credits, &model).map(|report| report.time_s);
     let hops = Model { latency_s: 1.0, message_s: 0.0, byte_s: 0.0, memory_byte_s: 0.0 };
     let simulated = if is_quick {
         Some(Simulated { time_s: time_s(model)?, rounds: time_s(hops)?.round() as u64 })
@@ -139,6 +180,7 @@ pub fn explain(query: &Query) -> Result<Explanation, ExplainError> {
         query: *query,
         algorithm: selection.algorithm,
         leaf: selection.leaf,
+        stages: Vec::new(),
         why: selection.why,
         len_bytes,
         segment_bytes: most.segment_len * element_bytes,
@@ -213,6 +255,12 @@ impl fmt::Display for Explanation {
             write!(f, ", root {root}")?;
         }
         writeln!(f, "\n  algorithm  {}: {}", self.algorithm, self.why)?;
+        for stage in self.stages.iter().take(MAX_STAGES) {
+            writeln!(f, "  stage      {stage}")?;
+        }
+        if let Some(more) = self.stages.len().checked_sub(MAX_STAGES).filter(|&more| more > 0) {
+            writeln!(f, "  stage      and so on for {more} more")?;
+        }
         if let Some(leaf) = self.leaf {
             writeln!(f, "  leaf       {leaf}, in shared memory; what follows is its reference by messages")?;
         }
@@ -253,6 +301,8 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// More are alike.
+const MAX_STAGES: usize = 6;
 /// A second or two of simulating.
 const MAX_SIMULATED_STEPS: u64 = 4_000_000;
 /// Every rank of a world that is not huge.
@@ -325,6 +375,22 @@ mod tests {
         let explanation = explain(&Query { choice, ..query(Collective::AllReduce, 10_000, 10_000) }).unwrap();
         assert_eq!(explanation.simulated, None);
         assert_eq!(explanation.messages, 2 * 9_999);
+    }
+
+    #[test]
+    fn a_call_by_node_says_its_stages() {
+        let nodes = Arc::new(Nodes::in_order(4, 2));
+        let query = query(Collective::AllReduce, 1 << 20, 4);
+        let text = explain_on(&query, &nodes, query.messages).unwrap().to_string();
+        let stages: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("  stage      ")).collect();
+        let expected = [
+            "reduce_scatter of 524288 elements per rank among 2 ranks of the node, as direct",
+            "all_reduce of 524288 elements among 2 ranks, one of each node, by doubling",
+            "all_gather of 524288 elements per rank among 2 ranks of the node, as direct",
+        ];
+        assert_eq!(stages, expected, "{text}");
+        let choice = Choice::Fixed(Algorithm::Ring);
+        assert_eq!(explain_on(&Query { choice, ..query }, &nodes, query.messages).unwrap().stages.len(), 0);
     }
 
     #[test]

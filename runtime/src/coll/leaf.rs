@@ -64,6 +64,17 @@ impl Leaf {
         }
     }
 
+    /// The leaf that stands for the algorithm of this name, as [`Leaf::of`] finds it.
+    pub(super) fn of_name(
+        name: &str,
+        collective: Collective,
+        world_size: u32,
+        len_bytes: usize,
+    ) -> Option<Leaf> {
+        let algorithm: Algorithm = name.parse().ok()?;
+        Leaf::of(algorithm, collective, world_size, len_bytes)
+    }
+
     /// Bytes of a piece of a block, so that as many as there are ranks fit a cell: whole cache lines.
     pub(crate) fn collect_bytes(ranks: usize) -> usize {
         CELL_BYTES / ranks.next_power_of_two()

@@ -13,7 +13,8 @@
 //! | reduce_scatter | ring and halving in [`scatter`], [`direct`] |
 //! | barrier | [`dissemination`] |
 //!
-//! Where all ranks share memory a [`leaf`] may take the place of the messages.
+//! Of these a [`hierarchy`] makes collectives by node. Where ranks share memory a [`leaf`] may take the place of the messages:
+//! of all of them where all ranks do, and of the stages within nodes where those of a node do.
 //!
 //! A caller goes [`select::select`], [`select::segment_len`], [`select::build`], makes a [`plan::Plan`] of it for its
 //! rank, then calls [`executor::Executor::run`] on [`buffers::Buffers`], as often as it likes. [`explain`] says
@@ -32,8 +33,10 @@ pub mod executor;
 pub mod explain;
 pub mod fault;
 pub mod gather;
+pub mod hierarchy;
 pub mod leaf;
 mod ledger;
+pub mod nodes;
 mod pace;
 pub mod plan;
 pub mod reduce;

@@ -70,6 +70,8 @@ pub enum Why {
     AskedFor,
     /// The collective has no other.
     OnlyOne,
+    /// There are several nodes, ranks of which share memory: within nodes no messages are taken.
+    ByNode,
     /// All ranks share memory, and it goes without messages there.
     HasLeaf,
     /// It takes the shortest time by the model.
@@ -86,6 +88,7 @@ impl fmt::Display for Why {
         match self {
             Why::AskedFor => f.write_str("asked for"),
             Why::OnlyOne => f.write_str("the only one"),
+            Why::ByNode => f.write_str("between the nodes, as ranks of a node share memory"),
             Why::HasLeaf => f.write_str("the one that takes no messages where all ranks share memory"),
             Why::Shortest { time_s, next: (next, next_s) } => {
                 write!(f, "estimated at {:.1} us, next {next} at {:.1} us", time_s * 1e6, next_s * 1e6)

@@ -1,7 +1,7 @@
 //! Collectives between ranks that share a node, without messages.
 //!
 //! [`Leaves`] runs a [`Leaf`] on the node's boards ([`crate::transport::shm::board`]), where [`crate::coll::select`] has
-//! found one for a call. It gives what its reference schedule gives, bit for bit; blocks as the executor does, with the
+//! found one for a call, or a call by node ([`crate::coll::hierarchy`]) has a stage for one. It gives what its reference schedule gives, bit for bit; blocks as the executor does, with the
 //! same deadline; and says what the executor says where a call differs ([`wait`]), a rank is lost or does not come.
 //!
 //! # How it is done
@@ -55,10 +55,12 @@ use crate::coll::leaf::{CELL_BYTES, Leaf};
 use crate::transport::shm::board::{Board, LEAST_CELLS_BYTES};
 use crate::transport::shm::region::Region;
 
-/// Runs leaves on one rank of a node that all ranks of the World are on.
+/// Runs leaves on one rank of a node.
 #[derive(Debug)]
 pub(crate) struct Leaves {
     board: Board,
+    /// The node's ranks; everything else here goes by their places in this list.
+    node: Vec<Rank>,
     me: usize,
     places: Places,
     /// An epoch that all others are known to have finished, and those before it.
@@ -81,13 +83,19 @@ pub(crate) struct Leaves {
 }
 
 impl Leaves {
-    /// Makes what runs leaves on rank `me`, which spins for so long before it sleeps.
-    pub(crate) fn new(board: Board, me: Rank, spin: Spin, looks: u32) -> Self {
+    /// Makes what runs leaves on one of the node's ranks, the number `me`, which spins for so long before it sleeps.
+    ///
+    /// # Panics
+    ///
+    /// When there is not a board for every rank.
+    pub(crate) fn new(board: Board, node: Vec<Rank>, me: usize, spin: Spin, looks: u32) -> Self {
+        assert_eq!(board.ranks(), node.len(), "every rank of a node has a board");
         let doubling = order::doubling(board.ranks());
         let chain = order::chain(board.ranks(), 0);
         let partials = order::partials(doubling.iter().copied().chain(chain));
         Leaves {
-            me: me.index(),
+            node,
+            me,
             places: Places::new(board.cells_bytes()),
             finished_by_all: 0,
             owes_wake: false,
@@ -108,7 +116,7 @@ impl Leaves {
         self.board.enter(u64::from(sequence) + 1, signature.0);
     }
 
-    /// Runs a leaf, and blocks until this rank's part is done. Other ranks may still be at it.
+    /// Runs a leaf of all ranks of the World, and blocks until this rank's part is done. Other ranks may still be at it.
     ///
     /// `interrupt` is asked about once a millisecond while this rank sleeps.
     ///
@@ -124,7 +132,25 @@ impl Leaves {
         interrupt: &mut dyn FnMut() -> Option<Interrupt>,
     ) -> Result<(), ExecError> {
         self.enter(call.sequence, signature);
-        let mut run = Run::new(self, collective, signature, call, interrupt);
+        self.run_part(leaf, collective, signature, call, true, interrupt)
+    }
+
+    /// Runs a leaf in a call that has been entered: all of it, or the part of a node, whose reductions complete nothing. The
+    /// collective's root, if it has one, is a number on the node.
+    ///
+    /// # Errors
+    ///
+    /// As [`Leaves::run`].
+    pub(crate) fn run_part(
+        &mut self,
+        leaf: Leaf,
+        collective: Collective,
+        signature: Signature,
+        call: Call<'_>,
+        is_whole: bool,
+        interrupt: &mut dyn FnMut() -> Option<Interrupt>,
+    ) -> Result<(), ExecError> {
+        let mut run = Run::new(self, collective, signature, call, is_whole, interrupt);
         let result = match leaf {
             Leaf::Flags => run.by(leaf),
             _ if run.is_empty() => Ok(()),
@@ -134,11 +160,6 @@ impl Leaves {
         run.settle();
         run.leaves.wake();
         result
-    }
-
-    /// How many ranks there are.
-    pub(crate) fn ranks(&self) -> usize {
-        self.board.ranks()
     }
 
     /// Uses memory that all ranks have made alike, from the next call on.
@@ -158,10 +179,6 @@ impl Leaves {
             self.board.wake();
         }
     }
-}
-
-fn rank_of(index: usize) -> Rank {
-    Rank(index as u32)
 }
 
 const CELL_WORDS: usize = CELL_BYTES / size_of::<u128>();

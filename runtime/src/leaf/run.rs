@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::nearness::{self, Act, Manner};
 use super::order::{Merge, Operand};
-use super::{CELL_WORDS, Leaves, rank_of, stream};
+use super::{CELL_WORDS, Leaves, stream};
 use crate::coll::collective::Collective;
 use crate::coll::executor::signature::Signature;
 use crate::coll::executor::{Call, ExecError, Interrupt};
@@ -32,6 +32,8 @@ pub(super) struct Run<'r, 'a> {
     pub(super) input: *const [u8],
     pub(super) output: *mut [u8],
     pub(super) root: usize,
+    /// Whether what all ranks of the node give is what all ranks give.
+    is_whole: bool,
     /// Whether the output is written past the caches.
     pub(super) streams: bool,
     /// The call's first epoch.
@@ -96,6 +98,7 @@ impl<'r, 'a> Run<'r, 'a> {
         collective: Collective,
         signature: Signature,
         call: Call<'a>,
+        is_whole: bool,
         interrupt: &'r mut dyn FnMut() -> Option<Interrupt>,
     ) -> Self {
         let (input_len, output_len) = call.buffers.lens();
@@ -105,7 +108,7 @@ impl<'r, 'a> Run<'r, 'a> {
         let streams = output.len() >= STREAM_BYTES && !std::ptr::addr_eq(input, output);
         let root = collective.root().map_or(0, |root| root.index());
         let first = leaves.places.epoch() + 1;
-        Run { leaves, call, signature, input, output, root, streams, first, step: 0, interrupt }
+        Run { leaves, call, signature, input, output, root, is_whole, streams, first, step: 0, interrupt }
     }
 }
 
@@ -157,7 +160,7 @@ impl Run<'_, '_> {
     fn await_readers(&mut self, needed: u64) -> Result<(), ExecError> {
         for rank in self.others() {
             let is_over = |board: &Board| board.done(rank) >= needed;
-            self.wait(Wait::Credit { to: rank_of(rank) }, is_over)?;
+            self.wait(Wait::Credit { to: self.leaves.node[rank] }, is_over)?;
         }
         let done = self.others().map(|rank| self.leaves.board.done(rank)).min();
         self.leaves.know_finished(done.unwrap_or(needed));
@@ -284,7 +287,7 @@ impl Run<'_, '_> {
 
     /// Waits until a rank has shown an epoch, by a call of this one's signature.
     pub(super) fn await_one(&mut self, rank: usize, epoch: u64) -> Result<(), ExecError> {
-        let from = rank_of(rank);
+        let from = self.leaves.node[rank];
         self.wait(Wait::Message { from }, |board| board.seen(rank, epoch) != Seen::Nothing)?;
         match self.leaves.board.seen(rank, epoch) {
             Seen::Shown(signature) if signature == self.signature.0 => Ok(()),
@@ -311,7 +314,7 @@ impl Run<'_, '_> {
         let result_len = if is_wide { wide_len } else { len };
         let result = self.target(merge.into, result_len, into);
         let (left, right) = (self.operand(merge.left, shown, into), self.operand(merge.right, shown, into));
-        let divisor = (merge.completes && op == ReduceOp::Avg).then(|| self.ranks() as u32);
+        let divisor = (merge.completes && self.is_whole && op == ReduceOp::Avg).then(|| self.ranks() as u32);
         let source = |operand: Operand, address: *const u8| {
             if std::ptr::addr_eq(address, result) {
                 return Source::Destination;

@@ -19,16 +19,8 @@ use crate::transport::TransportError;
 use crate::transport::shm::Seen;
 use crate::transport::shm::board::POSTS;
 use crate::transport::shm::{Arena, Geometry};
+use crate::world::tests::on_all;
 use crate::world::{Options, World};
-
-/// Runs every rank of a world in a thread of its own.
-fn on_all<T: Send>(worlds: Vec<World>, rank_main: impl Fn(World) -> T + Sync) -> Vec<T> {
-    std::thread::scope(|scope| {
-        let rank_main = &rank_main;
-        let threads: Vec<_> = worlds.into_iter().map(|world| scope.spawn(move || rank_main(world))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
-    })
-}
 
 /// Elements in whose sums and products the order shows: of many magnitudes, and of both signs where there are two.
 trait Awkward: Element + bytemuck::Pod {
@@ -257,7 +249,8 @@ fn by_wish(world_size: u32, count: usize, is_far: bool) -> Vec<Vec<Vec<u8>>> {
     let run = &|me: Rank| {
         let board = Board::new(Arc::clone(&arena), me.index()).expect("memory");
         board.tell_far(is_far);
-        let mut leaves = Leaves::new(board, me, Spin::new(Duration::from_micros(10)), 10);
+        let node = (0..world_size).map(Rank).collect();
+        let mut leaves = Leaves::new(board, node, me.index(), Spin::new(Duration::from_micros(10)), 10);
         let mut all = Vec::new();
         let cases = [
             (Leaf::OneShot, Collective::AllReduce, count, count),
@@ -303,7 +296,7 @@ fn the_bits_do_not_depend_on_how_cells_are_written() {
 fn pair() -> (Leaves, Board) {
     let arena = Arc::new(Arena::create(Geometry::new(2)).expect("an arena"));
     let board = |me| Board::new(Arc::clone(&arena), me).expect("memory");
-    (Leaves::new(board(0), Rank(0), Spin::new(Duration::from_micros(10)), 10), board(1))
+    (Leaves::new(board(0), vec![Rank(0), Rank(1)], 0, Spin::new(Duration::from_micros(10)), 10), board(1))
 }
 
 fn all_reduce(leaves: &mut Leaves, data: &mut [u32], signature: u64) -> Result<(), ExecError> {
@@ -386,7 +379,8 @@ fn a_cell_is_not_written_again_before_all_have_read_it() {
 fn memory_is_not_written_again_before_all_have_read_what_lies_there() {
     let arena = Arc::new(Arena::create(Geometry::new(32)).expect("an arena"));
     let board = |me| Board::new(Arc::clone(&arena), me).expect("memory");
-    let mut leaves = Leaves::new(board(0), Rank(0), Spin::new(Duration::from_micros(10)), 10);
+    let node = (0..32).map(Rank).collect();
+    let mut leaves = Leaves::new(board(0), node, 0, Spin::new(Duration::from_micros(10)), 10);
     let (data, root) = (vec![5u8; CELL_BYTES], Collective::Broadcast { root: Rank(0) });
     let broadcast = |leaves: &mut Leaves| {
         let buffers = crate::coll::buffers::Buffers::input_only(&data);
@@ -408,7 +402,7 @@ fn memory_is_not_written_again_before_all_have_read_what_lies_there() {
 fn a_peer_that_closes_is_lost_and_what_it_had_shown_is_not() {
     let arena = Arc::new(Arena::create(Geometry::new(2)).expect("an arena"));
     let board = |me| Board::new(Arc::clone(&arena), me).expect("memory");
-    let mut leaves = Leaves::new(board(0), Rank(0), Spin::new(Duration::ZERO), 1);
+    let mut leaves = Leaves::new(board(0), vec![Rank(0), Rank(1)], 0, Spin::new(Duration::ZERO), 1);
     show(&board(1), 1, 7, 40);
     let mut peer =
         crate::transport::shm::ShmTransport::new(Arc::clone(&arena), Rank(1), vec![Rank(0), Rank(1)]);

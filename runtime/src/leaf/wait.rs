@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use efarun_wire::Rank;
 
+use super::Leaves;
 use super::run::Run;
-use super::{Leaves, rank_of};
 use crate::coll::executor::ExecError;
 use crate::coll::executor::MAX_SLEEP;
 use crate::coll::executor::signature::Signature;
@@ -25,21 +25,26 @@ use crate::transport::shm::board::Board;
 use crate::transport::shm::closed_by;
 
 impl Leaves {
-    /// Says which rank has come how far, this one included.
+    /// Says which rank of the node has come how far, this one included.
     pub(crate) fn whereabouts(&self) -> String {
         let calls: Vec<_> =
-            (0..self.board.ranks()).map(|rank| (rank_of(rank), self.board.calling(rank))).collect();
+            (0..).zip(&self.node).map(|(index, &rank)| (rank, self.board.calling(index))).collect();
         whereabouts::text(&calls, |_| None)
     }
 
-    /// A rank that is in another call of this number: its number and signature.
+    /// A rank of the node that is in another call of this number, and the call's signature.
     pub(crate) fn differing(&self, sequence: u32, signature: Signature) -> Option<(Rank, Signature)> {
+        let (index, theirs) = self.differing_at(sequence, signature)?;
+        Some((self.node[index], theirs))
+    }
+
+    fn differing_at(&self, sequence: u32, signature: Signature) -> Option<(usize, Signature)> {
         let others = (0..self.board.ranks()).filter(|&rank| rank != self.me);
         let calling = others.filter_map(|rank| Some((rank, self.board.calling(rank)?)));
         let differs = |&(_, (number, theirs)): &(usize, (u64, u64))| {
             number == u64::from(sequence) + 1 && theirs != signature.0
         };
-        calling.into_iter().find(differs).map(|(rank, (_, theirs))| (rank_of(rank), Signature(theirs)))
+        calling.into_iter().find(differs).map(|(rank, (_, theirs))| (rank, Signature(theirs)))
     }
 }
 
@@ -83,13 +88,14 @@ impl Run<'_, '_> {
                 });
             };
             // In this order: what a peer has shown before it closed is still seen.
-            let is_closed = self.leaves.board.is_closed(wait.peer().index());
-            let differing = self.leaves.differing(self.call.sequence, self.signature);
+            let peer = self.leaves.node.iter().position(|&rank| rank == wait.peer());
+            let is_closed = peer.is_some_and(|peer| self.leaves.board.is_closed(peer));
+            let differing = self.leaves.differing_at(self.call.sequence, self.signature);
             if is_over(&self.leaves.board) {
                 return Ok(());
             }
             if let Some((rank, signature)) = differing {
-                return Err(self.mismatch(rank.index(), signature));
+                return Err(self.mismatch(rank, signature));
             }
             if is_closed {
                 return Err(ExecError::Transport { step: self.step, source: closed_by(wait.peer()) });
@@ -106,7 +112,7 @@ impl Run<'_, '_> {
             calling.filter(|&(_, signature)| signature == peer_signature.0).map(|(number, _)| number);
         ExecError::Mismatch {
             step: self.step,
-            peer: rank_of(rank),
+            peer: self.leaves.node[rank],
             sequence: self.call.sequence,
             // It may have gone on since.
             peer_sequence: number.map_or(self.call.sequence, |number| (number - 1) as u32),
@@ -123,7 +129,7 @@ impl Run<'_, '_> {
         );
         ExecError::Transport {
             step: self.step,
-            source: TransportError::PeerLost { peer: rank_of(rank), cause },
+            source: TransportError::PeerLost { peer: self.leaves.node[rank], cause },
         }
     }
 }

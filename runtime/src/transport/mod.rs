@@ -117,6 +117,11 @@ pub trait Transport: Send {
     /// The largest payload of one message.
     fn slot_bytes(&self) -> usize;
 
+    /// The same for messages to or from one peer: as much or more.
+    fn slot_bytes_of(&self, _peer: Rank) -> usize {
+        self.slot_bytes()
+    }
+
     /// How many messages a peer can have in flight to this rank before the first of them is released. What is said
     /// here may be less than what there is; it is never less than 2.
     fn credits(&self) -> usize {

@@ -95,6 +95,10 @@ impl Transport for Mux {
         self.legs.iter().map(|leg| leg.transport.slot_bytes()).min().unwrap_or(usize::MAX)
     }
 
+    fn slot_bytes_of(&self, peer: Rank) -> usize {
+        self.leg_index(peer).map_or(0, |index| self.legs[index].transport.slot_bytes_of(peer))
+    }
+
     fn credits(&self) -> usize {
         self.legs.iter().map(|leg| leg.transport.credits()).min().unwrap_or(2)
     }

@@ -2,8 +2,11 @@
 //!
 //! The hosts are taken to be joined by TCP sockets, as those without EFA are.
 
+use std::sync::Arc;
+
 use crate::coll::collective::Collective;
-use crate::coll::explain::{ExplainError, Explanation, Query, explain};
+use crate::coll::explain::{ExplainError, Explanation, Query, explain, explain_on};
+use crate::coll::nodes::Nodes;
 use crate::coll::select::{Choice, MessageLimits};
 use crate::coll::sim::Model;
 use crate::element::ElementType;
@@ -37,7 +40,12 @@ impl Elsewhere {
         let model = if self.node_count > 1 { Model::TCP } else { Model::SHARED_MEMORY };
         let (world_size, messages) = (self.world_size, self.messages());
         let leaves = world_size > 1 && self.node_count == 1;
-        explain(&Query { collective, element, count, world_size, choice, messages, leaves, model })
+        let query = Query { collective, element, count, world_size, choice, messages, leaves, model };
+        if self.node_count < 2 {
+            return explain(&query);
+        }
+        let nodes = Nodes::in_order(world_size, world_size.div_ceil(self.node_count));
+        explain_on(&query, &Arc::new(nodes), SOCKETS)
     }
 
     fn messages(self) -> MessageLimits {

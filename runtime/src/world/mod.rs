@@ -23,18 +23,20 @@ mod run;
 mod setup;
 mod shared;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod whereabouts;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use efarun_wire::Rank;
 
 use crate::bootstrap::OobConnection;
 use crate::coll::executor::Executor;
+use crate::coll::nodes::Nodes;
 use crate::coll::select::Choice;
 use crate::coll::sim::Model;
-use crate::config::Config;
+use crate::config::{Config, LocalTransport};
 use crate::error::Error;
 use crate::leaf::Leaves;
 use crate::topology::Topology;
@@ -208,13 +210,18 @@ impl World {
         let mut world = World::new(oob.rank(), setup.topology, config);
         let uses_fabric = setup.report.iter().any(|line| line.carrier == Carrier::Fabric);
         let executor = Executor::new(run::spin_for(setup.has_core, uses_fabric));
+        let topology = &world.topology;
         let leaves = setup.board.filter(|_| world.config.leaves);
-        let leaves = leaves.map(|board| run::leaves_of(board, world.rank, setup.has_core));
+        let node = || topology.local_ranks(world.rank).to_vec();
+        let me = topology.local_rank(world.rank) as usize;
+        let leaves = leaves.map(|board| run::leaves_of(board, node(), me, setup.has_core));
+        let shares_memory = world.config.local_transport != LocalTransport::Network;
+        let nodes = Some(topology.nodes()).filter(|nodes| shares_memory && nodes.are_levels()).map(Arc::new);
         let plans = Plans::default();
         world.report = setup.report;
         let model = world.model();
-        world.peers =
-            Some(Peers { transport: setup.transport, limits: setup.limits, executor, plans, leaves, model });
+        let Setup { transport, limits, between, .. } = setup;
+        world.peers = Some(Peers { transport, limits, between, executor, plans, leaves, nodes, model });
         world.oob = Some(oob);
         world
     }
@@ -271,10 +278,14 @@ impl std::fmt::Debug for World {
 struct Peers {
     transport: Box<dyn Transport>,
     limits: Limits,
+    /// Of messages between nodes alone.
+    between: Limits,
     executor: Executor,
     plans: Plans,
-    /// Where all ranks are on this node, and nobody wants messages.
+    /// Where there are others on this node, and nobody wants messages.
     leaves: Option<Leaves>,
+    /// Where there are several nodes, ranks of which share memory.
+    nodes: Option<Arc<Nodes>>,
     /// What the transports' messages cost, about.
     model: Model,
 }

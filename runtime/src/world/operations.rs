@@ -12,7 +12,7 @@ use efarun_wire::Rank;
 use super::{Options, World};
 use crate::coll::buffers::Buffers;
 use crate::coll::collective::Collective;
-use crate::coll::explain::{ExplainError, Explanation, Query, explain};
+use crate::coll::explain::{ExplainError, Explanation, Query, explain, explain_on};
 use crate::element::{Element, ElementType, ReduceOp};
 use crate::error::Error;
 
@@ -340,16 +340,21 @@ impl World {
         count: usize,
         options: &Options,
     ) -> Result<Explanation, ExplainError> {
-        explain(&Query {
+        let query = Query {
             collective,
             element,
             count,
             world_size: self.world_size(),
             choice: self.choice(collective, options),
             messages: self.messages(),
-            leaves: self.peers.as_ref().is_some_and(|peers| peers.leaves.is_some()),
+            leaves: self.peers.as_ref().is_some_and(|peers| peers.leaves.is_some() && peers.nodes.is_none()),
             model: self.model(),
-        })
+        };
+        let by_node = self.peers.as_ref().and_then(|peers| Some((peers.nodes.as_ref()?, peers.between)));
+        match by_node {
+            Some((nodes, between)) => explain_on(&query, nodes, between.messages()),
+            None => explain(&query),
+        }
     }
 
     /// Refuses a root that is no rank.

@@ -4,13 +4,17 @@
 //! neither chooses nor builds nor checks anything: it finds its way by comparing a few numbers, which lie together, so
 //! that a program that alternates between calls reads no more than a few cache lines.
 
+use std::sync::Arc;
+
 use efarun_wire::Rank;
 
 use super::setup::Limits;
 use crate::coll::collective::Collective;
 use crate::coll::executor::signature::Unnumbered;
 use crate::coll::fault::Fault;
+use crate::coll::hierarchy::{Hierarchy, Means};
 use crate::coll::leaf::Leaf;
+use crate::coll::nodes::Nodes;
 use crate::coll::plan::Plan;
 use crate::coll::select::{self, Choice, MessageLimits, NoSuchAlgorithm, Sizes};
 use crate::coll::shape::Shape;
@@ -39,7 +43,7 @@ pub(super) struct Kept {
 /// Which way.
 #[derive(Debug)]
 pub(super) enum Way {
-    /// By messages.
+    /// By messages, but for what leaves take over.
     Messages(Plan<'static>),
     /// Without.
     Leaf(Leaf),
@@ -51,7 +55,12 @@ pub(super) struct Surroundings<'a> {
     pub(super) rank: Rank,
     pub(super) world_size: u32,
     pub(super) limits: Limits,
+    /// What holds between nodes.
+    pub(super) between: Limits,
+    /// Whether leaves run here.
     pub(super) leaves: bool,
+    /// Where there are several nodes, ranks of which share memory.
+    pub(super) nodes: Option<&'a Arc<Nodes>>,
     pub(super) model: &'a Model,
 }
 
@@ -124,8 +133,20 @@ impl Plans {
 
 fn make(key: Key, surroundings: Surroundings<'_>) -> Result<Result<Kept, Fault>, NoSuchAlgorithm> {
     let Key { collective, choice, count, element, op } = key;
-    let Surroundings { rank, world_size, limits, leaves, model } = surroundings;
+    let Surroundings { rank, world_size, limits, between, leaves, nodes, model } = surroundings;
     let (element_bytes, messages) = (element.size_bytes(), limits.messages());
+    let by_node = nodes.filter(|nodes| choice.of(collective).is_none() && Hierarchy::fits(collective, nodes));
+    if let Some(nodes) = by_node {
+        let means = Means { element_bytes, within: messages, between: between.messages(), model };
+        let hierarchy = Hierarchy::new(collective, count, Arc::clone(nodes), means);
+        let signature = Unnumbered::of(&hierarchy, element, op);
+        let plan = match leaves {
+            true => Plan::with_leaves(hierarchy, rank, element_bytes),
+            false => Plan::new(Box::new(hierarchy), rank),
+        };
+        return Ok(plan.map(|plan| Kept { signature, way: Way::Messages(plan) }));
+    }
+    let leaves = leaves && nodes.is_none();
     let sizes = Sizes { collective, world_size, count, element_bytes, messages, leaves };
     let selection = select::select(choice, &sizes, model)?;
     let algorithm = selection.algorithm;
@@ -158,8 +179,9 @@ mod tests {
     fn find(plans: &mut Plans, count: usize) -> &Kept {
         let limits =
             Limits { slot_bytes: 65_536, credits: 8, min_segment_bytes: 4096, min_exchange_bytes: 4096 };
-        let surroundings =
-            Surroundings { rank: Rank(0), world_size: 2, limits, leaves: true, model: &Model::SHARED_MEMORY };
+        let (rank, world_size, model) = (Rank(0), 2, &Model::SHARED_MEMORY);
+        let (between, leaves, nodes) = (limits, true, None);
+        let surroundings = Surroundings { rank, world_size, limits, between, leaves, nodes, model };
         plans.find(key(count), surroundings).expect("such an algorithm").expect("no fault")
     }
 

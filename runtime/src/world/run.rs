@@ -14,7 +14,8 @@ use crate::coll::collective::Collective;
 use crate::coll::executor::error::difference;
 use crate::coll::executor::signature::Signature;
 use crate::coll::executor::spin::Spin;
-use crate::coll::executor::{Call, ExecError, Interrupt};
+use crate::coll::executor::{Beside, Call, ExecError, Interrupt};
+use crate::coll::plan::TakenOver;
 use crate::coll::select::{Choice, MessageLimits};
 use crate::coll::sim::Model;
 use crate::element::ReduceOp;
@@ -45,14 +46,23 @@ impl World {
             buffers.copy_through();
             return Ok(());
         };
-        let Peers { transport, limits, executor, plans, leaves, model } = peers;
+        let Peers { transport, limits, between, executor, plans, leaves, nodes, model } = peers;
         let key = Key { collective, choice, count, element: buffers.element(), op };
-        let surroundings =
-            Surroundings { rank, world_size, limits: *limits, leaves: leaves.is_some(), model };
+        let nodes = nodes.as_ref();
+        let surroundings = Surroundings {
+            rank,
+            world_size,
+            limits: *limits,
+            between: *between,
+            leaves: leaves.is_some(),
+            nodes,
+            model,
+        };
         let kept = plans.find(key, surroundings)?;
         let sequence = self.sequence;
         self.sequence = sequence.wrapping_add(1);
-        if let (Ok(kept), None) = (&kept, &leaves) {
+        // On one node all see it on each other's boards.
+        if let (Ok(kept), true) = (&kept, leaves.is_none() || nodes.is_some()) {
             oob.begin(sequence, kept.signature.numbered(sequence).0);
         }
         let call = Call { sequence, op, buffers, patience };
@@ -74,11 +84,8 @@ impl World {
             (Ok(Kept { signature, way: Way::Messages(plan) }), Some(leaves)) => {
                 let signature = signature.numbered(sequence);
                 leaves.enter(sequence, signature);
-                let mut interrupt = || {
-                    interrupt()
-                        .or_else(|| differing(leaves.differing(sequence, signature)?, sequence, signature))
-                };
-                executor.run(plan, call, transport.as_mut(), &mut interrupt)
+                let mut beside = BesideLeaves { leaves, interrupt: &mut interrupt, sequence, signature };
+                executor.run_beside(plan, call, transport.as_mut(), &mut beside)
             }
             (Ok(Kept { way: Way::Messages(plan), .. }), None) => {
                 executor.run(plan, call, transport.as_mut(), &mut interrupt)
@@ -124,6 +131,32 @@ impl World {
         let none =
             MessageLimits { slot_bytes: usize::MAX, min_segment_bytes: 1, min_exchange_bytes: 1, credits: 2 };
         self.peers.as_ref().map_or(none, |peers| peers.limits.messages())
+    }
+}
+
+/// What goes on beside messages on a node with others.
+struct BesideLeaves<'a> {
+    leaves: &'a mut Leaves,
+    interrupt: &'a mut dyn FnMut() -> Option<Interrupt>,
+    sequence: u32,
+    signature: Signature,
+}
+
+impl Beside for BesideLeaves<'_> {
+    fn interrupt(&mut self) -> Option<Interrupt> {
+        let (sequence, signature) = (self.sequence, self.signature);
+        let differing = || differing(self.leaves.differing(sequence, signature)?, sequence, signature);
+        (self.interrupt)().or_else(differing)
+    }
+
+    fn take_over(
+        &mut self,
+        stage: &TakenOver,
+        signature: Signature,
+        call: Call<'_>,
+    ) -> Result<(), ExecError> {
+        let TakenOver { leaf, collective, .. } = *stage;
+        self.leaves.run_part(leaf, collective, signature, call, false, self.interrupt)
     }
 }
 
@@ -242,10 +275,10 @@ pub(super) fn spin_for(has_core: bool, uses_fabric: bool) -> Duration {
 }
 
 /// What runs leaves on a rank.
-pub(super) fn leaves_of(board: Board, rank: Rank, has_core: bool) -> Leaves {
+pub(super) fn leaves_of(board: Board, node: Vec<Rank>, me: usize, has_core: bool) -> Leaves {
     match has_core {
-        true => Leaves::new(board, rank, Spin::new(SPIN), LOOKS),
-        false => Leaves::new(board, rank, Spin::crowded(OFFERS), 1),
+        true => Leaves::new(board, node, me, Spin::new(SPIN), LOOKS),
+        false => Leaves::new(board, node, me, Spin::crowded(OFFERS), 1),
     }
 }
 

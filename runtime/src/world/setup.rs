@@ -33,7 +33,9 @@ pub(super) struct Setup {
     pub(super) transport: Box<dyn Transport>,
     pub(super) report: Vec<TransportLine>,
     pub(super) limits: Limits,
-    /// Where all ranks are on this node.
+    /// What holds for all ranks' transports between nodes; where there is one node, the same.
+    pub(super) between: Limits,
+    /// Where there are others on this node.
     pub(super) board: Option<Board>,
     /// Whether there is a core for every rank of this node.
     pub(super) has_core: bool,
@@ -73,6 +75,9 @@ impl Limits {
             credits: self.credits as usize,
         }
     }
+
+    /// As [`Limits::to_bytes`] has them.
+    const BYTES: usize = 4 * size_of::<u32>();
 
     fn to_bytes(self) -> Vec<u8> {
         [self.slot_bytes, self.credits, self.min_segment_bytes, self.min_exchange_bytes]
@@ -124,19 +129,27 @@ pub(super) fn set_up(oob: &mut OobConnection, place: &Place, config: &Config) ->
     let parts = parts?;
     let connected = parts.connect(me, local_ranks, &topology, blobs?, deadline);
     let readiness = match &connected {
-        Ok(connected) => Contribution::Good(Limits::of(connected.transport.as_ref()).to_bytes()),
+        Ok(connected) => {
+            let limits = [Limits::of(connected.transport.as_ref()), connected.between];
+            Contribution::Good(limits.map(Limits::to_bytes).concat())
+        }
         Err(error) => Contribution::Failed(error.to_string()),
     };
     // Who could not connect knows why, and says so before those that wait for its connection give up.
     let patience = if connected.is_ok() { deadline } else { deadline.min(Instant::now() + LAST_WORD) };
     let ready = exchange(oob, "ready", readiness, patience);
-    let Connected { transport, report, board } = connected?;
-    let limits = Limits::of_all(&ready?).unwrap_or_else(|| Limits::of(transport.as_ref()));
+    let Connected { transport, between, report, board } = connected?;
+    let ready = ready?;
+    let half = |blob: &Vec<u8>, index: usize| blob.chunks(Limits::BYTES).nth(index).map(<[u8]>::to_vec);
+    let of_all =
+        |index: usize| Limits::of_all(&ready.iter().filter_map(|blob| half(blob, index)).collect::<Vec<_>>());
+    let limits = of_all(0).unwrap_or_else(|| Limits::of(transport.as_ref()));
+    let between = of_all(1).unwrap_or(between);
     let has_core = match &board {
         Some(board) => processors::suffice(board),
         None => topology.local_ranks(me).len() <= processors::count(),
     };
-    Ok(Setup { topology, transport, report, limits, board, has_core })
+    Ok(Setup { topology, transport, report, limits, between, board, has_core })
 }
 
 fn exchange_places(
@@ -324,12 +337,10 @@ impl Parts {
             let arena = arena.map_err(|cause| failed(me, SHARED_MEMORY, &cause))?;
             report.push(TransportLine::shm(local_ranks.len() - 1, arena.geometry()));
             let arena = Arc::new(arena);
-            if local_ranks.len() == topology.world_size() as usize {
-                let made = Board::new(Arc::clone(&arena), me.index());
-                let made = made.map_err(|error| failed(me, SHARED_MEMORY, &error))?;
-                processors::tell(&made);
-                board = Some(made);
-            }
+            let made = Board::new(Arc::clone(&arena), topology.local_rank(me) as usize);
+            let made = made.map_err(|error| failed(me, SHARED_MEMORY, &error))?;
+            processors::tell(&made);
+            board = Some(made);
             Some(ShmTransport::new(arena, me, local_ranks.clone()))
         } else {
             None
@@ -339,6 +350,7 @@ impl Parts {
             report.push(line);
             transport
         });
+        let between = remote.as_deref().map(Limits::of);
         let transport: Box<dyn Transport> = match (shm, remote) {
             (Some(shm), Some(remote)) => {
                 let route = |rank| match local_ranks.contains(&rank) {
@@ -353,15 +365,18 @@ impl Parts {
             (None, Some(remote)) => remote,
             (None, None) => unreachable!("a world of more than one rank has local or remote peers"),
         };
-        Ok(Connected { transport, report, board })
+        let between = between.unwrap_or_else(|| Limits::of(transport.as_ref()));
+        Ok(Connected { transport, between, report, board })
     }
 }
 
 /// What reaches the other ranks.
 struct Connected {
     transport: Box<dyn Transport>,
+    /// What holds between nodes.
+    between: Limits,
     report: Vec<TransportLine>,
-    /// Where all ranks are on this node. What this rank told of its processors all know when `ready` is over.
+    /// Where there are others on this node. What this rank told of its processors all know when `ready` is over.
     board: Option<Board>,
 }
 

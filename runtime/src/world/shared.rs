@@ -80,7 +80,8 @@ impl World {
         let bytes = len.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize / 2);
         let bytes =
             bytes.ok_or_else(|| failed(self.rank, SHARED_MEMORY, &format!("{len} elements are too many")));
-        let leaves = self.peers.as_mut().and_then(|peers| peers.leaves.as_mut());
+        let on_one_node = self.peers.as_mut().filter(|peers| peers.nodes.is_none());
+        let leaves = on_one_node.and_then(|peers| peers.leaves.as_mut());
         let (Some(leaves), Some(oob)) = (leaves, &mut self.oob) else {
             let buffer = KeptBuffer::new(bytes?);
             if let Some(peers) = &mut self.peers {
@@ -88,7 +89,8 @@ impl World {
             }
             return Ok(SharedBuffer { memory: Memory::Own(buffer), len, element: PhantomData });
         };
-        let (rank, ranks, deadline) = (self.rank, leaves.ranks(), Instant::now() + self.config.deadline);
+        let (rank, ranks) = (self.rank, self.topology.world_size() as usize);
+        let deadline = Instant::now() + self.config.deadline;
         let fail = |cause: TransportError| failed(rank, SHARED_MEMORY, &cause);
         // Every rank says how long its buffer is; all parts are as long as the longest.
         let len_said = said(bytes.as_ref().map(|&bytes| (bytes as u64).to_le_bytes().to_vec()));

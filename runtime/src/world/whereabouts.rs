@@ -18,7 +18,7 @@ pub(super) fn whereabouts(
     oob: &mut OobConnection,
     topology: &Topology,
 ) -> Option<String> {
-    if let Some(leaves) = leaves {
+    if let Some(leaves) = leaves.filter(|_| topology.node_count() == 1) {
         return Some(leaves.whereabouts());
     }
     let known = oob.positions(topology.node_count(), PATIENCE);

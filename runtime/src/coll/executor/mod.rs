@@ -43,7 +43,7 @@ use self::spin::Spin;
 use super::buffers::{Buffers, Scratch};
 use super::fault::{Fault, Problem, Wait};
 use super::ledger::Ledger;
-use super::plan::Plan;
+use super::plan::{Plan, TakenOver};
 use super::reduce::{Source, Target, copy_into, reduce_into};
 use super::schedule::{Buffer, Operand, Span, Step, Steps};
 use crate::element::ReduceOp;
@@ -75,6 +75,29 @@ pub struct Call<'a> {
     pub patience: Duration,
 }
 
+/// What goes on beside a plan's messages.
+pub(crate) trait Beside {
+    /// Is asked about once a millisecond while this rank waits: what ends the wait.
+    fn interrupt(&mut self) -> Option<Interrupt>;
+
+    /// Does a stage that a leaf has taken over, on its buffers. No message of the plan is under way.
+    fn take_over(&mut self, stage: &TakenOver, signature: Signature, call: Call<'_>)
+    -> Result<(), ExecError>;
+}
+
+/// Beside a plan of which nothing is taken over.
+struct Alone<'a>(&'a mut dyn FnMut() -> Option<Interrupt>);
+
+impl Beside for Alone<'_> {
+    fn interrupt(&mut self) -> Option<Interrupt> {
+        (self.0)()
+    }
+
+    fn take_over(&mut self, stage: &TakenOver, _: Signature, _: Call<'_>) -> Result<(), ExecError> {
+        unreachable!("{} was planned where there are no leaves", stage.leaf)
+    }
+}
+
 impl Executor {
     /// Makes an executor that spins for `spin` at most before it sleeps, and less while others want its core. None is
     /// right where ranks are known to share cores: then one that spins keeps the one that it waits for from running.
@@ -104,6 +127,21 @@ impl Executor {
         transport: &mut dyn Transport,
         interrupt: &mut dyn FnMut() -> Option<Interrupt>,
     ) -> Result<(), ExecError> {
+        self.run_beside(plan, call, transport, &mut Alone(interrupt))
+    }
+
+    /// As [`Executor::run`], of a plan parts of which may be taken over by what is beside it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Executor::run`], and those of what is beside.
+    pub(crate) fn run_beside(
+        &mut self,
+        plan: &Plan<'_>,
+        call: Call<'_>,
+        transport: &mut dyn Transport,
+        beside: &mut dyn Beside,
+    ) -> Result<(), ExecError> {
         let mut guard = CloseUnlessDone { transport, is_done: false };
         let signature = Signature::of(plan.schedule(), call.buffers.element(), call.op, call.sequence);
         let mut run = Run {
@@ -114,7 +152,7 @@ impl Executor {
             call,
             plan,
             transport: &mut *guard.transport,
-            interrupt,
+            beside,
         };
         let result = run.start().and_then(|()| run.all_steps());
         guard.is_done = result.is_ok();
@@ -145,7 +183,7 @@ struct Run<'r, 'a> {
     step_count: usize,
     step: usize,
     transport: &'r mut dyn Transport,
-    interrupt: &'r mut dyn FnMut() -> Option<Interrupt>,
+    beside: &'r mut dyn Beside,
 }
 
 impl Run<'_, '_> {
@@ -164,10 +202,11 @@ impl Run<'_, '_> {
             self.executor.scratch.reserve(placement, buffers.element());
             return Ok(());
         }
-        let schedule = plan.schedule();
-        let longest = schedule.segment_len().min(placement.input_len.max(placement.output_len));
-        let segment_bytes = longest.saturating_mul(buffers.element().size_bytes());
-        let slot_bytes = self.transport.slot_bytes().min(u32::MAX as usize);
+        let segment_bytes = plan.longest_message().saturating_mul(buffers.element().size_bytes());
+        let peers = plan.receives_from().iter().chain(plan.sends_to());
+        // Whether it fits this peer's is seen when a message is sent.
+        let slot_bytes = peers.map(|&peer| self.transport.slot_bytes_of(peer)).max().unwrap_or(0);
+        let slot_bytes = slot_bytes.min(u32::MAX as usize);
         if segment_bytes > slot_bytes {
             return Err(ExecError::SegmentTooLong { segment_bytes, slot_bytes });
         }
@@ -179,24 +218,54 @@ impl Run<'_, '_> {
 
     fn all_steps(&mut self) -> Result<(), ExecError> {
         let plan = self.plan;
+        let mut taken_over = plan.taken_over().iter().peekable();
         if let Some(steps) = plan.kept() {
-            for (index, step) in steps.iter().enumerate() {
-                self.step = index;
-                self.perform(*step, steps[index + 1..].first_chunk().map(|[one, two]| [*one, *two]))?;
+            loop {
+                if let Some(stage) = taken_over.next_if(|stage| stage.steps.start == self.step) {
+                    self.take_over(stage)?;
+                    self.step = stage.steps.end;
+                    continue;
+                }
+                let Some(step) = steps.get(self.step) else { return Ok(()) };
+                let next = steps[self.step + 1..].first_chunk().map(|[one, two]| [*one, *two]);
+                self.perform(*step, next)?;
+                self.step += 1;
             }
-            return Ok(());
         }
         self.executor.ledger.start(plan.schedule(), plan.rank());
         let mut steps = plan.schedule().steps(plan.rank());
         // The ledger sees a step when it is among the next, so that what is done because of it is allowed.
         let mut next = [self.entered(&mut steps)?, self.entered(&mut steps)?];
-        while let [Some(step), second] = next {
+        let mut done_up_to = 0;
+        loop {
+            if let Some(stage) = taken_over.next_if(|stage| stage.steps.start == self.step) {
+                self.take_over(stage)?;
+                done_up_to = stage.steps.end;
+                continue;
+            }
+            let [Some(step), second] = next else { break };
             let third = self.entered(&mut steps)?;
-            self.perform(step, second.zip(third).map(|(one, two)| [one, two]))?;
+            if self.step >= done_up_to {
+                self.perform(step, second.zip(third).map(|(one, two)| [one, two]))?;
+            }
             self.step += 1;
             next = [second, third];
         }
         self.executor.ledger.finish().map_err(|problem| self.fault(problem))
+    }
+
+    /// Has a stage done that a leaf has taken over.
+    fn take_over(&mut self, stage: &TakenOver) -> Result<(), ExecError> {
+        let (input, output) = (self.raw(stage.input).cast_const(), self.raw(stage.output));
+        let element = self.call.buffers.element();
+        // SAFETY: memory of the call or of the executor, for as long as the stage goes on; the ledger has found no send of it
+        // open where the stage begins, so that nobody else reads or writes it. The stage's own schedule was checked on the
+        // two as one memory.
+        let buffers = unsafe { Buffers::of_memory(element, input, output) };
+        let Call { sequence, op, patience, .. } = self.call;
+        self.beside.take_over(stage, self.signature, Call { sequence, op, buffers, patience })?;
+        self.executor.sends.skip(stage.sends);
+        Ok(())
     }
 
     /// The next step, entered in the ledger.
@@ -232,6 +301,10 @@ impl Run<'_, '_> {
 
     fn send(&mut self, to: Rank, span: Span) -> Result<(), ExecError> {
         let payload = self.raw(span).cast_const();
+        let slot_bytes = self.transport.slot_bytes_of(to);
+        if payload.len() > slot_bytes {
+            return Err(ExecError::SegmentTooLong { segment_bytes: payload.len(), slot_bytes });
+        }
         let len_bytes = u32::try_from(payload.len()).expect("a segment's bytes were checked at the start");
         let header = Header { signature: self.signature.0, sequence: self.call.sequence, len_bytes };
         let token = self.executor.sends.next_token();
@@ -366,7 +439,7 @@ impl Run<'_, '_> {
     /// Lets time pass in a wait.
     fn pause(&mut self, since: &mut Option<Instant>, wait: Wait) -> Result<(), ExecError> {
         let place = Place { step: self.step, step_count: self.step_count, patience: self.call.patience };
-        self.executor.pause(since, wait, place, &mut *self.transport, &mut *self.interrupt)
+        self.executor.pause(since, wait, place, &mut *self.transport, &mut || self.beside.interrupt())
     }
 
     fn transport_error(&self, source: crate::transport::TransportError) -> ExecError {

@@ -69,7 +69,7 @@ struct Letter {
 
 /// What is wrong with a schedule.
 #[derive(Debug, PartialEq, Eq)]
-enum Wrong {
+pub(super) enum Wrong {
     /// Nobody can go on.
     Deadlock,
     /// The network found something else in a span than was posted.
@@ -301,20 +301,20 @@ fn fingerprint(state: &State) -> u64 {
     hasher.finish()
 }
 
-fn messages(schedule: &dyn Schedule) -> usize {
+pub(super) fn messages(schedule: &dyn Schedule) -> usize {
     let steps = (0..schedule.world_size()).flat_map(|rank| schedule.steps(Rank(rank)));
     steps.filter(|step| matches!(step, Step::Send { .. })).count()
 }
 
 /// Each more multiplies the states by about three. The rest is for the checker, and for the double with chance.
-const MAX_MESSAGES: usize = 8;
+pub(super) const MAX_MESSAGES: usize = 8;
 /// What was not written.
 const RUBBISH: u64 = 0xBAD0_0000_0000_0000;
 /// More than a test has time for.
 const MAX_STATES: usize = 2_000_000;
 
 /// Tries all orders of a schedule on all networks; gives the number of states.
-fn explore(schedule: &dyn Schedule, credits: usize) -> Result<usize, Wrong> {
+pub(super) fn explore(schedule: &dyn Schedule, credits: usize) -> Result<usize, Wrong> {
     let mut states = 0;
     for is_in_place in [false, true] {
         for completes_late in [false, true] {

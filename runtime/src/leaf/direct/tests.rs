@@ -21,17 +21,9 @@ use crate::transport::TransportError;
 use crate::transport::shm::board::Board;
 use crate::transport::shm::region::Part;
 use crate::transport::shm::{Arena, Geometry};
+use crate::world::tests::on_all;
 use crate::world::{Options, SharedBuffer, World};
 use efarun_wire::Rank;
-
-/// Runs every rank of a world in a thread of its own.
-fn on_all<T: Send>(worlds: Vec<World>, rank_main: impl Fn(World) -> T + Sync) -> Vec<T> {
-    std::thread::scope(|scope| {
-        let rank_main = &rank_main;
-        let threads: Vec<_> = worlds.into_iter().map(|world| scope.spawn(move || rank_main(world))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
-    })
-}
 
 /// Sums of which depend on the order.
 fn given<T: Element>(rank: Rank, count: usize, of: impl Fn(f32) -> T) -> Vec<T> {
@@ -132,7 +124,8 @@ fn pair(part_bytes: usize) -> [(Leaves, Part, Arc<Region>); 2] {
     let mut me = 0;
     [made, opened].map(|region| {
         let board = Board::new(Arc::clone(&arena), me).expect("memory");
-        let mut leaves = Leaves::new(board, Rank(me as u32), Spin::new(Duration::from_micros(10)), 10);
+        let mut leaves =
+            Leaves::new(board, vec![Rank(0), Rank(1)], me, Spin::new(Duration::from_micros(10)), 10);
         let region = Arc::new(region);
         leaves.add_region(Arc::clone(&region));
         let part = Part::take(Arc::clone(&region), me).expect("memory");

@@ -1,5 +1,6 @@
 //! Worlds of threads: what they are, what they do ([`operations`]), and what goes wrong.
 
+mod by_node;
 mod gpus;
 mod messages;
 mod operations;
@@ -13,7 +14,7 @@ use crate::config::{LocalTransport, Provider};
 use crate::element::ReduceOp;
 
 /// Runs every rank of a world in a thread of its own.
-fn on_all<T: Send>(worlds: Vec<World>, rank_main: impl Fn(World) -> T + Sync) -> Vec<T> {
+pub(crate) fn on_all<T: Send>(worlds: Vec<World>, rank_main: impl Fn(World) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let rank_main = &rank_main;
         let threads: Vec<_> = worlds.into_iter().map(|world| scope.spawn(move || rank_main(world))).collect();
