@@ -7,8 +7,9 @@ mod pmix;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
-use efarun_tests::{Job, Outcome, Running};
+use efarun_tests::{Job, Outcome, Running, Testbed, wait_until_gone};
 
 /// A job on the same hosts that must not notice: both of its ranks meet, write "there", and go on when the others are over.
 struct Bystander<'a> {
@@ -53,11 +54,13 @@ impl<'a> Bystander<'a> {
         Bystander { running, gates }
     }
 
-    fn ends_well(self) {
+    /// It ends as if it had been alone, and nothing of any job stays. Its session's sshd may still be on its way out.
+    fn ends_well(self, testbed: &Testbed) {
         self.gates.open();
         let outcome = self.running.wait();
         outcome.assert_code(0);
         assert_eq!(outcome.stdout().matches("through").count(), 2, "{}", outcome.shown());
+        wait_until_gone(Duration::from_secs(60), || testbed.guests()).expect("every job is over");
     }
 }
 
