@@ -119,6 +119,7 @@ def run_host(args: argparse.Namespace, out: Path) -> None:
         say(f"{unit.ranks} ranks, {unit.collective}, round {unit.rounds + 1} of {rounds}; {every.left_s():.0f} s are left")
         for band in result.bands[:1] if unit.collective == "barrier" else result.bands:
             measuring.round(able[unit.ranks][unit.collective], unit.collective, band, result.series[unit.collective])
+        host.leave_out_who_hung(result, unit.collective)
         write_host(out, results, facts)
     facts |= every.shortfalls()
     write_host(out, results, facts)

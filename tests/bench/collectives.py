@@ -31,6 +31,7 @@ class Series:
 
     times_us: dict[int, list[float]] = field(default_factory=dict)
     failure: str | None = None
+    has_hung: bool = False
 
     def median(self, size_bytes: int) -> float | None:
         times = self.times_us.get(size_bytes)
@@ -114,7 +115,8 @@ class Measuring:
                 times = self._job(contender, collective, band)
             except job.JobFailed as failure:
                 mine.failure = str(failure)
-                if isinstance(failure, job.JobHung):
+                mine.has_hung = isinstance(failure, job.JobHung)
+                if mine.has_hung:
                     self.testbed.remake()
                 continue
             for size in times:
@@ -130,8 +132,12 @@ class Measuring:
             argv = contender.argv(self.testbed.hosts, 1, program, self.programs.efarun)
             output = job.run(self.testbed.command("head", argv), contender.env(), DEADLINE_S)
             parsed = parse(contender, collective, output.stdout)
-            # A barrier's row has the size that its program says, which is none.
-            times |= {first: next(iter(parsed.values()))} if collective == "barrier" else parsed
+            if collective == "barrier":
+                # Its row has the size that its program says, which is none.
+                times[first] = next(iter(parsed.values()))
+            else:
+                # What was cut to a block per rank has a size of its own, and no row here.
+                times |= {size: parsed[size] for size in parsed if size in sizes}
         return times
 
 

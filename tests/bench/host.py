@@ -168,6 +168,14 @@ def bands(sizes_bytes: list[int], ranks: int, quick: bool) -> list[Band]:
     return bands_of(even, calls) + bands_of(odd, calls)
 
 
+def leave_out_who_hung(result: Result, collective: str):
+    """Whoever was not done in one collective is not waited for in the others."""
+    for key, one in result.series[collective].items():
+        if one.has_hung:
+            for other in (each[key] for each in result.series.values() if key in each):
+                other.failure = other.failure or f"not tried, as {collective} was not done in time"
+
+
 def titled(results: dict[int, Result]) -> list[tuple[str, Result]]:
     """Each with what its tables' titles end in."""
     return [(f", {ranks} ranks", result) for ranks, result in results.items()]

@@ -69,9 +69,10 @@ static void barrier(const float *input, float *output, size_t len, int world_siz
 static const struct collective {
     const char *name;
     collective_fn *call;
+    int has_blocks; /* `len` is a block per rank */
 } COLLECTIVES[] = {
-    {"all_reduce", all_reduce}, {"broadcast", broadcast},           {"reduce", reduce},
-    {"all_gather", all_gather}, {"reduce_scatter", reduce_scatter}, {"barrier", barrier},
+    {"all_reduce", all_reduce, 0}, {"broadcast", broadcast, 0},           {"reduce", reduce, 0},
+    {"all_gather", all_gather, 1}, {"reduce_scatter", reduce_scatter, 1}, {"barrier", barrier, 0},
 };
 
 /* A multiple of 1/16 that every order of a few summands adds up exactly. */
@@ -160,12 +161,14 @@ static long long sweep(struct run *run, const struct collective *collective, con
         for (long iter = 0; iter < effort->warmup_iters; iter++) call(run, collective, bytes / sizeof(float), iter);
     }
     for (size_t bytes = effort->first_bytes; bytes <= effort->last_bytes; bytes *= effort->factor) {
-        size_t len = bytes / sizeof(float) / run->world_size * run->world_size;
+        size_t len = bytes / sizeof(float);
+        if (collective->has_blocks) len = len / run->world_size * run->world_size;
+        if (len == 0) continue;
         double us = time_us(run, collective, len, effort->iters);
         long long wrong = count_wrong(run, collective, len, effort->check_iters);
         wrong_in_all += wrong;
         if (run->rank == 0) {
-            printf("{\"size_bytes\":%zu,\"time_us\":%.3f,\"wrong\":%lld}\n", bytes, us, wrong);
+            printf("{\"size_bytes\":%zu,\"time_us\":%.3f,\"wrong\":%lld}\n", len * sizeof(float), us, wrong);
             fflush(stdout);
         }
     }
