@@ -34,6 +34,7 @@ impl Expected {
 impl Place {
     /// A place for a message: where it was said to land, if it is as long as was said. None where there is no room.
     pub(super) fn take(expected: Option<Expected>, len_bytes: usize, room: &mut Room) -> Option<Place> {
+        room.make();
         let expected = expected.filter(|expected| expected.len_bytes == len_bytes);
         match expected.and_then(|expected| expected.landing) {
             Some(landing) => Some(Place::Landing(landing)),

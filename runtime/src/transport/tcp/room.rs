@@ -9,7 +9,8 @@ use super::credit::{MAX_IN_FLIGHT, MAX_IN_FLIGHT_BYTES, SLOT_BYTES};
 /// Room for the messages of one peer.
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    /// Made when the first message comes. It takes memory where it was touched.
+    /// Made when the first message comes, wherever that lands: which message is the first that finds nobody expecting it
+    /// is chance, and a repeated call allocates nothing. It takes memory where it was touched.
     words: Box<[u128]>,
     /// Where the next message goes, if it fits there.
     next: usize,
@@ -20,11 +21,16 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Where a message goes that comes now; none where there is no room.
-    pub(super) fn place(&mut self, len_bytes: usize) -> Option<usize> {
+    /// Sees to it that there is memory.
+    pub(super) fn make(&mut self) {
         if self.words.is_empty() {
             self.words = vec![0; ROOM_WORDS].into_boxed_slice();
         }
+    }
+
+    /// Where a message goes that comes now; none where there is no room.
+    pub(super) fn place(&mut self, len_bytes: usize) -> Option<usize> {
+        self.make();
         let needed = words(len_bytes);
         if self.count == 0 {
             (self.next, self.oldest) = (0, 0);
