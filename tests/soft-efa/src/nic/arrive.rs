@@ -38,6 +38,7 @@ pub(super) enum Repeat {
 impl Nic {
     /// Takes a frame from a link; its payload is as long as it says.
     pub fn arrive(&mut self, now: Instant, id: LinkId, frame: &Frame, payload: &[u8], memory: &dyn Memory) {
+        let lived = self.lived(now);
         let Some(link) = self.links.get_mut(&id) else { return };
         let from = link.gid.parts().map(|(host, _)| host);
         let character = &mut self.character;
@@ -48,7 +49,7 @@ impl Nic {
                 return;
             }
         }
-        link.last_heard = now;
+        link.last_heard = lived;
         self.counters.add(Counter::RxPkts, 1);
         self.counters.add(Counter::RxBytes, payload.len() as u64);
         let (manners, choices) = (&character.manners, &mut character.choices);
@@ -328,6 +329,7 @@ impl Nic {
     }
 
     fn take_data(&mut self, now: Instant, id: LinkId, frame: &Frame, payload: &[u8], memory: &dyn Memory) {
+        let lived = self.lived(now);
         let Some(request) = self.requests.get_mut(&frame.operation) else { return };
         let end = u64::from(frame.offset_bytes) + payload.len() as u64;
         let is_read = matches!(request.work.operation, Operation::Read { .. });
@@ -335,7 +337,7 @@ impl Nic {
             return;
         }
         self.responsive.insert(request.target);
-        request.since = now;
+        request.since = lived;
         request.assembly.landed_bytes += payload.len() as u64;
         if !self.place_data(frame, payload, memory) {
             return self.complete_request(now, frame.operation, Status::InvalidLocalKey);

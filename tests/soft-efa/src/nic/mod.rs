@@ -111,6 +111,8 @@ pub struct Nic {
     deferred: BinaryHeap<Deferred>,
     next_deferred: u64,
     next_look: Option<Instant>,
+    /// For how long it did not get to look, though it was to.
+    missed: Duration,
     posted: u64,
     actions: Vec<Action>,
 }
@@ -125,6 +127,7 @@ struct Request {
     total_bytes: u32,
     /// How often the receiver was not ready.
     refusals: u32,
+    /// By [`Nic::lived`].
     since: Instant,
     /// Of a read: what has landed.
     assembly: Assembly,
@@ -143,6 +146,7 @@ struct Link {
     transmissions: VecDeque<Transmission>,
     /// Writes that are coming in.
     assemblies: HashMap<u64, Assembly>,
+    /// By [`Nic::lived`].
     last_heard: Instant,
 }
 
@@ -167,6 +171,7 @@ impl Nic {
             deferred: BinaryHeap::new(),
             next_deferred: 0,
             next_look: None,
+            missed: Duration::ZERO,
             posted: 0,
             actions: Vec::new(),
         }
@@ -352,7 +357,7 @@ impl Nic {
             control: VecDeque::new(),
             transmissions: VecDeque::new(),
             assemblies: HashMap::new(),
-            last_heard: now,
+            last_heard: self.lived(now),
         };
         self.links.insert(id, link);
         id

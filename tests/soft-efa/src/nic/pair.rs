@@ -224,7 +224,7 @@ impl Nic {
             link,
             total_bytes,
             refusals: 0,
-            since: now,
+            since: self.lived(now),
             assembly: Assembly::default(),
             work,
         };
@@ -233,7 +233,7 @@ impl Nic {
             return self.complete_request(now, number, status);
         }
         self.send_out(number);
-        self.look_by(now + self.character.timeout);
+        self.look_by(now + self.character.timeout / time::LOOKS);
     }
 
     /// Puts a request among what is going out on its link.
@@ -302,13 +302,14 @@ impl Nic {
 
     /// The receiver of an operation was not ready: it goes out again later, or has failed.
     pub(super) fn refused(&mut self, now: Instant, number: u64) {
+        let lived = self.lived(now);
         let Some(request) = self.requests.get_mut(&number) else { return };
         let patience = self.pairs.get(&request.pair).map_or(0, |pair| pair.patience);
         if patience < FOR_EVER && request.refusals >= u32::from(patience) {
             return self.complete_request(now, number, Status::ReceiverNotReady);
         }
         request.refusals += 1;
-        request.since = now;
+        request.since = lived;
         request.assembly = Assembly::default();
         let delay = FIRST_BACKOFF * (1 << request.refusals.min(MAX_DOUBLINGS));
         self.counters.add(Counter::RetransPkts, 1);

@@ -1,4 +1,8 @@
 //! What happens later: arrivals and completions that manners hold back, retries, and peers that are given up.
+//!
+//! A card always gets to run; its process here may not, on a busy machine, and then hears nobody, though all of them speak. So
+//! a peer's silence is measured in time in which the device was there to hear it: it looks several times in the course of a
+//! timeout, and by what a look comes late, time has stood still.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
@@ -39,7 +43,8 @@ impl Nic {
                 self.act(now, deferred.what, memory);
             }
         }
-        if self.next_look.is_some_and(|look| look <= now) {
+        if let Some(look) = self.next_look.filter(|look| *look <= now) {
+            self.missed += now - look;
             self.look_for_silence(now);
         }
     }
@@ -54,6 +59,11 @@ impl Nic {
         let number = self.next_deferred;
         self.next_deferred += 1;
         self.deferred.push(Deferred { due, number, what });
+    }
+
+    /// A moment, without the time before it that the device did not get to run.
+    pub(super) fn lived(&self, now: Instant) -> Instant {
+        now - self.missed
     }
 
     /// Makes sure that peers are looked at by then.
@@ -95,19 +105,20 @@ impl Nic {
     /// Gives up operations whose peer has not been heard for too long.
     fn look_for_silence(&mut self, now: Instant) {
         let timeout = self.character.timeout;
+        let lived = self.lived(now);
         let mut next: Option<Instant> = None;
         let mut silent = Vec::new();
         for (number, request) in &self.requests {
             let heard = self.links.get(&request.link).map_or(request.since, |link| link.last_heard);
             let deadline = request.since.max(heard) + timeout;
-            if deadline <= now {
+            if deadline <= lived {
                 silent.push((*number, request.link));
             } else {
                 next = Some(next.map_or(deadline, |next| next.min(deadline)));
             }
         }
         // A little later, so that operations that were posted together are found together.
-        self.next_look = next.map(|next| next + LOOK_TOGETHER);
+        self.next_look = next.map(|next| (next + self.missed + LOOK_TOGETHER).min(now + timeout / LOOKS));
         silent.sort_unstable();
         for (number, link) in silent {
             let known =
@@ -148,3 +159,5 @@ impl PartialEq for Deferred {
 impl Eq for Deferred {}
 
 const LOOK_TOGETHER: Duration = Duration::from_millis(2);
+/// How often peers are looked at in the course of a timeout.
+pub(super) const LOOKS: u32 = 16;

@@ -157,6 +157,27 @@ fn peer_that_never_answers_is_unreachable_and_one_that_did_unresponsive() {
 }
 
 #[test]
+fn peer_is_not_given_up_for_what_was_said_while_nobody_listened() {
+    let mut bench = Bench::new(Setup::default());
+    bench.receive(1, HALF, 10);
+    bench.send(0, 0, 10);
+    bench.settle();
+    bench.completions(0);
+    bench.is_heard[1] = false;
+    bench.receive(1, HALF, 10);
+    bench.send(0, 0, 10);
+    bench.pass(TIMEOUT / 2);
+    for _ in 0..3 {
+        // The process does not get to run.
+        bench.now += 2 * TIMEOUT;
+        bench.settle();
+        assert!(bench.completions(0).is_empty(), "it was silent for half of the time that somebody listened");
+    }
+    bench.pass(TIMEOUT);
+    assert_eq!(bench.completion(0).status, Status::Unresponsive);
+}
+
+#[test]
 fn killed_peer_ends_what_waits_for_it_and_its_receivers_hear_nothing() {
     let mut bench = Bench::new(Setup::default());
     bench.receive(1, HALF, 10);
