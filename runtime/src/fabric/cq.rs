@@ -42,6 +42,8 @@ pub struct Completion {
     pub len_bytes: usize,
     /// The data that came with it, where some did.
     pub data: Option<u32>,
+    /// The tag of what was received, where messages have tags.
+    pub tag: u64,
 }
 
 /// An operation that is over and failed.
@@ -182,7 +184,9 @@ impl CompletionQueue {
             entries.as_ptr().byte_add(index * self.entry_bytes).cast::<sys::fi_cq_data_entry>().read()
         };
         let data = (entry.flags & sys::FI_REMOTE_CQ_DATA != 0).then_some(entry.data as u32);
-        Completion { context: entry.op_context as usize, len_bytes: entry.len, data }
+        let has_tags = self.entry_bytes == size_of::<sys::fi_cq_tagged_entry>();
+        let tag = if has_tags { entries[index].tag } else { 0 };
+        Completion { context: entry.op_context as usize, len_bytes: entry.len, data, tag }
     }
 
     fn read_failure(&self) -> Result<Option<Failure>, FabricError> {

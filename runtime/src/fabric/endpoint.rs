@@ -134,7 +134,8 @@ impl Endpoint {
         Ok(address)
     }
 
-    /// Posts a receive for the message with exactly this tag, from anybody. `Ok(false)`: the queue is full.
+    /// Posts a receive for a message with this tag, but for the bits in `ignored`, from anybody. `Ok(false)`: the queue is
+    /// full.
     ///
     /// # Safety
     ///
@@ -147,6 +148,7 @@ impl Endpoint {
     pub unsafe fn post_receive(
         &self,
         tag: u64,
+        ignored: u64,
         memory: *mut [u8],
         region: Option<&MemoryRegion>,
         context: *mut c_void,
@@ -160,7 +162,7 @@ impl Endpoint {
                 region.map_or(ptr::null_mut(), MemoryRegion::descriptor),
                 sys::FI_ADDR_UNSPEC,
                 tag,
-                0,
+                ignored,
                 context,
             )
         };

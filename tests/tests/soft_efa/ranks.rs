@@ -103,45 +103,54 @@ fn a_link_that_goes_down_is_told() {
 }
 
 #[test]
-fn one_of_several_rails_that_fails_is_told_by_its_cards_where_messages_are_sent() {
+fn a_rail_that_fails_under_way_is_left() {
     require!(Need::SoftEfa);
-    let folder = tempfile::tempdir().unwrap();
-    let trigger = folder.path().join("now");
-    let fault = format!("link-down=1@{}", trigger.display());
-    let devices = SoftEfa::new(&["--device", "p4d", "--nics", "2", "--timeout", "1000", "--fault", &fault]);
-    let mut ranks = alone(&[devices.clone(), devices], &["--until-failure", "100000"]);
-    ranks[0].wait_for_line("summing");
-    std::fs::write(&trigger, "").unwrap();
-    assert_says(&both_fail(ranks), "p4d", &["answered before", "from rdmap32s27 to rdmap32s27 on "]);
+    for (device, nics, card) in [("p4d", 4, "rdmap32s27"), ("p5", 3, "rdmap80s0")] {
+        let folder = tempfile::tempdir().unwrap();
+        let (trigger, enough) = (folder.path().join("now"), folder.path().join("enough"));
+        let fault = format!("link-down=1@{}", trigger.display());
+        let nics_text = nics.to_string();
+        let options = ["--device", device, "--nics", &nics_text, "--manners", "srd", "--timeout", "1000"];
+        let devices = SoftEfa::new(&[&options[..], &["--fault", &fault]].concat());
+        let arguments = ["--sums-until", enough.to_str().unwrap(), "100000"];
+        let mut ranks = alone(&[devices.clone(), devices], &arguments);
+        // Both have used every rail, and what they sent was answered: the last of these sums needs the first one's slots.
+        for rank in &mut ranks {
+            (0..8).for_each(|_| drop(rank.wait_for_line("summing")));
+        }
+        std::fs::write(&trigger, "").unwrap();
+        let (left, way) = (nics - 1, format!("from {card} to {card} on "));
+        for (rank, peer) in ranks.iter_mut().zip([1, 0]) {
+            let own = 1 - peer;
+            let wanted = format!(
+                "efarun: rank {own}: goes on to rank {peer} over {left} rails, without one that failed: "
+            );
+            let cause = rank.wait_for_line(&wanted);
+            assert!(cause.contains("answered before") && cause.contains(&way), "{device}: {cause}");
+        }
+        std::fs::write(&enough, "").unwrap();
+        // A busy machine may take another rail for lost, which is a cause of its own.
+        let said = finish(ranks);
+        let told = said.matches(&format!(" over {left} rails, without")).count();
+        assert_eq!(told, 2, "{device}: each rank says it once: {said}");
+    }
 }
 
 #[test]
-fn a_rail_that_fails_under_way_is_left_where_messages_are_written() {
-    require!(Need::SoftEfa);
+fn a_rail_that_fails_is_told_by_its_cards_where_an_older_libfabric_cannot_do_without() {
+    require!(Need::SoftEfa, Need::SoftEfaPeers);
     let folder = tempfile::tempdir().unwrap();
-    let (trigger, enough) = (folder.path().join("now"), folder.path().join("enough"));
+    let trigger = folder.path().join("now");
     let fault = format!("link-down=1@{}", trigger.display());
-    let options = ["--device", "p5", "--nics", "3", "--manners", "srd", "--timeout", "1000"];
-    let devices = SoftEfa::new(&[&options[..], &["--fault", &fault]].concat());
-    let mut ranks = alone(&[devices.clone(), devices], &["--sums-until", enough.to_str().unwrap(), "100000"]);
-    // Both have used every rail, and what they sent was answered: the last of these sums needs the first one's slots.
-    for rank in &mut ranks {
-        (0..8).for_each(|_| drop(rank.wait_for_line("summing")));
-    }
+    let older = libfabric_1_22_folder();
+    let options = ["--device", "p4d", "--nics", "2", "--timeout", "1000", "--fault", &fault];
+    let devices = SoftEfa::new(&[&options[..], &["--libfabric", older.to_str().unwrap()]].concat());
+    let mut ranks = alone(&[devices.clone(), devices], &["--until-failure", "100000"]);
+    ranks[0].wait_for_line("summing");
     std::fs::write(&trigger, "").unwrap();
-    for (rank, peer) in ranks.iter_mut().zip([1, 0]) {
-        let own = 1 - peer;
-        let wanted =
-            format!("efarun: rank {own}: goes on to rank {peer} over 2 rails, without one that failed: ");
-        let cause = rank.wait_for_line(&wanted);
-        assert!(
-            cause.contains("answered before") && cause.contains("from rdmap80s0 to rdmap80s0 on "),
-            "{cause}"
-        );
-    }
-    std::fs::write(&enough, "").unwrap();
-    // A busy machine may take another rail for lost, which is a cause of its own.
-    assert_eq!(finish(ranks).matches(" over 2 rails, without").count(), 2, "each rank says it once");
+    let told =
+        ["answered before", "from rdmap32s27 to rdmap32s27 on ", "bound to the card", "install a newer one"];
+    assert_says(&both_fail(ranks), "p4d", &told);
 }
 
 #[test]

@@ -307,7 +307,9 @@ impl Engine {
 
     fn fail_operation(&mut self, operation: Operation, failure: &Failure, rail: usize) {
         let cause = match operation.kind {
-            Kind::ReceivePiece(_) | Kind::ReceiveCredit if failure.code == TRUNCATED => {
+            Kind::ReceivePiece(_) | Kind::ReceiveCredit | Kind::ReceiveDetour(_)
+                if failure.code == TRUNCATED =>
+            {
                 format!("it sent a message that is larger than a slot: {}", failure.text)
             }
             _ => self.traffic.explain(failure, operation.peer, rail),

@@ -21,7 +21,8 @@ pub(super) struct Inbox {
     next: u64,
     slots: usize,
     owed: Owed,
-    /// Of each block, whether its last credit is under way.
+    /// Of each block, the generation of its last credit that was due, and whether that is under way.
+    due: Vec<u64>,
     credits: Vec<bool>,
     stride_bytes: usize,
 }
@@ -36,6 +37,7 @@ impl Inbox {
             next: 0,
             slots,
             owed: Owed::new(blocks),
+            due: vec![0; blocks.count()],
             credits: vec![false; blocks.count()],
             stride_bytes,
         }
@@ -51,9 +53,10 @@ impl Inbox {
         generation(self.next, slot, self.slots)
     }
 
-    /// The generation that a block's credit is for, while it is due.
-    pub(super) fn generation_of_block(&self, block: usize) -> u64 {
-        self.generation(block * (self.slots / self.credits.len()))
+    /// The generation that a block's last credit is for, however late it is sent, and however often: one that failed may
+    /// have come all the same, and messages with it.
+    pub(super) fn generation_of_credit(&self, block: usize) -> u64 {
+        self.due[block]
     }
 
     /// Goes on to the next message; the slot of the one before.
@@ -70,7 +73,9 @@ impl Inbox {
 
     /// Notes that a slot can take its next message; the block whose credit is due with that.
     pub(super) fn ready(&mut self, slot: usize) -> Option<usize> {
-        self.owed.ready(slot)
+        let block = self.owed.ready(slot)?;
+        self.due[block] = self.generation(block * (self.slots / self.credits.len()));
+        Some(block)
     }
 
     /// Notes whether a block's credit is under way.
@@ -112,9 +117,20 @@ impl Inbox {
     /// All of it is here, and nothing is written to its slot before [`Inbox::pass`].
     #[expect(unsafe_code, reason = "the caller's promise, passed on")]
     pub(super) unsafe fn message(&self, header: Header) -> Message<'_> {
+        // SAFETY: the caller's promise.
+        unsafe { self.message_in(&self.memory, header) }
+    }
+
+    /// The same, from memory that is laid out as the slots are.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Inbox::message`].
+    #[expect(unsafe_code, reason = "the caller's promise, passed on")]
+    pub(super) unsafe fn message_in<'m>(&'m self, memory: &'m Memory, header: Header) -> Message<'m> {
         let range = self.payload(self.current(), header.len_bytes as usize);
         // SAFETY: the caller's promise; `pass` needs `&mut self`.
-        Message { header, payload: unsafe { self.memory.bytes(range) } }
+        Message { header, payload: unsafe { memory.bytes(range) } }
     }
 }
 
@@ -143,7 +159,7 @@ mod tests {
     fn a_block_is_granted_the_generation_that_its_slots_take() {
         let mut inbox = Inbox::new(Blocks::of(4), CUT, 0);
         let due = |inbox: &mut Inbox, slot| {
-            inbox.ready(slot).map(|block| (block, inbox.generation_of_block(block)))
+            inbox.ready(slot).map(|block| (block, inbox.generation_of_credit(block)))
         };
         let granted: Vec<_> = (0..4).filter_map(|slot| due(&mut inbox, slot)).collect();
         assert_eq!(granted, [(0, 0), (1, 0)]);
@@ -153,5 +169,16 @@ mod tests {
             granted.extend(due(&mut inbox, slot));
         }
         assert_eq!(granted, [(0, 1), (1, 1), (0, 2), (1, 2)]);
+    }
+
+    #[test]
+    fn a_credit_that_is_sent_again_late_grants_no_more_than_before() {
+        let mut inbox = Inbox::new(Blocks::of(4), CUT, 0);
+        assert_eq!((0..4).filter_map(|slot| inbox.ready(slot)).count(), 2);
+        // It was told as failed after it had come, and a message by it.
+        let slot = inbox.pass();
+        inbox.ready(slot);
+        assert_eq!(inbox.generation(0), 1);
+        assert_eq!(inbox.generation_of_credit(0), 0, "the other slot of the block is not free");
     }
 }

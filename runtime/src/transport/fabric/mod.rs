@@ -31,8 +31,8 @@
 //! cause and remedy ([`diagnosis`]). It runs in the tests on soft EFA devices, and was never run on EFA hardware.
 //!
 //! On EFA devices that write into others' memory (p5 and later), messages are such writes instead, into the same kind of
-//! slots, and credits too ([`direct`]): nothing is matched or copied on the way. There, a rail that fails is left, and
-//! what it had goes over the others.
+//! slots, and credits too ([`direct`]): nothing is matched or copied on the way. On EFA a rail that fails is left, and what it
+//! had goes over the others.
 //!
 //! # What it cannot do
 //!
@@ -51,6 +51,7 @@ mod operation;
 mod protocol;
 mod provider;
 mod rail;
+mod rails;
 mod registrations;
 mod slot;
 mod tagged;
@@ -119,7 +120,11 @@ impl FabricConfig {
     /// there are several, so that a message of half a megabyte uses four.
     pub fn over(mut self, devices: Vec<String>) -> Self {
         if devices.len() > 1 {
-            self.piece_bytes = 128 << 10;
+            self.piece_bytes = match self.network {
+                Network::EfaDirect => 128 << 10,
+                // With its header, no longer than what the provider sends without an answer: see `tagged`.
+                Network::Efa | Network::Tcp => (64 << 10) - 128,
+            };
             self.slots = self.slots.next_multiple_of(devices.len());
         }
         self.devices = devices;

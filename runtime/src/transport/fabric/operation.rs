@@ -1,7 +1,7 @@
 //! The operations that may be in flight, each with the context that names it to the provider.
 //!
-//! Per peer and slot there are two for each piece, and per block of slots two for the credit, and each is in flight once at
-//! most: a context has a fixed place, and its address says whose it is.
+//! Per peer and slot there are two for each piece, per block of slots two for the credit, and per rail one for what goes
+//! round another; and each is in flight once at most: a context has a fixed place, and its address says whose it is.
 
 use std::ffi::c_void;
 
@@ -15,7 +15,7 @@ pub(super) struct Operation {
     pub(super) kind: Kind,
     /// The other rank.
     pub(super) peer: Rank,
-    /// Of a credit the block of slots.
+    /// Of a credit the block of slots; of a detour 0.
     pub(super) slot: usize,
 }
 
@@ -30,6 +30,8 @@ pub(super) enum Kind {
     ReceiveCredit,
     /// Of the receiving end: tells the peer that slots are free.
     SendCredit,
+    /// Of both ends: receives, on this rail, what belongs to another.
+    ReceiveDetour(usize),
 }
 
 /// A place for each operation's context.
@@ -53,6 +55,7 @@ impl Contexts {
             Kind::SendCredit => 1,
             Kind::SendPiece(piece) => 2 + piece,
             Kind::ReceivePiece(piece) => 2 + self.pieces + piece,
+            Kind::ReceiveDetour(rail) => 2 + 2 * self.pieces + rail,
         };
         let index = (operation.peer.index() * self.slots + operation.slot) * kinds(self.pieces) + kind;
         self.memory.piece(index * CONTEXT_BYTES..(index + 1) * CONTEXT_BYTES).cast()
@@ -71,7 +74,8 @@ impl Contexts {
             0 => Kind::ReceiveCredit,
             1 => Kind::SendCredit,
             piece if piece < 2 + self.pieces => Kind::SendPiece(piece - 2),
-            piece => Kind::ReceivePiece(piece - 2 - self.pieces),
+            piece if piece < 2 + 2 * self.pieces => Kind::ReceivePiece(piece - 2 - self.pieces),
+            rail => Kind::ReceiveDetour(rail - 2 - 2 * self.pieces),
         };
         let peer = Rank(u32::try_from(pair / self.slots).ok()?);
         Some(Operation { kind, peer, slot: pair % self.slots })
@@ -79,7 +83,7 @@ impl Contexts {
 }
 
 fn kinds(pieces: usize) -> usize {
-    2 + 2 * pieces
+    2 + 3 * pieces
 }
 
 /// `struct fi_context2`.
@@ -100,7 +104,9 @@ mod tests {
     fn every_operation_is_found_by_its_context() {
         let contexts = Contexts::new(3, 2, 2);
         let mut seen = std::collections::HashSet::new();
-        let pieces = (0..2).flat_map(|piece| [Kind::SendPiece(piece), Kind::ReceivePiece(piece)]);
+        let pieces = (0..2).flat_map(|piece| {
+            [Kind::SendPiece(piece), Kind::ReceivePiece(piece), Kind::ReceiveDetour(piece)]
+        });
         let kinds: Vec<Kind> = pieces.chain([Kind::ReceiveCredit, Kind::SendCredit]).collect();
         for peer in (0..3).map(Rank) {
             for &kind in &kinds {

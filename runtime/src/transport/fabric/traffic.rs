@@ -11,9 +11,11 @@ use super::credit::Blocks;
 use super::diagnosis::{self, Way};
 use super::operation::{Contexts, Operation};
 use super::rail::Rail;
+use super::rails::Rails;
 use super::slot::Cut;
 use crate::fabric::{Access, FabricAddress, FabricError, Failure, Info, Memory, MemoryRegion};
 use crate::transport::{SendToken, TransportError};
+use crate::warning;
 
 /// Open rails and everything that is in flight on them.
 #[derive(Debug)]
@@ -172,6 +174,25 @@ impl Traffic {
             contact.lost = Some(format!("its connection is gone, and no new one was made in {patience:?}"));
         }
         contact.lost.clone()
+    }
+
+    /// Leaves out, on the way to a peer, the rail on which an operation failed, and says so once. Not where the failure is
+    /// not of the way, or no other rail is left.
+    pub(super) fn leave_rail(&self, avoided: &mut Rails, failure: &Failure, peer: Rank, rail: usize) -> bool {
+        let without = avoided.with(rail);
+        let left = without.left(self.rails.len());
+        if !diagnosis::is_of_the_way(failure) || left == 0 {
+            return false;
+        }
+        if without != *avoided {
+            *avoided = without;
+            let cause = self.explain(failure, peer, rail);
+            let rails = if left == 1 { "rail" } else { "rails" };
+            let text =
+                format_args!("goes on to rank {peer} over {left} {rails}, without one that failed: {cause}");
+            warning::tell(&format!("fabric: without rail {rail}"), text);
+        }
+        true
     }
 
     /// What a failed operation on a rail means.

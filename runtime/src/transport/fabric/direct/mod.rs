@@ -33,15 +33,14 @@ use self::receives::Receives;
 use super::FabricConfig;
 use super::address::{Address, Mailbox};
 use super::credit::Blocks;
-use super::diagnosis;
 use super::inbox::Inbox;
 use super::operation::{Contexts, Kind, Operation};
 use super::protocol::{Protocol, nothing_to_release};
+use super::rails::Rails;
 use super::slot::{CELL_BYTES, Cut, STAGED_BYTES, SendEnd, decode};
 use super::traffic::Traffic;
 use crate::fabric::{Access, Completion, FabricError, Failure, Info, Memory, MemoryRegion, Part, Target};
 use crate::transport::{Message, TransportError};
-use crate::warning;
 
 /// The ends of all pairs, and what they share.
 #[derive(Debug)]
@@ -68,8 +67,8 @@ struct Pair {
     receive: Option<ReceiveEnd>,
     /// The grant as it is written.
     granting: Option<(Vec<MemoryRegion>, Memory)>,
-    /// Rails that do not lead there any more, a bit for each.
-    avoided: u32,
+    /// Rails that do not lead there any more.
+    avoided: Rails,
 }
 
 impl Direct {
@@ -292,7 +291,7 @@ unsafe impl Protocol for Direct {
                 let part = Part { memory: self.blank.whole(), region: self.blank_regions.get(index) };
                 let unread = (mailbox_bytes(self.receives.len()) - CELL_BYTES) as u64;
                 let target = Target { address: mailbox.address + unread, key: mailbox.keys[index] };
-                let data = data(notice::Kind::Credit, end.inbox.generation_of_block(slot));
+                let data = data(notice::Kind::Credit, end.inbox.generation_of_credit(slot));
                 // SAFETY: the blank and the context live until the endpoint is closed; the blank is never written.
                 let posted = unsafe { rail.endpoint.post_write(to, part, target, data, context) }?;
                 end.inbox.set_credit_under_way(slot, posted);
@@ -323,18 +322,8 @@ unsafe impl Protocol for Direct {
     ) -> bool {
         let Operation { kind, peer, slot } = operation;
         let pair = &mut self.pairs[peer.index()];
-        let avoided = pair.avoided | 1 << rail;
-        let left = traffic.rails.len() - avoided.count_ones() as usize;
-        if !diagnosis::is_of_the_way(failure) || left == 0 {
+        if !traffic.leave_rail(&mut pair.avoided, failure, peer, rail) {
             return false;
-        }
-        if avoided != pair.avoided {
-            pair.avoided = avoided;
-            let cause = traffic.explain(failure, peer, rail);
-            let rails = if left == 1 { "rail" } else { "rails" };
-            let text =
-                format_args!("goes on to rank {peer} over {left} {rails}, without one that failed: {cause}");
-            warning::tell(&format!("fabric: without rail {rail}"), text);
         }
         if let (Kind::SendCredit, Some(end)) = (kind, &mut pair.receive) {
             end.inbox.set_credit_under_way(slot, false);
@@ -404,10 +393,9 @@ impl Pair {
     fn rail_of(&self, Operation { kind, slot, .. }: Operation, cut: Cut) -> usize {
         let first = match kind {
             Kind::SendPiece(number) => cut.rail(slot, number.saturating_sub(1)),
-            Kind::SendCredit | Kind::ReceiveCredit | Kind::ReceivePiece(_) => 0,
+            Kind::SendCredit | Kind::ReceiveCredit | Kind::ReceivePiece(_) | Kind::ReceiveDetour(_) => 0,
         };
-        let mut rails = (0..cut.pieces).map(|step| (first + step) % cut.pieces);
-        rails.find(|rail| self.avoided >> rail & 1 == 0).unwrap_or(first)
+        self.avoided.way_round(first, cut.pieces)
     }
 }
 

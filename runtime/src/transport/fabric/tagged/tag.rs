@@ -22,8 +22,41 @@ pub(super) fn tag(class: Class, sender: Rank, slot: usize, number: u64) -> u64 {
     };
     debug_assert!(sender.0 < MAX_RANKS && slot < MAX_SLOTS, "checked when the transport was made");
     debug_assert!(piece < MAX_PIECES as u64, "checked when the transport was made");
-    piece << 48 | class << 44 | u64::from(sender.0) << 24 | (slot as u64) << 16 | number & 0xFFFF
+    piece << PIECE_SHIFT
+        | class << CLASS_SHIFT
+        | u64::from(sender.0) << SENDER_SHIFT
+        | (slot as u64) << SLOT_SHIFT
+        | number & NUMBERS
 }
+
+/// The tag of the same where it goes round its rail.
+pub(super) fn detoured(tag: u64) -> u64 {
+    tag | DETOUR
+}
+
+/// The tag of everything that a rank sends round its rails, and the bits that tell one from another.
+pub(super) fn any_detour(sender: Rank) -> (u64, u64) {
+    let one = detoured(tag(Class::Piece(0), sender, 0, 0));
+    (one & !OF_ONE, OF_ONE)
+}
+
+/// What came round its rail: what it is, its slot or block, and the use, of which these are the last 16 bits.
+pub(super) fn parse(tag: u64) -> (Class, usize, u16) {
+    let class = match tag >> CLASS_SHIFT & 3 {
+        1 => Class::Piece((tag >> PIECE_SHIFT) as usize),
+        _ => Class::Credit,
+    };
+    (class, (tag >> SLOT_SHIFT & 0xFF) as usize, (tag & NUMBERS) as u16)
+}
+
+const NUMBERS: u64 = 0xFFFF;
+const SLOT_SHIFT: u32 = 16;
+const SENDER_SHIFT: u32 = 24;
+const CLASS_SHIFT: u32 = 44;
+const PIECE_SHIFT: u32 = 48;
+const DETOUR: u64 = 4 << CLASS_SHIFT;
+/// Piece, class, slot and use.
+const OF_ONE: u64 = 0xFF << PIECE_SHIFT | 3 << CLASS_SHIFT | 0xFF << SLOT_SHIFT | NUMBERS;
 
 #[cfg(test)]
 mod tests {
@@ -44,5 +77,23 @@ mod tests {
             assert_ne!(one, other);
         }
         assert_eq!(one, tag(Class::Piece(0), Rank(1), 1, 0x1_0001));
+    }
+
+    #[test]
+    fn what_goes_round_its_rail_is_taken_by_its_sender_and_known_by_its_tag() {
+        for (class, slot, number) in [
+            (Class::Piece(0), 0, 0),
+            (Class::Piece(MAX_PIECES - 1), MAX_SLOTS - 1, 0xFFFF),
+            (Class::Credit, 1, 7),
+        ] {
+            for sender in [0, 1, MAX_RANKS - 1].map(Rank) {
+                let straight = tag(class, sender, slot, number);
+                assert_eq!(parse(detoured(straight)), (class, slot, number as u16));
+                let (wanted, ignored) = any_detour(sender);
+                let is_taken = |tag: u64| tag & !ignored == wanted & !ignored;
+                assert!(is_taken(detoured(straight)) && !is_taken(straight));
+                assert!(!is_taken(detoured(tag(class, Rank(sender.0 ^ 1), slot, number))));
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! What is sent differs in every byte from message to message, so that bytes of another message, of an earlier one in the
 //! same slot, or of none yet, are seen.
 
-use super::soft_efa::{close_both, efa, efa_direct, pair, run_body};
+use super::soft_efa::{close_both, efa, efa_direct, pair, rails, rails_of_p5, run_body};
 use super::*;
 
 /// A test per manner and kind of card.
@@ -59,6 +59,18 @@ fn run(device: &str, manners: &str) {
     );
 }
 
+/// One of four rails goes down while messages of every size are under way in both directions, and all manners are on.
+#[test]
+fn a_rail_that_fails_amid_all_manners_is_gone_round() {
+    for device in ["p4d", "p5"] {
+        let fault = "link-down=1@400ops";
+        let options =
+            ["--device", device, "--nics", "4", "--manners", "all", "--timeout", "2000", "--fault", fault];
+        let body = "manners::bodies::numbered_messages_both_ways";
+        run_body("2.5.1", &format!("{device}-rail"), body, &options);
+    }
+}
+
 /// The card gives as many entries as the runtime asks for, and loses completions that find a queue full. On a p4d the
 /// provider sizes the card's queue by itself.
 #[test]
@@ -100,8 +112,9 @@ fn numbered_messages_both_ways() {
     while ends.iter().any(|end| end.taken < count || end.completed.len() < count) {
         assert!(
             Instant::now() < deadline,
-            "{:?} in {DEADLINE:?}",
-            ends.each_ref().map(|end| (end.sent, end.taken))
+            "{:?} in {DEADLINE:?}: {:#?}",
+            ends.each_ref().map(|end| (end.sent, end.taken)),
+            ends.each_ref().map(|end| end.transport.engine.as_ref().map(|engine| format!("{engine:?}"))),
         );
         round += 1;
         for end in &mut ends {
@@ -170,7 +183,14 @@ fn a_queue_that_the_card_does_not_make() {
 }
 
 fn config() -> FabricConfig {
-    if is_p5() { efa_direct(2) } else { efa(2) }
+    let config = if is_p5() { efa_direct(2) } else { efa(2) };
+    match std::env::var("SOFTEFA_NICS") {
+        Ok(count) => {
+            let count = count.parse().expect("scripts/soft-efa sets a number");
+            config.over(if is_p5() { rails_of_p5(count) } else { rails(count) })
+        }
+        Err(_) => config,
+    }
 }
 
 fn is_p5() -> bool {
