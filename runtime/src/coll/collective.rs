@@ -75,6 +75,15 @@ impl Collective {
         }
     }
 
+    /// The same with this root; one that has none remains as it is.
+    pub fn with_root(self, root: Rank) -> Collective {
+        match self {
+            Collective::Broadcast { .. } => Collective::Broadcast { root },
+            Collective::Reduce { .. } => Collective::Reduce { root },
+            other => other,
+        }
+    }
+
     /// Whether elements are reduced.
     pub fn reduces(self) -> bool {
         matches!(self, Collective::AllReduce | Collective::Reduce { .. } | Collective::ReduceScatter)

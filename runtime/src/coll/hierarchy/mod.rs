@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use efarun_wire::Rank;
 
-use self::phase::{Among, Kind, Phase, Site, Whose};
+use self::phase::{Among, Phase, Site, Whose};
 use self::stage::{Stage, Staged};
 use super::collective::Collective;
 use super::nodes::Nodes;
@@ -140,10 +140,10 @@ fn all_reduce(count: usize, nodes: &Nodes, means: Means<'_>) -> Vec<Phase> {
     if share > 0 {
         let (vector, own) = (Site::at(Whose::Output, 0), Site::of_number(Whose::Output, share));
         phases.extend([
-            Phase::new(Among::Node, Kind::ReduceScatter, share, nodes, means)
+            Phase::new(Among::Node, Collective::ReduceScatter, share, nodes, means)
                 .between(Site::at(Whose::Input, 0), own),
-            Phase::new(Among::Lane, Kind::AllReduce, share, nodes, means).between(own, own),
-            Phase::new(Among::Node, Kind::AllGather, share, nodes, means).between(own, vector),
+            Phase::new(Among::Lane, Collective::AllReduce, share, nodes, means).between(own, own),
+            Phase::new(Among::Node, Collective::AllGather, share, nodes, means).between(own, vector),
         ]);
     }
     let start = share * lanes.unwrap_or(0) as usize;
@@ -151,10 +151,11 @@ fn all_reduce(count: usize, nodes: &Nodes, means: Means<'_>) -> Vec<Phase> {
         let (len, root) = (count - start, nodes.members(0)[0]);
         let (delegates, rest) = (Among::Delegates { root }, Site::at(Whose::Output, start));
         phases.extend([
-            Phase::new(Among::Delegating { root }, Kind::Reduce, len, nodes, means)
+            Phase::new(Among::Delegating { root }, Collective::Reduce { root }, len, nodes, means)
                 .between(Site::at(Whose::Input, start), rest),
-            Phase::new(delegates, Kind::AllReduce, len, nodes, means).between(rest, rest),
-            Phase::new(Among::Delegating { root }, Kind::Broadcast, len, nodes, means).between(rest, rest),
+            Phase::new(delegates, Collective::AllReduce, len, nodes, means).between(rest, rest),
+            Phase::new(Among::Delegating { root }, Collective::Broadcast { root }, len, nodes, means)
+                .between(rest, rest),
         ]);
     }
     phases
@@ -163,9 +164,9 @@ fn all_reduce(count: usize, nodes: &Nodes, means: Means<'_>) -> Vec<Phase> {
 fn broadcast(root: Rank, count: usize, nodes: &Nodes, means: Means<'_>) -> Vec<Phase> {
     let result = Site::at(Whose::Output, 0);
     vec![
-        Phase::new(Among::Delegates { root }, Kind::Broadcast, count, nodes, means)
+        Phase::new(Among::Delegates { root }, Collective::Broadcast { root }, count, nodes, means)
             .between(Site::at(Whose::Input, 0), result),
-        Phase::new(Among::Delegating { root }, Kind::Broadcast, count, nodes, means)
+        Phase::new(Among::Delegating { root }, Collective::Broadcast { root }, count, nodes, means)
             .between(Site::at(Whose::InputOfRoot { root }, 0), result),
     ]
 }
@@ -173,9 +174,9 @@ fn broadcast(root: Rank, count: usize, nodes: &Nodes, means: Means<'_>) -> Vec<P
 fn reduce(root: Rank, count: usize, nodes: &Nodes, means: Means<'_>) -> Vec<Phase> {
     let partial = Site::at(Whose::OutputOfRoot { root }, 0);
     vec![
-        Phase::new(Among::Delegating { root }, Kind::Reduce, count, nodes, means)
+        Phase::new(Among::Delegating { root }, Collective::Reduce { root }, count, nodes, means)
             .between(Site::at(Whose::Input, 0), partial),
-        Phase::new(Among::Delegates { root }, Kind::Reduce, count, nodes, means)
+        Phase::new(Among::Delegates { root }, Collective::Reduce { root }, count, nodes, means)
             .between(partial, Site::at(Whose::Output, 0)),
     ]
 }
@@ -183,9 +184,9 @@ fn reduce(root: Rank, count: usize, nodes: &Nodes, means: Means<'_>) -> Vec<Phas
 fn all_gather(count: usize, nodes: &Nodes, means: Means<'_>) -> Vec<Phase> {
     let (of_node, of_lane) = (count * nodes.members(0).len(), Site::at(Whose::Scratch, 0));
     vec![
-        Phase::new(Among::Lane, Kind::AllGather, count, nodes, means)
+        Phase::new(Among::Lane, Collective::AllGather, count, nodes, means)
             .between(Site::at(Whose::Input, 0), of_lane),
-        Phase::new(Among::Node, Kind::AllGather, count, nodes, means)
+        Phase::new(Among::Node, Collective::AllGather, count, nodes, means)
             .between(of_lane.in_rounds(count), Site::at(Whose::Output, 0).in_rounds(of_node))
             .times(nodes.count()),
     ]
@@ -194,10 +195,10 @@ fn all_gather(count: usize, nodes: &Nodes, means: Means<'_>) -> Vec<Phase> {
 fn reduce_scatter(count: usize, nodes: &Nodes, means: Means<'_>) -> Vec<Phase> {
     let (of_node, of_lane) = (count * nodes.members(0).len(), Site::at(Whose::Scratch, 0));
     vec![
-        Phase::new(Among::Node, Kind::ReduceScatter, count, nodes, means)
+        Phase::new(Among::Node, Collective::ReduceScatter, count, nodes, means)
             .between(Site::at(Whose::Input, 0).in_rounds(of_node), of_lane.in_rounds(count))
             .times(nodes.count()),
-        Phase::new(Among::Lane, Kind::ReduceScatter, count, nodes, means)
+        Phase::new(Among::Lane, Collective::ReduceScatter, count, nodes, means)
             .between(of_lane, Site::at(Whose::Output, 0)),
     ]
 }
@@ -205,7 +206,7 @@ fn reduce_scatter(count: usize, nodes: &Nodes, means: Means<'_>) -> Vec<Phase> {
 fn barrier(nodes: &Nodes, means: Means<'_>) -> Vec<Phase> {
     let root = nodes.members(0)[0];
     [Among::Node, Among::Delegates { root }, Among::Node]
-        .map(|among| Phase::new(among, Kind::Barrier, 0, nodes, means))
+        .map(|among| Phase::new(among, Collective::Barrier, 0, nodes, means))
         .into()
 }
 

@@ -36,17 +36,6 @@ pub(super) enum Among {
     Delegates { root: Rank },
 }
 
-/// Which collective; its root is the team's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    AllReduce,
-    Broadcast,
-    Reduce,
-    AllGather,
-    ReduceScatter,
-    Barrier,
-}
-
 /// Where a buffer of a stage lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Site {
@@ -106,9 +95,15 @@ impl Site {
 }
 
 impl Phase {
-    /// A collective of so many elements among these teams, on input and output. Within nodes it is what leaves stand for,
-    /// between them what the model finds best.
-    pub(super) fn new(among: Among, blocks: Kind, count: usize, nodes: &Nodes, means: Means<'_>) -> Self {
+    /// A collective of so many elements among these teams, each with a root of its own, on input and output. Within nodes
+    /// it is what leaves stand for, between them what the model finds best.
+    pub(super) fn new(
+        among: Among,
+        collective: Collective,
+        count: usize,
+        nodes: &Nodes,
+        means: Means<'_>,
+    ) -> Self {
         let mut schedules: Vec<((u32, u32), Box<dyn Schedule>)> = Vec::new();
         let teams: &[u32] = match among {
             // All of one size.
@@ -119,8 +114,7 @@ impl Phase {
             let first = nodes.members(node)[0];
             let (size, root) = shape_of(among, first, nodes);
             if schedules.iter().all(|(found, _)| *found != (size, root)) {
-                let collective = blocks.collective(Rank(root));
-                let schedule = built(among.is_local(), collective, size, count, means);
+                let schedule = built(among.is_local(), collective.with_root(Rank(root)), size, count, means);
                 schedules.push(((size, root), schedule));
             }
         }
@@ -181,19 +175,6 @@ fn shape_of(among: Among, rank: Rank, nodes: &Nodes) -> (u32, u32) {
 impl Among {
     fn is_local(self) -> bool {
         matches!(self, Among::Node | Among::Delegating { .. })
-    }
-}
-
-impl Kind {
-    fn collective(self, root: Rank) -> Collective {
-        match self {
-            Kind::AllReduce => Collective::AllReduce,
-            Kind::Broadcast => Collective::Broadcast { root },
-            Kind::Reduce => Collective::Reduce { root },
-            Kind::AllGather => Collective::AllGather,
-            Kind::ReduceScatter => Collective::ReduceScatter,
-            Kind::Barrier => Collective::Barrier,
-        }
     }
 }
 
