@@ -263,6 +263,22 @@ fn operands_may_be_two_messages_or_two_spans() {
     assert_eq!(results, [Ok(vec![110, 220, 330]), Ok(vec![100, 20, 30]), Ok(vec![100, 200, 300])]);
 }
 
+#[test]
+fn a_message_of_another_length_than_its_step_has_names_the_sender() {
+    let (a, b) = (Rank(0), Rank(1));
+    let slot = Operand::Slot(b);
+    let recv = [Step::Recv { from: b, len: 3 }, Step::Copy { into: Span::output(0, 3), source: slot }];
+    let whole = Step::Copy { into: Span::output(0, 3), source: Operand::Span(Span::input(0, 3)) };
+    let send = [Step::Send { to: a, span: Span::input(0, 2) }, Step::WaitSends { count: 1 }, whole];
+    let steps = vec![[&recv[..], &[Step::Release { from: b }]].concat(), send.to_vec()];
+    let inputs = [vec![1i32, 2, 3], vec![10, 20, 30]];
+    let results = run(&Scripted::new(steps, 3), &inputs, Setting::default());
+    let Err(ExecError::MessageLen { peer, expected_bytes, found_bytes, .. }) = &results[0] else {
+        panic!("{results:?}");
+    };
+    assert_eq!((*peer, *expected_bytes, *found_bytes), (b, 12, 8));
+}
+
 fn ring_of_two() -> Box<dyn Schedule> {
     built((Collective::AllReduce, Algorithm::Ring), 2, 10, 4, 2)
 }

@@ -1,5 +1,7 @@
 //! Messages between single ranks, within nodes and between them.
 
+use std::time::Duration;
+
 use efarun_wire::Rank;
 
 use super::on_all;
@@ -72,6 +74,24 @@ fn a_message_of_another_length_names_the_sender() {
             return;
         }
         let mut space = [0u8; 99];
+        let error = world.send_receive(&[], &mut [(Rank(0), &mut space[..])]).expect_err("it differs");
+        assert!(matches!(error, Error::Mismatch { peer: Rank(0), .. }), "{error}");
+    });
+}
+
+/// What comes is as long as its part of what is expected, and only its signature says that it is all.
+#[test]
+fn a_message_that_is_the_beginning_of_what_is_expected_names_the_sender() {
+    let builder =
+        World::builder().provider(Provider::Tcp).ranks_per_node(1).deadline(Duration::from_secs(20));
+    on_all(builder.thread_worlds(2).expect("a world"), |mut world| {
+        let slot_bytes = world.messages().slot_bytes;
+        if world.rank() == Rank(0) {
+            // It may be told of the other's end, or be done before.
+            let _sent = world.send_receive(&[(Rank(1), &vec![1u8; slot_bytes][..])], &mut []);
+            return;
+        }
+        let mut space = vec![0u8; 2 * slot_bytes];
         let error = world.send_receive(&[], &mut [(Rank(0), &mut space[..])]).expect_err("it differs");
         assert!(matches!(error, Error::Mismatch { peer: Rank(0), .. }), "{error}");
     });
