@@ -37,6 +37,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod wait;
+mod warmth;
 
 use std::sync::Arc;
 
@@ -47,6 +48,7 @@ use self::nearness::Nearness;
 use self::order::Merge;
 use self::places::Places;
 use self::run::Run;
+use self::warmth::Warmth;
 use crate::coll::collective::Collective;
 use crate::coll::executor::signature::Signature;
 use crate::coll::executor::spin::Spin;
@@ -68,6 +70,7 @@ pub(crate) struct Leaves {
     /// Whether something was shown and nobody woken since.
     owes_wake: bool,
     nearness: Nearness,
+    warmth: Warmth,
     spin: Spin,
     /// How often a wait looks before it asks for the time.
     looks: u32,
@@ -94,6 +97,7 @@ impl Leaves {
         let chain = order::chain(board.ranks(), 0);
         let partials = order::partials(doubling.iter().copied().chain(chain));
         Leaves {
+            warmth: Warmth::new(node.len()),
             node,
             me,
             places: Places::new(board.cells_bytes()),

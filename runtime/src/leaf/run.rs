@@ -105,7 +105,8 @@ impl<'r, 'a> Run<'r, 'a> {
         let input = call.buffers.raw(Span::input(0, input_len)).cast_const();
         let output = call.buffers.raw(Span::output(0, output_len));
         // Where all is in place the output's lines have just been read.
-        let streams = output.len() >= STREAM_BYTES && !std::ptr::addr_eq(input, output);
+        let is_long = output.len() >= STREAM_BYTES && !std::ptr::addr_eq(input, output);
+        let streams = is_long && !leaves.warmth.take(output, input_len);
         let root = collective.root().map_or(0, |root| root.index());
         let first = leaves.places.epoch() + 1;
         Run { leaves, call, signature, input, output, root, is_whole, streams, first, step: 0, interrupt }
