@@ -220,8 +220,9 @@ impl World {
         let plans = Plans::default();
         world.report = setup.report;
         let model = world.model();
-        let Setup { transport, limits, between, .. } = setup;
-        world.peers = Some(Peers { transport, limits, between, executor, plans, leaves, nodes, model });
+        let Setup { transport, limits, between, have_cores, .. } = setup;
+        world.peers =
+            Some(Peers { transport, limits, between, executor, plans, leaves, nodes, have_cores, model });
         world.oob = Some(oob);
         world
     }
@@ -286,6 +287,8 @@ struct Peers {
     leaves: Option<Leaves>,
     /// Where there are several nodes, ranks of which share memory.
     nodes: Option<Arc<Nodes>>,
+    /// Whether every rank of the World has a core of its own.
+    have_cores: bool,
     /// What the transports' messages cost, about.
     model: Model,
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use efarun_wire::Rank;
 
-use super::{Options, World};
+use super::{Options, Peers, World};
 use crate::coll::buffers::Buffers;
 use crate::coll::collective::Collective;
 use crate::coll::explain::{ExplainError, Explanation, Query, explain, explain_on};
@@ -350,10 +350,11 @@ impl World {
             leaves: self.peers.as_ref().is_some_and(|peers| peers.leaves.is_some() && peers.nodes.is_none()),
             model: self.model(),
         };
-        let by_node = self.peers.as_ref().and_then(|peers| Some((peers.nodes.as_ref()?, peers.between)));
-        match by_node {
-            Some((nodes, between)) => explain_on(&query, nodes, between.messages()),
-            None => explain(&query),
+        match &self.peers {
+            Some(Peers { nodes: Some(nodes), between, have_cores, .. }) => {
+                explain_on(&query, nodes, between.messages(), *have_cores)
+            }
+            _ => explain(&query),
         }
     }
 

@@ -46,7 +46,7 @@ impl World {
             buffers.copy_through();
             return Ok(());
         };
-        let Peers { transport, limits, between, executor, plans, leaves, nodes, model } = peers;
+        let Peers { transport, limits, between, executor, plans, leaves, nodes, have_cores, model } = peers;
         let key = Key { collective, choice, count, element: buffers.element(), op };
         let nodes = nodes.as_ref();
         let surroundings = Surroundings {
@@ -56,6 +56,7 @@ impl World {
             between: *between,
             leaves: leaves.is_some(),
             nodes,
+            have_cores: *have_cores,
             model,
         };
         let kept = plans.find(key, surroundings)?;

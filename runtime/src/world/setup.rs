@@ -2,7 +2,7 @@
 //!
 //! Allgathers, in this order on every rank: `places` tells which ranks share a node and that their settings agree;
 //! `network`, where some ranks share none, which network lies between them; `addresses` carries what each transport needs to reach a rank; `ready` tells everybody whether everybody
-//! could connect, and what their transports can do. A rank that fails says so in the next one instead of staying away, so that the others learn its
+//! could connect, and what their transports can do; `cores`, where nodes have several ranks, whether all of these have cores. A rank that fails says so in the next one instead of staying away, so that the others learn its
 //! reason and not a timeout.
 
 use std::fmt::Display;
@@ -39,6 +39,8 @@ pub(super) struct Setup {
     pub(super) board: Option<Board>,
     /// Whether there is a core for every rank of this node.
     pub(super) has_core: bool,
+    /// Whether there is one for every rank of every node.
+    pub(super) have_cores: bool,
 }
 
 /// What holds for every rank's transports. Schedules are made from it, so it must be the same on all ranks,
@@ -149,7 +151,15 @@ pub(super) fn set_up(oob: &mut OobConnection, place: &Place, config: &Config) ->
         Some(board) => processors::suffice(board),
         None => topology.local_ranks(me).len() <= processors::count(),
     };
-    Ok(Setup { topology, transport, report, limits, between, board, has_core })
+    // Nodes may differ, and which way a call is done must not.
+    let have_cores = match topology.nodes().are_levels() {
+        true => {
+            let all = exchange(oob, "cores", Contribution::Good(vec![u8::from(has_core)]), deadline)?;
+            all.iter().all(|blob| blob.first() == Some(&1))
+        }
+        false => has_core,
+    };
+    Ok(Setup { topology, transport, report, limits, between, board, has_core, have_cores })
 }
 
 fn exchange_places(

@@ -27,6 +27,7 @@
 
 mod phase;
 pub mod stage;
+mod worth;
 
 use std::sync::Arc;
 
@@ -67,6 +68,20 @@ impl Hierarchy {
     pub fn fits(collective: Collective, nodes: &Nodes) -> bool {
         nodes.are_levels()
             && (!collective.has_blocks() || (nodes.per_node().is_some() && nodes.are_in_order()))
+    }
+
+    /// Whether a call of so many elements of so many bytes is done by node where nobody asked for another way: where it can be,
+    /// and is the faster way for ranks of which all have cores of their own, or not all.
+    pub fn pays(
+        collective: Collective,
+        count: usize,
+        element_bytes: usize,
+        nodes: &Nodes,
+        have_cores: bool,
+    ) -> bool {
+        let len = collective.vector_len(nodes.world_size(), count);
+        Hierarchy::fits(collective, nodes)
+            && worth::is_worth(collective, len.saturating_mul(element_bytes), have_cores)
     }
 
     /// Makes the schedule of a collective of so many elements.

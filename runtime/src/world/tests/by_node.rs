@@ -14,7 +14,13 @@ const LAYOUTS: [(u32, u32); 3] = [(4, 2), (8, 2), (8, 5)];
 
 fn worlds(world_size: u32, per_node: u32, leaves: bool) -> Vec<World> {
     let builder = World::builder().provider(Provider::Tcp).ranks_per_node(per_node).leaves(leaves);
-    builder.thread_worlds(world_size).expect("a world")
+    with_cores(builder.thread_worlds(world_size).expect("a world"))
+}
+
+/// Calls go by node as where ranks have cores, whether they have or not.
+fn with_cores(mut worlds: Vec<World>) -> Vec<World> {
+    worlds.iter_mut().for_each(|world| world.peers.as_mut().expect("there are others").have_cores = true);
+    worlds
 }
 
 /// Sums of which depend on the order.
@@ -98,6 +104,25 @@ fn leaves_within_nodes_give_the_references_bits() {
     }
 }
 
+/// Which way a call is done hangs on its length, and on the cores that all ranks know of.
+#[test]
+fn calls_of_all_lengths_in_turn_are_right_whichever_way_they_go() {
+    for have_cores in [true, false] {
+        on_all(worlds(4, 2, true), |mut world| {
+            world.peers.as_mut().expect("there are others").have_cores = have_cores;
+            for len in [1, 5000, 300, 20_000, 1 << 20, 7, 3000, 100_000] {
+                let mut data: Vec<u32> = (0..len).map(|index| index + world.rank().0).collect();
+                world.all_reduce(&mut data, ReduceOp::Sum).expect("no error");
+                assert!((0..).zip(&data).all(|(index, &found)| found == 4 * index + 6), "{len}");
+                world.barrier().expect("no error");
+                world.broadcast(&mut data, Rank(len % 4)).expect("no error");
+                assert!((0..).zip(&data).all(|(index, &found)| found == 4 * index + 6), "{len}");
+            }
+            world.close().expect("all close");
+        });
+    }
+}
+
 #[test]
 fn results_by_node_are_right() {
     for (world_size, per_node) in LAYOUTS {
@@ -124,6 +149,43 @@ fn calls_that_differ_are_told_on_all_nodes() {
         assert!(ends.iter().any(|end| matches!(end, Error::Mismatch { .. })), "{ends:?}");
         assert!(started.elapsed() < Duration::from_secs(60), "it does not take a deadline to see it");
     }
+}
+
+/// Who waits for a message of another node sees on the boards of its own what nobody else can tell it.
+#[test]
+fn a_call_that_differs_on_the_node_is_told_while_another_node_is_awaited() {
+    let is_told = std::sync::Barrier::new(4);
+    let builder =
+        World::builder().provider(Provider::Tcp).ranks_per_node(2).deadline(Duration::from_secs(20));
+    let ends = on_all(with_cores(builder.thread_worlds(4).expect("worlds")), |mut world| {
+        let mut data = [1i32; 100];
+        let result = match world.rank() {
+            // Its node's delegate, which waits for the root's.
+            Rank(2) => world.broadcast(&mut data, Rank(0)),
+            Rank(3) => world.barrier(),
+            _ => Ok(()),
+        };
+        is_told.wait();
+        // Those of the other node never came: they are not to wait for anybody in closing.
+        world.broken.get_or_insert_default();
+        result.err()
+    });
+    let named = ends.iter().flatten().find(|end| matches!(end, Error::Mismatch { .. }));
+    assert!(named.is_some_and(|end| matches!(end, Error::Mismatch { peer: Rank(2 | 3), .. })), "{ends:?}");
+    assert!(ends[2..].iter().flatten().all(|end| !matches!(end, Error::Timeout { .. })), "{ends:?}");
+}
+
+/// So many steps that a plan does not keep them, and goes through the schedule's again in every call.
+#[test]
+fn leaves_take_over_stages_of_plans_that_are_too_long_to_keep() {
+    let count = 20 << 20;
+    on_all(worlds(4, 2, true), |mut world| {
+        let mut data: Vec<u16> = (0..count).map(|index| index as u16 ^ world.rank().0 as u16).collect();
+        world.all_reduce(&mut data, ReduceOp::Sum).expect("no error");
+        let sum = |index: usize| (0..4).fold(0, |sum: u16, rank| sum.wrapping_add(index as u16 ^ rank));
+        assert!((0..).zip(&data).all(|(index, &found)| found == sum(index)));
+        world.close().expect("all close");
+    });
 }
 
 #[test]
