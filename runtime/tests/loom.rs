@@ -87,6 +87,55 @@ fn a_cell_is_written_again_when_its_reader_is_done_with_it() {
     });
 }
 
+/// A rank's posts of two epochs, and its output, which others write to.
+#[derive(Default)]
+struct Reached {
+    begins: Post,
+    ends: Post,
+    output: UnsafeCell<u64>,
+}
+
+// SAFETY: as of a board.
+unsafe impl Sync for Reached {}
+
+impl Reached {
+    fn write(&self, value: u64) {
+        // SAFETY: loom watches.
+        self.output.with_mut(|output| unsafe { *output = value });
+    }
+}
+
+/// Buffers of `World::alloc`: all show where theirs are, each writes to the other's, then all show that they are done. Before the
+/// first moment and behind the second an output is its owner's alone.
+#[test]
+fn an_output_that_others_write_to_is_its_owners_until_all_are_in_the_call_and_once_all_are_done() {
+    loom::model(|| {
+        let ranks = [(); 2].map(|()| Arc::new(Reached::default()));
+        let call = |me: usize, ranks: [Arc<Reached>; 2]| {
+            let (mine, theirs) = (&ranks[me], &ranks[1 - me]);
+            let awaits = |post: &Post, epoch| {
+                while post.seen(epoch) == Seen::Nothing {
+                    thread::yield_now();
+                }
+                assert_eq!(post.seen(epoch), Seen::Shown(7));
+            };
+            mine.write(1);
+            mine.begins.show(1, 7);
+            awaits(&theirs.begins, 1);
+            theirs.write(40);
+            mine.ends.show(2, 7);
+            awaits(&theirs.ends, 2);
+            // SAFETY: loom watches.
+            assert_eq!(mine.output.with(|output| unsafe { *output }), 40);
+            mine.write(2);
+        };
+        let others = ranks.clone();
+        let other = thread::spawn(move || call(1, others));
+        call(0, ranks);
+        other.join().unwrap();
+    });
+}
+
 /// Two ranks that each show something, wake whoever sleeps, and lie down where they see nothing.
 #[test]
 fn who_sleeps_is_seen_by_whom_it_waits_for_or_sees_what_that_has_shown() {

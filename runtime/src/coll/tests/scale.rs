@@ -1,13 +1,17 @@
 //! The simulator agrees with the formulas, and takes ten thousand ranks in little memory.
 
+use std::sync::Arc;
+
 use efarun_wire::Rank;
 
 use super::scripted::Scripted;
 use super::world::built;
 use crate::coll::collective::Collective;
 use crate::coll::fault::{Problem, Wait};
+use crate::coll::hierarchy::{Hierarchy, Means, once_each};
+use crate::coll::nodes::Nodes;
 use crate::coll::schedule::{Operand, Schedule, Span, Step};
-use crate::coll::select::Algorithm;
+use crate::coll::select::{Algorithm, MessageLimits};
 use crate::coll::sim::{Model, Report, simulate};
 
 const MODEL: Model = Model { latency_s: 10e-6, message_s: 0.0, byte_s: 1e-9, memory_byte_s: 0.25e-9 };
@@ -100,6 +104,61 @@ fn ten_thousand_ranks_of_a_ring_fit_in_a_kilobyte_each() {
     assert!(report.peak_state_bytes < 10_000 * 1_000, "{} bytes", report.peak_state_bytes);
     // One element goes round twice, but for one hop each.
     assert!(report.time_s > 2.0 * 9_998.0 * MODEL.latency_s);
+}
+
+/// By node, eight ranks on each.
+fn by_node(collective: Collective, world_size: u32, count: usize) -> Hierarchy {
+    let limits = MessageLimits {
+        slot_bytes: 64 << 10,
+        min_segment_bytes: 4 << 10,
+        min_exchange_bytes: 64 << 10,
+        credits: 4,
+    };
+    let means = Means { element_bytes: 4, within: limits, between: limits, model: &Model::TCP };
+    Hierarchy::new(collective, count, Arc::new(Nodes::in_order(world_size, 8)), means)
+}
+
+/// What a rank keeps while a call runs, by the simulator's accounting, does not grow with the world but for a tree's depth.
+#[test]
+fn a_rank_of_ten_thousand_keeps_little_more_than_one_of_a_thousand() {
+    let root = Rank(17);
+    let collectives = [
+        (Collective::AllReduce, 1),
+        (Collective::AllReduce, 1 << 18),
+        (Collective::Broadcast { root }, 1 << 18),
+        (Collective::Reduce { root }, 1 << 10),
+        (Collective::Barrier, 0),
+    ];
+    for (collective, count) in collectives {
+        let [of_few, of_many] = [1000, 10_000].map(|world_size| {
+            let report = simulate(&by_node(collective, world_size, count), 4, 4, &Model::TCP).unwrap();
+            report.peak_state_bytes / world_size as usize
+        });
+        println!("{collective} of {count}: {of_few} bytes per rank of 1,000, {of_many} of 10,000");
+        assert!(of_many <= 16 << 10, "{collective} of {count}: {of_many} bytes");
+        assert!(of_many * 2 <= of_few * 3, "{collective} of {count}: {of_few} and {of_many} bytes");
+    }
+}
+
+/// Memory for slots and connections goes by peers.
+#[test]
+fn a_rank_of_ten_thousand_talks_to_few() {
+    let root = Rank(17);
+    let rooted = [Collective::Broadcast { root }, Collective::Reduce { root }];
+    for collective in [Collective::AllReduce, Collective::Barrier].into_iter().chain(rooted) {
+        for count in [1, 1 << 18] {
+            let count = if collective == Collective::Barrier { 0 } else { count };
+            let schedule = by_node(collective, 10_000, count);
+            let busiest = (0..10_000).step_by(8).chain([17]).map(|rank| {
+                let peers =
+                    schedule.receives_from(Rank(rank)).into_iter().chain(schedule.sends_to(Rank(rank)));
+                once_each(peers).len()
+            });
+            let peers = busiest.max().expect("there are ranks");
+            println!("{collective} of {count}: {peers} peers at most");
+            assert!(peers <= 7 + 2 * 11, "{collective} of {count}: {peers} peers");
+        }
+    }
 }
 
 #[test]
