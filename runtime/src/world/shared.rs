@@ -128,3 +128,35 @@ fn said(result: Result<Vec<u8>, &Error>) -> Contribution {
         Err(error) => Contribution::Failed(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Provider;
+    use crate::element::ReduceOp;
+    use crate::world::tests::on_all;
+
+    #[test]
+    fn buffers_are_known_to_the_network_between_nodes_until_they_are_dropped() {
+        if let Err(missing) = crate::fabric::Library::open() {
+            println!("SKIPPED: {missing}");
+            return;
+        }
+        for (world_size, per_node) in [(2, 1), (4, 2)] {
+            let builder = World::builder().provider(Provider::FabricTcp).ranks_per_node(per_node);
+            on_all(builder.thread_worlds(world_size).expect("a world"), |mut world| {
+                let buffer = world.alloc::<u64>(1000).expect("memory");
+                let Memory::Own(own) = &buffer.memory else { panic!("nobody else reaches {buffer:?}") };
+                let kept = Arc::downgrade(own.kept());
+                assert_eq!(kept.strong_count(), 2, "the buffer's, and the rail's");
+                drop(buffer);
+                // The other ranks of a node may do without the network.
+                if per_node == 1 {
+                    world.all_reduce(&mut [1_u64], ReduceOp::Sum).expect("no error");
+                    assert_eq!(kept.strong_count(), 0, "the next call gives it back");
+                }
+                world.close().expect("all close");
+            });
+        }
+    }
+}
