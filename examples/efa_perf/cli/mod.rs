@@ -165,6 +165,8 @@ pub(crate) enum LeafName {
     Direct,
     /// Slices go from each rank to the next; what has no such way goes as two-shot
     Ring,
+    /// Blocks go in slices to whom they are for; what has no such way goes as two-shot
+    Slots,
 }
 
 impl LeafName {
@@ -175,6 +177,7 @@ impl LeafName {
             LeafName::TwoShot => Leaf::TwoShot,
             LeafName::Direct => Leaf::Direct,
             LeafName::Ring => Leaf::Ring,
+            LeafName::Slots => Leaf::Slots,
         }
     }
 }

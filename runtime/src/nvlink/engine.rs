@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::call::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessage, DeviceOp};
 use super::launch::{Reached, Request, Standing};
 use super::layout::{RANKS_MAX, STATE_BYTES, WINDOW_BYTES};
-use super::pairs::{self, MESSAGES_MAX};
+use super::pairs::{self, MESSAGES_MAX, PairLaunch, Slots};
 use super::parameters::status;
 use super::part::{Leaf, Shape};
 use super::select;
@@ -170,6 +170,7 @@ impl Engine {
             Some(Leaf::OneShot) if shape.one_shot_bytes() > select::ONE_SHOT_BYTES_MAX => Leaf::TwoShot,
             Some(Leaf::Direct) if !is_reached => Leaf::TwoShot,
             Some(Leaf::Ring) if !shape.has_ring() => Leaf::TwoShot,
+            Some(Leaf::Slots) if !shape.has_slots() => Leaf::TwoShot,
             Some(leaf) => leaf,
         }
     }
@@ -194,6 +195,11 @@ impl Engine {
         let reached = if leaf == Leaf::Direct { self.reached(call) } else { None };
         let DeviceCall { element, op, input, output, .. } = *call;
         let request = Request { shape, leaf, element, op, input, output, reached };
+        if leaf == Leaf::Slots {
+            let launch = pairs::of_blocks(&self.standing, Slots::of(self.standing.ranks), &request);
+            // SAFETY: as below.
+            return unsafe { self.launch_pairs(stream, &launch) };
+        }
         let launch = request.launch(&self.standing);
         let kernel = self.kernels(shape.is_reduction().then_some(element))?.of(leaf);
         // SAFETY: what the module's paragraph says, and the caller's promise.
@@ -222,20 +228,29 @@ impl Engine {
             // SAFETY: the caller's promise, for the shorter of both.
             unsafe { stream.copy(from.data, to.data, from.bytes.min(to.bytes))? };
         }
+        let slots = Slots::of(self.standing.ranks);
         // More than a launch can have go one launch behind the other.
         let (mut sends, mut receives) = (&sends[..], &receives[..]);
         while !sends.is_empty() || !receives.is_empty() {
             let half = MESSAGES_MAX / 2;
             let receive_count = receives.len().min(MESSAGES_MAX - sends.len().min(half));
             let send_count = sends.len().min(MESSAGES_MAX - receive_count);
-            let launch = pairs::launch(&self.standing, &sends[..send_count], &receives[..receive_count]);
+            let launch =
+                pairs::launch(&self.standing, slots, &sends[..send_count], &receives[..receive_count]);
             (sends, receives) = (&sends[send_count..], &receives[receive_count..]);
-            let kernels = self.kernels(None)?;
-            let kernel = kernels.pairs.as_ref().expect("it is among the kernels for bytes");
-            // SAFETY: what the module's paragraph says, and the caller's promise.
-            unsafe { kernel.launch(stream, launch.grid, &launch.parameters)? };
+            // SAFETY: the caller's promise.
+            unsafe { self.launch_pairs(stream, &launch)? };
         }
         Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// As [`Engine::pass_messages`].
+    unsafe fn launch_pairs(&mut self, stream: &Stream, launch: &PairLaunch) -> Result<(), CudaError> {
+        let kernel = self.kernels(None)?.pairs.as_ref().expect("it is among the kernels for bytes");
+        // SAFETY: what the module's paragraph says, and the caller's promise.
+        unsafe { kernel.launch(stream, launch.grid, &launch.parameters) }
     }
 
     /// Whether a kernel has given up, for whatever reason: by a deadline, a mismatch, or because the host said stop while it
@@ -351,6 +366,7 @@ impl Kernels {
             Leaf::TwoShot => &self.two_shot,
             Leaf::Direct => &self.direct,
             Leaf::Ring => &self.ring,
+            Leaf::Slots => self.pairs.as_ref().expect("blocks that are moved are bytes"),
         }
     }
 }

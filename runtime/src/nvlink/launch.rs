@@ -56,7 +56,7 @@ pub(super) struct Launch {
 }
 
 impl Request {
-    /// What the kernel is told.
+    /// What the kernel is told, by any leaf but the slots leaf, whose launch is [`super::pairs::of_blocks`].
     pub(super) fn launch(&self, standing: &Standing) -> Launch {
         let Standing { rank, ranks, windows, state, status, deadline_ns } = *standing;
         debug_assert_eq!(ranks, self.shape.ranks);
@@ -77,6 +77,7 @@ impl Request {
                 Leaf::TwoShot => self.shape.two_shot(rank),
                 Leaf::Direct => self.shape.direct(rank).part,
                 Leaf::Ring => self.shape.ring(rank),
+                Leaf::Slots => unreachable!("its launch is one of messages"),
             },
             op: if self.shape.is_reduction() { self.op.code() } else { 0 },
             signature: self.signature(),

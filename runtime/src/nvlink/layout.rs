@@ -25,6 +25,14 @@ pub const PAIR_WARPS: u32 = THREADS / WARP / 2;
 pub const PAIR_SLOTS: u32 = 16;
 /// A message goes by a channel for each so many bytes.
 pub const PAIR_CHANNEL_BYTES: usize = 8192;
+/// How many channels long messages have at most.
+pub const SLOT_CHANNELS: u32 = 128;
+/// How many slots each of them has of each peer.
+pub const SLOTS: usize = 4;
+/// How much room they all have.
+pub const SLOT_ROOM: usize = 32 << 20;
+/// What a slice is, or a multiple of: what a block's threads move at once.
+pub const SLICE_UNIT_BYTES: usize = THREADS as usize * 16;
 /// How many slots each channel of the ring leaf has in the next rank's window.
 pub const RING_SLOTS: usize = 4;
 /// How much one of them takes.
@@ -42,13 +50,16 @@ const PAIR_LINES_BYTES: usize =
     PAIR_CHANNELS as usize * RANKS_MAX * (PAIR_WARPS * PAIR_SLOTS * WARP) as usize * 16;
 /// Two words per channel, each on a line of its own, and the slots.
 const RING_BYTES: usize = CHANNELS_MAX as usize * (256 + RING_SLOTS * RING_SLOT_BYTES);
+/// What is said of the slots for each channel and peer, and the slots.
+const SLOTS_BYTES: usize = SLOT_CHANNELS as usize * RANKS_MAX * 256 + SLOT_ROOM;
 /// A rank's window, which all ranks reach; zeros at first.
 pub const WINDOW_BYTES: usize = NOTICES_BYTES
     + ONE_SHOT_CELLS_BYTES
     + TWO_SHOT_LINES_BYTES
     + PAIR_CREDITS_BYTES
     + PAIR_LINES_BYTES
-    + RING_BYTES;
+    + RING_BYTES
+    + SLOTS_BYTES;
 
 /// Behind whether a call has failed.
 pub(super) const STATE_CALLS: usize = 128;
@@ -58,4 +69,5 @@ pub const STATE_BYTES: usize = STATE_CALLS
     + (TWO_SHOT_CHANNELS * THREADS / WARP) as usize * 8
     + CHANNELS_MAX as usize * RANKS_MAX * 16
     + PAIR_CHANNELS as usize * RANKS_MAX * PAIR_WARPS as usize * 16
-    + CHANNELS_MAX as usize * 16;
+    + CHANNELS_MAX as usize * 16
+    + SLOT_CHANNELS as usize * RANKS_MAX * 16;

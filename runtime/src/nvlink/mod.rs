@@ -1,9 +1,9 @@
 //! Collectives on the memory of GPUs that reach each other, over NVLink or PCIe: all ranks of one node.
 //!
 //! [`call`] is what is asked for. [`layout`] says where things lie, [`part`] who gives whom what, [`select`] which leaf does
-//! a call, [`launch`] and [`pairs`] what its kernel is told; these are pure. [`window`] makes the memory that ranks share, [`engine`] enqueues. What happens on the
-//! GPU stands in `cuda/kernels`, where `protocol.cuh` says why cells may be written again; the tests run the same kernels
-//! on the CPU, in any order of events.
+//! a call, [`launch`] and [`pairs`] what its kernel is told; these are pure. [`window`] makes the memory that ranks share,
+//! [`engine`] enqueues. What happens on the GPU stands in `cuda/kernels`, where `protocol.cuh` says why cells may be written
+//! again; the tests run the same kernels on the CPU, in any order of events.
 //!
 //! A call enqueues one kernel and returns. It can be captured into a graph: what is counted is counted in the GPU's memory.
 

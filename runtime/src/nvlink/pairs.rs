@@ -1,12 +1,16 @@
-//! Messages between ranks: what a kernel is told that passes several of them at once.
+//! Messages between ranks: what a kernel is told that passes several of them at once, and blocks that are moved as such.
 //!
-//! Pure. Both ends cut a message by its length alone. All messages of one launch are on their way at the same time; those of
-//! one pair of ranks go in order.
+//! Pure. Both ends cut a message by its length alone, and send it by lines or by slots. All messages of one launch are on their
+//! way at the same time; those of one pair of ranks go in order.
 
 use super::call::DeviceMessage;
-use super::launch::Standing;
-use super::layout::{PAIR_CHANNEL_BYTES, PAIR_CHANNELS, RANKS_MAX, THREADS};
+use super::launch::{Request, Standing};
+use super::layout::{
+    PAIR_CHANNEL_BYTES, PAIR_CHANNELS, RANKS_MAX, SLICE_UNIT_BYTES, SLOT_CHANNELS, SLOT_ROOM, SLOTS, THREADS,
+};
+use super::select::SLOTS_BYTES_MIN;
 use crate::cuda::{DevicePointer, Grid};
+use efarun_wire::Rank;
 
 /// How many messages a launch can have.
 pub(super) const MESSAGES_MAX: usize = 120;
@@ -20,12 +24,21 @@ pub(super) struct PairParameters {
     status: DevicePointer,
     deadline_ns: u64,
     rank: u32,
+    ranks: u32,
+    signature: u32,
+    slot_channels: u32,
+    slot_bytes: u32,
+    slices_per_channel: u32,
     peer_count: u32,
+    long_peer_count: u32,
     peers: [u32; RANKS_MAX],
+    long_peers: [u32; RANKS_MAX],
     send_first: [u32; RANKS_MAX],
     send_count: [u32; RANKS_MAX],
+    send_long_count: [u32; RANKS_MAX],
     receive_first: [u32; RANKS_MAX],
     receive_count: [u32; RANKS_MAX],
+    receive_long_count: [u32; RANKS_MAX],
     pub(super) messages: [Span; MESSAGES_MAX],
 }
 
@@ -44,53 +57,150 @@ pub(super) struct PairLaunch {
     pub(super) grid: Grid,
 }
 
+/// The slots that each two ranks have for each other; the same on all ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slots {
+    pub(super) channels: u32,
+    pub(super) bytes: usize,
+    /// In how many slices a channel's part of a message goes at least, where it is long enough.
+    pub(super) slices_per_channel: usize,
+    /// How long a message is that goes by them.
+    pub(super) message_bytes_min: usize,
+}
+
+impl Slots {
+    /// Those of a node of so many ranks.
+    pub(super) fn of(ranks: u32) -> Slots {
+        // Two ranks have nobody else to share a GPU's blocks with.
+        let channels = if ranks > 2 { SLOT_CHANNELS / 2 } else { SLOT_CHANNELS };
+        let peers = ranks.saturating_sub(1).max(1);
+        let bytes = SLOT_ROOM / (channels * peers) as usize / SLOTS / SLICE_UNIT_BYTES * SLICE_UNIT_BYTES;
+        Slots {
+            channels,
+            bytes: bytes.min(SLOT_BYTES_MAX),
+            slices_per_channel: SLICES_PER_CHANNEL,
+            message_bytes_min: SLOTS_BYTES_MIN,
+        }
+    }
+
+    /// By how many channels a message goes.
+    fn channels(&self, bytes: usize) -> u32 {
+        let share = bytes.div_ceil(self.channels as usize * self.slices_per_channel);
+        let slice = share.next_multiple_of(SLICE_UNIT_BYTES).clamp(SLICE_UNIT_BYTES, self.bytes);
+        u32::try_from(bytes.div_ceil(slice)).unwrap_or(u32::MAX).min(self.channels)
+    }
+}
+
 /// Makes a launch of messages to other ranks and from them; none has no length, and they are [`MESSAGES_MAX`] at most.
-pub(super) fn launch(standing: &Standing, sends: &[DeviceMessage], receives: &[DeviceMessage]) -> PairLaunch {
+pub(super) fn launch(
+    standing: &Standing,
+    slots: Slots,
+    sends: &[DeviceMessage],
+    receives: &[DeviceMessage],
+) -> PairLaunch {
     let mut parameters = PairParameters {
         window: standing.windows,
         state: standing.state,
         status: standing.status,
         deadline_ns: standing.deadline_ns,
         rank: standing.rank,
+        ranks: standing.ranks,
+        signature: 0,
+        slot_channels: slots.channels,
+        slot_bytes: slots.bytes as u32,
+        slices_per_channel: slots.slices_per_channel as u32,
         peer_count: 0,
+        long_peer_count: 0,
         peers: [0; RANKS_MAX],
+        long_peers: [0; RANKS_MAX],
         send_first: [0; RANKS_MAX],
         send_count: [0; RANKS_MAX],
+        send_long_count: [0; RANKS_MAX],
         receive_first: [0; RANKS_MAX],
         receive_count: [0; RANKS_MAX],
+        receive_long_count: [0; RANKS_MAX],
         messages: [Span::default(); MESSAGES_MAX],
     };
     let mut next = 0;
+    let is_long = |message: &DeviceMessage| message.bytes >= slots.message_bytes_min;
     for peer in 0..standing.ranks {
         let index = peer as usize;
         let mut place = |messages: &[DeviceMessage]| {
             let first = next;
-            for message in messages.iter().filter(|message| message.peer.0 == peer) {
-                parameters.messages[next] = Span { address: message.data.0, bytes: message.bytes as u64 };
-                next += 1;
-            }
-            (first as u32, (next - first) as u32)
+            let mut put = |wants_long: bool| {
+                let before = next;
+                for message in messages.iter().filter(|it| it.peer.0 == peer && is_long(it) == wants_long) {
+                    parameters.messages[next] = Span { address: message.data.0, bytes: message.bytes as u64 };
+                    next += 1;
+                }
+                (next - before) as u32
+            };
+            let (short, long) = (put(false), put(true));
+            (first as u32, short, long)
         };
-        (parameters.send_first[index], parameters.send_count[index]) = place(sends);
-        (parameters.receive_first[index], parameters.receive_count[index]) = place(receives);
-        if parameters.send_count[index] + parameters.receive_count[index] > 0 {
+        let (first, short_sent, long_sent) = place(sends);
+        parameters.send_first[index] = first;
+        (parameters.send_count[index], parameters.send_long_count[index]) = (short_sent, long_sent);
+        let (first, short_received, long_received) = place(receives);
+        parameters.receive_first[index] = first;
+        (parameters.receive_count[index], parameters.receive_long_count[index]) =
+            (short_received, long_received);
+        if short_sent + short_received > 0 {
             parameters.peers[parameters.peer_count as usize] = peer;
             parameters.peer_count += 1;
         }
+        if long_sent + long_received > 0 {
+            parameters.long_peers[parameters.long_peer_count as usize] = peer;
+            parameters.long_peer_count += 1;
+        }
     }
-    let channels = sends.iter().chain(receives).map(|message| channels(message.bytes)).max().unwrap_or(0);
-    PairLaunch { parameters, grid: Grid { blocks: channels * parameters.peer_count, threads: THREADS } }
+    let channels = sends.iter().chain(receives).map(|message| {
+        if is_long(message) { slots.channels(message.bytes) } else { channels(message.bytes) }
+    });
+    let blocks = channels.max().unwrap_or(0) * (parameters.peer_count + parameters.long_peer_count);
+    PairLaunch { parameters, grid: Grid { blocks, threads: THREADS } }
 }
 
-/// By how many channels a message goes.
+/// Makes a launch of a collective's blocks, which are moved by slots however long they are.
+pub(super) fn of_blocks(standing: &Standing, slots: Slots, request: &Request) -> PairLaunch {
+    let bytes = request.shape.count_bytes;
+    let moves = request.shape.moves(standing.rank);
+    let messages = |moves: &[(u32, u32)], base: DevicePointer| -> Vec<DeviceMessage> {
+        let message = |&(peer, block): &(u32, u32)| DeviceMessage {
+            peer: Rank(peer),
+            data: base.offset(block as usize * bytes),
+            bytes,
+        };
+        moves.iter().map(message).collect()
+    };
+    let (mut sends, mut receives) =
+        (messages(&moves.sends, request.input), messages(&moves.receives, request.output));
+    let own = |messages: &[DeviceMessage]| messages.iter().position(|it| it.peer.0 == standing.rank);
+    // In place, what a rank has for itself is there.
+    if let (Some(from), Some(to)) = (own(&sends), own(&receives))
+        && sends[from].data == receives[to].data
+    {
+        sends.remove(from);
+        receives.remove(to);
+    }
+    let mut launch = launch(standing, Slots { message_bytes_min: 0, ..slots }, &sends, &receives);
+    launch.parameters.signature = request.signature().max(1);
+    launch
+}
+
+/// By how many channels a message goes in lines.
 fn channels(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(PAIR_CHANNEL_BYTES)).unwrap_or(PAIR_CHANNELS).min(PAIR_CHANNELS)
 }
 
+/// One is sent while another is taken.
+const SLICES_PER_CHANNEL: usize = 2;
+/// More than this gains nothing.
+const SLOT_BYTES_MAX: usize = 64 << 10;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use efarun_wire::Rank;
 
     #[test]
     fn messages_stand_by_rank_and_in_order() {
@@ -105,7 +215,7 @@ mod tests {
         let message =
             |peer, data, bytes| DeviceMessage { peer: Rank(peer), data: DevicePointer(data), bytes };
         let sends = [message(3, 10, 5), message(0, 20, 6), message(3, 30, 20_000)];
-        let PairLaunch { parameters, grid } = launch(&standing, &sends, &[message(3, 40, 8)]);
+        let PairLaunch { parameters, grid } = launch(&standing, Slots::of(4), &sends, &[message(3, 40, 8)]);
         assert_eq!((parameters.peer_count, &parameters.peers[..2]), (2, &[0, 3][..]));
         let of = |first: u32, count: u32| {
             let spans = &parameters.messages[first as usize..(first + count) as usize];

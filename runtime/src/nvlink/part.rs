@@ -4,7 +4,7 @@
 //! what to whom in which of them, as masks and strides.
 
 use super::call::DeviceCollective;
-use super::layout::{CHANNELS_MAX, DIRECT_BYTES, RING_SLOT_BYTES};
+use super::layout::{CHANNELS_MAX, DIRECT_BYTES, RING_SLOT_BYTES, SLICE_UNIT_BYTES};
 use super::parameters::{Part, Route};
 
 /// A native implementation on GPUs.
@@ -18,6 +18,8 @@ pub enum Leaf {
     Direct,
     /// Slices that go from each rank to the next.
     Ring,
+    /// Slices that go from each rank to those it has something for.
+    Slots,
 }
 
 impl Leaf {
@@ -28,6 +30,7 @@ impl Leaf {
             Leaf::TwoShot => "two-shot",
             Leaf::Direct => "direct",
             Leaf::Ring => "ring",
+            Leaf::Slots => "slots",
         }
     }
 }
@@ -237,6 +240,24 @@ impl Shape {
         }
     }
 
+    /// Whether the slots leaf does it.
+    pub(super) fn has_slots(self) -> bool {
+        self.ranks > 1 && self.collective.moves_blocks()
+    }
+
+    /// Which blocks a rank sends whom, and which it gets from whom, itself among them: numbers of the other rank and of the
+    /// block in its own buffer.
+    pub(super) fn moves(self, rank: u32) -> Moves {
+        let mask = |mask: u32| (0..self.ranks).filter(move |other| (mask >> other) & 1 != 0);
+        let sources = (0..self.ranks).filter(|&other| (self.destinations(other) >> rank) & 1 != 0);
+        let gives_one = matches!(self.collective, DeviceCollective::Gather { .. });
+        let gets_one = matches!(self.collective, DeviceCollective::Scatter { .. });
+        Moves {
+            sends: mask(self.destinations(rank)).map(|to| (to, if gives_one { 0 } else { to })).collect(),
+            receives: sources.map(|from| (from, if gets_one { 0 } else { from })).collect(),
+        }
+    }
+
     /// The longest of the ranks' buffers.
     pub(super) fn vector_bytes(self) -> usize {
         let (input, output) = self.collective.lengths(self.ranks);
@@ -339,8 +360,13 @@ impl Shape {
 
 /// With fewer channels a chain does not fill a link.
 const CHAIN_CHANNELS_MIN: u32 = 32;
-/// What a block's threads move at once.
-const SLICE_UNIT_BYTES: usize = 8 << 10;
+
+/// What a rank does with its blocks where they are only moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Moves {
+    pub(super) sends: Vec<(u32, u32)>,
+    pub(super) receives: Vec<(u32, u32)>,
+}
 
 /// A part by the direct leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,8 @@ pub(super) fn leaf(shape: Shape, is_registered: bool) -> Leaf {
         Leaf::Direct
     } else if has_ring {
         Leaf::Ring
+    } else if shape.has_slots() && shape.block_bytes() >= SLOTS_BYTES_MIN {
+        Leaf::Slots
     } else {
         Leaf::TwoShot
     }
@@ -35,6 +37,7 @@ pub(super) fn blocks(leaf: Leaf, shape: Shape) -> u32 {
         Leaf::TwoShot => up_to(block_bytes.div_ceil(ROUND_BYTES), THREADS / WARP, TWO_SHOT_CHANNELS),
         Leaf::Direct => up_to(block_bytes.div_ceil(DIRECT_BYTES), THREADS, CHANNELS_MAX),
         Leaf::Ring => up_to(shape.ring_bytes(), shape.slice_bytes() as u32, shape.ring_channels()),
+        Leaf::Slots => unreachable!("its launch is one of messages"),
     }
 }
 
@@ -73,6 +76,10 @@ fn ring_bytes_min(shape: Shape) -> usize {
     }
 }
 
+/// From how many bytes on a message, or a block that is only moved, goes by slots: below it, a slice's way costs more than lines
+/// in which not all is data.
+pub(super) const SLOTS_BYTES_MIN: usize = 8 << 20;
+
 /// From here on more than two ranks go faster around a ring than all to all, also where nothing needs to be staged.
 const DIRECT_VECTOR_BYTES_MAX: usize = 24 << 20;
 
@@ -98,6 +105,16 @@ mod tests {
         assert_eq!(leaf(1 << 20, true), Leaf::TwoShot);
         assert_eq!((leaf(8 << 20, false), leaf(8 << 20, true)), (Leaf::TwoShot, Leaf::Direct));
         assert_eq!((leaf(64 << 20, false), leaf(64 << 20, true)), (Leaf::Ring, Leaf::Ring));
+    }
+
+    #[test]
+    fn long_blocks_that_are_moved_go_by_slots_unless_they_are_reached() {
+        let leaf = |bytes, is_registered| leaf(shape(DeviceCollective::AllToAll, bytes, 4), is_registered);
+        assert_eq!(
+            (leaf(SLOTS_BYTES_MIN - 1, false), leaf(SLOTS_BYTES_MIN, false)),
+            (Leaf::TwoShot, Leaf::Slots)
+        );
+        assert_eq!(leaf(SLOTS_BYTES_MIN, true), Leaf::Direct);
     }
 
     #[test]

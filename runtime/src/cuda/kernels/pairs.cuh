@@ -1,4 +1,4 @@
-// Messages between two ranks, of any length, any number of them at the same time.
+// Short messages between two ranks, any number of them at the same time; long ones go by slots (slots.cuh).
 //
 // A message goes in lines as the two-shot leaf has them (two_shot.cuh), by as many channels as its length asks for. A block
 // serves one peer in one channel: half of its warps send, half receive, so that neither direction waits for the other. A
@@ -9,35 +9,9 @@
 // Ranks that have nothing to send each other take no part. A line's number carries in its upper bits what the sender takes
 // the message's length to be: a receiver that expects another says so.
 #pragma once
-#include "protocol.cuh"
+#include "messages.cuh"
+#include "slots.cuh"
 #include "two_shot.cuh"
-
-constexpr u32 MESSAGES_MAX = 120;
-
-struct Message {
-    u64 address;
-    u64 bytes;
-};
-
-// A launch. The host's `PairParameters` has the same layout (pairs.rs), and a test compares the two.
-struct PairParameters {
-    u64 window[RANKS_MAX];
-    u64 state;
-    u64 status;
-    u64 deadline_ns;
-    u32 rank;
-    // How many ranks there are messages for or from, and which.
-    u32 peer_count;
-    u32 peers[RANKS_MAX];
-    // Of each rank: where its messages begin and how many they are, in the order in which they are sent or received.
-    u32 send_first[RANKS_MAX];
-    u32 send_count[RANKS_MAX];
-    u32 receive_first[RANKS_MAX];
-    u32 receive_count[RANKS_MAX];
-    Message messages[MESSAGES_MAX];
-};
-
-typedef CallOf<PairParameters> PairCall;
 
 // Lines that a warp handles together, so that it waits for memory once.
 constexpr u32 LINES_AT_ONCE = 4;
@@ -173,15 +147,21 @@ DEVICE void receive_messages(PairCall& call, u32 peer, u32 warp, const Lane& lan
     if (thread_index() % WARP == 0) *(u64*)counter = round;
 }
 
-DEVICE void pass_messages(const PairParameters& p) {
-    // Blocks of one channel stand beside each other: where not all fit on the GPU at once, those of lower channels, which
-    // wait for nothing but the same channel of their peers, make room for the others.
-    PairCall call = {p, block_index() / p.peer_count, 0, false};
-    u32 peer = p.peers[block_index() % p.peer_count];
-    if (!all_of_warp(!load_shared_word(p.state + STATE_FAILED))) return;
+DEVICE void pass_short(PairCall& call, u32 peer) {
+    if (!all_of_warp(!load_shared_word(call.p.state + STATE_FAILED))) return;
     u32 warp = thread_index() / WARP, index = thread_index() % WARP;
     Lane lane = {0, index % 8 == 7, index * 16};
     u64 column = index / 8 * 120 + index % 8 * 16;
     if (warp < PAIR_WARPS) send_messages(call, peer, warp, lane, column);
     else receive_messages(call, peer, warp - PAIR_WARPS, lane, column);
+}
+
+DEVICE void pass_messages(const PairParameters& p) {
+    // Blocks of one channel stand beside each other: where not all fit on the GPU at once, those of lower channels, which
+    // wait for nothing but the same channel of their peers, make room for the others.
+    u32 per_channel = p.peer_count + p.long_peer_count;
+    PairCall call = {p, block_index() / per_channel, 0, false};
+    u32 index = block_index() % per_channel;
+    if (index >= p.peer_count) pass_long(call, p.long_peers[index - p.peer_count]);
+    else if (call.channel < PAIR_CHANNELS) pass_short(call, p.peers[index]);
 }

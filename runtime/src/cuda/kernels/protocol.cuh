@@ -26,6 +26,12 @@ constexpr u32 PAIR_WARPS = WARPS / 2;
 constexpr u32 PAIR_SLOTS = 16;
 // For each channel that a message goes by, but for the last.
 constexpr u64 PAIR_CHANNEL_BYTES = 8192;
+// Of long ones: each channel has so many slots for slices of each peer in its window, which together have so much room.
+constexpr u32 SLOT_CHANNELS = 128;
+constexpr u32 SLOTS = 4;
+constexpr u64 SLOT_ROOM = 32 << 20;
+// For each channel and peer, what both say of the slots.
+constexpr u64 SLOT_WORDS_BYTES = 256;
 // Of the ring leaf: each channel has so many slots for slices in the next rank's window.
 constexpr u32 RING_SLOTS = 4;
 constexpr u64 RING_SLOT_BYTES = 64 << 10;
@@ -87,7 +93,9 @@ constexpr u64 PAIR_CREDITS = TWO_SHOT_LINES + (u64)TWO_SHOT_CHANNELS * WARPS * 2
 constexpr u64 PAIR_LINES = PAIR_CREDITS + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * 8;
 constexpr u64 RING_WORDS = PAIR_LINES + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * PAIR_SLOTS * WARP * 16;
 constexpr u64 RING_DATA = RING_WORDS + (u64)CHANNELS_MAX * 256;
-constexpr u64 WINDOW_BYTES = RING_DATA + (u64)CHANNELS_MAX * RING_SLOTS * RING_SLOT_BYTES;
+constexpr u64 SLOT_WORDS = RING_DATA + (u64)CHANNELS_MAX * RING_SLOTS * RING_SLOT_BYTES;
+constexpr u64 SLOT_DATA = SLOT_WORDS + (u64)SLOT_CHANNELS * RANKS_MAX * SLOT_WORDS_BYTES;
+constexpr u64 WINDOW_BYTES = SLOT_DATA + SLOT_ROOM;
 
 // In `state`.
 constexpr u64 STATE_FAILED = 0;
@@ -99,7 +107,9 @@ constexpr u64 STATE_PLACES = STATE_ROUNDS + TWO_SHOT_CHANNELS * WARPS * 8;
 constexpr u64 STATE_PAIRS = STATE_PLACES + CHANNELS_MAX * RANKS_MAX * 16;
 // Of the ring leaf, per channel: how many slices were put into slots and taken out of them.
 constexpr u64 STATE_RINGS = STATE_PAIRS + PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * 16;
-constexpr u64 STATE_BYTES = STATE_RINGS + CHANNELS_MAX * 16;
+// Of long messages, per channel and peer: the same.
+constexpr u64 STATE_SLOTS = STATE_RINGS + CHANNELS_MAX * 16;
+constexpr u64 STATE_BYTES = STATE_SLOTS + SLOT_CHANNELS * RANKS_MAX * 16;
 
 // Where the ring leaf's slices go: around the ring and reduced, then around it once more; only reduced; only passed on; from
 // the root; to the root.
@@ -181,21 +191,21 @@ template <class P> DEVICE bool goes_on(Wait& wait, CallOf<P>& call, u32 peer) {
     return false;
 }
 
-DEVICE u64 notice(const Call& call, u64 kind, u32 at, u32 from) {
+template <class P> DEVICE u64 notice(const CallOf<P>& call, u64 kind, u32 at, u32 from) {
     u64 index = ((u64)call.channel * 2 + (call.number & 1)) * RANKS_MAX + from;
     return call.p.window[at] + kind + index * 8;
 }
 
 // One thread per peer puts a notice into the peer's window. What this GPU wrote before the launch, or before the block
 // barrier in front, is seen by whoever sees the notice.
-DEVICE void tell_peers(Call& call, u64 kind) {
+template <class P> DEVICE void tell_peers(CallOf<P>& call, u64 kind) {
     u32 peer = thread_index();
     if (peer >= call.p.ranks || peer == call.p.rank) return;
     store_release(notice(call, kind, peer, call.p.rank), (u64)call.p.signature << 32 | call.number);
 }
 
 // Waits for a peer's notice.
-DEVICE void await_peer(Call& call, u64 kind, u32 peer) {
+template <class P> DEVICE void await_peer(CallOf<P>& call, u64 kind, u32 peer) {
     Wait wait = {0, 0};
     u64 found;
     do {
@@ -208,13 +218,13 @@ DEVICE void await_peer(Call& call, u64 kind, u32 peer) {
 }
 
 // The same threads wait for the peers' notices. A block barrier behind it lets all threads see what peers wrote before.
-DEVICE void await_peers(Call& call, u64 kind) {
+template <class P> DEVICE void await_peers(CallOf<P>& call, u64 kind) {
     u32 peer = thread_index();
     if (peer < call.p.ranks && peer != call.p.rank) await_peer(call, kind, peer);
 }
 
 // Whether the call takes place: not after an earlier one has failed. All lanes of a warp agree.
-DEVICE bool begin(Call& call) {
+template <class P> DEVICE bool begin(CallOf<P>& call) {
     call.channel = block_index();
     call.is_given_up = false;
     u32 failed = load_shared_word(call.p.state + STATE_FAILED);
@@ -224,7 +234,7 @@ DEVICE bool begin(Call& call) {
 }
 
 // Behind a block barrier, so that every thread has read the number.
-DEVICE void finish(const Call& call) {
+template <class P> DEVICE void finish(const CallOf<P>& call) {
     if (thread_index() != 0) return;
     // 0 stands in cells that nobody has written to; the parity goes on.
     u32 done = call.number + 1 == 0 ? 1 : call.number;

@@ -10,7 +10,7 @@ use crate::cuda::DevicePointer;
 use crate::element::{ElementType, ReduceOp};
 use crate::nvlink::call::{DeviceCollective, DeviceElement, DeviceOp, Factor};
 use crate::nvlink::launch::{Reached, Request};
-use crate::nvlink::layout::RANKS_MAX;
+use crate::nvlink::layout::{RANKS_MAX, SLOTS};
 use crate::nvlink::part::{Leaf, Shape};
 use crate::nvlink::select::ONE_SHOT_BYTES_MAX;
 use efarun_wire::Rank;
@@ -39,7 +39,12 @@ impl Case {
     ) -> Case {
         let (collective, element, op) = (collective.into(), element.into(), op.into());
         let shape = Shape { collective, count_bytes: count * element.size_bytes(), ranks };
-        let leaf = if leaf == Leaf::Ring && !shape.has_ring() { Leaf::TwoShot } else { leaf };
+        let has_leaf = match leaf {
+            Leaf::Ring => shape.has_ring(),
+            Leaf::Slots => shape.has_slots(),
+            _ => true,
+        };
+        let leaf = if has_leaf { leaf } else { Leaf::TwoShot };
         let chance = |rank: u32, salt: u64| Chance(seed ^ (u64::from(rank) << 40) ^ (salt << 50));
         let whole_bytes = vector_len(shape);
         let skew = if seed.is_multiple_of(3) { element.size_bytes() } else { 0 };
@@ -286,7 +291,7 @@ pub(super) fn run(emulator: &Emulator, node: &Node, cases: &[Case], seed: u64, w
     }
 }
 
-pub(super) const LEAVES: [Leaf; 4] = [Leaf::OneShot, Leaf::TwoShot, Leaf::Direct, Leaf::Ring];
+pub(super) const LEAVES: [Leaf; 5] = [Leaf::OneShot, Leaf::TwoShot, Leaf::Direct, Leaf::Ring, Leaf::Slots];
 
 pub(super) fn collectives(root: u32) -> [DeviceCollective; 8] {
     let root = Rank(root);
@@ -367,6 +372,31 @@ fn every_collective_is_right_for_every_world_root_and_tail() {
             }
             run(&emulator, &node, &cases, u64::from(ranks), &format!("{ranks} ranks"));
         }
+    }
+}
+
+#[test]
+fn blocks_of_many_slices_are_moved_through_few_slots() {
+    let Some(emulator) = Emulator::new("blocks_of_many_slices_are_moved_through_few_slots") else { return };
+    for ranks in [2, 3, 4] {
+        let node = Node::new(ranks, u64::MAX);
+        // One behind the other, as slots are counted from call to call; some in place, some not aligned.
+        let root = Rank(ranks - 1);
+        let moved = [
+            DeviceCollective::AllToAll,
+            DeviceCollective::Gather { root },
+            DeviceCollective::Scatter { root },
+            DeviceCollective::Gather { root: Rank(0) },
+            DeviceCollective::AllToAll,
+        ];
+        let cases: Vec<_> = (0..)
+            .zip(moved)
+            .map(|(seed, collective)| {
+                let count = [200_001, 90_000, 8192 * 2 * SLOTS, 8191][seed as usize % 4];
+                Case::new((collective, Leaf::Slots), (ElementType::U8, ReduceOp::Sum), (ranks, count), seed)
+            })
+            .collect();
+        run(&emulator, &node, &cases, u64::from(ranks), &format!("{ranks} ranks"));
     }
 }
 

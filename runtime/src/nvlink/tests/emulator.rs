@@ -18,9 +18,10 @@ use crate::cuda::{DevicePointer, Grid};
 use crate::element::ElementType;
 use crate::nvlink::call::{DeviceElement, DeviceMessage};
 use crate::nvlink::launch::{Request, Standing};
-use crate::nvlink::layout::{RANKS_MAX, STATE_BYTES, WINDOW_BYTES};
-use crate::nvlink::pairs::{self, PairParameters};
+use crate::nvlink::layout::{RANKS_MAX, SLICE_UNIT_BYTES, STATE_BYTES, WINDOW_BYTES};
+use crate::nvlink::pairs::{self, PairParameters, Slots};
 use crate::nvlink::parameters::{Parameters, status};
+use crate::nvlink::part::Leaf;
 
 /// The compiled kernels.
 pub(super) struct Emulator {
@@ -116,6 +117,12 @@ pub(super) enum Work {
     Messages(Vec<DeviceMessage>, Vec<DeviceMessage>),
 }
 
+/// Few and short ones, and messages that are long from little on: what is used again is used again soon.
+pub(super) fn slots(ranks: u32) -> Slots {
+    let bytes = if ranks.is_multiple_of(2) { SLICE_UNIT_BYTES } else { 2 * SLICE_UNIT_BYTES };
+    Slots { channels: 2, bytes, slices_per_channel: 2, message_bytes_min: 30_000 }
+}
+
 /// What a kernel is told.
 enum Told {
     Call(Box<Parameters>),
@@ -125,12 +132,16 @@ enum Told {
 impl Work {
     fn told(&self, standing: &Standing) -> (Told, Grid) {
         match self {
+            Work::Call(request) if request.leaf == Leaf::Slots => {
+                let launch = pairs::of_blocks(standing, slots(standing.ranks), request);
+                (Told::Messages(Box::new(launch.parameters)), launch.grid)
+            }
             Work::Call(request) => {
                 let launch = request.launch(standing);
                 (Told::Call(Box::new(launch.parameters)), launch.grid)
             }
             Work::Messages(sends, receives) => {
-                let launch = pairs::launch(standing, sends, receives);
+                let launch = pairs::launch(standing, slots(standing.ranks), sends, receives);
                 (Told::Messages(Box::new(launch.parameters)), launch.grid)
             }
         }
@@ -138,7 +149,7 @@ impl Work {
 
     fn kernel_name(&self) -> String {
         match self {
-            Work::Messages(..) => "pairs_bytes".to_owned(),
+            Work::Messages(..) | Work::Call(Request { leaf: Leaf::Slots, .. }) => "pairs_bytes".to_owned(),
             Work::Call(request) => {
                 let is_reduction = request.shape.is_reduction();
                 let element = if is_reduction { element_name(request.element) } else { "bytes" };

@@ -3,11 +3,11 @@
 use efarun_wire::Rank;
 
 use super::collectives::{Case, Chance, STEPS_MAX};
-use super::emulator::{Emulator, Node, Work, pointer_to};
+use super::emulator::{Emulator, Node, Work, pointer_to, slots};
 use crate::coll::collective::Collective;
 use crate::element::{ElementType, ReduceOp};
 use crate::nvlink::call::DeviceMessage;
-use crate::nvlink::layout::{PAIR_CHANNEL_BYTES, PAIR_SLOTS, PAIR_WARPS, ROUND_BYTES};
+use crate::nvlink::layout::{PAIR_CHANNEL_BYTES, PAIR_SLOTS, PAIR_WARPS, ROUND_BYTES, SLOTS};
 use crate::nvlink::parameters::status;
 use crate::nvlink::part::Leaf;
 
@@ -78,7 +78,8 @@ fn messages_of_all_lengths_arrive_between_ranks_that_take_part() {
     for seed in 0..6 {
         let mut chance = Chance(seed);
         let ranks = [2, 3, 4][seed as usize % 3];
-        let lengths = [1, 8, 119, 480, 3000, PAIR_CHANNEL_BYTES, PAIR_CHANNEL_BYTES + 1, 20_000];
+        let long = slots(ranks).message_bytes_min;
+        let lengths = [1, 119, 480, 3000, PAIR_CHANNEL_BYTES + 1, long - 1, long, 3 * long + 5, 200_003];
         // Groups one behind the other, in which some ranks have nothing, and pairs several messages.
         let mut groups: Vec<Vec<Letter>> = Vec::new();
         for _ in 0..5 {
@@ -86,7 +87,7 @@ fn messages_of_all_lengths_arrive_between_ranks_that_take_part() {
             for _ in 0..=chance.next() % 5 {
                 let from = (chance.next() % u64::from(ranks)) as u32;
                 let to = (from + 1 + (chance.next() % u64::from(ranks - 1)) as u32) % ranks;
-                let bytes = lengths[chance.next() as usize % 8];
+                let bytes = lengths[chance.next() as usize % lengths.len()];
                 letters.push(Letter::new(&mut chance, from, to, bytes));
             }
             groups.push(letters);
@@ -122,16 +123,49 @@ fn a_sender_is_no_further_ahead_than_there_is_room() {
 }
 
 #[test]
+fn a_sender_of_long_messages_is_no_further_ahead_than_there_are_slots() {
+    let Some(emulator) = Emulator::new("a_sender_of_long_messages_is_no_further_ahead_than_there_are_slots")
+    else {
+        return;
+    };
+    // Each message has several times the slices that there are slots, and there are several.
+    let room = slots(2).channels as usize * SLOTS * slots(2).bytes;
+    for seed in 0..3 {
+        let mut chance = Chance(seed);
+        let both = [(0, 1), (1, 0), (0, 1), (1, 0)];
+        let letters: Vec<_> = both
+            .into_iter()
+            .map(|(from, to)| Letter::new(&mut chance, from, to, 3 * room - 7 * from as usize))
+            .collect();
+        // One way first and then the other, and both at once.
+        let one_by_one = |rank| letters[..2].chunks(1).map(move |letter| group(rank, letter));
+        let works = [0, 1].map(|rank| one_by_one(rank).chain([group(rank, &letters[2..])]).collect());
+        let node = Node::new(2, u64::MAX);
+        run(&emulator, 2, &works, seed, &node, "long");
+        letters.iter().for_each(|letter| letter.check("long"));
+    }
+    // Without a receiver it waits, and says for whom.
+    let letter = Letter::new(&mut Chance(1), 0, 1, 2 * room);
+    let node = Node::new(2, 1 << 20);
+    let sent = group(0, std::slice::from_ref(&letter));
+    assert!(emulator.run_all(&node, &[vec![sent], Vec::new()], 1, 1 << 28));
+    let found = node.status(0);
+    assert_eq!((found[status::CAUSE], found[status::PEER]), (status::CAUSE_TIMEOUT, 1));
+}
+
+#[test]
 fn a_receiver_of_another_length_names_the_sender() {
     let Some(emulator) = Emulator::new("a_receiver_of_another_length_names_the_sender") else { return };
-    let mut letter = Letter::new(&mut Chance(1), 0, 1, 1000);
-    let sent = group(0, std::slice::from_ref(&letter));
-    letter.bytes = 999;
-    let received = group(1, std::slice::from_ref(&letter));
-    let node = Node::new(2, 1 << 24);
-    assert!(emulator.run_all(&node, &[vec![sent], vec![received]], 1, 1 << 28));
-    let found = node.status(1);
-    assert_eq!((found[status::CAUSE], found[status::PEER]), (status::CAUSE_MISMATCH, 0));
+    for bytes in [1000, 100_000] {
+        let mut letter = Letter::new(&mut Chance(1), 0, 1, bytes);
+        let sent = group(0, std::slice::from_ref(&letter));
+        letter.bytes = bytes - 1;
+        let received = group(1, std::slice::from_ref(&letter));
+        let node = Node::new(2, 1 << 24);
+        assert!(emulator.run_all(&node, &[vec![sent], vec![received]], 1, 1 << 28));
+        let found = node.status(1);
+        assert_eq!((found[status::CAUSE], found[status::PEER]), (status::CAUSE_MISMATCH, 0), "{bytes}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::collectives::{Case, Chance, LEAVES, collectives, run};
 use super::emulator::{Emulator, Node};
 use crate::coll::collective::Collective;
 use crate::element::{ElementType, ReduceOp};
+use crate::nvlink::call::DeviceCollective;
 use crate::nvlink::layout;
 use crate::nvlink::pairs::{MESSAGES_MAX, PairParameters};
 use crate::nvlink::parameters::{Parameters, status};
@@ -51,6 +52,10 @@ fn kernels_and_host_have_one_layout() {
         relay::SLICE * 8,
         relay::ANSWERED * 8,
         relay::STATE_BYTES,
+        layout::SLOT_CHANNELS as usize,
+        layout::SLOTS,
+        layout::SLOT_ROOM,
+        layout::SLICE_UNIT_BYTES,
     ];
     let found: Vec<_> = (0..expected.len() as u32).map(|which| emulator.constant(which) as usize).collect();
     assert_eq!(found, expected);
@@ -65,7 +70,7 @@ fn mixed_calls(ranks: u32, count: usize, seed: u64) -> Vec<Case> {
         let mut draw = |below: u64| (chance.next() % below) as usize;
         let collective = collectives(draw(u64::from(ranks)) as u32)[draw(8)];
         if draw(4) == 0 {
-            leaf = LEAVES[draw(4)];
+            leaf = LEAVES[draw(LEAVES.len() as u64)];
         }
         let len = [1, 60, 240, 700][draw(4)];
         Case::new(
@@ -120,15 +125,26 @@ fn a_rank_that_calls_something_else_is_named_on_both_sides() {
     let Some(emulator) = Emulator::new("a_rank_that_calls_something_else_is_named_on_both_sides") else {
         return;
     };
-    let case = |op| Case::new((Collective::AllReduce, Leaf::TwoShot), (ElementType::F32, op), (2, 100), 1);
-    let (sum, max) = (case(ReduceOp::Sum), case(ReduceOp::Max));
-    let (one, other) = (sum.request(0), max.request(1));
-    let node = Node::new(2, 1 << 24);
-    assert!(emulator.run(&node, &[vec![one, one], vec![other, other]], 1, 1 << 28));
-    for (rank, signature) in [(0, other.signature()), (1, one.signature())] {
-        let status = node.status(rank);
-        assert_eq!(status[status::CAUSE], status::CAUSE_MISMATCH);
-        assert_eq!((status[status::PEER], status[status::SIGNATURE]), (1 - rank as u32, signature));
+    let reduced = |leaf, op| Case::new((Collective::AllReduce, leaf), (ElementType::F32, op), (2, 100), 1);
+    let root = Rank(0);
+    let moved =
+        |collective| Case::new((collective, Leaf::Slots), (ElementType::U8, ReduceOp::Sum), (2, 100_000), 1);
+    let pairs = [
+        (reduced(Leaf::TwoShot, ReduceOp::Sum), reduced(Leaf::TwoShot, ReduceOp::Max)),
+        (moved(DeviceCollective::AllToAll), reduced(Leaf::Ring, ReduceOp::Sum)),
+        // Both wait for each other's block, or both send one.
+        (moved(DeviceCollective::Gather { root }), moved(DeviceCollective::Scatter { root })),
+        (moved(DeviceCollective::Gather { root: Rank(1) }), moved(DeviceCollective::Scatter { root })),
+    ];
+    for (left, right) in pairs {
+        let (one, other) = (left.request(0), right.request(1));
+        let node = Node::new(2, 1 << 24);
+        assert!(emulator.run(&node, &[vec![one, one], vec![other, other]], 1, 1 << 28));
+        for (rank, signature) in [(0, other.signature()), (1, one.signature())] {
+            let status = node.status(rank);
+            assert_eq!(status[status::CAUSE], status::CAUSE_MISMATCH);
+            assert_eq!((status[status::PEER], status[status::SIGNATURE]), (1 - rank as u32, signature));
+        }
     }
 }
 
@@ -140,7 +156,7 @@ fn a_rank_that_does_not_come_is_named_at_the_deadline_and_nobody_spins_on() {
         return;
     };
     for leaf in LEAVES {
-        let case = Case::new((Collective::AllReduce, leaf), (ElementType::F32, ReduceOp::Sum), (3, 1000), 1);
+        let case = Case::new((done_by(leaf), leaf), (ElementType::F32, ReduceOp::Sum), (3, 1000), 1);
         let node = Node::new(3, 1 << 20);
         let requests = [vec![case.request(0); 2], vec![case.request(1); 2], Vec::new()];
         assert!(emulator.run(&node, &requests, 1, 1 << 28), "{}", leaf.name());
@@ -160,12 +176,17 @@ fn a_rank_that_does_not_come_is_named_at_the_deadline_and_nobody_spins_on() {
 fn a_host_that_says_stop_ends_every_wait() {
     let Some(emulator) = Emulator::new("a_host_that_says_stop_ends_every_wait") else { return };
     for leaf in LEAVES {
-        let case = Case::new((Collective::AllReduce, leaf), (ElementType::F32, ReduceOp::Sum), (2, 1000), 1);
+        let case = Case::new((done_by(leaf), leaf), (ElementType::F32, ReduceOp::Sum), (2, 1000), 1);
         let mut node = Node::new(2, u64::MAX);
         node.stop(0);
         assert!(emulator.run(&node, &[vec![case.request(0); 2], Vec::new()], 1, 1 << 28), "{}", leaf.name());
         assert_eq!(node.status(0)[status::CAUSE], 0);
     }
+}
+
+/// A collective that a leaf does.
+fn done_by(leaf: Leaf) -> DeviceCollective {
+    if leaf == Leaf::Slots { DeviceCollective::AllToAll } else { DeviceCollective::AllReduce }
 }
 
 /// Few in CI, more by `scripts/test --all`.
