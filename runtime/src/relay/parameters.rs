@@ -15,7 +15,7 @@ pub(crate) const PLAN: usize = 1;
 pub(crate) const SLICE: usize = 2;
 pub(crate) const ANSWERED: usize = 8;
 /// The relay's own state on the device.
-pub(crate) const STATE_BYTES: usize = 128 + CHANNELS * 8;
+pub(crate) const STATE_BYTES: usize = 128 + CHANNELS * 16;
 
 /// The kernels' `RelayParameters`.
 #[derive(Clone, Copy, Debug)]

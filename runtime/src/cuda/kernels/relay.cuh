@@ -3,8 +3,9 @@
 // A call moves spans: what is put is passed to the host, what is got comes from it. Both are cut into slices, which channels
 // take in turn. A block copies its slice of every span into its channel's part of the outbox, which is the host's memory,
 // and posts that it is there, with the number of the host's plan; the host does what the plan says with the other hosts, and
-// answers when the channel's part of the inbox has what is got. While it does so for one channel, the others copy. What is
-// posted and answered is counted from call to call, so that a call can be captured and run again.
+// answers when the channel's part of the inbox has what is got. While it does so for one channel, the others copy. Who only
+// puts does not wait for the answer: who posts the next time does, as the channel's words and its part of the outbox are the
+// host's until then. What is posted and answered is counted from call to call, so that a call can be captured and run again.
 //
 // Where the spans that are got are other nodes' parts of a reduction, they are reduced with this node's own, in order of
 // node, and rounded once.
@@ -21,9 +22,10 @@ constexpr u64 RELAY_POSTED = 0;
 constexpr u64 RELAY_PLAN = 8;
 constexpr u64 RELAY_SLICE = 16;
 constexpr u64 RELAY_ANSWERED = 64;
-// In the relay's own state, behind whether a call has failed: how much each channel has posted.
+// In the relay's own state, behind whether a call has failed: how much each channel has posted, and how much of it is known
+// to be answered.
 constexpr u64 RELAY_COUNTS = 128;
-constexpr u64 RELAY_STATE_BYTES = RELAY_COUNTS + RELAY_CHANNELS * 8;
+constexpr u64 RELAY_STATE_BYTES = RELAY_COUNTS + RELAY_CHANNELS * 16;
 
 struct Span {
     u64 address;
@@ -140,14 +142,28 @@ template <class T> DEVICE void reduce_parts(const RelayParameters& p, u64 inbox,
     }
 }
 
+// Waits until the host has answered so many of a channel's posts. All threads of the block agree on whether it has.
+DEVICE bool await_answer(RelayCall& call, u64 words, u64 number) {
+    if (thread_index() == 0) {
+        Wait wait = {0, 0};
+        while (load_acquire(words + RELAY_ANSWERED) < number) {
+            if (!goes_on(wait, call, call.p.peer)) break;
+        }
+    }
+    return all_of_block(!call.is_given_up);
+}
+
 template <class T> DEVICE void relay(const RelayParameters& p) {
     RelayCall call = {p, block_index(), 0, false};
-    u64 counter = p.state + RELAY_COUNTS + (u64)call.channel * 8;
-    u64 number = *(const u64*)counter;
+    u64 counters = p.state + RELAY_COUNTS + (u64)call.channel * 16;
+    u64 number = *(const u64*)counters, answered = *(const u64*)(counters + 8);
     bool goes_well = all_of_block(!load_shared_word(p.state + STATE_FAILED));
     u64 words = p.words + (u64)call.channel * RELAY_WORDS;
     u64 outbox = p.outbox + (u64)call.channel * RELAY_SLOT_BYTES, inbox = p.inbox + (u64)call.channel * RELAY_SLOT_BYTES;
     for (u64 slice = call.channel; slice < p.slices && goes_well; slice += block_count()) {
+        if (answered < number) goes_well = await_answer(call, words, number);
+        if (!goes_well) break;
+        answered = number;
         u64 at = slice * p.slice_bytes;
         for (u32 i = 0; i < p.put_count; i++) {
             put_part<T>(p, p.puts[i].address + at, outbox + i * p.slice_bytes, part_of(p, p.puts[i], at));
@@ -158,13 +174,11 @@ template <class T> DEVICE void relay(const RelayParameters& p) {
             store_word(words + RELAY_PLAN, p.plan);
             store_word(words + RELAY_SLICE, slice);
             store_release(words + RELAY_POSTED, number);
-            Wait wait = {0, 0};
-            while (load_acquire(words + RELAY_ANSWERED) < number) {
-                if (!goes_on(wait, call, p.peer)) break;
-            }
         }
-        goes_well = all_of_block(!call.is_given_up);
+        if (!p.get_count) continue;
+        goes_well = await_answer(call, words, number);
         if (!goes_well) break;
+        answered = number;
         if (p.own) {
             reduce_parts<T>(p, inbox, at, part_of(p, p.gets[0], at));
             continue;
@@ -174,5 +188,8 @@ template <class T> DEVICE void relay(const RelayParameters& p) {
         }
     }
     block_barrier();
-    if (thread_index() == 0) *(u64*)counter = number;
+    if (thread_index() == 0) {
+        *(u64*)counters = number;
+        *(u64*)(counters + 8) = answered;
+    }
 }
