@@ -193,8 +193,8 @@ fn channels(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(PAIR_CHANNEL_BYTES)).unwrap_or(PAIR_CHANNELS).min(PAIR_CHANNELS)
 }
 
-/// One is sent while another is taken.
-const SLICES_PER_CHANNEL: usize = 2;
+/// More, of which one is sent while another is taken, cost more than they gain.
+const SLICES_PER_CHANNEL: usize = 1;
 /// More than this gains nothing.
 const SLOT_BYTES_MAX: usize = 64 << 10;
 

@@ -19,7 +19,7 @@ pub(super) fn leaf(shape: Shape, is_registered: bool) -> Leaf {
         Leaf::Direct
     } else if has_ring {
         Leaf::Ring
-    } else if shape.has_slots() && shape.block_bytes() >= SLOTS_BYTES_MIN {
+    } else if shape.has_slots() && shape.block_bytes() >= slots_bytes_min(shape) {
         Leaf::Slots
     } else {
         Leaf::TwoShot
@@ -76,9 +76,13 @@ fn ring_bytes_min(shape: Shape) -> usize {
     }
 }
 
-/// From how many bytes on a message, or a block that is only moved, goes by slots: below it, a slice's way costs more than lines
-/// in which not all is data.
-pub(super) const SLOTS_BYTES_MIN: usize = 8 << 20;
+/// From how many bytes on a message goes by slots: below it, a slice's way costs more than lines in which not all is data.
+pub(super) const SLOTS_BYTES_MIN: usize = 2 << 20;
+
+/// The same of a block that is only moved: where one rank alone gives or gets, lines go empty the other way.
+fn slots_bytes_min(shape: Shape) -> usize {
+    if shape.collective.root().is_some() { SLOTS_BYTES_MIN / 2 } else { SLOTS_BYTES_MIN }
+}
 
 /// From here on more than two ranks go faster around a ring than all to all, also where nothing needs to be staged.
 const DIRECT_VECTOR_BYTES_MAX: usize = 24 << 20;

@@ -110,6 +110,8 @@ impl Relay {
         }
         let stretches = transfer.puts.len().max(transfer.gets.len());
         assert!(stretches <= SPANS_MAX && stretches * transfer.slice_bytes <= SLOT_BYTES, "{transfer:?}");
+        let copied = transfer.copy.map_or(0, |(from, _)| from.bytes);
+        assert!(copied <= slices * transfer.slice_bytes, "{transfer:?}");
         let is_captured = stream.is_captured()?;
         self.order(stream, is_captured)?;
         let element = transfer.reduction.map(|reduction| reduction.element);
@@ -134,10 +136,11 @@ impl Relay {
     }
 
     fn parameters(&self, transfer: &Transfer, plan: u64) -> RelayParameters {
+        let span = |stretch: &Stretch| Span { address: stretch.pointer.0, bytes: stretch.bytes as u64 };
         let spans = |stretches: &[Stretch]| {
             let mut spans = [Span::default(); SPANS_MAX];
-            for (span, stretch) in spans.iter_mut().zip(stretches) {
-                *span = Span { address: stretch.pointer.0, bytes: stretch.bytes as u64 };
+            for (place, stretch) in spans.iter_mut().zip(stretches) {
+                *place = span(stretch);
             }
             spans
         };
@@ -166,6 +169,8 @@ impl Relay {
             peer: peers.map(|(rank, _)| rank.0).next().unwrap_or(0),
             puts: spans(&transfer.puts),
             gets: spans(&transfer.gets),
+            copied: transfer.copy.map_or_else(Span::default, |(from, _)| span(&from)),
+            copied_to: transfer.copy.map_or(DevicePointer(0), |(_, to)| to),
         }
     }
 

@@ -41,6 +41,8 @@ pub(crate) struct RelayParameters {
     pub(crate) peer: u32,
     pub(crate) puts: [Span; SPANS_MAX],
     pub(crate) gets: [Span; SPANS_MAX],
+    pub(crate) copied: Span,
+    pub(crate) copied_to: DevicePointer,
 }
 
 /// Where a stretch is.

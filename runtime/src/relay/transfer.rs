@@ -31,6 +31,8 @@ pub struct Transfer {
     pub receives: Vec<(Rank, usize)>,
     /// To whom the first get is sent on, when it is here.
     pub passes_on: Vec<Rank>,
+    /// What this rank has for itself, and where that goes, as long as the longest put or get at most.
+    pub copy: Option<(Stretch, DevicePointer)>,
     /// How what is got becomes one.
     pub reduction: Option<Reduction>,
     /// How long slices are; the same at both ends of every stretch. See [`Transfer::slice_bytes`].

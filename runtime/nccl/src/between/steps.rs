@@ -138,11 +138,10 @@ impl Steps {
         }
         if body < count {
             let (input, output) = (self.behind(input, body), self.behind(output, body));
-            if is_root && input != output {
-                steps.push(Step::Copy { from: input, to: output, bytes: (count - body) * self.size() });
-            }
             if self.at.local == root_local {
-                steps.push(self.spread_from(root_node, output, count - body));
+                let from = if is_root { input } else { output };
+                let spread = self.spread_from(root_node, from, count - body);
+                steps.push(if is_root { self.copying(spread, input, output, count - body) } else { spread });
             }
             if self.at.locals > 1 {
                 steps.push(self.on_node(in_node(root_local), count - body, output, output));
@@ -183,10 +182,8 @@ impl Steps {
         let DeviceCall { count, input, output, .. } = self.call;
         let of_rank = |rank: Rank| self.behind(output, rank.0 as usize * count);
         let own = of_rank(self.at.on_rail(self.at.node));
-        if own != input {
-            steps.push(Step::Copy { from: input, to: own, bytes: count * self.size() });
-        }
-        steps.push(self.gather_on_rail(input, count, |node| of_rank(self.at.on_rail(node))));
+        let gather = self.gather_on_rail(input, count, |node| of_rank(self.at.on_rail(node)));
+        steps.push(self.copying(gather, input, own, count));
         if self.at.locals > 1 {
             for node in 0..self.at.nodes {
                 let first = of_rank(Rank(node * self.at.locals));
@@ -216,9 +213,7 @@ impl Steps {
         let locals = self.at.locals as usize;
         let of_node = |memory, node: u32| self.behind(memory, node as usize * locals * count);
         let (own_input, own_output) = (of_node(input, self.at.node), of_node(output, self.at.node));
-        if locals == 1 {
-            steps.push(Step::Copy { from: own_input, to: own_output, bytes: count * self.size() });
-        } else {
+        if locals > 1 {
             steps.push(self.on_node(DeviceCollective::AllToAll, count, own_input, own_output));
             for node in self.at.other_nodes() {
                 let (from, to) = (of_node(input, node), of_node(self.scratch, node));
@@ -230,14 +225,16 @@ impl Steps {
         let stretches = |memory: DevicePointer| -> Vec<Stretch> {
             others.iter().map(|&node| self.stretch(of_node(memory, node), locals * count)).collect()
         };
-        steps.push(Step::Relay(Transfer {
+        let exchange = Step::Relay(Transfer {
             puts: stretches(from),
             gets: stretches(output),
             sends: self.with(&others),
             receives: self.with(&others),
             slice_bytes: self.slice_bytes(locals * count),
             ..Transfer::default()
-        }));
+        });
+        let is_alone = locals == 1;
+        steps.push(if is_alone { self.copying(exchange, own_input, own_output, count) } else { exchange });
     }
 
     fn gather(&self, root: Rank, steps: &mut Vec<Step>) {
@@ -256,16 +253,14 @@ impl Steps {
             transfer.puts = vec![self.stretch(input, count)];
             transfer.sends = vec![(self.at.on_rail(root_node), 0)];
         }
-        steps.push(Step::Relay(transfer));
+        let transfer = Step::Relay(transfer);
         if !is_at_root {
-            return;
+            return steps.push(transfer);
         }
         if locals == 1 {
-            if block(root_node) != input {
-                steps.push(Step::Copy { from: input, to: block(root_node), bytes: count * self.size() });
-            }
-            return;
+            return steps.push(self.copying(transfer, input, block(root_node), count));
         }
+        steps.push(transfer);
         for node in 0..self.at.nodes {
             let from = if node == root_node { input } else { block(node) };
             let to = self.behind(output, node as usize * locals * count);
@@ -297,11 +292,24 @@ impl Steps {
             transfer.gets = vec![self.stretch(output, count)];
             transfer.receives = vec![(self.at.on_rail(root_node), 0)];
         }
-        steps.push(Step::Relay(transfer));
+        let transfer = Step::Relay(transfer);
         if is_at_root && locals > 1 {
+            steps.push(transfer);
             steps.push(self.on_node(scatter, count, of_node(root_node), output));
-        } else if is_at_root && block(root_node) != output {
-            steps.push(Step::Copy { from: block(root_node), to: output, bytes: count * self.size() });
+        } else if is_at_root {
+            steps.push(self.copying(transfer, block(root_node), output, count));
+        } else {
+            steps.push(transfer);
+        }
+    }
+
+    /// A transfer that also copies what this rank has for itself, unless it is where it belongs.
+    fn copying(&self, step: Step, from: DevicePointer, to: DevicePointer, count: usize) -> Step {
+        match step {
+            Step::Relay(transfer) if from != to => {
+                Step::Relay(Transfer { copy: Some((self.stretch(from, count), to)), ..transfer })
+            }
+            other => other,
         }
     }
 

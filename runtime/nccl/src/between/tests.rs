@@ -160,6 +160,10 @@ fn play_transfers(ranks: &mut [Played]) -> bool {
                 sent.insert((rank, to.0), got[0].clone());
             }
             let played = &mut ranks[rank as usize];
+            if let Some((from, to)) = transfer.copy {
+                let own = played.read(from.pointer, from.bytes);
+                played.write(to, &own);
+            }
             match transfer.reduction {
                 Some(reduction) if !got.is_empty() => {
                     let own = played.read(reduction.own, transfer.gets[0].bytes);

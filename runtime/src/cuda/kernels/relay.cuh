@@ -58,6 +58,9 @@ struct RelayParameters {
     u32 peer;
     Span puts[RELAY_SPANS];
     Span gets[RELAY_SPANS];
+    // What this rank has for itself, and where it goes; none where it has no length.
+    Span copied;
+    u64 copied_to;
 };
 
 typedef CallOf<RelayParameters> RelayCall;
@@ -111,6 +114,24 @@ DEVICE void get_part(u64 from, u64 to, i64 len) {
 #pragma unroll
         for (u32 i = 0; i < RELAY_AT_ONCE; i++) {
             if (base + i * step < len) found[i] = load_inbox(from + base + i * step);
+        }
+#pragma unroll
+        for (u32 i = 0; i < RELAY_AT_ONCE; i++) {
+            i64 at = base + i * step;
+            if (at < len) store16(to + at, found[i], len - at);
+        }
+    }
+}
+
+// Copies a slice within this GPU's memory.
+DEVICE void copy_part(u64 from, u64 to, i64 len) {
+    i64 step = (i64)THREADS * 16;
+    for (i64 base = thread_index() * 16; base < len; base += RELAY_AT_ONCE * step) {
+        Pair found[RELAY_AT_ONCE];
+#pragma unroll
+        for (u32 i = 0; i < RELAY_AT_ONCE; i++) {
+            i64 at = base + i * step;
+            if (at < len) found[i] = load16(from + at, len - at);
         }
 #pragma unroll
         for (u32 i = 0; i < RELAY_AT_ONCE; i++) {
@@ -175,6 +196,8 @@ template <class T> DEVICE void relay(const RelayParameters& p) {
             store_word(words + RELAY_SLICE, slice);
             store_release(words + RELAY_POSTED, number);
         }
+        // While the host does its part.
+        if (at < p.copied.bytes) copy_part(p.copied.address + at, p.copied_to + at, part_of(p, p.copied, at));
         if (!p.get_count) continue;
         goes_well = await_answer(call, words, number);
         if (!goes_well) break;
