@@ -1,6 +1,6 @@
 //! A job of two nodes with two ranks each, whose PMI servers are joined by the head's own hub.
 
-use efarun::pmi::{Action, Server};
+use efarun::pmi::{Action, Greeted, Greeting, Ids, Server};
 use efarun_wire::message::{OobUp, SpawnedWorld};
 use efarun_wire::{JobId, NodeId, Rank};
 
@@ -41,6 +41,31 @@ impl PmiJob {
         let node = rank as usize / 2;
         let actions = self.servers[node].receive(Rank(rank), bytes);
         self.act(node, actions);
+    }
+
+    /// Lets a stranger greet at the port, in these parts of what it says in all: it is known by its whole first line, however
+    /// that comes, and by a number that a rank has.
+    ///
+    /// # Panics
+    ///
+    /// When it is not.
+    pub fn greet<'a>(&self, said: &[u8], parts: impl Iterator<Item = &'a [u8]>) {
+        let mut ids = Ids::default();
+        let id = ids.give(Rank(3), || Ok::<_, ()>(ID)).expect("the bits are there");
+        let (mut greeting, mut greeted, mut rest) = (Greeting::default(), Greeted::NotYet, Vec::new());
+        for part in parts {
+            match greeted {
+                Greeted::NotYet => greeted = greeting.push(part),
+                _ => rest.extend_from_slice(part),
+            }
+        }
+        assert_eq!(greeted, Greeting::default().push(&said[..said.len() - rest.len()]));
+        if let Greeted::By(number, behind) = greeted {
+            assert_eq!(ids.rank_of(number).is_some(), number == id);
+            assert!(said.ends_with(&[behind, rest].concat()));
+            let answer = self.servers[1].welcome(Rank(3));
+            assert_eq!(answer, b"cmd=initack rc=0\ncmd=set size=4\ncmd=set rank=3\ncmd=set debug=0\n");
+        }
     }
 
     /// Lets a rank end with code 0, or a deadline pass, whichever the number chooses.
@@ -94,6 +119,9 @@ impl PmiJob {
         }
     }
 }
+
+/// What rank 3 is told to greet by.
+const ID: u32 = 4321;
 
 impl Default for PmiJob {
     fn default() -> PmiJob {

@@ -1,9 +1,9 @@
 //! Ranks that speak PMI-1, or nearly: whatever they say, no server panics, keeps more than its limits, answers on several
 //! lines what was asked on one, or says to the head what the head refuses. Input is cut at 0xff; the first byte of each
-//! part says which rank speaks, or that something happens to it.
+//! part says which rank speaks, that something happens to it, or that a stranger greets at the port.
 #![no_main]
 
-use efarun_fuzz::{choice, pmi::PmiJob, within_bytes};
+use efarun_fuzz::{choice, parts, pmi::PmiJob, within_bytes};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -17,6 +17,7 @@ fuzz_target!(|input: &[u8]| {
             let rank = u32::from(who % 4);
             match who {
                 0xc0.. => job.happen(rank, who >> 2),
+                0xb8..0xc0 => job.greet(bytes, parts(bytes, who)),
                 _ => job.say(rank, bytes),
             }
         }

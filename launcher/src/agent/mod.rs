@@ -30,6 +30,7 @@ mod lease;
 mod leftovers;
 mod master_port;
 mod pmi_links;
+mod pmi_port;
 mod pmix_helper;
 mod pmix_links;
 mod pmix_survey;

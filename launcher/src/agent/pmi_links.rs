@@ -1,15 +1,16 @@
-//! The sockets between ranks and their node's PMI server.
+//! The sockets between ranks and their node's PMI server: one end of a pair, or a connection to its port.
 //!
 //! One task per socket moves bytes, in both directions, and reads no further while what it has to write is not taken: a
 //! rank that floods its server with requests and reads no answers stops itself, and is told of after a while. What the server decides is carried out
 //! here; what it has to say to the servers of other nodes goes through the head.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -17,6 +18,8 @@ use tokio::time::{Instant, sleep};
 use efarun_wire::message::{AgentMessage, LaunchPlan, OobDown, RankExit, RankStatus, SpawnedWorld};
 use efarun_wire::{JobId, Rank};
 
+use super::pmi_port::{self, Arrival, PmiPort};
+use crate::env::{NameValue, PMI_FD};
 use crate::exchange;
 use crate::link_io::LinkSender;
 use crate::pmi::{Action, Server};
@@ -24,6 +27,8 @@ use crate::pmi::{Action, Server};
 /// What happened on a rank's PMI socket.
 #[derive(Debug)]
 pub(super) enum Heard {
+    /// It has come to the port.
+    Came(Arrival),
     /// It wrote these.
     Bytes(Vec<u8>),
     /// It, and everybody else who had its end, is gone from it.
@@ -46,6 +51,12 @@ pub(super) struct PmiLinks {
     server: Server,
     /// Those that are open.
     sockets: BTreeMap<Rank, Socket>,
+    /// Where one was asked for.
+    port: Option<PmiPort>,
+    /// The ranks that come there.
+    by_port: BTreeSet<Rank>,
+    /// Those that came again, before it was seen that they had gone.
+    next_arrivals: BTreeMap<Rank, Arrival>,
     head: LinkSender<AgentMessage>,
     events: mpsc::Sender<PmiEvent>,
     /// What each rank has said and been told, in bytes.
@@ -78,6 +89,9 @@ impl PmiLinks {
         PmiLinks {
             server,
             sockets: BTreeMap::new(),
+            port: None,
+            by_port: BTreeSet::new(),
+            next_arrivals: BTreeMap::new(),
             head,
             events,
             bytes: BTreeMap::new(),
@@ -98,8 +112,41 @@ impl PmiLinks {
         self.act(actions);
     }
 
-    /// Takes a rank's socket over.
+    /// Tells a rank of the port, instead of its descriptor, where its environment asks for that.
+    ///
+    /// # Errors
+    ///
+    /// When there is no port.
+    pub(super) async fn complete(&mut self, rank: Rank, env: &mut Vec<NameValue>) -> io::Result<()> {
+        if !pmi_port::is_asked_for(env) {
+            return Ok(());
+        }
+        let port = match &mut self.port {
+            Some(port) => port,
+            none => none.insert(PmiPort::open(self.events.clone(), self.head.clone()).await?),
+        };
+        let own = port.environment(rank)?;
+        env.retain(|(name, _)| name != PMI_FD.as_bytes() && !own.iter().any(|(own, _)| own == name));
+        env.extend(own);
+        self.by_port.insert(rank);
+        Ok(())
+    }
+
+    /// Takes a rank's socket over, unless the rank is to come to the port.
     pub(super) fn add(&mut self, rank: Rank, socket: UnixStream) {
+        if !self.by_port.contains(&rank) {
+            self.take_over(rank, socket);
+        }
+    }
+
+    fn came(&mut self, rank: Rank, Arrival { stream, said }: Arrival) {
+        self.take_over(rank, stream);
+        let welcome = Action::Send(rank, self.server.welcome(rank));
+        self.act(vec![welcome]);
+        self.handle((rank, Heard::Bytes(said)));
+    }
+
+    fn take_over(&mut self, rank: Rank, socket: impl AsyncRead + AsyncWrite + Send + 'static) {
         let (answers, to_write) = mpsc::unbounded_channel();
         let is_held = Arc::new(AtomicBool::new(false));
         self.sockets.insert(rank, Socket { answers, is_held: Arc::clone(&is_held) });
@@ -124,6 +171,12 @@ impl PmiLinks {
     /// Handles what happened on a socket.
     pub(super) fn handle(&mut self, (rank, heard): PmiEvent) {
         let actions = match heard {
+            // Its program before this one has closed its socket, which is heard of soon.
+            Heard::Came(arrival) if self.sockets.contains_key(&rank) => {
+                self.next_arrivals.entry(rank).or_insert(arrival);
+                return;
+            }
+            Heard::Came(arrival) => return self.came(rank, arrival),
             Heard::Bytes(bytes) => {
                 self.bytes.entry(rank).or_default()[0] += bytes.len() as u64;
                 let actions = self.server.receive(rank, &bytes);
@@ -136,6 +189,9 @@ impl PmiLinks {
                 self.sockets.remove(&rank);
                 if self.server.is_within(rank) {
                     self.tell_later(CLOSED_PATIENCE, (rank, Heard::ClosedDue));
+                }
+                if let Some(arrival) = self.next_arrivals.remove(&rank) {
+                    self.came(rank, arrival);
                 }
                 Vec::new()
             }
@@ -178,6 +234,7 @@ impl PmiLinks {
     /// itself is.
     pub(super) fn ended(&mut self, exit: &RankExit) {
         self.sockets.remove(&exit.rank);
+        self.next_arrivals.remove(&exit.rank);
         if let Some(bytes) = self.bytes.remove(&exit.rank) {
             self.head.send(&AgentMessage::PmiBytes { rank: exit.rank, bytes });
         }
@@ -237,13 +294,13 @@ impl PmiLinks {
 /// nothing while more than [`UNREAD_BYTES`] of answers wait for the rank.
 async fn carry(
     rank: Rank,
-    mut socket: UnixStream,
+    socket: impl AsyncRead + AsyncWrite,
     mut answers: mpsc::UnboundedReceiver<Vec<u8>>,
     is_held: Arc<AtomicBool>,
     head: LinkSender<AgentMessage>,
     events: mpsc::Sender<PmiEvent>,
 ) {
-    let (mut source, mut sink) = socket.split();
+    let (mut source, mut sink) = tokio::io::split(socket);
     let mut unwritten: Vec<u8> = Vec::new();
     let mut buffer = [0; READ_BYTES];
     // Counted from the last time that it took something; what is told once is not told again.

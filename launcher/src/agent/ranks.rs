@@ -222,6 +222,10 @@ impl Ranks {
         if let Some(pmix) = &mut self.pmix {
             pmix.complete(rank, &mut fork_order.env);
         }
+        if let Err(error) = self.pmi.complete(rank, &mut fork_order.env).await {
+            self.fail(rank, "bind", "the port for PMI that EFARUN_PMI_PORT asks for", &error);
+            return Ok(());
+        }
         if let Some(folders) = &self.folders {
             folders.complete(&mut fork_order, rank_plan.local_rank);
         } else if let Some(file) = ErrorFile::for_rank(&mut fork_order.env) {
@@ -235,9 +239,7 @@ impl Ranks {
                 keeper.fork(fork_order, fds).await?;
             }
             Err((call, error)) => {
-                let errno = error.raw_os_error().unwrap_or_default();
-                let (call, subject) = (call.to_owned(), "its streams (see ulimit -Hn there)".to_owned());
-                self.head.send(&AgentMessage::SpawnFailed { rank, call, subject, errno });
+                self.fail(rank, call, "its streams (see ulimit -Hn there)", &error);
             }
         }
         Ok(())
@@ -301,10 +303,14 @@ impl Ranks {
     /// Says that no rank of the plan can be started, and why.
     fn fail_all(&self, plan: &LaunchPlan, call: &str, subject: &str, error: &io::Error) {
         for rank in &plan.ranks {
-            let (call, subject) = (call.to_owned(), subject.to_owned());
-            let errno = error.raw_os_error().unwrap_or_default();
-            self.head.send(&AgentMessage::SpawnFailed { rank: rank.rank, call, subject, errno });
+            self.fail(rank.rank, call, subject, error);
         }
+    }
+
+    fn fail(&self, rank: Rank, call: &str, subject: &str, error: &io::Error) {
+        let (call, subject) = (call.to_owned(), subject.to_owned());
+        let errno = error.raw_os_error().unwrap_or_default();
+        self.head.send(&AgentMessage::SpawnFailed { rank, call, subject, errno });
     }
 
     /// Tells the user where logs are that he asked for without naming a folder.

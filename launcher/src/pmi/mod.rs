@@ -16,16 +16,15 @@
 //! - What ranks send is untrusted. A rank that does not follow the protocol between its init and its finalise, or that
 //!   ends there with code 0, is [`Action::Broke`]: the others cannot go on without it. Before and after that it only loses
 //!   its socket.
-//!
 //! - A rank may ask for further worlds of the job. A server has clients of several, and keys are a world's own.
-//!
-//! Not served: PMI_PORT.
+//! - A rank that was given a port instead of a descriptor says who it is first ([`Greeting`]).
 
 mod barriers;
 mod between;
 mod client;
 mod ends;
 mod framing;
+mod greeting;
 mod groups;
 mod keys;
 mod peers;
@@ -36,6 +35,7 @@ mod request;
 mod server;
 mod spawning;
 
+pub use greeting::{Greeted, Greeting, Ids};
 pub use server::{Action, Server};
 
 #[cfg(test)]

@@ -50,6 +50,12 @@ pub(super) fn parse(message: &[u8]) -> Result<Request, Fault> {
     })
 }
 
+/// Reads a greeting, which stands before everything else on a connection that nobody knows. Gives the number in it.
+pub(super) fn parse_greeting(line: &[u8]) -> Option<u32> {
+    let fields = Fields::read(line).filter(|fields| fields.command == b"initack")?;
+    fields.number("pmiid").ok()
+}
+
 /// Writes an answer.
 pub(super) fn render(reply: &Reply) -> Vec<u8> {
     match reply {

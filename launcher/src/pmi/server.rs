@@ -5,6 +5,7 @@ use efarun_wire::oob::blob_limit_bytes;
 use efarun_wire::{JobId, NodeId, Rank};
 
 use super::client::{Client, Phase};
+use super::greeting::welcome;
 use super::keys::{KeySpace, MAX_VALUE_BYTES};
 use super::peers::{Ask, Generation, Question};
 use super::process_mapping::process_mapping;
@@ -92,6 +93,14 @@ impl Server {
             has_named_missing: false,
             said_not_served: BTreeSet::new(),
         }
+    }
+
+    /// What a rank is told first that came by the port, and not over a descriptor.
+    pub fn welcome(&self, rank: Rank) -> Vec<u8> {
+        let client = self.clients.get(&rank);
+        let map = client.and_then(|client| self.worlds.get(&client.generation.world)).map(|world| &world.map);
+        let place = map.and_then(|map| Some((map.within(rank)?, map.size())));
+        place.map(|(within, size)| welcome(within, size)).unwrap_or_default()
     }
 
     /// Handles what a rank wrote to its socket.

@@ -4,6 +4,7 @@ mod bytes;
 mod failures;
 mod mpich;
 mod open_mpi;
+mod port;
 mod python;
 mod spawn;
 mod support;

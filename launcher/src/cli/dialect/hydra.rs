@@ -56,7 +56,8 @@ pub(in crate::cli) const FLAGS: &[ForeignFlag] = &[
     // Limits and endings.
     flag(&["disable-auto-cleanup"], 0, Means(&["--on-failure=continue"])),
     flag(&["enable-auto-cleanup"], 0, NoDifference("a rank that fails ends the job")),
-    flag(&["pmi-port", "disable-hostname-propagation"], 0, NoDifference(ITS_OWN_WAY)),
+    flag(&["pmi-port"], 0, Means(&["--export=EFARUN_PMI_PORT=1"])),
+    flag(&["disable-hostname-propagation"], 0, NoDifference(ITS_OWN_WAY)),
 ];
 
 const ITS_OWN_WAY: &str = "efarun reaches hosts in a way of its own: SSH, or the command of --launch-agent";

@@ -60,6 +60,7 @@ const PAIRS: &[(&str, &str)] = &[
     ("-prepend-rank", "--tag-output"),
     ("-print-rank-map", "--display-map"),
     ("-disable-auto-cleanup", "--on-failure continue"),
+    ("-pmi-port", "-x EFARUN_PMI_PORT=1"),
 ];
 
 /// A parameter with its value, and efarun's option.

@@ -9,12 +9,16 @@ use super::{AT_ONCE, Bystander, Gates, end_with};
 
 /// A version of PMI, as functions of a shell. `init` and `say` wait for answers, `ask` does not.
 struct Dialect {
+    shell: &'static str,
+    options: &'static [&'static str],
     functions: &'static str,
     barrier: &'static str,
     finalize: &'static str,
 }
 
 const PMI_1: Dialect = Dialect {
+    shell: "sh",
+    options: &[],
     functions: "
         ask() { echo \"$1\" >&4; }
         say() { ask \"$1\"; read answer <&4; }
@@ -23,7 +27,26 @@ const PMI_1: Dialect = Dialect {
     finalize: "cmd=finalize",
 };
 
+/// Over a connection to the port, which only some shells can make.
+const PMI_1_BY_PORT: Dialect = Dialect {
+    shell: "bash",
+    options: &["-x", "EFARUN_PMI_PORT=1"],
+    functions: "
+        connect() { exec 4<>/dev/tcp/${PMI_PORT%:*}/${PMI_PORT#*:}; }
+        ask() { echo \"$1\" >&4; }
+        say() { ask \"$1\"; read answer <&4; }
+        init() {
+            connect; say cmd=initack\\ pmiid=$PMI_ID; read size <&4; read rank <&4; read debug <&4
+            [ \"$answer $size $rank\" = \"cmd=initack rc=0 cmd=set size=$PMI_SIZE cmd=set rank=$PMI_RANK\" ] || exit 9
+            say 'cmd=init pmi_version=1 pmi_subversion=1'
+        }",
+    barrier: "cmd=barrier_in",
+    finalize: "cmd=finalize",
+};
+
 const PMI_2: Dialect = Dialect {
+    shell: "sh",
+    options: &[],
     functions: "
         ask() { printf '%6d%s' ${#1} \"$1\" >&4; }
         say() { ask \"$1\"; length=$(head -c 6 <&4); answer=$(head -c $length <&4); }
@@ -38,12 +61,13 @@ type Case = (&'static str, i32, &'static str);
 impl Dialect {
     /// A job whose ranks are shells that run this script.
     fn job<'a>(&self, testbed: &'a Testbed, hosts: &str, script: &str) -> Job<'a> {
-        let Dialect { functions, barrier, finalize } = self;
+        let Dialect { functions, barrier, finalize, .. } = self;
         let ways = format!("barrier() {{ say '{barrier}'; }}; finalize() {{ say '{finalize}'; }}");
         let script = format!("{functions}\n{ways}; init; {script}");
         Job::on(testbed, program!("efarun-under-test"))
             .options(["-H", hosts])
-            .program(Path::new("sh"), ["-c", &script])
+            .options(self.options)
+            .program(Path::new(self.shell), ["-c", &script])
             .deadline(Duration::from_secs(120))
             .beside_others()
     }
@@ -143,6 +167,36 @@ fn a_rank_that_breaks_pmi_2_ends_its_own_job_with_a_sentence() {
             "ask 'cmd=abort;exitcode=9;msg=out of luck;'; sleep 100",
             9,
             "rank 2 on h2 aborted the job with code 9: out of luck",
+        ),
+    ]);
+}
+
+#[test]
+fn a_rank_or_a_stranger_at_the_port_of_pmi_harms_no_other_job() {
+    require!(Need::Testbed);
+    PMI_1_BY_PORT.ends_its_own_job(&[
+        ("echo nonsense >&4; sleep 100", 1, "rank 2 on h2 sent `nonsense` where a PMI message belongs"),
+        ("kill -9 $$", 137, "rank 2 on h2 was killed by signal 9 (SIGKILL)"),
+        ("exec 4>&-; sleep 100", 1, "rank 2 on h2 closed its PMI socket before MPI_Finalize"),
+        (
+            "ask 'cmd=abort exitcode=9 message=out\\ of\\ luck'; sleep 100",
+            9,
+            "rank 2 on h2 aborted the job with code 9: out of luck",
+        ),
+        // Wrong numbers, nonsense and no word at all, more at a time than are let be; then the job goes on to its end.
+        (
+            "exec 5>&4; for i in $(seq 100); do connect; eval \"exec $((i + 10))>&4\"; done
+             connect; ask cmd=initack\\ pmiid=1; read answer <&4 && exit 7
+             connect; ask nonsense; read answer <&4 && exit 8
+             exec 4<&5; barrier; exit 3",
+            3,
+            "somebody came to PMI_PORT with a PMI_ID that no rank has, or with none",
+        ),
+        // Its own number, while it is there.
+        (
+            "exec 5>&4; connect; ask cmd=initack\\ pmiid=$PMI_ID; exec 4<&5; barrier; exit 4",
+            4,
+            "rank 2 on h2 exited with code 4",
         ),
     ]);
 }
