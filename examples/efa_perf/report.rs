@@ -53,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) average: String,
     /// `--rotate`: how buffers are taken in turn, where it was asked for.
     pub(crate) rotate: Option<String>,
+    /// `--arena`: what the buffers are, where it was asked for.
+    pub(crate) buffers: Option<String>,
     /// Whether the table has columns for percentiles.
     #[serde(skip)]
     pub(crate) shows_percentiles: bool,
@@ -181,6 +183,7 @@ pub(crate) mod tests {
             check_iters: 1,
             average: "the mean over ranks".to_owned(),
             rotate: None,
+            buffers: None,
             shows_percentiles: false,
             link: None,
             shows_bound: false,

@@ -13,6 +13,7 @@ use crate::bound::{Bound, GivenLink};
 use crate::cli::{Args, ArgsError, RotationChoice};
 use crate::collective::Operation;
 use crate::complain;
+use crate::data::{GuardedBuffer, Sample};
 use crate::gpu::{self, Gpu};
 use crate::measure::rotation::{Rotation, last_level_cache_bytes};
 use crate::measure::{Effort, Measurement};
@@ -133,6 +134,8 @@ pub(crate) fn give_up(
 struct Prepared {
     plan: Plan,
     effort: Effort,
+    /// Whether buffers are the World's.
+    arena: bool,
 }
 
 /// The plan, and the memory for it. The inner result is the same on all ranks.
@@ -164,6 +167,7 @@ fn prepare(args: &Args, world: &mut World) -> Result<Result<Prepared, ArgsError>
             percentiles: args.percentiles || args.json.is_some(),
             rotation,
         },
+        arena: args.arena,
     };
     let prepared = Plan::new(args, world_size).and_then(|plan| Ok(effort(plan, args.sweep()?)));
     Ok(prepared.and_then(|prepared| {
@@ -203,14 +207,20 @@ fn measure(
         for part in parts {
             for operation in &part.operations {
                 let on = (&mut *world, gpu);
-                measure_operation(on, prepared.effort, part.element, *operation, &mut |mut row: Row| {
-                    if let Some(bound) = bound {
-                        row.set_bound(bound.us(collective, row.size_bytes));
-                    }
-                    output.row(&config, &row)?;
-                    rows.push(row);
-                    Ok(())
-                })?;
+                measure_operation(
+                    on,
+                    (prepared.effort, prepared.arena),
+                    part.element,
+                    *operation,
+                    &mut |mut row: Row| {
+                        if let Some(bound) = bound {
+                            row.set_bound(bound.us(collective, row.size_bytes));
+                        }
+                        output.row(&config, &row)?;
+                        rows.push(row);
+                        Ok(())
+                    },
+                )?;
             }
         }
         output.footer(&Report::new(config, rows[first..].to_vec()))?;
@@ -223,7 +233,7 @@ type OnRow<'a> = &'a mut dyn FnMut(Row) -> Result<(), PerfError>;
 /// From the element type as data to the type.
 fn measure_operation(
     (world, gpu): (&mut World, Option<&Gpu>),
-    effort: Effort,
+    (effort, arena): (Effort, bool),
     element: ElementType,
     operation: Operation,
     on_row: OnRow,
@@ -232,6 +242,10 @@ fn measure_operation(
         ($type:ty) => {
             match gpu {
                 Some(gpu) => gpu::Measurement::<$type>::new(world, gpu, effort, operation)?.run(on_row),
+                None if arena => {
+                    let buffers = [shared(world, effort, operation)?, shared(world, effort, operation)?];
+                    Measurement::<_, $type>::on(world, effort, operation, buffers).run(on_row)
+                }
                 None => Measurement::<_, $type>::new(world, effort, operation).run(on_row),
             }
         };
@@ -251,6 +265,16 @@ fn measure_operation(
         ElementType::F64 => of!(f64),
         other => unreachable!("{other} is not among the types that -d takes"),
     }
+}
+
+/// A buffer that the World makes.
+fn shared<T: Sample>(
+    world: &mut World,
+    effort: Effort,
+    operation: Operation,
+) -> Result<GuardedBuffer<T>, efarun_rt::Error> {
+    let len = effort.buffer_len(operation.collective(), size_of::<T>(), world.world_size());
+    world.alloc(GuardedBuffer::<T>::memory_len(len)).map(GuardedBuffer::on)
 }
 
 fn config(args: &Args, effort: &Effort, bound: Option<&Bound>, world: &World) -> Config {
@@ -282,6 +306,7 @@ fn config(args: &Args, effort: &Effort, bound: Option<&Bound>, world: &World) ->
         check_iters: args.check_iters,
         average: args.average.to_string(),
         rotate,
+        buffers: args.arena.then(|| "the World's, which ranks of a node reach in each other".to_owned()),
         shows_percentiles: args.percentiles,
         link: bound.map(|bound| bound.link().clone()),
         shows_bound: args.bound,

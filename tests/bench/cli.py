@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, help="how often each is run (collectives and host 5, launches 11, output and mpi-init 7)")
     made.add_argument("--sizes", type=sizes_of, help="sizes instead of 8 B to 16 MiB, or 64 MiB, by factors of 2: 8,64K,1M")
     made.add_argument("--ranks", type=sizes_of, help="how many on this machine: 2,4,8; for mpi-init in all: 2,8,32")
+    made.add_argument("--arena", action="store_true", help="host: efarun's buffers are those that it gives (World::alloc)")
     made.add_argument("--minutes", type=float, help="how long `host` may take, but for preparing (13; 1.5 if quick)")
     made.add_argument("--hosts", type=sizes_of, default=list(launch.HOSTS), help="launches on how many: 2,4,16,64")
     made.add_argument("--mib", type=int, default=output.RANK_MIB, help="how much each rank writes (96 MiB)")
@@ -102,10 +103,12 @@ def run_host(args: argparse.Namespace, out: Path) -> None:
     results: dict[int, Result] = {}
     able: dict[int, dict[str, list[Contender]]] = {}
     facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}"}
+    if args.arena:
+        facts["efarun's buffers"] = "World::alloc"
     rounds = args.rounds or (3 if args.quick else 5)
     ranks_wanted = args.ranks or (list(host.QUICK_RANKS) if args.quick else list(host.RANKS))
     for ranks in ranks_wanted:
-        contenders, absent = available(args, host.contenders(ranks))
+        contenders, absent = available(args, host.contenders(ranks, args.arena))
         facts |= absent
         sizes = args.sizes or host.sizes_for(ranks, args.quick)
         results[ranks] = Result(sizes, rounds, host.bands(sizes, ranks, args.quick), {}, {c.key: c for c in contenders})
@@ -124,9 +127,10 @@ def run_host(args: argparse.Namespace, out: Path) -> None:
     facts |= every.shortfalls()
     write_host(out, results, facts)
     if args.update:
-        report.update(args.update, "host", report.runs_markdown(host.titled(results), facts))
+        mark = "host-arena" if args.arena else "host"
+        report.update(args.update, mark, report.runs_markdown(host.titled(results), facts))
         for ranks, result in results.items():
-            picture = args.update.parent / "docs" / f"host-{ranks}.svg"
+            picture = args.update.parent / "docs" / f"{mark}-{ranks}.svg"
             picture.parent.mkdir(exist_ok=True)
             picture.write_text(plot.collectives_svg(result))
 

@@ -46,11 +46,14 @@ class LocalContender(Contender):
 
     ranks: int = 2
     cores: int = 2
+    # Of our measuring program, besides those that theirs has too.
+    perf_flags: tuple[str, ...] = ()
 
     def argv(self, hosts: list[str], per_host: int, program: list[str], efarun: str) -> list[str]:
         total = ["-n", str(self.ranks)]
         binding = "core" if self.ranks <= self.cores else "none"
         if self.family == "efarun":
+            program = [*program, *self.perf_flags]
             return [efarun, *total, "--oversubscribe", "--bind-to", binding, *self.setting.argv, *program]
         if self.family == "mpich":
             start = [self.release.program("mpiexec"), *total, "-bind-to", binding]
@@ -88,10 +91,13 @@ SETTINGS: dict[str, list[Setting]] = {
 }
 
 
-def contenders(ranks: int) -> list[Contender]:
-    """efarun first, then every peer at every setting."""
+def contenders(ranks: int, arena: bool = False) -> list[Contender]:
+    """efarun first, on buffers of its own or not, then every peer at every setting."""
     cores = len(os.sched_getaffinity(0))
-    ours = [LocalContender("efarun", "efarun", setting, ranks=ranks, cores=cores) for setting in SETTINGS["efarun"]]
+    own = ("--arena",) if arena else ()
+    ours = [
+        LocalContender("efarun", "efarun", setting, ranks=ranks, cores=cores, perf_flags=own) for setting in SETTINGS["efarun"]
+    ]
     peers = [
         LocalContender(release.family, release.title, setting, release, ranks, cores)
         for release in RELEASES

@@ -141,6 +141,17 @@ fn on_one_node_the_bound_is_memory_and_buffers_are_turned_over() {
 }
 
 #[test]
+fn buffers_of_the_world_are_measured_and_checked_as_others_are() {
+    let outcome = here("2", &["all", "-b", "1K", "-e", "1M", "-f", "32", "--arena", "-n", "2"]);
+    outcome.assert_code(0);
+    for text in
+        ["#  buffers: the World's, which ranks of a node reach in each other", "Out of bounds values : 0 OK"]
+    {
+        assert!(outcome.stdout().contains(text), "{text}\n{}", outcome.shown());
+    }
+}
+
+#[test]
 fn bound_that_is_given_is_not_measured_and_a_world_of_one_has_none() {
     let given = [
         "all_gather",

@@ -80,6 +80,9 @@ pub(crate) struct Args {
     /// cache twice. Not given, calls move through a buffer of the largest size, as nccl-tests' do
     #[arg(long = "rotate", value_name = "COUNT|auto", help_heading = CALLS, value_parser = values::rotation)]
     pub(crate) rotate: Option<RotationChoice>,
+    /// Take buffers that the runtime gives (World::alloc), which ranks of one node reach in each other without a copy
+    #[arg(long = "arena", help_heading = CALLS, conflicts_with_all = ["gpus", "explain"])]
+    pub(crate) arena: bool,
     /// Which time is reported: 0 that of rank 0, 1 the mean over ranks, 2 the shortest, 3 the longest
     #[arg(short = 'a', long = "average", value_name = "0..3", default_value = "1", help_heading = CALLS,
           value_parser = values::average)]
@@ -320,6 +323,9 @@ impl Args {
         }
         if let (Some(rotate), true) = (self.rotate, none(Collective::has_data)) {
             notes.push(format!("--rotate {rotate} changes nothing: {name} has no buffers"));
+        }
+        if self.arena && none(Collective::has_data) {
+            notes.push(format!("--arena changes nothing: {name} has no buffers"));
         }
         notes
     }

@@ -129,6 +129,7 @@ fn flags_that_change_nothing_are_named_with_the_reason() {
     assert_eq!(notes("all_reduce -r -1"), ["-r -1 changes nothing: all_reduce has no root"]);
     assert_eq!(notes("broadcast -o max -r 0"), ["-o max changes nothing: broadcast reduces nothing"]);
     assert_eq!(notes("barrier --rotate auto"), ["--rotate auto changes nothing: barrier has no buffers"]);
+    assert_eq!(notes("barrier --arena"), ["--arena changes nothing: barrier has no buffers"]);
 }
 
 #[test]

@@ -1,22 +1,66 @@
 //! Memory for inputs and results, with guards that show a write beside them.
 
+use std::ops::{Deref, DerefMut};
+
+use efarun_rt::SharedBuffer;
+
 use super::value::Sample;
 
 /// Elements with a guard on either side, aligned to cache lines. A call uses the elements of one window; a check uses
 /// the first elements and moves the upper guard down behind them.
 #[derive(Debug)]
 pub(crate) struct GuardedBuffer<T> {
-    memory: Vec<T>,
+    memory: Memory<T>,
     /// Where the data begins, behind the lower guard.
     start: usize,
+}
+
+#[derive(Debug)]
+enum Memory<T> {
+    Own(Vec<T>),
+    Shared(SharedBuffer<T>),
+}
+
+impl<T: Sample> Deref for Memory<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Memory::Own(memory) => memory,
+            Memory::Shared(memory) => memory,
+        }
+    }
+}
+
+impl<T: Sample> DerefMut for Memory<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        match self {
+            Memory::Own(memory) => memory,
+            Memory::Shared(memory) => memory,
+        }
+    }
 }
 
 impl<T: Sample> GuardedBuffer<T> {
     /// Room for `len` elements; all of it is written to here, by the thread that will use it, so that the pages are
     /// there and lie near it.
     pub(crate) fn new(len: usize) -> Self {
+        GuardedBuffer::within(Memory::Own(vec![T::POISON; Self::memory_len(len)]))
+    }
+
+    /// On memory of the World's, of [`GuardedBuffer::memory_len`] elements; all of it is written to here.
+    pub(crate) fn on(mut memory: SharedBuffer<T>) -> Self {
+        memory.fill(T::POISON);
+        GuardedBuffer::within(Memory::Shared(memory))
+    }
+
+    /// How many elements of memory room for `len` takes.
+    pub(crate) fn memory_len(len: usize) -> usize {
+        len + 2 * GUARD_LEN + ALIGN_BYTES / size_of::<T>()
+    }
+
+    fn within(memory: Memory<T>) -> Self {
         let spare = ALIGN_BYTES / size_of::<T>();
-        let memory = vec![T::POISON; len + 2 * GUARD_LEN + spare];
         let start = GUARD_LEN + memory[GUARD_LEN..].as_ptr().align_offset(ALIGN_BYTES).min(spare);
         GuardedBuffer { memory, start }
     }

@@ -10,7 +10,7 @@ use efarun_rt::{Element, ReduceOp};
 use half::{bf16, f16};
 
 /// An element type that inputs can be made of.
-pub(crate) trait Sample: Element {
+pub(crate) trait Sample: Element + bytemuck::Pod {
     /// Filled into results before a call, so that an element nobody wrote is found. No expected value equals it often.
     const POISON: Self;
 

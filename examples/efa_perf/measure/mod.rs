@@ -86,7 +86,16 @@ impl<'a, W: Collectives, T: Sample> Measurement<'a, W, T> {
     /// Allocates for the size that needs most.
     pub(crate) fn new(world: &'a mut W, effort: Effort, operation: Operation) -> Self {
         let len = effort.buffer_len(operation.collective(), size_of::<T>(), world.world_size());
-        let (input, output) = (GuardedBuffer::new(len), GuardedBuffer::new(len));
+        Measurement::on(world, effort, operation, [GuardedBuffer::new(len), GuardedBuffer::new(len)])
+    }
+
+    /// On these buffers, which have room for the size that needs most.
+    pub(crate) fn on(
+        world: &'a mut W,
+        effort: Effort,
+        operation: Operation,
+        [input, output]: [GuardedBuffer<T>; 2],
+    ) -> Self {
         Measurement { world, effort, operation, input, output, seed: 0 }
     }
 

@@ -28,6 +28,7 @@ pub(crate) fn header(config: &Config) -> String {
     ];
     lines.extend(config.transports.iter().map(|line| format!("#  rank 0: {line}")));
     lines.extend(config.rotate.iter().map(|line| format!("#  rotate: {line}")));
+    lines.extend(config.buffers.iter().map(|line| format!("#  buffers: {line}")));
     if config.shows_percentiles {
         lines.push(format!("#  p50, p99: of {}, each {}", counted(config.iters, "call"), config.average));
     }
