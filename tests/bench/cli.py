@@ -11,7 +11,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-from . import collectives, host, launch, launch_report, machine, mpi_init, output, peers, plot, report
+from . import collectives, fabric, host, launch, launch_report, machine, mpi_init, output, peers, plot, report
 from .collectives import Measuring, Programs, Result, bands_of
 from .contenders import Contender, all_contenders
 from .testbed import ROOT, Testbed, scratch
@@ -35,6 +35,8 @@ def main(words: list[str]) -> int:
             run_output(args, out)
         if args.what in ("mpi-init", "all"):
             run_mpi_init(args, out)
+        if args.what == "fabric":
+            run_fabric(args, out)
     except KeyboardInterrupt:
         say("interrupted; the hosts are gone")
         return 130
@@ -45,7 +47,7 @@ def main(words: list[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     made = argparse.ArgumentParser(prog="scripts/bench", description="Measures efarun beside MPICH and Open MPI.")
-    made.add_argument("what", choices=["collectives", "host", "launch", "output", "mpi-init", "all"], help="what to measure")
+    made.add_argument("what", choices=["collectives", "host", "launch", "output", "mpi-init", "fabric", "all"], help="what to measure")
     made.add_argument("--quick", action="store_true", help="fewer sizes, rounds and ranks, unless said otherwise")
     made.add_argument("--rounds", type=int, help="how often each is run (collectives and host 5, launches 11, output and mpi-init 7)")
     made.add_argument("--sizes", type=sizes_of, help="sizes instead of 8 B to 16 MiB, or 64 MiB, by factors of 2: 8,64K,1M")
@@ -57,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--collectives", type=lambda text: text.split(","), help="which, by efa-perf's names")
     made.add_argument("--peers", type=lambda text: text.split(","), help="which: mpich, openmpi5, openmpi4")
     made.add_argument("--settings", choices=["usual", "all"], default="usual", help="which settings of the peers")
+    made.add_argument("--fabtests", type=Path, metavar="FOLDER", help="libfabric's own benchmarks, as they were built; for fabric")
     made.add_argument("--no-peers", action="store_true", help="efarun alone")
     made.add_argument("--out", type=Path, help="folder for the results (.cache/bench/DATE)")
     made.add_argument("--update", type=Path, metavar="DOCUMENT", help="put the tables between the marks of a document")
@@ -180,6 +183,20 @@ def run_output(args: argparse.Namespace, out: Path) -> None:
     (out / "output.md").write_text(text)
     if args.update:
         report.update(args.update, "output", text)
+
+
+def run_fabric(args: argparse.Namespace, out: Path) -> None:
+    """Measures the runtime beside libfabric's programs on soft EFA and writes the results."""
+    programs = programs_of(args.bin)
+    facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}"}
+    rounds = args.rounds or (3 if args.quick else 7)
+    calls = 300 if args.quick else 3000
+    tables = fabric.measure(programs.efarun, programs.efa_perf, args.fabtests, rounds, calls, say)
+    text = fabric.markdown(tables, rounds, report.facts_line(facts))
+    (out / "fabric.json").write_text(json.dumps(fabric.to_json(tables, facts), indent=1) + "\n")
+    (out / "fabric.md").write_text(text)
+    if args.update:
+        report.update(args.update, "fabric", text)
 
 
 def run_mpi_init(args: argparse.Namespace, out: Path) -> None:
