@@ -64,7 +64,8 @@ fn run(device: &str, manners: &str) {
 #[test]
 fn a_rail_that_fails_amid_all_manners_is_gone_round_by_writes() {
     let fault = "link-down=1@400ops";
-    let options = ["--device", "p5", "--nics", "4", "--manners", "all", "--timeout", "2000", "--fault", fault];
+    let options =
+        ["--device", "p5", "--nics", "4", "--manners", "all", "--timeout", "2000", "--fault", fault];
     run_body("2.5.1", "p5-rail", "manners::bodies::numbered_messages_both_ways", &options);
 }
 
