@@ -32,6 +32,8 @@ pub struct JobSpec {
     pub timeout: Option<Duration>,
     /// `--start-timeout`: from the first connection to the last rank started.
     pub start_timeout: Duration,
+    /// `--wait-for-hosts`: how long hosts may take to come up.
+    pub wait_for_hosts: Option<Duration>,
     /// `--grace`: between the signal that asks ranks to end and KILL.
     pub grace: Duration,
     /// `--on-failure`.
@@ -91,6 +93,7 @@ impl Default for JobSpec {
             launch_agent: None,
             timeout: None,
             start_timeout: JobSpec::START_TIMEOUT,
+            wait_for_hosts: None,
             grace: JobSpec::GRACE,
             on_failure: OnFailure::default(),
             forwarded: ForwardedSignals::default(),

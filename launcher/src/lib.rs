@@ -34,6 +34,7 @@ pub mod torchrun;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::exit_code::ExitCause;
 use crate::output::Terminal;
@@ -72,8 +73,15 @@ fn head_main(name: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCause {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(HEAD_THREADS).enable_all().build();
     match runtime {
-        Ok(runtime) if spec.torchrun.is_some() => runtime.block_on(torchrun::attempts::run(spec)),
-        Ok(runtime) => runtime.block_on(supervise::run(spec)),
+        Ok(runtime) => {
+            let cause = match spec.torchrun {
+                Some(_) => runtime.block_on(torchrun::attempts::run(spec)),
+                None => runtime.block_on(supervise::run(spec)),
+            };
+            // The resolver cannot be interrupted, and may be asking for a name that nobody wants to know any more.
+            runtime.shutdown_timeout(END_PATIENCE);
+            cause
+        }
         Err(error) => {
             Terminal::process().error(format!("starting the launcher's threads: {error}"));
             ExitCause::Internal
@@ -84,3 +92,6 @@ fn head_main(name: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCause {
 /// The head seals and opens what all nodes say; one thread for that beside the one that decides is enough for
 /// thousands of nodes, and leaves the cores of a shared machine to the ranks.
 const HEAD_THREADS: usize = 2;
+
+/// How long the head's threads may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(1);

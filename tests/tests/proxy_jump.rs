@@ -61,7 +61,7 @@ fn jump_that_fails_is_told_as_the_built_in_ssh_would() {
     testbed.hide("h2", "h1");
     testbed.ssh_config("Host h2\n  ProxyJump h1\n  Port 9\n");
     let outcome = hostnames(&testbed).run();
-    let told = "error: host h2 (-H): the connection to it from its jump host: connection refused\n  hint: does the jump host know its name, and is its sshd to be reached from there, on this port?";
+    let told = "error: host h2 (-H): the connection to it from its jump host: connection refused\n  hint: does the jump host know its name, and is its sshd to be reached from there, on this port?\n  hint: a host that is still booting is waited for with `--wait-for-hosts 120`";
     assert_told(&outcome, 69, told);
 }
 

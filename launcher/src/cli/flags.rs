@@ -317,11 +317,20 @@ struct JobFlags {
 
     /// Give up when not every rank has started after S seconds.
     ///
-    /// Counted from the first connection. The error says which host was waited for, and what for.
+    /// Counted from the first connection; with --wait-for-hosts each host has so long once it is up, and so have the ranks
+    /// once all hosts are. The error says which host was waited for, and what for.
     #[arg(
         long, value_name = "S", value_parser = values::seconds, default_value = "60", help_heading = LIMITS,
     )]
     start_timeout: Duration,
+
+    /// Wait up to S seconds for hosts that are not up yet.
+    ///
+    /// For instances that boot: a host whose name has no address yet, that does not answer, refuses connections or hangs
+    /// up is tried again, after pauses of up to two seconds; one that came up meanwhile is tried again where it does not
+    /// let this machine in yet. Without it each of these is an error at once.
+    #[arg(long, value_name = "S", value_parser = values::seconds, help_heading = LIMITS)]
+    wait_for_hosts: Option<Duration>,
 
     /// Time that ranks have to end when they are asked to, before they are killed.
     ///
@@ -419,6 +428,7 @@ impl Flags {
             launch_agent,
             timeout: self.job.timeout,
             start_timeout: self.job.start_timeout,
+            wait_for_hosts: self.job.wait_for_hosts,
             grace: self.job.grace,
             on_failure: self.job.on_failure,
             forwarded: self.job.forward_signals.unwrap_or_default(),

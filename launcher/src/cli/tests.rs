@@ -105,7 +105,7 @@ fn refusals_name_the_word_and_what_would_be_right() {
 fn everything_that_can_be_asked_for_is_in_the_job() {
     let job = job(
         "-np 16 -N 8 -hostfile hosts -H a:4,b -H c -x A=b=c -x D --wd /w --launch-agent ssh --timeout 1.5 \
-         --start-timeout=9 -tag-output --dry-run=offline --oversubscribe --json -v --allow-run-as-root \
+         --start-timeout=9 --wait-for-hosts 90 -tag-output --dry-run=offline --oversubscribe --json -v --allow-run-as-root \
          --prefix /opt/mpi --path /a:/b --default-slots 3 --nolocal --mca btl tcp,self --timestamp-output --stdin 2 \
          --output-filename out:nojobid,nocopy --merge-stderr-to-stdout --bind-to core:overload-allowed --map-by socket:PE=2 --rank-by slot \
          --display-map --report-bindings --grace 2.5 --on-failure continue --events 3 --report r --junit j --fold-output --forward-signals WINCH ./prog -n 3",
@@ -132,6 +132,7 @@ fn everything_that_can_be_asked_for_is_in_the_job() {
         launch_agent: Some(vec!["ssh".into()]),
         timeout: Some(Duration::from_millis(1500)),
         start_timeout: Duration::from_secs(9),
+        wait_for_hosts: Some(Duration::from_secs(90)),
         grace: Duration::from_millis(2500),
         on_failure: OnFailure::Continue,
         output: OutputSpec {

@@ -55,6 +55,26 @@ pub enum SpawnError {
         /// What to look at; may be empty.
         hint: String,
     },
+    /// No connection came about, for a reason that neither side gave: no route, a jump host that cannot reach it, …
+    #[error("host {host}: {what}: {cause}{}", hint_line(.hint))]
+    Unreachable {
+        /// The host, and where it was named.
+        host: String,
+        /// What was tried.
+        what: String,
+        /// What went wrong.
+        cause: String,
+        /// What to look at; may be empty.
+        hint: String,
+    },
+    /// It may not be up yet, and was not waited for, or not any longer.
+    #[error("{last}{}", waited_line(*.waited))]
+    NotUp {
+        /// What the last try came to.
+        last: Box<SpawnError>,
+        /// How often it was tried, and for how many seconds; none without `--wait-for-hosts`.
+        waited: Option<(u32, u64)>,
+    },
     /// Something answers there, and it does not speak SSH.
     #[error(
         "host {host}: what answers at {address} is no SSH server: it said `{answered}`\n  hint: is this the port of its sshd? `port=` in the hostfile, or Port in ~/.ssh/config, names another"
@@ -192,6 +212,7 @@ impl SpawnError {
             | SpawnError::Refused { host, .. }
             | SpawnError::TimedOut { host, .. }
             | SpawnError::Connection { host, .. }
+            | SpawnError::Unreachable { host, .. }
             | SpawnError::NotSsh { host, .. }
             | SpawnError::HungUp { host, .. }
             | SpawnError::UnknownHostKey { host, .. }
@@ -201,18 +222,36 @@ impl SpawnError {
             | SpawnError::AgentNotStarted { host, .. }
             | SpawnError::OtherArchitecture { host, .. }
             | SpawnError::NoSystemSsh { host, .. } => host,
+            SpawnError::NotUp { last, .. } => last.host(),
+        }
+    }
+
+    /// What a host looks like that is not up yet, as a fragment; none where waiting helps nothing.
+    ///
+    /// Keys may be missing on a host that boots, but on one that has been up all the time they do not come by themselves:
+    /// it matters whether the host `came_up` in sight.
+    pub(crate) fn not_up(&self, came_up: bool) -> Option<String> {
+        match self {
+            SpawnError::UnknownHost { name, .. } => Some(format!("`{name}` has no address")),
+            SpawnError::Refused { .. } => Some("connection refused".to_owned()),
+            SpawnError::TimedOut { what, .. } => Some(format!("no answer from {what}")),
+            SpawnError::Unreachable { cause, .. } => Some(cause.clone()),
+            SpawnError::HungUp { address, .. } => Some(format!("{address} hung up")),
+            SpawnError::NotAuthenticated { user, .. } if came_up => Some(format!("{user} was not let in")),
+            _ => None,
         }
     }
 
     /// Whether the host did not let us in, or could not show that it is the host that was meant.
     pub fn is_authentication(&self) -> bool {
-        matches!(
-            self,
+        match self {
             SpawnError::NotAuthenticated { .. }
-                | SpawnError::UnknownHostKey { .. }
-                | SpawnError::ChangedHostKey { .. }
-                | SpawnError::RevokedHostKey { .. }
-        )
+            | SpawnError::UnknownHostKey { .. }
+            | SpawnError::ChangedHostKey { .. }
+            | SpawnError::RevokedHostKey { .. } => true,
+            SpawnError::NotUp { last, .. } => last.is_authentication(),
+            _ => false,
+        }
     }
 
     /// A name without address, from the resolver's own words.
@@ -264,6 +303,15 @@ pub(crate) fn fragment(error: &std::io::Error) -> String {
 
 fn hint_line(hint: &str) -> String {
     if hint.is_empty() { String::new() } else { format!("\n  hint: {hint}") }
+}
+
+fn waited_line(waited: Option<(u32, u64)>) -> String {
+    match waited {
+        None => "\n  hint: a host that is still booting is waited for with `--wait-for-hosts 120`".to_owned(),
+        Some((tries, waited_s)) => {
+            format!("\n  tried {tries} times in {waited_s} s (--wait-for-hosts)")
+        }
+    }
 }
 
 fn said(answered: &Option<String>) -> String {

@@ -2,11 +2,12 @@
 //!
 //! All hosts at once; the spawners bound how many handshakes run together. The first host that fails does not hide
 //! the others: they get a moment to fail or succeed as well, because a user who mends one host at a time pays a
-//! launch for each. Whatever takes longer than three seconds says what it is waiting for, by host.
+//! launch for each. Whatever takes longer than three seconds says what it is waiting for, by host. With
+//! `--wait-for-hosts` a host that looks as if it were not up yet has not failed: it is tried again.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use efarun_wire::message::AgentOrder;
@@ -17,16 +18,39 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::progress::Progress;
+use super::stages::{Stage, Stages};
 use crate::bootstrap::node_link::{self, HEARTBEAT, Introduced, LEASE, NotIntroduced};
 use crate::bootstrap::{Joined, Listener};
 use crate::job::Host;
-use crate::spawn::{SpawnError, Spawner};
+use crate::spawn::{AgentChannel, SpawnError, Spawner};
 
 /// How long the other hosts are given once one has failed.
 const FAILURE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long after `--start-timeout` a spawner may take to say what it was waiting for: it knows better than we do.
 const LAST_WORD_PATIENCE: Duration = Duration::from_millis(800);
+
+/// The pause after a host's first try, which doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// The longest: an instance takes half a minute to boot, and a try costs a packet.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long hosts are waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// `--start-timeout`: for each that is up.
+    pub start: Duration,
+    /// `--wait-for-hosts`: for those that are not up yet.
+    pub hosts: Option<Duration>,
+}
+
+impl Patience {
+    /// The longest that connecting may take.
+    fn in_all(&self) -> Duration {
+        self.start.saturating_add(self.hosts.unwrap_or_default())
+    }
+}
 
 /// What connecting needs to know.
 #[derive(Debug)]
@@ -119,12 +143,12 @@ pub async fn connect(
     routes: Vec<Route>,
     identity: &Identity,
     listener: &Arc<Listener>,
-    timeout: Duration,
+    patience: Patience,
     progress: &Progress<'_>,
 ) -> Result<Vec<Connected>, Vec<ConnectError>> {
     let hosts: Vec<String> = routes.iter().map(|route| route.host.mention()).collect();
     let stages = Stages::new(&hosts);
-    let mut deadline = Instant::now() + timeout + LAST_WORD_PATIENCE;
+    let mut deadline = Instant::now() + patience.in_all() + LAST_WORD_PATIENCE;
     let mut attempts = JoinSet::new();
     for (index, route) in routes.into_iter().enumerate() {
         let node = NodeId(index as u32);
@@ -134,7 +158,7 @@ pub async fn connect(
             route,
             listener: Arc::clone(listener),
             stages: stages.clone(),
-            timeout,
+            patience,
         };
         attempts.spawn(async move { (node, attempt.run().await) });
     }
@@ -167,7 +191,7 @@ pub async fn connect(
             None => errors.push(ConnectError::TimedOut {
                 host,
                 waiting_for: stages.of(node),
-                waited_s: timeout.as_secs(),
+                waited_s: patience.in_all().as_secs(),
             }),
         }
     }
@@ -198,17 +222,17 @@ struct Attempt {
     link_key: LinkKey,
     listener: Arc<Listener>,
     stages: Stages,
-    timeout: Duration,
+    patience: Patience,
 }
 
 impl Attempt {
     async fn run(mut self) -> Result<Connected, ConnectError> {
         let (node, began) = (self.order.node, Instant::now());
-        let mut channel = self.route.spawner.start(&self.route.host, self.timeout).await?;
+        let mut channel = self.start_agent(began).await?;
         let head_address = channel.head_address;
         let mut notes: Vec<String> = self.route.note.take().into_iter().collect();
         notes.append(&mut channel.notes);
-        self.stages.set(node, "its agent runs, waiting for its facts");
+        self.stages.set(node, Stage::Step("its agent runs, waiting for its facts"));
         let not_introduced = |source| ConnectError::NotIntroduced { host: self.route.host.mention(), source };
         let is_here = self.route.is_here;
         // Where the connection has proved an address of ours the agent is told of it with its order.
@@ -221,13 +245,13 @@ impl Attempt {
         }
         let proved = head_address.or_else(|| ssh_client_of_ours(&agent)).filter(|_| !is_here);
         let Some(address) = proved else {
-            self.stages.set(node, "connected");
+            self.stages.set(node, Stage::CONNECTED);
             notes.extend((!is_here).then(|| no_address(&agent)));
             return Ok(Connected { agent, notes, head_address: None, is_here, took: began.elapsed() });
         };
         let (agent, note) = match waiting.take().unwrap_or_else(|| self.listen_for(address)) {
             Ok((bound, joined)) => {
-                self.stages.set(node, "its agent is dialling this machine");
+                self.stages.set(node, Stage::Step("its agent is dialling this machine"));
                 agent.dial(&self.listener, joined, bound).await.map_err(not_introduced)?
             }
             Err(error) => (
@@ -237,9 +261,33 @@ impl Attempt {
                 )),
             ),
         };
-        self.stages.set(node, "connected");
+        self.stages.set(node, Stage::CONNECTED);
         notes.extend(note);
         Ok(Connected { agent, notes, head_address: Some(address), is_here: false, took: began.elapsed() })
+    }
+
+    /// Starts the host's agent; where hosts are waited for, again and again as long as this one is not up. The last try
+    /// begins when the time is over.
+    async fn start_agent(&self, began: Instant) -> Result<AgentChannel, SpawnError> {
+        for tries in 1_u32.. {
+            let error = match self.route.spawner.start(&self.route.host, self.patience.start).await {
+                Ok(channel) => return Ok(channel),
+                Err(error) => error,
+            };
+            let Some(cause) = error.not_up(tries > 1) else { return Err(error) };
+            let last = Box::new(error);
+            let Some(wait) = self.patience.hosts else {
+                return Err(SpawnError::NotUp { last, waited: None });
+            };
+            let waited = began.elapsed();
+            if waited >= wait {
+                return Err(SpawnError::NotUp { last, waited: Some((tries, waited.as_secs())) });
+            }
+            let stage = Stage::NotUp { cause, next_try: tries + 1, since: began, wait };
+            self.stages.set(self.order.node, stage);
+            tokio::time::sleep(pause_after(tries).min(wait - waited)).await;
+        }
+        unreachable!("nobody tries as often")
     }
 
     /// Opens a port on this address of ours, and awaits this host's agent there.
@@ -247,6 +295,11 @@ impl Attempt {
         let bound = self.listener.listen_on(address)?;
         Ok((bound, self.listener.expect(self.order.node, self.link_key.clone())))
     }
+}
+
+/// How long to wait after so many tries.
+fn pause_after(tries: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(tries - 1)).min(LONGEST_PAUSE)
 }
 
 /// Why an agent does not dial the head: nobody knows an address of ours that it could reach.
@@ -262,34 +315,4 @@ fn no_address(agent: &Introduced) -> String {
 fn ssh_client_of_ours(agent: &Introduced) -> Option<IpAddr> {
     let address: IpAddr = agent.facts.ssh_client.as_ref()?.parse().ok()?;
     super::this_machine::has_address(address).then_some(address)
-}
-
-/// What each host is being waited for.
-#[derive(Debug, Clone)]
-struct Stages(Arc<Mutex<Vec<(String, &'static str)>>>);
-
-impl Stages {
-    fn new(hosts: &[String]) -> Stages {
-        Stages(Arc::new(Mutex::new(hosts.iter().map(|host| (host.clone(), "connecting")).collect())))
-    }
-
-    fn set(&self, node: NodeId, stage: &'static str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)[node.index()].1 = stage;
-    }
-
-    fn of(&self, node: NodeId) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)[node.index()].1.to_owned()
-    }
-
-    /// The hosts that are not connected, a few of them by name.
-    fn slowest(&self) -> String {
-        let stages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting: Vec<&(String, &str)> =
-            stages.iter().filter(|(_, stage)| *stage != "connected").collect();
-        let named: Vec<String> =
-            waiting.iter().take(3).map(|(host, stage)| format!("{host}: {stage}")).collect();
-        let more =
-            if waiting.len() > 3 { format!("; and {} more", waiting.len() - 3) } else { String::new() };
-        named.join("; ") + &more
-    }
 }

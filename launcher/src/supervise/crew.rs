@@ -12,7 +12,7 @@ use efarun_wire::secure::JobKey;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::connect::{self, ConnectError, Connected, Identity, Route};
+use super::connect::{self, ConnectError, Connected, Identity, Patience, Route};
 use super::dispatcher::Limits;
 use super::events::EventLog;
 use super::progress::Progress;
@@ -119,7 +119,8 @@ async fn connect_all(
 ) -> Result<Vec<Connected>, Vec<LaunchError>> {
     let routes = routes(spec, hosts, writer)?;
     let progress = Progress::new(writer);
-    let connected = connect::connect(routes, identity, listener, spec.start_timeout, &progress).await;
+    let patience = Patience { start: spec.start_timeout, hosts: spec.wait_for_hosts };
+    let connected = connect::connect(routes, identity, listener, patience, &progress).await;
     connected.map_err(|errors| errors.into_iter().map(launch_error).collect())
 }
 

@@ -21,6 +21,7 @@ pub mod report;
 pub mod signals;
 pub mod spawning;
 pub mod stacks;
+mod stages;
 pub mod status;
 pub mod stdin;
 pub mod this_machine;
@@ -144,7 +145,7 @@ async fn try_run(
     written: mpsc::UnboundedReceiver<Written>,
 ) -> Result<CameTo, Vec<LaunchError>> {
     spec.notes.iter().for_each(|note| writer.note(note));
-    let limits = limits_of(spec);
+    let mut limits = limits_of(spec);
     let crew = match crew {
         Some(crew) => {
             log.tell("start", records::start_json(&crew.identity, spec, &crew.hosts));
@@ -159,6 +160,10 @@ async fn try_run(
             crew::start(spec, hosts, &mut signals, limits, writer, log).await?
         }
     };
+    if spec.wait_for_hosts.is_some() {
+        // The time to start is not that to boot.
+        limits.start = limits_of(spec).start;
+    }
     let Crew { identity, hosts, connected } = crew;
     let connected_ms = log.elapsed_ms();
     log.tell("connected", records::connected_json(&hosts, &connected));

@@ -1,7 +1,7 @@
 //! What the user sees while hosts are being connected.
 //!
 //! On a terminal a line with a count, and the slow hosts by name ([`super::status`]); elsewhere one plain line every few
-//! seconds, and none at all when connecting is quick. It writes to standard error and leaves nothing on the screen.
+//! seconds, fewer the longer it takes, and none at all when connecting is quick. It writes to standard error and leaves nothing on the screen.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::status::Status;
 use super::writer::Writer;
 
-/// How often a plain line is written where there is no terminal.
+/// How often a plain line is written where there is no terminal, at first.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(3);
 /// How often to look.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -36,7 +36,7 @@ impl Progress<'_> {
         if self.writer.has_terminal() {
             self.status.show(&format!("connecting: {done}/{all} hosts; waiting for {}", waiting_for()));
         } else if elapsed >= self.next_line.get() {
-            self.next_line.set(elapsed + PLAIN_INTERVAL);
+            self.next_line.set(elapsed + PLAIN_INTERVAL.max(elapsed / 4));
             let waiting_for = waiting_for();
             let seconds = elapsed.as_secs();
             self.writer

@@ -1,6 +1,7 @@
 //! What users get wrong, and what is wrong with their hosts: the whole of what they are told, the exit code, how soon
 //! it comes, and that nothing stays behind.
 
+mod boot;
 mod cache;
 mod hosts;
 mod keys;

@@ -18,7 +18,7 @@ fn name_without_an_address_is_told_with_its_line() {
         .program(program!("rank_hang"), NO_ARGS)
         .run();
     let told = format!(
-        "error: host h11 ({}:4): the name `h11` has no address: name or service not known\n  hint: check its spelling; `getent hosts h11` asks as efarun does, and the host's address will do as well",
+        "error: host h11 ({}:4): the name `h11` has no address: name or service not known\n  hint: check its spelling; `getent hosts h11` asks as efarun does, and the host's address will do as well\n  hint: a host that is still booting is waited for with `--wait-for-hosts 120`",
         hostfile.display()
     );
     assert_told(&outcome, 69, &told);
@@ -35,7 +35,7 @@ fn port_that_nobody_listens_on_is_named() {
         .program(program!("rank_hang"), NO_ARGS)
         .run();
     let told = format!(
-        "error: host h1 port 9 ({}:1): 10.88.0.1:9 refused the connection\n  hint: is sshd running there, on this port? `port=` in the hostfile, or Port in ~/.ssh/config, names another",
+        "error: host h1 port 9 ({}:1): 10.88.0.1:9 refused the connection\n  hint: is sshd running there, on this port? `port=` in the hostfile, or Port in ~/.ssh/config, names another\n  hint: a host that is still booting is waited for with `--wait-for-hosts 120`",
         hostfile.display()
     );
     assert_told(&outcome, 69, &told);
@@ -60,7 +60,7 @@ fn host_that_drops_packets_is_given_up_at_the_limit_that_applies() {
     };
     let told = |seconds: u32, limit: &str| {
         format!(
-            "error: host h2 (-H): 10.88.0.2:22 gave no answer in {seconds} s ({limit})\n  hint: is the host up, and does its security group let this machine in on that port?"
+            "error: host h2 (-H): 10.88.0.2:22 gave no answer in {seconds} s ({limit})\n  hint: is the host up, and does its security group let this machine in on that port?\n  hint: a host that is still booting is waited for with `--wait-for-hosts 120`"
         )
     };
     assert_told(&run(&["--start-timeout", "2"]), 69, &told(2, "--start-timeout"));
@@ -98,7 +98,7 @@ fn host_that_is_not_there_yet_when_another_fails_is_named_as_such() {
 fn network_that_no_route_leads_to_is_told_apart_from_silence() {
     require!(Need::Testbed);
     let testbed = Testbed::up(1);
-    let told = "error: host 10.99.0.1 (-H): connecting to 10.99.0.1:22: network is unreachable\n  hint: is the host up, and is its subnet routed from here? `ip route get` says how this machine would reach it";
+    let told = "error: host 10.99.0.1 (-H): connecting to 10.99.0.1:22: network is unreachable\n  hint: is the host up, and is its subnet routed from here? `ip route get` says how this machine would reach it\n  hint: a host that is still booting is waited for with `--wait-for-hosts 120`";
     assert_told(&hostnames(&testbed, "10.99.0.1").run(), 69, told);
 }
 
@@ -129,7 +129,7 @@ fn servers_that_are_no_sshd_are_told_by_what_they_say() {
     assert_told(&run(8080, &[]), 69, &told);
 
     let told = format!(
-        "{}: the SSH handshake with 10.88.0.1:8081 gave no answer in 1 s (ConnectTimeout at {}:1)\n  hint: something accepts connections there and says nothing: is it an SSH server, and does its machine still run? `ssh -p 8081 root@h1` would tell",
+        "{}: the SSH handshake with 10.88.0.1:8081 gave no answer in 1 s (ConnectTimeout at {}:1)\n  hint: something accepts connections there and says nothing: is it an SSH server, and does its machine still run? `ssh -p 8081 root@h1` would tell\n  hint: a host that is still booting is waited for with `--wait-for-hosts 120`",
         host(8081),
         testbed.ssh_config("ConnectTimeout 1").display()
     );
@@ -137,7 +137,7 @@ fn servers_that_are_no_sshd_are_told_by_what_they_say() {
     drop(silent);
 
     let told = format!(
-        "{}: 10.88.0.1:8082 hung up before the SSH handshake was done, … times in … s\n  hint: is its sshd overloaded (MaxStartups in its sshd_config), or does a firewall, fail2ban or hosts.deny turn this machine away? `journalctl -u ssh` there says",
+        "{}: 10.88.0.1:8082 hung up before the SSH handshake was done, … times in … s\n  hint: is its sshd overloaded (MaxStartups in its sshd_config), or does a firewall, fail2ban or hosts.deny turn this machine away? `journalctl -u ssh` there says\n  hint: a host that is still booting is waited for with `--wait-for-hosts 120`",
         host(8082)
     );
     assert_told(&run(8082, &["--start-timeout", "3"]), 69, &told);
@@ -160,7 +160,7 @@ fn sshd_that_stays_busy_is_told_with_its_own_words() {
         .run();
     drop(taken);
     let told = format!(
-        "error: host h1 port 2222 ({}:1): 10.88.0.1:2222 hung up before the SSH handshake was done, … times in … s; it said `Exceeded MaxStartups`\n  hint: is its sshd overloaded (MaxStartups in its sshd_config), or does a firewall, fail2ban or hosts.deny turn this machine away? `journalctl -u ssh` there says",
+        "error: host h1 port 2222 ({}:1): 10.88.0.1:2222 hung up before the SSH handshake was done, … times in … s; it said `Exceeded MaxStartups`\n  hint: is its sshd overloaded (MaxStartups in its sshd_config), or does a firewall, fail2ban or hosts.deny turn this machine away? `journalctl -u ssh` there says\n  hint: a host that is still booting is waited for with `--wait-for-hosts 120`",
         hostfile.display()
     );
     assert_told(&outcome, 69, &told);

@@ -327,6 +327,12 @@ fn choose_meeting(job: &mut JobSpec, line: &Line, env: &[(OsString, OsString)]) 
     if let Some(option) = ["dry-run", "launch-agent", "ssh-args"].iter().find(|long| line.has(long)) {
         return Err(CliExit::NotByHand { option: line.spelling(option) });
     }
+    if job.wait_for_hosts.is_some() {
+        job.notes.push(
+            "`--wait-for-hosts` is not acted on: nodes that come by themselves are waited for by --start-timeout"
+                .to_owned(),
+        );
+    }
     if by_hand.key_file.is_none() {
         let found = env.iter().find(|(name, value)| name == KEY_FILE && !value.is_empty());
         by_hand.key_file = found.map(|(_, path)| path.into());

@@ -53,3 +53,11 @@ fn numa_binding_is_the_binding_to_a_gpus_cores() {
     assert_eq!(job("--numa-binding node train.py", &[], "").bind_to, BindTo::Gpu);
     assert_eq!(job("train.py", &[], "").bind_to, BindTo::None);
 }
+
+#[test]
+fn hosts_are_waited_for_where_there_are_any_and_by_hand_it_is_said_what_does_that() {
+    let hosts = job("--nnodes 2 -H a,b --wait-for-hosts 90 train.py", &[], "");
+    assert_eq!((hosts.wait_for_hosts, hosts.notes.len()), (Some(Duration::from_secs(90)), 0));
+    let by_hand = job("--nnodes 2 --node-rank 0 --master-addr a --wait-for-hosts 90 train.py", &[], "");
+    assert!(by_hand.notes.iter().any(|note| note.contains("--start-timeout")), "{:?}", by_hand.notes);
+}

@@ -68,7 +68,7 @@ pub(crate) fn classify(host: &str, destination: &str, lines: &[String]) -> Optio
     if let Some(line) = find(": open failed: ") {
         // A jump host's words.
         let (_, cause) = line.split_once(": open failed: ")?;
-        return Some(SpawnError::Connection {
+        return Some(SpawnError::Unreachable {
             host,
             what: "the connection to it from its jump host".to_owned(),
             cause: cause.trim().trim_start_matches("connect failed: ").to_ascii_lowercase(),
@@ -81,7 +81,7 @@ pub(crate) fn classify(host: &str, destination: &str, lines: &[String]) -> Optio
     let address = address.replace(" port ", ":");
     Some(match cause.trim() {
         "Connection refused" => SpawnError::Refused { host, address },
-        cause => SpawnError::Connection {
+        cause => SpawnError::Unreachable {
             host,
             what: format!("connecting to {address}"),
             cause: cause.to_ascii_lowercase(),

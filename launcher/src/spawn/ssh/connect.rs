@@ -192,7 +192,7 @@ impl Target {
                 hint: "is the host up, and does its security group let this machine in on that port?"
                     .to_owned(),
             },
-            _ => SpawnError::Connection {
+            _ => SpawnError::Unreachable {
                 host,
                 what: format!("connecting to {address}"),
                 cause: fragment(error),
