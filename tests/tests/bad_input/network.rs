@@ -36,6 +36,34 @@ fn ranks_behind_a_wall_to_the_head_reach_each_other() {
     outcome.assert_code(0).assert_says(&["h1, h2: cannot dial this machine"]);
 }
 
+/// Containers and virtual machines leave bridges with one address everywhere: whoever dials it meets itself.
+#[test]
+fn bridges_that_every_host_has_alike_are_not_used() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    for host in ["head", "h1", "h2"] {
+        for (name, address) in
+            [("br-1", "172.17.0.1/16"), ("docker0", "172.18.0.1/16"), ("virbr0", "192.168.122.1/24")]
+        {
+            testbed.sh(
+                host,
+                &format!(
+                    "ip link add {name} type bridge; ip addr add {address} dev {name}; ip link set {name} up"
+                ),
+            );
+        }
+    }
+    let script = "echo $EFARUN_NODE_ADDRESS $MASTER_ADDR";
+    let outcome = on(&testbed).options(["-H", "h1,h2"]).program(Path::new("/bin/sh"), ["-c", script]).run();
+    assert_told(&outcome, 0, "");
+    assert_eq!(sorted_lines(&outcome), ["10.88.0.1 10.88.0.1", "10.88.0.2 10.88.0.1"]);
+    let outcome = on(&testbed)
+        .options(["-H", "h1,h2"])
+        .program(program!("efa-perf-under-test"), ["all_reduce", "-b", "8", "-e", "64K", "-f", "64"])
+        .run();
+    outcome.assert_code(0);
+}
+
 /// The job's own links are one thing, what ranks need between them another.
 #[test]
 fn ranks_that_cannot_reach_each_other_are_told_which_address_and_the_remedy() {

@@ -175,3 +175,52 @@ fn state(pid: i32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
 }
+
+/// Reading from the terminal would stop it, and its flags are those of whoever has the terminal, too.
+#[test]
+fn job_in_the_background_of_a_terminal_is_not_stopped_and_leaves_it_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    // A shell that takes commands from a file gives those in the background neither the terminal nor a group.
+    let group = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])";
+    let inner = format!(
+        "#!/bin/sh\npython3 -c '{group}' '{}' \"$@\" </dev/tty & wait $!\necho \"ended with $?\"\n\
+         for fd in 0 1 2; do grep flags: /proc/$$/fdinfo/$fd; done\n",
+        program!("efarun-under-test").display()
+    );
+    let inner = super::executable(&folder.path().join("inner"), &inner);
+    let outer = format!(
+        "#!/bin/bash\nprintf -v line '%q ' '{}' \"$@\"\nexec script -qec \"$line\" /dev/null\n",
+        inner.display()
+    );
+    let on_a_terminal = super::executable(&folder.path().join("on_a_terminal"), &outer);
+    let outcome = shell(Job::here(&on_a_terminal).options(["-n", "1"]), "echo it runs").run();
+    outcome.assert_code(0);
+    let shown = outcome.stdout();
+    assert!(shown.contains("it runs") && shown.contains("ended with 0"), "{}", outcome.shown());
+    let flags: Vec<u32> = shown
+        .lines()
+        .filter_map(|line| u32::from_str_radix(line.trim().strip_prefix("flags:")?.trim(), 8).ok())
+        .collect();
+    assert!(flags.len() == 3 && flags.iter().all(|flags| flags & O_NONBLOCK == 0), "{}", outcome.shown());
+}
+
+#[test]
+fn ending_one_job_leaves_another_on_the_same_hosts_alone() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let start = || {
+        let job = on(&testbed).beside_others().options(["-H", "h1,h2"]);
+        let job = job.program(program!("rank_hang"), ["polite"]).start();
+        job.wait_for_output("is up", 2);
+        job
+    };
+    let (ended, left) = (start(), start());
+    ended.signal(Signal::SIGINT);
+    ended.wait().assert_code(130).assert_says(&["2/2 ranks reaped, 2/2 agents gone"]);
+    assert!(!left.has_ended() && [0, 1].iter().all(|rank| left.rank(*rank).len() == 1), "{left:?}");
+    left.signal(Signal::SIGTERM);
+    left.wait().assert_code(143).assert_says(&["2/2 ranks reaped, 2/2 agents gone"]);
+}
+
+/// As /proc writes it.
+const O_NONBLOCK: u32 = 0o4000;

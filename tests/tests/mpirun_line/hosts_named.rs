@@ -65,6 +65,26 @@ fn names_and_addresses_of_hosts_may_differ() {
 }
 
 #[test]
+fn hosts_whose_names_differ_behind_the_first_dot_are_two() {
+    require!(Need::Testbed);
+    let testbed = Testbed::up(2);
+    let append = |path: &std::path::Path, old: &str, new: &str| {
+        let text = std::fs::read_to_string(path).expect("it is the testbed's");
+        // In place: other names of the file are mounted elsewhere.
+        std::fs::write(path, format!("{text}{}", text.replace(old, new))).expect("it is the testbed's");
+    };
+    let names = testbed.folder().join("hosts");
+    append(&names, " h1\n", " w.one.test\n");
+    append(&names, " h2\n", " w.two.test\n");
+    let known = testbed.home().join(".ssh/known_hosts");
+    append(&known, "h1,10.88.0.1 ", "w.one.test ");
+    append(&known, "h2,10.88.0.2 ", "w.two.test ");
+    assert_eq!(ran_on(on(&testbed).options(words("-H w.one.test,w.two.test"))), "h1 h2");
+    let hostfile = testbed.hostfile_of("w.two.test slots=1\nw.one.test slots=2\n".to_owned());
+    assert_eq!(ran_on(on(&testbed).options(["--hostfile".as_ref(), hostfile.as_os_str()])), "h2 h1 h1");
+}
+
+#[test]
 fn many_hosts_are_one_job() {
     require!(Need::Testbed);
     // Making them takes most of a minute.

@@ -132,6 +132,24 @@ fn standard_input_goes_to_whom_it_is_for() {
     outcome.assert_code(64).assert_says(&["--stdin 2: the job has 2 ranks"]);
 }
 
+/// As in `while read -r line; do mpirun …; done <lines`, which elsewhere runs once.
+#[test]
+fn standard_input_that_no_rank_reads_is_left_to_others() {
+    let launcher = program!("efarun-under-test").display();
+    let script = format!("while read -r line; do {launcher} -n 1 --stdin none /bin/echo got $line; done");
+    let mut shell = std::process::Command::new(SHELL)
+        .args(["-c", &script])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("a shell can be run");
+    let mut lines = shell.stdin.take().expect("it is a pipe");
+    std::io::Write::write_all(&mut lines, b"1\n2\n3\n").expect("the shell reads");
+    drop(lines);
+    let output = shell.wait_with_output().expect("the shell ends with its input");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "got 1\ngot 2\ngot 3\n", "{output:?}");
+}
+
 #[test]
 fn a_rank_that_does_not_read_delays_nobody_else_for_ever() {
     let outcome = here()

@@ -65,6 +65,7 @@ fn every_option_and_exit_code_has_a_row() {
     check_items(&recipes, std::iter::empty());
     check_items(&rows(&page, "Hostfiles"), std::iter::empty());
     check_items(&rows(&page, "Endings"), std::iter::empty());
+    check_items(&rows(&page, "Pains of other launchers"), (1..=25).map(|number| number.to_string()));
 }
 
 /// The sources below a path, one text.
@@ -77,21 +78,33 @@ fn sources(path: &Path) -> String {
     if is_rust { fs::read_to_string(path).unwrap_or_default() } else { String::new() }
 }
 
+/// Whether one of these sources' tests, of whatever kind, has this name.
+fn is_test_of(sources: &str, name: &str) -> bool {
+    let signature = format!("fn {name}(");
+    let is_it = |text: &str| {
+        let text = text.trim_start();
+        text.strip_prefix("async ").unwrap_or(text).starts_with(&signature)
+    };
+    // After whatever else the attribute says: `#[tokio::test(…)]`, `#[test]`.
+    let kinds = ["#[test]", "#[tokio::test"];
+    kinds.iter().any(|kind| {
+        sources.split(kind).skip(1).any(|text| {
+            is_it(text.split_once(']').filter(|_| *kind != "#[test]").map_or(text, |(_, rest)| rest))
+        })
+    })
+}
+
 #[test]
 fn every_test_that_the_page_names_is_there() {
     let page = page();
-    let own = sources(&repository().join("launcher/src"));
+    let own = ["launcher/src", "launcher/tests"].map(|folder| sources(&repository().join(folder))).concat();
     let tests = page.lines().filter(|line| line.starts_with("| ")).flat_map(quoted);
     for test in tests.filter(|word| word.contains("::")) {
         let (program, name) = test.split_once("::").expect("it has a `::`");
         let of_program = repository().join("tests/tests").join(program);
         let of_program = || sources(&of_program) + &sources(&of_program.with_extension("rs"));
         let there = format!("#[test]\nfn {name}()");
-        let found = if program == "efarun" {
-            own.split("#[test]").any(|text| text.trim_start().starts_with(&format!("fn {name}(")))
-        } else {
-            of_program().contains(&there)
-        };
+        let found = if program == "efarun" { is_test_of(&own, name) } else { of_program().contains(&there) };
         assert!(found, "docs/effects.md names `{test}`, which is not there");
     }
 }
