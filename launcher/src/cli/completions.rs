@@ -30,7 +30,16 @@ pub(super) fn completions(words: impl Iterator<Item = OsString>) -> Result<Strin
     };
     let mut text = Vec::new();
     clap_complete::generate(*shell, &mut described(), "efarun", &mut text);
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    if *shell == Shell::Fish {
+        // What is no option is left out for fish.
+        let names: Vec<&str> = SHELLS.iter().map(|(name, _)| *name).collect();
+        text += &format!(
+            "complete -c efarun -n \"__fish_seen_subcommand_from {SUBCOMMAND}\" -f -a \"{}\"\n",
+            names.join(" ")
+        );
+    }
+    Ok(text)
 }
 
 /// Writes the man page, as roff.
@@ -76,7 +85,8 @@ mod tests {
     fn offered(words: &str) -> Vec<String> {
         let script = format!(
             "{}\nCOMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))\n\
-             _efarun efarun \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"\n\
+             registered=$(complete -p efarun); function=${{registered#*-F }}\n\
+             ${{function%% *}} efarun \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"\n\
              printf '%s\\n' \"${{COMPREPLY[@]}}\"",
             of("bash")
         );
@@ -109,8 +119,17 @@ mod tests {
     fn man_page_has_options_and_exit_codes() {
         let page = man().unwrap();
         assert!(page.contains(".TH EFARUN"), "{page}");
-        for text in ["on\\-failure", "Exit codes", "110", "translate"] {
+        for text in ["Exit codes", "110", "EFARUN_START_TIMEOUT"] {
             assert!(page.contains(text), "the page lacks {text}");
+        }
+        let command = described();
+        for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+            let entry = format!("\\fB\\-\\-{}\\fR", option.replace('-', "\\-"));
+            assert!(page.contains(&entry), "the page lacks {entry}");
+        }
+        for subcommand in command.get_subcommands() {
+            let entry = format!("efarun\\-{}(1)", subcommand.get_name());
+            assert!(page.contains(&entry), "the page lacks {entry}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod output;
 mod placement;
 mod programs;
 mod recipes;
+mod shells;
 
 use efarun_tests::echo::Echo;
 use efarun_tests::{Job, Outcome, Testbed, program};
