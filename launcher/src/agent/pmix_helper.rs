@@ -24,7 +24,7 @@ use super::sightings::Sighting;
 use crate::env::NameValue;
 use crate::link_io::{self, LinkReceiver, LinkSender};
 use crate::pmix;
-use crate::pmix::protocol::{Order, Report, Start, World};
+use crate::pmix::protocol::{Order, Report, Start};
 
 /// What a helper says, or that it is gone.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Helper {
             folder: folder.display().to_string(),
             memory_bytes: memory_mb << 20,
             node: plan.node,
-            world: world(plan),
+            map: plan.map.clone(),
         })));
         let tried = match timeout(START_PATIENCE, reports.receive()).await {
             Ok(Ok(Report::Ready { library, version, environments })) => {
@@ -118,7 +118,7 @@ impl Helper {
 
     /// Tells it of a further world. Answered by [`Report::Registered`].
     pub(super) fn admit(&self, plan: &LaunchPlan) {
-        self.order(&Order::Admit(Box::new(world(plan))));
+        self.order(&Order::Admit(Box::new(plan.map.clone())));
     }
 
     pub(super) fn order(&self, order: &Order) {
@@ -139,15 +139,6 @@ impl Helper {
         self.orders = None;
         let _ = timeout(END_PATIENCE, &mut self.listening).await;
         end(&mut self.child, &self.folder);
-    }
-}
-
-/// What a plan says of its world.
-fn world(plan: &LaunchPlan) -> World {
-    World {
-        map: plan.map.clone(),
-        ranks: plan.ranks.iter().map(|rank| (rank.rank, rank.app)).collect(),
-        app_count: u32::try_from(plan.apps.len()).unwrap_or(u32::MAX),
     }
 }
 

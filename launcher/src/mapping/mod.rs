@@ -198,6 +198,7 @@ impl Placement {
             first_rank: Rank(0),
             nodes: self.nodes.iter().map(node).collect(),
             universe_size: self.universe_size(),
+            app_sizes: app_sizes(self.ranks.iter().map(|place| place.app)),
         }
     }
 }
@@ -230,6 +231,16 @@ pub struct NodePlace {
     pub slots: Option<u32>,
     /// Where that number came from.
     pub slots_origin: SlotsOrigin,
+}
+
+/// How many ranks each program has, given the program of every rank.
+fn app_sizes(apps: impl Iterator<Item = usize>) -> Vec<u32> {
+    let mut sizes = Vec::new();
+    for app in apps {
+        sizes.resize(sizes.len().max(app + 1), 0);
+        sizes[app] += 1;
+    }
+    sizes
 }
 
 /// Places ranks on hosts, in the order of the hosts.

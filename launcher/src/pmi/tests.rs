@@ -429,7 +429,7 @@ fn a_world_that_is_asked_for_has_numbers_names_and_keys_of_its_own() {
     // Its ranks follow those that there are, one on each node.
     let node = |rank| MappedNode { host: "h".to_owned(), ranks: vec![Rank(rank)] };
     let nodes = vec![node(2), node(3)];
-    let map = JobMap { world: 1, first_rank: Rank(2), nodes, universe_size: 16 };
+    let map = JobMap { world: 1, first_rank: Rank(2), nodes, universe_size: 16, app_sizes: vec![2] };
     for (node, server) in job.servers.iter_mut().enumerate() {
         let rank = Rank(2 + node as u32);
         server.admit(map.clone(), [(rank, 0)], &order.keys);

@@ -6,7 +6,7 @@
 use efarun_wire::Rank;
 use efarun_wire::message::{JobMap, MappedNode};
 
-use super::protocol::{Start, World, nspace};
+use super::protocol::{Start, nspace};
 
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +43,7 @@ pub(super) fn of_server(start: &Start) -> Vec<Info> {
 }
 
 /// What the ranks of a world are told. A library takes a rank's number within its world for its rank.
-pub(super) fn of_world(start: &Start, world: &World) -> Vec<Info> {
-    let map = &world.map;
+pub(super) fn of_world(start: &Start, map: &JobMap) -> Vec<Info> {
     let own = map.nodes.get(start.node.index()).map_or(&[][..], |node| &node.ranks);
     let nodes = || map.nodes.iter().enumerate().filter(|(_, node)| !node.ranks.is_empty());
     let names: Vec<&str> = nodes().map(|(_, node)| node.host.as_str()).collect();
@@ -54,13 +53,20 @@ pub(super) fn of_world(start: &Start, world: &World) -> Vec<Info> {
         info("pmix.univ.size", Value::Number(map.universe_size.max(map.size()))),
         info("pmix.job.size", Value::Number(map.size())),
         info("pmix.max.size", Value::Number(map.size())),
-        info("pmix.job.napps", Value::Number(world.app_count)),
+        info("pmix.job.napps", Value::Number(number(map.app_sizes.len()))),
         info("pmix.nmap", Value::Nodes(names.join(","))),
         info("pmix.pmap", Value::RanksOfNodes(ranks.join(";"))),
         info("pmix.num.nodes", Value::Number(number(names.len()))),
         text("pmix.tmpdir", &start.folder),
         text("pmix.nsdir", &start.folder),
     ];
+    if map.app_sizes.len() > 1 {
+        // Open MPI 5's own, which MPI_INFO_ENV is made of.
+        infos.extend([
+            text("OMPI_APP_SIZES", &with_blanks(map.app_sizes.iter().copied())),
+            text("OMPI_FIRST_RANKS", &with_blanks(first_ranks(map))),
+        ]);
+    }
     // Open MPI takes a list of local peers for one that has some, and ends with a fault where it is empty.
     if let Some(leader) = own.first() {
         infos.extend([
@@ -72,20 +78,20 @@ pub(super) fn of_world(start: &Start, world: &World) -> Vec<Info> {
     }
     for (node_number, node) in nodes() {
         let ranks = (0..).zip(&node.ranks);
-        infos.extend(ranks.map(|(local, rank)| of_rank(world, node_number, node, local, *rank)));
+        infos.extend(ranks.map(|(local, rank)| of_rank(map, node_number, node, local, *rank)));
     }
     infos
 }
 
-fn of_rank(world: &World, node_number: usize, node: &MappedNode, local_rank: u16, rank: Rank) -> Info {
-    let app = world.ranks.iter().find(|(own, _)| *own == rank).map_or(0, |(_, app)| *app);
-    let rank = within(&world.map, rank);
+fn of_rank(map: &JobMap, node_number: usize, node: &MappedNode, local_rank: u16, rank: Rank) -> Info {
+    let rank = within(map, rank);
+    let (app, app_rank) = map.app(rank).expect("every rank of a map is that of a program");
     info(
         "pmix.pdata",
         Value::List(vec![
             info("pmix.rank", Value::Rank(rank)),
             info("pmix.appnum", Value::Number(app)),
-            info("pmix.apprank", Value::Rank(rank)),
+            info("pmix.apprank", Value::Rank(app_rank)),
             info("pmix.grank", Value::Rank(rank)),
             info("pmix.lrank", Value::Short(local_rank)),
             info("pmix.nrank", Value::Short(local_rank)),
@@ -97,7 +103,7 @@ fn of_rank(world: &World, node_number: usize, node: &MappedNode, local_rank: u16
 }
 
 fn host_of(start: &Start) -> &str {
-    start.world.map.nodes.get(start.node.index()).map_or("localhost", |node| &node.host)
+    start.map.nodes.get(start.node.index()).map_or("localhost", |node| &node.host)
 }
 
 /// A rank's number within its world.
@@ -107,6 +113,19 @@ fn within(map: &JobMap, rank: Rank) -> u32 {
 
 fn with_commas(map: &JobMap, ranks: &[Rank]) -> String {
     ranks.iter().map(|rank| within(map, *rank).to_string()).collect::<Vec<_>>().join(",")
+}
+
+/// The first rank of each program.
+fn first_ranks(map: &JobMap) -> impl Iterator<Item = u32> {
+    map.app_sizes.iter().scan(0, |next, size| {
+        let first = *next;
+        *next += size;
+        Some(first)
+    })
+}
+
+fn with_blanks(numbers: impl Iterator<Item = u32>) -> String {
+    numbers.map(|number| number.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn info(key: &'static str, value: Value) -> Info {

@@ -13,11 +13,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use efarun_wire::frame::{self, FrameReader};
+use efarun_wire::message::JobMap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::description;
 use super::library::{Call, Cards, Finds, Library, Operation, PmixError, Spawns};
-use super::protocol::{Order, Purpose, Report, Start, World, nspace};
+use super::protocol::{Order, Purpose, Report, Start, nspace};
 use crate::keeper::{self, sys};
 
 /// The launcher's first argument that makes it a helper.
@@ -205,18 +206,17 @@ impl Server {
         let events = self.events.clone();
         let take = Box::new(move |call| events.send(Event::Call(call)).is_ok());
         self.library.serve(&description::of_server(&self.start), take)?;
-        let world = self.start.world.clone();
-        self.register(&world)
+        let map = self.start.map.clone();
+        self.register(&map)
     }
 
     /// Tells libpmix of a world, and gives what its ranks of this node need in their environment.
-    fn register(&mut self, world: &World) -> Result<Vec<RankEnvironment>, PmixError> {
-        self.world_count = self.world_count.max(world.map.world + 1);
-        let (name, infos) =
-            (nspace(&self.start.job, world.map.world), description::of_world(&self.start, world));
-        self.library.register_world(&name, &world.map, world.ranks.len(), &infos)?;
-        let environment = |rank| Ok((rank, self.library.register_rank(rank)?));
-        world.ranks.iter().map(|(rank, _)| environment(*rank)).collect()
+    fn register(&mut self, map: &JobMap) -> Result<Vec<RankEnvironment>, PmixError> {
+        self.world_count = self.world_count.max(map.world + 1);
+        let (name, infos) = (nspace(&self.start.job, map.world), description::of_world(&self.start, map));
+        let own = map.nodes.get(self.start.node.index()).map_or(&[][..], |node| &node.ranks);
+        self.library.register_world(&name, map, own.len(), &infos)?;
+        own.iter().map(|rank| Ok((*rank, self.library.register_rank(*rank)?))).collect()
     }
 
     fn handle(&mut self, event: Event) -> io::Result<()> {
@@ -318,10 +318,9 @@ impl Server {
                 };
                 self.library.find_card(rank, Box::new(found));
             }
-            Order::Admit(world) => {
-                let registered = self.register(&world).map_err(io::Error::other)?;
-                let (world, environments) = (world.map.world, registered);
-                return self.report(&Report::Registered { world, environments });
+            Order::Admit(map) => {
+                let environments = self.register(&map).map_err(io::Error::other)?;
+                return self.report(&Report::Registered { world: map.world, environments });
             }
             Order::Spawned { token, world } => {
                 if let Some(Waiting::Spawns(spawns)) = self.waiting.remove(&token) {

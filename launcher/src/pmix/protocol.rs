@@ -48,7 +48,7 @@ pub enum Order {
         values: Vec<Published>,
     },
     /// Expect the ranks of a further world. Answered by [`Report::Registered`].
-    Admit(Box<World>),
+    Admit(Box<JobMap>),
     /// The answer to [`Report::Spawn`]: the world, or nothing where there is none.
     Spawned {
         /// That of the report.
@@ -74,7 +74,7 @@ pub struct Start {
     /// The node.
     pub node: NodeId,
     /// The world that the job begins with.
-    pub world: World,
+    pub map: JobMap,
 }
 
 /// The name space that a world is to PMIx.
@@ -83,17 +83,6 @@ pub fn nspace(job: &str, world: u32) -> String {
         0 => format!("efarun-{job}"),
         _ => format!("efarun-{job}-w{world}"),
     }
-}
-
-/// One of the job's worlds, as a node's server is told of it. To PMIx it is a name space.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct World {
-    /// Where every rank of it is.
-    pub map: JobMap,
-    /// This node's ranks, and which of the job's programs each of them runs.
-    pub ranks: Vec<(Rank, u32)>,
-    /// How many programs it has.
-    pub app_count: u32,
 }
 
 /// Helper to agent.

@@ -4,7 +4,7 @@ use efarun_wire::message::{
 use efarun_wire::{NodeId, Rank};
 
 use super::description::{Info, Value, of_world};
-use super::protocol::{Order, Published, Purpose, Report, Start, World};
+use super::protocol::{Order, Published, Purpose, Report, Start};
 use super::relay::{Action, Relay};
 
 /// Ranks 0 and 2 on node 0, rank 1 on node 1.
@@ -13,7 +13,8 @@ fn map() -> JobMap {
         host: host.to_owned(),
         ranks: ranks.iter().copied().map(Rank).collect(),
     };
-    JobMap { nodes: vec![node("h1", &[0, 2]), node("h2", &[1])], universe_size: 3, ..JobMap::default() }
+    let nodes = vec![node("h1", &[0, 2]), node("h2", &[1])];
+    JobMap { nodes, universe_size: 3, app_sizes: vec![1, 2], ..JobMap::default() }
 }
 
 fn relays() -> [Relay; 2] {
@@ -218,9 +219,9 @@ fn a_job_is_described_with_every_rank_whole() {
         folder: "/tmp/own".to_owned(),
         memory_bytes: 1 << 30,
         node: NodeId(0),
-        world: World { map: map(), ranks: vec![(Rank(0), 0), (Rank(2), 1)], app_count: 2 },
+        map: map(),
     };
-    let infos = of_world(&start, &start.world);
+    let infos = of_world(&start, &start.map);
     let value = |key: &str| infos.iter().find(|info| info.key == key).map(|info| info.value.clone());
     assert_eq!(value("pmix.nmap"), Some(Value::Nodes("h1,h2".to_owned())));
     assert_eq!(value("pmix.pmap"), Some(Value::RanksOfNodes("0,2;1".to_owned())));
@@ -235,6 +236,12 @@ fn a_job_is_described_with_every_rank_whole() {
         (of("pmix.appnum"), of("pmix.hname")),
         (Some(Value::Number(1)), Some(Value::Text("h1".to_owned())))
     );
+    assert_eq!(of("pmix.apprank"), Some(Value::Rank(1)));
+    // Rank 1, which is on the other node.
+    let Value::List(elsewhere) = &ranks[2].value else { panic!("{ranks:?}") };
+    assert!(elsewhere.contains(&Info { key: "pmix.appnum", value: Value::Number(1) }), "{elsewhere:?}");
+    assert_eq!(value("OMPI_APP_SIZES"), Some(Value::Text("1 2".to_owned())));
+    assert_eq!(value("OMPI_FIRST_RANKS"), Some(Value::Text("0 1".to_owned())));
 }
 
 #[test]
@@ -244,23 +251,22 @@ fn a_further_worlds_ranks_are_numbered_within_it_and_its_nodes_are_those_that_ha
         ranks: ranks.iter().copied().map(Rank).collect(),
     };
     let nodes = vec![node("h1", &[]), node("h2", &[3, 5]), node("h3", &[4])];
-    let further = JobMap { world: 2, first_rank: Rank(3), nodes, universe_size: 9 };
-    let world = World { map: further.clone(), ranks: vec![(Rank(4), 0)], app_count: 1 };
+    let further = JobMap { world: 2, first_rank: Rank(3), nodes, universe_size: 9, app_sizes: vec![3] };
     let start = Start {
         libraries: Vec::new(),
         job: "1".to_owned(),
         folder: "/tmp/own".to_owned(),
         memory_bytes: 1 << 30,
         node: NodeId(2),
-        world: world.clone(),
+        map: further.clone(),
     };
-    let infos = of_world(&start, &world);
+    let infos = of_world(&start, &further);
     let value = |key: &str| infos.iter().find(|info| info.key == key).map(|info| info.value.clone());
     assert_eq!(value("pmix.jobid"), Some(Value::Text("efarun-1-w2".to_owned())));
     assert_eq!(value("pmix.nmap"), Some(Value::Nodes("h2,h3".to_owned())));
     assert_eq!(value("pmix.pmap"), Some(Value::RanksOfNodes("0,2;1".to_owned())));
     assert_eq!(value("pmix.lpeers"), Some(Value::Text("1".to_owned())));
-    let elsewhere = of_world(&Start { node: NodeId(0), ..start }, &world);
+    let elsewhere = of_world(&Start { node: NodeId(0), ..start }, &further);
     assert!(elsewhere.iter().all(|info| info.key != "pmix.lpeers"), "there are none");
     // Ranks of both worlds meet: the fence is over all of their nodes.
     let mut relay = Relay::new(NodeId(1), &map());

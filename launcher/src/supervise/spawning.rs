@@ -91,8 +91,8 @@ impl Spawner {
         let places: Vec<RankPlace> = places.collect();
         let world = self.next_world;
         self.next_world += 1;
-        let map = map(world, first, placement, &places);
         let counts: Vec<u32> = order.programs.iter().map(|program| program.count).collect();
+        let map = JobMap { app_sizes: counts.clone(), ..map(world, first, placement, &places) };
         let plans = self.templates.iter().zip(0..).map(|(template, node)| {
             let of_node = places.iter().zip(&chosen).filter(|(place, _)| place.node == NodeId(node));
             let ranks = of_node.map(|(place, (_, program))| RankPlan {
@@ -200,6 +200,7 @@ fn map(world: u32, first: u32, placement: &Placement, places: &[RankPlace]) -> J
         first_rank: Rank(first),
         nodes: placement.nodes.iter().map(node).collect(),
         universe_size: placement.universe_size(),
+        ..JobMap::default()
     }
 }
 

@@ -170,6 +170,7 @@ impl Head {
                     ranks: (0..rank_count).map(Rank).collect(),
                 }],
                 universe_size: rank_count,
+                app_sizes: vec![rank_count],
                 ..JobMap::default()
             },
             keys: Vec::new(),

@@ -101,3 +101,24 @@ fn ranks_of_a_shell_that_are_each_a_world_are_told_at_once_and_at_the_end() {
     outcome.assert_code(0).assert_says(&["2 ranks will be 2 worlds of one", "they were 2 worlds of one"]);
     assert_eq!(testbed.guests(), [], "{}", outcome.shown());
 }
+
+#[test]
+fn every_rank_knows_the_program_of_every_rank_on_all_nodes() {
+    require!(Need::OpenMpi, Need::Testbed);
+    let testbed = Testbed::up(2);
+    for library in OF_OPEN_MPI {
+        let program = Program::of_source("apps.c", library);
+        let path = program.path().display().to_string();
+        // One rank on h1 runs the first program, one there and two on h2 the second.
+        let job = program.job(on(&testbed, &["-H", "h1:2,h2:2", "-n", "1"]), &[":", "-n", "3", &path]);
+        let outcome = job.run();
+        outcome.assert_code(0);
+        let stdout = outcome.stdout();
+        let mut said: Vec<&str> = stdout.lines().collect();
+        said.sort_unstable();
+        let known = "all: 0/0 1/0 1/1 1/2; sizes 1 3; firsts 0 1";
+        let expected =
+            [(0, 0), (1, 1), (2, 1), (3, 1)].map(|(rank, app)| format!("rank {rank} runs {app}; {known}"));
+        assert_eq!(said, expected, "{library:?}: {}", outcome.shown());
+    }
+}

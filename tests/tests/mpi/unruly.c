@@ -11,68 +11,19 @@
  *       puts            makes the server keep ever more, until it is no longer heard
  *       puts-leave      the same, and then ends with 3
  *       asks            asks again and again for what is not served, and waits for no answer
- *
- * No header of PMIx comes with Open MPI's packages: what is used is declared here, as every release since 3 has it.
  */
+#include "raw_pmix.h"
+
 #include <mpi.h>
 
 #include <arpa/inet.h>
-#include <dlfcn.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-typedef struct {
-	char nspace[256];
-	uint32_t rank;
-} proc_t;
-
-typedef struct {
-	uint16_t type;
-	union {
-		struct {
-			char *start;
-			size_t len;
-		} bytes;
-		char *text;
-		char room[24];
-	} data;
-} value_t;
-
-typedef struct {
-	char key[512];
-	uint32_t flags;
-	value_t value;
-} info_t;
-
-typedef void (*done_t)(int status, void *cookie);
-typedef void (*info_done_t)(int status, info_t *infos, size_t count, void *cookie, void *release, void *more);
-
-enum { STRING = 3, BYTE_OBJECT = 27, GLOBAL = 3 };
-
-static void *function(const char *name)
-{
-	void *found = dlsym(RTLD_DEFAULT, name);
-
-	if (!found) {
-		fprintf(stderr, "no %s: %s\n", name, dlerror());
-		exit(2);
-	}
-	return found;
-}
-
-static void expect(int status, const char *call)
-{
-	if (status != 0) {
-		fprintf(stderr, "%s: %d\n", call, status);
-		exit(2);
-	}
-}
 
 /* The end of another rank may be told before the launcher ends this one: it leaves the first word to that one. */
 static void fence(void)

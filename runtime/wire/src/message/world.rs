@@ -19,6 +19,8 @@ pub struct JobMap {
     pub nodes: Vec<MappedNode>,
     /// How many ranks the job's hosts have slots for; the ranks of the first world at least.
     pub universe_size: u32,
+    /// How many ranks each of the world's programs has. They follow each other in this order.
+    pub app_sizes: Vec<u32>,
 }
 
 impl JobMap {
@@ -35,6 +37,19 @@ impl JobMap {
     /// The rank with this number in the world, where there is one.
     pub fn rank(&self, within: u32) -> Option<Rank> {
         (within < self.size()).then(|| Rank(self.first_rank.0 + within))
+    }
+
+    /// The program of the rank with this number in the world, as its place in `app_sizes`, and the rank's number among
+    /// those of that program.
+    pub fn app(&self, within: u32) -> Option<(u32, u32)> {
+        let mut first = 0;
+        for (app, size) in (0..).zip(&self.app_sizes) {
+            if within - first < *size {
+                return Some((app, within - first));
+            }
+            first += size;
+        }
+        None
     }
 
     /// All ranks of the world, as allgathers name them.
