@@ -164,8 +164,8 @@ impl Device {
         let busy: Vec<LinkId> = self.nic.busy_links().collect();
         for id in busy {
             let Some(link) = self.links.get_mut(&id) else { continue };
-            if self.nic.pull(now, id, link.outlet(), &ProcessMemory) && !link.flush() {
-                self.lose(now, id, Loss::Broken);
+            if self.nic.pull(now, id, link.outlet(), &ProcessMemory) {
+                link.flush();
             }
             self.watch_for_room(id);
         }
@@ -229,8 +229,10 @@ impl Device {
         let Some(link) = self.links.get_mut(&id) else { return };
         if let Link::Tcp(tcp) = link {
             match tcp.check() {
-                Ok(_) if !link.flush() => return self.lose(now, id, Loss::Broken),
-                Ok(_) => self.watch_for_room(id),
+                Ok(_) => {
+                    link.flush();
+                    self.watch_for_room(id);
+                }
                 Err(error) => {
                     report::whisper(|| format!("{id:?}: {error}"));
                     return match error.kind() {

@@ -47,13 +47,10 @@ impl Link {
         }
     }
 
-    /// Hands on what was put into the outlet; whether the link still stands.
-    pub fn flush(&mut self) -> bool {
+    /// Hands on what was put into the outlet. Where nobody is there any more, [`Link::receive`] says so.
+    pub fn flush(&mut self) {
         match self {
-            Link::Local(link) => {
-                link.ring_bell();
-                true
-            }
+            Link::Local(link) => link.ring_bell(),
             Link::Tcp(link) => link.flush(),
         }
     }

@@ -95,6 +95,8 @@ pub struct TcpLink {
     incoming: Box<[u8]>,
     filled: usize,
     is_connected: bool,
+    /// Nothing can be said any more; what was said to us is still heard.
+    is_broken: bool,
     was_waiting: bool,
 }
 
@@ -131,6 +133,7 @@ impl TcpLink {
             incoming: vec![0; READ_BYTES].into(),
             filled: 0,
             is_connected: true,
+            is_broken: false,
             was_waiting: false,
         }
     }
@@ -161,22 +164,22 @@ impl TcpLink {
         Ok(self.is_connected)
     }
 
-    /// Sends what the socket takes; false at its end.
-    pub(super) fn flush(&mut self) -> bool {
+    /// Sends what the socket takes. That nobody is there any more is for `receive` to say, once it has given what they
+    /// said before: a card has that already, whoever could not be answered.
+    pub(super) fn flush(&mut self) {
         if !self.is_connected {
-            return true;
+            return;
         }
-        while self.gone < self.outgoing.len() {
+        while !self.is_broken && self.gone < self.outgoing.len() {
             match self.stream.write(&self.outgoing[self.gone..]) {
                 Ok(len) => self.gone += len,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return false,
+                Err(_) => self.is_broken = true,
             }
         }
         self.outgoing.clear();
         self.gone = 0;
-        true
     }
 
     pub(super) fn receive(&mut self, budget: usize, take: &mut dyn FnMut(&Frame, &[u8])) -> Received {
@@ -192,7 +195,9 @@ impl TcpLink {
                     false
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Received::Frames(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && !self.is_broken => {
+                    return Received::Frames(count);
+                }
                 Err(_) => true,
             };
             let Some(frames) = self.parse(take) else { return Received::End(count) };
@@ -251,3 +256,52 @@ const PORTS_PER_DEVICE: u32 = 256;
 const OUTGOING_BYTES: usize = 256 * 1024;
 /// More than a frame of full size.
 const READ_BYTES: usize = 128 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::nic::FrameKind;
+
+    /// An end that stays, and one that goes.
+    fn link() -> (TcpLink, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (TcpLink::new(ours, Vec::new()), theirs)
+    }
+
+    fn frame(operation: u64) -> Frame {
+        Frame::new(FrameKind::Farewell, Qpn(1), Qpn(2), operation)
+    }
+
+    /// Says something to the other end until that is known to be gone.
+    fn speak_until_broken(link: &mut TcpLink) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !link.is_broken {
+            assert!(Instant::now() < deadline, "the end is not seen");
+            link.put(&frame(9), &mut |_| ());
+            link.flush();
+        }
+    }
+
+    #[test]
+    fn what_was_said_before_the_end_is_heard_by_who_could_not_answer_any_more() {
+        let (mut link, mut theirs) = link();
+        // What they leave unread makes their end a reset.
+        link.put(&frame(1), &mut |_| ());
+        link.flush();
+        theirs.peek(&mut [0]).unwrap();
+        for operation in [7, 8] {
+            theirs.write_all(&frame(operation).encode()).unwrap();
+        }
+        drop(theirs);
+        speak_until_broken(&mut link);
+        let mut heard = Vec::new();
+        let received = link.receive(64, &mut |frame, _| heard.push(frame.operation));
+        assert_eq!((heard, received), (vec![7, 8], Received::End(2)));
+        assert!(link.has_room() && link.waiting_changed().is_none(), "what cannot be said is not kept");
+    }
+}

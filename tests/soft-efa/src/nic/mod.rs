@@ -29,6 +29,8 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 pub use counters::{Counter, Counters};
+#[cfg(test)]
+pub use frame::Kind as FrameKind;
 pub use frame::{Frame, HEADER_BYTES};
 pub use handle::Handles;
 pub use memory::{Gone, Memory};
