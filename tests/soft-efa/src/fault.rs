@@ -61,6 +61,8 @@ pub enum Kind {
         only: Option<OperationKind>,
         /// How many.
         chance: Chance,
+        /// On which device; none is all of them.
+        device: Option<u8>,
     },
     /// Send queues claim to be full.
     QueueFull(Chance),
@@ -148,7 +150,7 @@ impl Fault {
         let form = match name {
             "device-lost" | "link-down" => "device-lost[=NUMBER], link-down[=NUMBER]",
             "silence" => "silence=FROM>TO, with an IPv4 address or * for each",
-            "fail" => "fail=CODE[:send|read|write][:PERCENT], with a code from 1 to 15",
+            "fail" => "fail=CODE[:send|read|write][:PERCENT][:nicNUMBER], with a code from 1 to 15",
             "queue-full" => "queue-full=PERCENT",
             "no-gpudirect" => "no-gpudirect",
             "limit" => {
@@ -188,8 +190,12 @@ impl Kind {
     fn parse_fail(words: &str) -> Option<Kind> {
         let mut words = words.split(':');
         let status = Status::from_code(words.next()?.parse().ok()?).filter(|status| *status != Status::Ok)?;
-        let (mut only, mut how_often) = (None, chance("100")?);
+        let (mut only, mut how_often, mut device) = (None, chance("100")?, None);
         for word in words {
+            if let Some(number) = word.strip_prefix("nic") {
+                device = Some(number.parse().ok()?);
+                continue;
+            }
             match word {
                 "send" => only = Some(OperationKind::Send),
                 "read" => only = Some(OperationKind::Read),
@@ -197,7 +203,7 @@ impl Kind {
                 percent => how_often = chance(percent)?,
             }
         }
-        Some(Kind::Fail { status, only, chance: how_often })
+        Some(Kind::Fail { status, only, chance: how_often, device })
     }
 }
 
@@ -286,7 +292,9 @@ impl Faults {
     /// The faults that concern a device.
     pub fn of_device(all: &[Fault], device: u8) -> Faults {
         let concerns = |fault: &&Fault| match fault.kind {
-            Kind::DeviceLost(only) | Kind::LinkDown(only) => only.is_none_or(|only| only == device),
+            Kind::DeviceLost(only) | Kind::LinkDown(only) | Kind::Fail { device: only, .. } => {
+                only.is_none_or(|only| only == device)
+            }
             Kind::Limit(..) => false,
             _ => true,
         };
@@ -348,7 +356,7 @@ impl Faults {
             Operation::Write { .. } => OperationKind::Write,
         };
         self.active().find_map(|fault| match fault {
-            Kind::Fail { status, only, chance } if only.is_none_or(|only| only == kind) => {
+            Kind::Fail { status, only, chance, .. } if only.is_none_or(|only| only == kind) => {
                 choices.happens(*chance).then_some(*status)
             }
             _ => None,
@@ -400,7 +408,8 @@ mod tests {
 
     #[test]
     fn other_devices_are_spared() {
-        assert!(faults("device-lost=0,link-down=2").is_empty());
+        assert!(faults("device-lost=0,link-down=2,fail=13:send:nic0").is_empty());
+        assert!(!faults("fail=13:send:nic1").is_empty());
         assert!(faults("device-lost").is_device_lost());
     }
 
@@ -442,6 +451,7 @@ mod tests {
             "fail=0",
             "fail=16",
             "fail=3:copy",
+            "fail=3:nic",
             "queue-full=101",
             "no-gpudirect=1",
             "limit=cats:3",

@@ -1,7 +1,7 @@
 //! The counters of a device, for all processes of its host together, and the files that show them.
 //!
 //! Counting happens in a page that the processes of a host share through a file of the sysfs-shaped folder, so that
-//! what a killed process counted is not lost. The files under `hw_counters` are text, and follow within
+//! what a killed process counted is not lost. The files under `hw_counters`, and those under `manners`, are text, and follow within
 //! [`INTERVAL`] while a process of the host has the device open.
 //!
 //! # Safety
@@ -71,8 +71,7 @@ impl Ledger {
         for ((name, value), shown) in NAMES.iter().zip(self.counters.all()).zip(&mut self.shown) {
             // Counters grow, so that a new text covers the old one, and no reader finds an empty file.
             if value != *shown
-                && let Ok(mut file) =
-                    OpenOptions::new().write(true).open(self.port.join("hw_counters").join(name))
+                && let Ok(mut file) = OpenOptions::new().write(true).open(self.port.join(name))
                 && file.write_all(format!("{value}\n").as_bytes()).is_ok()
             {
                 *shown = value;
@@ -118,9 +117,9 @@ mod tests {
     fn files_show_what_all_processes_counted() {
         let folder = tempfile::tempdir().unwrap();
         let port = folder.path().join("port");
-        fs::create_dir_all(port.join("hw_counters")).unwrap();
         for name in NAMES {
-            fs::write(port.join("hw_counters").join(name), "0\n").unwrap();
+            fs::create_dir_all(port.join(name).parent().unwrap()).unwrap();
+            fs::write(port.join(name), "0\n").unwrap();
         }
         let now = Instant::now();
         let page = folder.path().join("page");

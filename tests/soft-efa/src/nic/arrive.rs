@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::frame::{Frame, Kind};
 use super::pair::{PairKind, PairState};
-use super::transmit::{INSISTS, Transmission};
+use super::transmit::Transmission;
 use super::work::{Completed, Completion, Operation, Payload, Piece, Pieces, Receive};
 use super::{Access, Counter, LinkId, Memory, Nic, time};
 use crate::address::Endpoint;
@@ -54,7 +54,9 @@ impl Nic {
         self.counters.add(Counter::RxBytes, payload.len() as u64);
         let (manners, choices) = (&character.manners, &mut character.choices);
         let mut delay = choices.delay_up_to(manners.unordered);
+        self.counters.add(Counter::MannerUnordered, delay.is_some().into());
         if choices.happens(manners.late) {
+            self.counters.add(Counter::MannerLate, 1);
             delay = Some(delay.unwrap_or_default() + manners.late.delay);
         }
         if frame.kind == Kind::Farewell {
@@ -129,8 +131,9 @@ impl Nic {
             return self.answer(id, frame, Status::RemoteBadQueuePair);
         }
         let character = &mut self.character;
-        let turns_away = pair.kind == PairKind::Reliable && frame.status == 0 && frame.status != INSISTS;
+        let turns_away = pair.kind == PairKind::Reliable && frame.status == 0;
         if turns_away && character.choices.happens(character.manners.not_ready) {
+            self.counters.add(Counter::MannerNotReady, 1);
             return self.answer(id, frame, Status::ReceiverNotReady);
         }
         let Some(receive) = pair.receives.pop_front() else {
@@ -140,6 +143,7 @@ impl Nic {
         if let Some(delay) = character.choices.delay_up_to(character.manners.repeat) {
             let (skip, domain) = (grh_bytes(pair.kind), pair.domain);
             if self.check_receive(frame, &receive, skip, domain).is_ok() {
+                self.counters.add(Counter::MannerRepeat, 1);
                 self.scatter(&receive.pieces, domain, skip, payload, memory);
                 let what = time::What::Repeat(id, *frame, payload.to_vec(), Repeat::Message(receive));
                 return self.defer(now + delay, what);
@@ -233,6 +237,7 @@ impl Nic {
             {
                 assembly.repeats += 1;
             }
+            self.counters.add(Counter::MannerRepeat, 1);
             return self.defer(now + delay, time::What::Repeat(id, *frame, payload.to_vec(), Repeat::Piece));
         }
         self.finish_write(now, id, frame);
@@ -271,6 +276,12 @@ impl Nic {
         link.assemblies.remove(&frame.operation);
         let Some(immediate) = frame.immediate else { return self.answer(id, frame, Status::Ok) };
         let Some(pair) = self.pairs.get_mut(&frame.target) else { return };
+        let character = &mut self.character;
+        let turns_away = !pair.takes_unsolicited && frame.status == 0;
+        if turns_away && character.choices.happens(character.manners.not_ready) {
+            self.counters.add(Counter::MannerNotReady, 1);
+            return self.answer(id, frame, Status::ReceiverNotReady);
+        }
         let receive = match pair.takes_unsolicited {
             true => None,
             false => match pair.receives.pop_front() {
@@ -347,6 +358,7 @@ impl Nic {
             if let Some(request) = self.requests.get_mut(&frame.operation) {
                 request.assembly.repeats += 1;
             }
+            self.counters.add(Counter::MannerRepeat, 1);
             return self.defer(now + delay, time::What::Repeat(id, *frame, payload.to_vec(), Repeat::Piece));
         }
         self.finish_read(now, frame.operation);

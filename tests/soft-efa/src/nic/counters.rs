@@ -1,11 +1,11 @@
-//! What a device has counted: the port counters of EFA's driver, under its names.
+//! What a device has counted: the port counters of EFA's driver, under its names, and how often each manner was had.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-#[expect(missing_docs, reason = "the driver's names, which NAMES spells out")]
+#[expect(missing_docs, reason = "the driver's names, and those of manners, which NAMES spells out")]
 pub enum Counter {
     TxBytes,
     TxPkts,
@@ -29,36 +29,51 @@ pub enum Counter {
     RetransTimeoutEvents,
     UnresponsiveRemoteEvents,
     ImpairedRemoteConnEvents,
+    MannerPieces,
+    MannerUnordered,
+    MannerCompletions,
+    MannerRepeat,
+    MannerLate,
+    MannerNotReady,
 }
 
-/// The file names, in the order of [`Counter`].
+/// The files in a port's folder, in the order of [`Counter`]. A card has those of the driver only.
 pub const NAMES: [&str; COUNTERS] = [
-    "tx_bytes",
-    "tx_pkts",
-    "rx_bytes",
-    "rx_pkts",
-    "rx_drops",
-    "send_bytes",
-    "send_wrs",
-    "recv_bytes",
-    "recv_wrs",
-    "rdma_read_wrs",
-    "rdma_read_bytes",
-    "rdma_read_wr_err",
-    "rdma_read_resp_bytes",
-    "rdma_write_wrs",
-    "rdma_write_bytes",
-    "rdma_write_wr_err",
-    "rdma_write_recv_bytes",
-    "retrans_bytes",
-    "retrans_pkts",
-    "retrans_timeout_events",
-    "unresponsive_remote_events",
-    "impaired_remote_conn_events",
+    "hw_counters/tx_bytes",
+    "hw_counters/tx_pkts",
+    "hw_counters/rx_bytes",
+    "hw_counters/rx_pkts",
+    "hw_counters/rx_drops",
+    "hw_counters/send_bytes",
+    "hw_counters/send_wrs",
+    "hw_counters/recv_bytes",
+    "hw_counters/recv_wrs",
+    "hw_counters/rdma_read_wrs",
+    "hw_counters/rdma_read_bytes",
+    "hw_counters/rdma_read_wr_err",
+    "hw_counters/rdma_read_resp_bytes",
+    "hw_counters/rdma_write_wrs",
+    "hw_counters/rdma_write_bytes",
+    "hw_counters/rdma_write_wr_err",
+    "hw_counters/rdma_write_recv_bytes",
+    "hw_counters/retrans_bytes",
+    "hw_counters/retrans_pkts",
+    "hw_counters/retrans_timeout_events",
+    "hw_counters/unresponsive_remote_events",
+    "hw_counters/impaired_remote_conn_events",
+    "manners/pieces",
+    "manners/unordered",
+    "manners/completions",
+    "manners/repeat",
+    "manners/late",
+    "manners/not-ready",
 ];
 
-/// How many counters there are.
-pub const COUNTERS: usize = 22;
+/// How many counters there are,
+pub const COUNTERS: usize = 28;
+/// and how many of them are the driver's.
+#[cfg(test)]
+pub const OF_DRIVER: usize = 22;
 
 /// The counters of a device. The layout is fixed, as processes share it through a file.
 #[derive(Debug, Default)]
@@ -88,8 +103,13 @@ mod tests {
 
     #[test]
     fn names_are_in_the_order_of_the_counters() {
-        assert_eq!(NAMES[Counter::RxDrops as usize], "rx_drops");
-        assert_eq!(NAMES[Counter::RdmaReadRespBytes as usize], "rdma_read_resp_bytes");
-        assert_eq!(NAMES[Counter::ImpairedRemoteConnEvents as usize], "impaired_remote_conn_events");
+        assert_eq!(NAMES[Counter::RxDrops as usize], "hw_counters/rx_drops");
+        assert_eq!(NAMES[Counter::RdmaReadRespBytes as usize], "hw_counters/rdma_read_resp_bytes");
+        assert_eq!(
+            NAMES[Counter::ImpairedRemoteConnEvents as usize],
+            "hw_counters/impaired_remote_conn_events"
+        );
+        assert_eq!(NAMES[OF_DRIVER..][0], "manners/pieces");
+        assert_eq!(NAMES[Counter::MannerNotReady as usize], "manners/not-ready");
     }
 }

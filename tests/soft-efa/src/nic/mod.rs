@@ -420,7 +420,10 @@ impl Nic {
     /// Shows a completion, at once or as late as the manners want.
     fn complete(&mut self, now: Instant, queue: QueueId, completion: Completion) {
         match self.character.choices.delay_up_to(self.character.manners.completions) {
-            Some(delay) => self.defer(now + delay, time::What::Completion(queue, completion)),
+            Some(delay) => {
+                self.counters.add(Counter::MannerCompletions, 1);
+                self.defer(now + delay, time::What::Completion(queue, completion));
+            }
             None => self.show(queue, completion),
         }
     }

@@ -34,6 +34,11 @@ impl PieceOrder {
         Some(self.window.swap_remove(place as usize))
     }
 
+    /// How many are out.
+    pub(super) fn taken(&self) -> u32 {
+        self.next - self.window.len() as u32
+    }
+
     /// Whether all are out.
     pub(super) fn is_done(&self) -> bool {
         self.next >= self.pieces && self.window.is_empty()

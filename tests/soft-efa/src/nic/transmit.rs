@@ -133,7 +133,10 @@ impl Nic {
                 if self.character.manners.pieces { link.transmissions.len().min(MIXED) as u32 } else { 1 };
             let place = self.character.choices.below(among)? as usize;
             let transmission = link.transmissions.get_mut(place)?;
+            let expected = transmission.order.taken();
             let piece = transmission.order.take(&mut self.character.choices);
+            let is_out_of_order = place > 0 || piece.is_some_and(|piece| piece != expected);
+            self.counters.add(Counter::MannerPieces, is_out_of_order.into());
             let (subject, pair, total_bytes) =
                 (transmission.subject, transmission.pair, transmission.total_bytes);
             if piece.is_none() || transmission.order.is_done() {
@@ -179,10 +182,10 @@ impl Nic {
             offset_bytes,
             ..Frame::new(Kind::Send, request.pair, request.target.qpn, number)
         };
+        // A receiver turns away once for the sake of manners, but none whose sender would take that for the end.
+        frame.status = if pair.patience == 0 { INSISTS } else { request.refusals.min(INSISTS.into()) as u8 };
         match work.operation {
-            // A receiver turns away once for the sake of manners, but none whose sender would take that for the end.
-            Operation::Send if pair.patience == 0 => frame.status = INSISTS,
-            Operation::Send => frame.status = request.refusals.min(INSISTS.into()) as u8,
+            Operation::Send => {}
             Operation::Write { remote_key, address } => {
                 frame.kind = Kind::Write;
                 frame.remote_key = remote_key;
@@ -321,5 +324,5 @@ fn gather(frame: Frame, found: Vec<(Region, Piece)>, memory: &dyn Memory) -> Res
 
 /// How many operations of a link are mixed.
 const MIXED: usize = 8;
-/// In the status of a message: it is not to be turned away for the sake of manners.
-pub(super) const INSISTS: u8 = 255;
+/// In the status of an operation: it is not to be turned away for the sake of manners.
+const INSISTS: u8 = 255;

@@ -242,7 +242,7 @@ mod tests {
             fs::read_to_string(root.join("class/infiniband_verbs/uverbs3/ibdev")).unwrap(),
             "rdmap160s27\n"
         );
-        assert_eq!(fs::read_dir(device.join("ports/1/hw_counters")).unwrap().count(), counters::COUNTERS);
+        assert_eq!(fs::read_dir(device.join("ports/1/hw_counters")).unwrap().count(), counters::OF_DRIVER);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
     }
 

@@ -58,7 +58,7 @@ fn device(profile: &Profile, gid: Gid, number: u8) -> Vec<Entry> {
     file(port.join("gids/0"), &gid.to_string());
     file(port.join("pkeys/0"), "0xffff");
     for counter in counters::NAMES {
-        file(port.join("hw_counters").join(counter), "0");
+        file(port.join(counter), "0");
     }
     file(verbs.join("ibdev"), &name);
     file(verbs.join("abi_version"), "1");
