@@ -6,7 +6,8 @@
 //! # Rails that fail
 //!
 //! A piece or a credit that fails because its card does not reach the peer's goes *round* its rail: over the next one, by a
-//! tag that says so and what it is, and so does all that follows. The peer takes it into memory that is for nothing
+//! tag that says so and what it is, and so does all that follows, and what was sent after it though the card said that it
+//! has come: the peer's provider shows nothing that was sent after what failed ([`departure`]). The peer takes it into memory that is for nothing
 //! else. Not into its place: some packets of what failed may have come, or may come yet, and the provider copies late ones
 //! into the receive that they are for until the endpoint is closed; `fi_cancel` finds no receive that is matched
 //! (libfabric's prov/util/src/util_srx.c looks among unmatched ones). What failed may have come all the same, and what came
@@ -28,12 +29,14 @@
     reason = "hands memory to the provider; the module's Safety paragraph says why it is sound"
 )]
 
+mod departure;
 mod detour;
 mod end;
 mod tag;
 
 use efarun_wire::Rank;
 
+use self::departure::Departures;
 use self::detour::Detours;
 use self::end::ReceiveEnd;
 use self::tag::{Class, any_detour, detoured, tag};
@@ -69,8 +72,10 @@ struct Pair {
     /// Of each block, the generation of the credit that a receive was posted for.
     awaited: Vec<u64>,
     receive: Option<ReceiveEnd>,
-    /// Where the peer's detours land, where there are any.
+    /// Where the peer's detours land, where there are any,
     detours: Option<Detours>,
+    /// and then, of each rail, what may have to go round it.
+    departures: Vec<Departures>,
     /// Rails that this rank goes round,
     avoided: Rails,
     /// and that the peer does.
@@ -106,6 +111,8 @@ impl Tagged {
         if self.has_detours && pair.detours.is_none() {
             traffic.reserve(1)?;
             pair.detours = Some(Detours::new(traffic, traffic.cut)?);
+            let at_most = 2 * operations_of_end(traffic.blocks, traffic.cut, true);
+            pair.departures = (0..traffic.cut.pieces).map(|_| Departures::new(at_most)).collect();
             let receive = |rail| Operation { kind: Kind::ReceiveDetour(rail), peer, slot: 0 };
             traffic.wanted.extend((0..traffic.cut.pieces).map(receive));
         }
@@ -221,6 +228,7 @@ unsafe impl Protocol for Tagged {
                     *uses += 1;
                     traffic.counts.payload_bytes[index] += range.len() as u64;
                     end.share(slot, shared);
+                    pair.departures.get_mut(index).into_iter().for_each(|rail| rail.posted(operation));
                 }
                 Ok(posted)
             }
@@ -260,6 +268,9 @@ unsafe impl Protocol for Tagged {
                 // SAFETY: cell and context live until the endpoint is closed, and are not written meanwhile.
                 let posted = unsafe { rail.endpoint.post_send(address, tag, &[cell], context) }?;
                 end.inbox.set_credit_under_way(slot, posted);
+                if posted {
+                    pair.departures.get_mut(index).into_iter().for_each(|rail| rail.posted(operation));
+                }
                 Ok(posted)
             }
             _ => {
@@ -281,14 +292,24 @@ unsafe impl Protocol for Tagged {
         }
     }
 
-    fn complete(&mut self, traffic: &mut Traffic, _rail: usize, completion: &Completion) {
+    fn complete(&mut self, traffic: &mut Traffic, rail: usize, completion: &Completion) {
         let Some(operation) = traffic.contexts.operation(completion.context) else {
             return log::warn!("a completion of no operation of ours: {completion:?}");
         };
         let Operation { kind, peer, slot } = operation;
         let pair = &mut self.pairs[peer.index()];
         match (kind, &mut pair.send, &mut pair.receive) {
-            (Kind::SendPiece(_), Some(end), _) => traffic.completed.extend(end.sent(slot)),
+            (Kind::SendPiece(_) | Kind::SendCredit, ..) if self.has_detours && pair.avoided.has(rail) => {
+                pair.departures[rail].remove(operation);
+                pair.send_again(traffic, operation);
+            }
+            (Kind::SendPiece(_) | Kind::SendCredit, ..) if self.has_detours => {
+                pair.departures[rail].over(operation);
+                while let Some(certain) = pair.departures[rail].take_certain() {
+                    pair.sent(traffic, certain);
+                }
+            }
+            (Kind::SendPiece(_) | Kind::SendCredit, ..) => pair.sent(traffic, operation),
             (Kind::ReceiveCredit, Some(end), _) => {
                 // Else it came another way before.
                 if end.granted.generations(slot) == pair.awaited[slot] {
@@ -309,7 +330,6 @@ unsafe impl Protocol for Tagged {
                 // Others may wait for it.
                 traffic.wanted.push_front(operation);
             }
-            (Kind::SendCredit, _, Some(end)) => end.inbox.set_credit_under_way(slot, false),
             _ => log::warn!("a completion of an operation that was never posted: {operation:?}"),
         }
     }
@@ -335,19 +355,19 @@ unsafe impl Protocol for Tagged {
         failure: &Failure,
         rail: usize,
     ) -> bool {
-        let Operation { kind, peer, slot } = operation;
+        let Operation { kind, peer, .. } = operation;
         let pair = &mut self.pairs[peer.index()];
         // Of what it receives the peer has sent all; only it can send it again.
         let is_sent = matches!(kind, Kind::SendPiece(_) | Kind::SendCredit);
         if !self.has_detours || !is_sent || !traffic.leave_rail(&mut pair.avoided, failure, peer, rail) {
             return false;
         }
-        match (kind, &mut pair.receive) {
-            (Kind::SendPiece(piece), _) => pair.uses[slot][piece] -= 1,
-            (_, Some(end)) => end.inbox.set_credit_under_way(slot, false),
-            _ => {}
+        pair.departures[rail].remove(operation);
+        pair.send_again(traffic, operation);
+        // What is under way follows when it is over.
+        while let Some(uncertain) = pair.departures[rail].take_uncertain() {
+            pair.send_again(traffic, uncertain);
         }
-        traffic.wanted.push_back(operation);
         true
     }
 
@@ -378,6 +398,25 @@ unsafe impl Protocol for Tagged {
 const CLOSES_IN_USE: u32 = 2 << 16 | 5;
 
 impl Pair {
+    /// Takes in that the peer has what was sent, or is certain to get it.
+    fn sent(&mut self, traffic: &mut Traffic, operation: Operation) {
+        match (operation.kind, &mut self.send, &mut self.receive) {
+            (Kind::SendPiece(_), Some(end), _) => traffic.completed.extend(end.sent(operation.slot)),
+            (_, _, Some(end)) => end.inbox.set_credit_under_way(operation.slot, false),
+            _ => log::warn!("a send that was never posted is over: {operation:?}"),
+        }
+    }
+
+    /// Sends what may have come or not once more, by the same number.
+    fn send_again(&mut self, traffic: &mut Traffic, operation: Operation) {
+        match (operation.kind, &mut self.receive) {
+            (Kind::SendPiece(piece), _) => self.uses[operation.slot][piece] -= 1,
+            (_, Some(end)) => end.inbox.set_credit_under_way(operation.slot, false),
+            _ => {}
+        }
+        traffic.wanted.push_back(operation);
+    }
+
     /// Takes in what came round its rail over this one.
     fn take_detour(&mut self, cut: Cut, rail: usize, completion: &Completion) -> Result<(), String> {
         let (class, slot, number) = tag::parse(completion.tag);
