@@ -187,8 +187,12 @@ def run_output(args: argparse.Namespace, out: Path) -> None:
 
 def run_fabric(args: argparse.Namespace, out: Path) -> None:
     """Measures the runtime beside libfabric's programs on soft EFA and writes the results."""
+    if lack := fabric.lack(args.fabtests):
+        raise SystemExit(f"bench: {lack}")
     programs = programs_of(args.bin)
     facts = {**machine.describe(), "load when it began": f"{machine.load_average():.1f}"}
+    if not args.fabtests:
+        facts["fabtests"] = "not asked for (--fabtests FOLDER)"
     rounds = args.rounds or (3 if args.quick else 7)
     calls = 300 if args.quick else 3000
     tables = fabric.measure(programs.efarun, programs.efa_perf, args.fabtests, rounds, calls, say)

@@ -11,6 +11,7 @@ What comes out is that of this machine's processor, which copies; it says nothin
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 from .testbed import ROOT
 
 DEVICES = ("p4d", "p5")
+FABTESTS = ("fi_rdm_tagged_pingpong", "fi_rdm_pingpong", "fi_rdm_tagged_bw", "fi_rma_bw")
 PROGRAM_LIMIT_S = 60
 
 
@@ -69,6 +71,19 @@ class Devices:
             server.kill()
             server.wait()
         return said.splitlines()[-1]
+
+
+def lack(fabtests: Path | None) -> str | None:
+    """What is not there that is to be measured, with what to do about it."""
+    if shutil.which("fi_pingpong") is None:
+        return "there is no fi_pingpong: Debian has it in libfabric-bin (`scripts/setup test` installs it)"
+    missing = [name for name in FABTESTS if fabtests and not os.access(fabtests / name, os.X_OK)]
+    if missing:
+        return (
+            f"--fabtests {fabtests}: there is no {', '.join(missing)}: name the folder where libfabric's fabtests/ were built "
+            "(./configure --with-libfabric=... && make), or leave the flag out to measure beside fi_pingpong alone"
+        )
+    return None
 
 
 def measure(efarun: str, efa_perf: str, fabtests: Path | None, rounds: int, calls: int, say) -> dict[str, list[Row]]:

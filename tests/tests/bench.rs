@@ -1,12 +1,12 @@
 //! `scripts/bench` works and cleans up: a short run without peers, which would come from PyPI.
 #![expect(clippy::unwrap_used, reason = "this is a test to its last function")]
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use efarun_tests::{Need, program, require};
+use efarun_tests::{Need, libfabric_2_folder, program, require};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -84,6 +84,86 @@ fn output_is_timed_beside_cat() {
     assert!(ways.iter().all(|way| way["rates"][0].as_f64().is_some_and(|rate| rate > 0.0)), "{report:#}");
     let table = std::fs::read_to_string(out.path().join("output.md")).unwrap();
     assert!(table.contains("| efarun `--tag-output` | 65536 |"), "{table}");
+}
+
+/// fabtests are nobody's package: what stands in for them says figures of its own, which must come out as theirs.
+#[test]
+fn the_runtime_is_measured_beside_programs_of_libfabric_on_both_kinds_of_cards() {
+    require!(Need::SoftEfa);
+    let out = tempfile::tempdir().unwrap();
+    let fabtests = out.path().join("fabtests");
+    std::fs::create_dir(&fabtests).unwrap();
+    for (number, name) in FABTESTS.into_iter().enumerate() {
+        let program = fabtests.join(name);
+        std::fs::write(&program, FABTEST.replace("FIGURE", &format!("{}.5", 7 + number))).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let words = ["fabric", "--quick", "--rounds", "1", "--fabtests", fabtests.to_str().unwrap()];
+    let output = on_soft_efa(bench(out.path(), &words)).output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+    let report = json(&out.path().join("fabric.json"));
+    for (device, theirs) in [
+        ("p4d", vec![("fi_rdm_tagged_pingpong", 7.5), ("fi_rdm_tagged_bw", 9.5), ("fi_rdm_tagged_bw", 9.5)]),
+        ("p5", vec![("fi_rdm_pingpong", 8.5), ("fi_rma_bw -o writedata", 10.5)]),
+    ] {
+        let rows = report["devices"][device].as_array().unwrap();
+        let of = |wanted: &str| -> Vec<(String, f64)> {
+            let of_it = rows.iter().filter(|row| row["program"].as_str().unwrap().starts_with(wanted));
+            let value = |row: &serde_json::Value| row["values"][0].as_f64().unwrap();
+            of_it.map(|row| (row["program"].as_str().unwrap().to_owned(), value(row))).collect()
+        };
+        let theirs: Vec<_> = theirs.into_iter().map(|(name, figure)| (name.to_owned(), figure)).collect();
+        assert_eq!(of("fi_r"), theirs, "{report:#}");
+        for (program, count) in [("fi_pingpong", 1), ("efarun", 3)] {
+            let values = of(program);
+            assert!(values.len() == count && values.iter().all(|row| row.1 > 0.0), "{program}: {report:#}");
+        }
+    }
+    let table = std::fs::read_to_string(out.path().join("fabric.md")).unwrap();
+    assert!(table.contains("| broadcast of 16 MiB | `efarun` |"), "{table}");
+    assert!(table.contains("| 1 MiB after 1 MiB | `fi_rma_bw -o writedata` | 10.5 MB/s |"), "{table}");
+}
+
+#[test]
+fn programs_of_libfabric_that_are_not_there_are_named_before_anything_is_measured() {
+    require!(Need::SoftEfa);
+    let out = tempfile::tempdir().unwrap();
+    let fabtests = out.path().join("fabtests");
+    std::fs::create_dir(&fabtests).unwrap();
+    let words = ["fabric", "--quick", "--fabtests", fabtests.to_str().unwrap()];
+    let output = on_soft_efa(bench(out.path(), &words)).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(&format!("there is no {}: ", FABTESTS.join(", "))), "{said}");
+    assert!(
+        said.contains("./configure --with-libfabric=") && !out.path().join("fabric.json").exists(),
+        "{said}"
+    );
+}
+
+const FABTESTS: [&str; 4] = ["fi_rdm_tagged_pingpong", "fi_rdm_pingpong", "fi_rdm_tagged_bw", "fi_rma_bw"];
+
+/// A server waits for its client, which says a figure where each of the programs has its own.
+const FABTEST: &str = r#"#!/usr/bin/python3
+import socket, sys
+port = next(int(word[3:]) for word in sys.argv if word.startswith("-E="))
+if sys.argv[-1] == "127.0.0.1":
+    socket.create_connection(("127.0.0.1", port), timeout=30).close()
+    bandwidth = "bw" in sys.argv[0]
+    print("bytes #sent #ack total time MB/sec usec/xfer Mxfers/sec")
+    print("64 300 =300 37k 0.01s", "FIGURE 1.25 0.75" if bandwidth else "1.25 FIGURE 0.75")
+else:
+    with socket.create_server(("127.0.0.1", port)) as server:
+        server.settimeout(30)
+        server.accept()
+"#;
+
+/// The script, with the device and the libfabric of the tests.
+fn on_soft_efa(mut command: Command) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let library = test.parent().unwrap().join("libsoftefa.so");
+    command.env("SOFTEFA_LIBRARY", library).env("SOFTEFA_LIBFABRIC", libfabric_2_folder().unwrap());
+    command
 }
 
 #[test]
