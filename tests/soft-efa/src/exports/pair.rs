@@ -13,6 +13,7 @@ use super::{OK, device_number, guard, host, posting, refuse};
 use crate::abi::*;
 use crate::address::Qpn;
 use crate::nic::{PairKind, PairSettings, PairState, Work};
+use crate::report;
 
 /// A queue pair.
 #[repr(C)]
@@ -191,7 +192,15 @@ pub unsafe extern "C" fn ibv_destroy_qp(qp: *mut ibv_qp) -> c_int {
         let pair = unsafe { Box::from_raw(qp.cast::<Pair>()) };
         let mut engine = host().engine();
         let device = engine.device(pair.device);
-        device.nic().destroy_pair(pair.qpn);
+        let (lost, turned_away) = device.nic().destroy_pair(pair.qpn);
+        if lost > 0 {
+            report::whisper(|| {
+                format!(
+                    "queue pair {} closes over {lost} operations that nobody has answered; {turned_away} were turned away and to come again",
+                    pair.qpn.0
+                )
+            });
+        }
         device.shut_door(Instant::now(), pair.qpn);
         OK
     })

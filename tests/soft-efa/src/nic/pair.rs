@@ -112,10 +112,14 @@ impl Nic {
         }
     }
 
-    /// Takes a queue pair away, with all that was posted to it, and tells who talked to it.
-    pub fn destroy_pair(&mut self, qpn: Qpn) {
-        let Some(pair) = self.pairs.remove(&qpn) else { return };
-        self.requests.retain(|_, request| request.pair != qpn);
+    /// Takes a queue pair away, with all that was posted to it, and tells who talked to it. How many of its operations were
+    /// not answered, and how many of these had been turned away and were to come again.
+    pub fn destroy_pair(&mut self, qpn: Qpn) -> (usize, usize) {
+        let Some(pair) = self.pairs.remove(&qpn) else { return (0, 0) };
+        let lost = self.requests.extract_if(|_, request| request.pair == qpn);
+        let lost = lost.fold((0, 0), |(all, turned_away), (_, request)| {
+            (all + 1, turned_away + usize::from(request.refusals > 0))
+        });
         for queue in [pair.send_queue, pair.receive_queue] {
             if let Some(queue) = self.queues.get_mut(&queue) {
                 queue.purge(qpn);
@@ -126,6 +130,7 @@ impl Nic {
             link.transmissions.retain(|transmission| transmission.pair() != qpn);
             let _ = id;
         }
+        lost
     }
 
     /// Posts to the send queue.
