@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::call::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessage, DeviceOp};
 use super::launch::{Reached, Request, Standing};
 use super::layout::{RANKS_MAX, STATE_BYTES, WINDOW_BYTES};
-use super::pairs::{self, MESSAGES_MAX, PairLaunch, Slots};
+use super::pairs::{self, MESSAGES_MAX, Numbers, PairLaunch, Slots};
 use super::parameters::status;
 use super::part::{Leaf, Shape};
 use super::select;
@@ -56,6 +56,8 @@ pub(crate) struct Engine {
     kernels: HashMap<Option<DeviceElement>, Kernels>,
     state: DeviceMemory<u64>,
     status: HostMemory,
+    /// Of messages.
+    numbers: Numbers,
     /// Where the last call was enqueued, so that one on another stream comes behind it.
     last: Option<Stream>,
     order: Event,
@@ -127,6 +129,7 @@ impl Engine {
             kernels: HashMap::new(),
             state,
             status,
+            numbers: Numbers::new(),
             last: None,
             order,
         })
@@ -228,6 +231,9 @@ impl Engine {
             // SAFETY: the caller's promise, for the shorter of both.
             unsafe { stream.copy(from.data, to.data, from.bytes.min(to.bytes))? };
         }
+        if stream.is_captured()? {
+            self.numbers = Numbers::unknown();
+        }
         let slots = Slots::of(self.standing.ranks);
         // More than a launch can have go one launch behind the other.
         let (mut sends, mut receives) = (&sends[..], &receives[..]);
@@ -235,8 +241,9 @@ impl Engine {
             let half = MESSAGES_MAX / 2;
             let receive_count = receives.len().min(MESSAGES_MAX - sends.len().min(half));
             let send_count = sends.len().min(MESSAGES_MAX - receive_count);
-            let launch =
-                pairs::launch(&self.standing, slots, &sends[..send_count], &receives[..receive_count]);
+            let (now_sent, now_received) = (&sends[..send_count], &receives[..receive_count]);
+            let launch = pairs::launch(&self.standing, slots, self.numbers, now_sent, now_received);
+            self.numbers.count(now_sent, now_received);
             (sends, receives) = (&sends[send_count..], &receives[receive_count..]);
             // SAFETY: the caller's promise.
             unsafe { self.launch_pairs(stream, &launch)? };

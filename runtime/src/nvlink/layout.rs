@@ -33,6 +33,8 @@ pub const SLOTS: usize = 4;
 pub const SLOT_ROOM: usize = 32 << 20;
 /// What a slice is, or a multiple of: what a block's threads move at once.
 pub const SLICE_UNIT_BYTES: usize = THREADS as usize * 16;
+/// Of how many messages a rank keeps what their sender said of them when it began.
+const NOTES: usize = 128;
 /// How many slots each channel of the ring leaf has in the next rank's window.
 pub const RING_SLOTS: usize = 4;
 /// How much one of them takes.
@@ -52,6 +54,8 @@ const PAIR_LINES_BYTES: usize =
 const RING_BYTES: usize = CHANNELS_MAX as usize * (256 + RING_SLOTS * RING_SLOT_BYTES);
 /// What is said of the slots for each channel and peer, and the slots.
 const SLOTS_BYTES: usize = SLOT_CHANNELS as usize * RANKS_MAX * 256 + SLOT_ROOM;
+/// What is noted of messages from each rank.
+const NOTES_BYTES: usize = RANKS_MAX * (NOTES + 16) * 8;
 /// A rank's window, which all ranks reach; zeros at first.
 pub const WINDOW_BYTES: usize = NOTICES_BYTES
     + ONE_SHOT_CELLS_BYTES
@@ -59,7 +63,8 @@ pub const WINDOW_BYTES: usize = NOTICES_BYTES
     + PAIR_CREDITS_BYTES
     + PAIR_LINES_BYTES
     + RING_BYTES
-    + SLOTS_BYTES;
+    + SLOTS_BYTES
+    + NOTES_BYTES;
 
 /// Behind whether a call has failed.
 pub(super) const STATE_CALLS: usize = 128;

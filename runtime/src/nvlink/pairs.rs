@@ -39,6 +39,9 @@ pub(super) struct PairParameters {
     receive_first: [u32; RANKS_MAX],
     receive_count: [u32; RANKS_MAX],
     receive_long_count: [u32; RANKS_MAX],
+    send_number: [u32; RANKS_MAX],
+    receive_number: [u32; RANKS_MAX],
+    pub(super) before: [u8; MESSAGES_MAX],
     pub(super) messages: [Span; MESSAGES_MAX],
 }
 
@@ -55,6 +58,37 @@ pub(super) struct Span {
 pub(super) struct PairLaunch {
     pub(super) parameters: PairParameters,
     pub(super) grid: Grid,
+}
+
+/// What the next message for each rank is counted as, and the next one from it, from 1 on; 0 where that is not known. Both ends
+/// count alike, or one of them does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Numbers {
+    sent: [u32; RANKS_MAX],
+    received: [u32; RANKS_MAX],
+}
+
+impl Numbers {
+    /// Of ranks that have exchanged nothing.
+    pub(super) fn new() -> Numbers {
+        Numbers { sent: [1; RANKS_MAX], received: [1; RANKS_MAX] }
+    }
+
+    /// Where launches are run again, or their messages are none of the caller's. It stays so: how often is not known.
+    pub(super) fn unknown() -> Numbers {
+        Numbers { sent: [0; RANKS_MAX], received: [0; RANKS_MAX] }
+    }
+
+    /// Counts the messages of a launch. Numbers never come back: who is through with them goes on without.
+    pub(super) fn count(&mut self, sends: &[DeviceMessage], receives: &[DeviceMessage]) {
+        for (numbers, messages) in [(&mut self.sent, sends), (&mut self.received, receives)] {
+            for message in messages {
+                let number = &mut numbers[message.peer.index()];
+                // A launch's last number is still one.
+                *number = if (1..NUMBER_MAX).contains(number) { *number + 1 } else { 0 };
+            }
+        }
+    }
 }
 
 /// The slots that each two ranks have for each other; the same on all ranks.
@@ -95,6 +129,7 @@ impl Slots {
 pub(super) fn launch(
     standing: &Standing,
     slots: Slots,
+    numbers: Numbers,
     sends: &[DeviceMessage],
     receives: &[DeviceMessage],
 ) -> PairLaunch {
@@ -119,6 +154,9 @@ pub(super) fn launch(
         receive_first: [0; RANKS_MAX],
         receive_count: [0; RANKS_MAX],
         receive_long_count: [0; RANKS_MAX],
+        send_number: numbers.sent,
+        receive_number: numbers.received,
+        before: [0; MESSAGES_MAX],
         messages: [Span::default(); MESSAGES_MAX],
     };
     let mut next = 0;
@@ -129,7 +167,9 @@ pub(super) fn launch(
             let first = next;
             let mut put = |wants_long: bool| {
                 let before = next;
-                for message in messages.iter().filter(|it| it.peer.0 == peer && is_long(it) == wants_long) {
+                let of_pair = messages.iter().filter(|it| it.peer.0 == peer).enumerate();
+                for (place, message) in of_pair.filter(|(_, it)| is_long(it) == wants_long) {
+                    parameters.before[next] = place as u8;
                     parameters.messages[next] = Span { address: message.data.0, bytes: message.bytes as u64 };
                     next += 1;
                 }
@@ -183,7 +223,8 @@ pub(super) fn of_blocks(standing: &Standing, slots: Slots, request: &Request) ->
         sends.remove(from);
         receives.remove(to);
     }
-    let mut launch = launch(standing, Slots { message_bytes_min: 0, ..slots }, &sends, &receives);
+    let mut launch =
+        launch(standing, Slots { message_bytes_min: 0, ..slots }, Numbers::unknown(), &sends, &receives);
     launch.parameters.signature = request.signature().max(1);
     launch
 }
@@ -193,6 +234,8 @@ fn channels(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(PAIR_CHANNEL_BYTES)).unwrap_or(PAIR_CHANNELS).min(PAIR_CHANNELS)
 }
 
+/// Beyond, a launch's messages might have no numbers of their own.
+const NUMBER_MAX: u32 = u32::MAX - MESSAGES_MAX as u32;
 /// More, of which one is sent while another is taken, cost more than they gain.
 const SLICES_PER_CHANNEL: usize = 1;
 /// More than this gains nothing.
@@ -215,7 +258,8 @@ mod tests {
         let message =
             |peer, data, bytes| DeviceMessage { peer: Rank(peer), data: DevicePointer(data), bytes };
         let sends = [message(3, 10, 5), message(0, 20, 6), message(3, 30, 20_000)];
-        let PairLaunch { parameters, grid } = launch(&standing, Slots::of(4), &sends, &[message(3, 40, 8)]);
+        let PairLaunch { parameters, grid } =
+            launch(&standing, Slots::of(4), Numbers::new(), &sends, &[message(3, 40, 8)]);
         assert_eq!((parameters.peer_count, &parameters.peers[..2]), (2, &[0, 3][..]));
         let of = |first: u32, count: u32| {
             let spans = &parameters.messages[first as usize..(first + count) as usize];
@@ -225,5 +269,27 @@ mod tests {
         assert_eq!(of(parameters.receive_first[3], parameters.receive_count[3]), [40]);
         assert_eq!(of(parameters.send_first[0], parameters.send_count[0]), [20]);
         assert_eq!(grid.blocks, 2 * 3);
+        assert_eq!((&parameters.before[..4], parameters.send_number[3]), (&[0, 0, 1, 0][..], 1));
+    }
+
+    #[test]
+    fn messages_are_counted_between_two_ranks_until_numbers_end() {
+        let message = |peer| DeviceMessage { peer: Rank(peer), data: DevicePointer(0), bytes: 8 };
+        let mut numbers = Numbers::new();
+        numbers.count(&[message(1), message(2), message(1)], &[message(2)]);
+        assert_eq!(
+            (numbers.sent[..3].to_vec(), numbers.received[..3].to_vec()),
+            (vec![1, 3, 2], vec![1, 1, 2])
+        );
+        numbers.sent[1] = NUMBER_MAX - 1;
+        numbers.count(&[message(1)], &[]);
+        assert_eq!(numbers.sent[1], NUMBER_MAX);
+        numbers.count(&[message(1)], &[]);
+        assert_eq!(numbers.sent[1], 0);
+        numbers.count(&[message(1)], &[]);
+        assert_eq!((numbers.sent[1], numbers.sent[2]), (0, 2));
+        let mut unknown = Numbers::unknown();
+        unknown.count(&[message(1)], &[message(1)]);
+        assert_eq!(unknown, Numbers::unknown());
     }
 }

@@ -35,6 +35,36 @@ DEVICE void store16(u64 address, Pair data, i64 left) {
     store8(address + 8, data.hi, left - 8);
 }
 
+DEVICE Pair pair_of(Quad quad) { return {(u64)quad.y << 32 | quad.x, (u64)quad.w << 32 | quad.z}; }
+DEVICE Quad quad_of(Pair pair) { return {(u32)pair.lo, (u32)(pair.lo >> 32), (u32)pair.hi, (u32)(pair.hi >> 32)}; }
+
+// Copies `len` bytes, of which this thread takes sixteen at `first` and at every `step` behind it. What loads and what stores
+// is told where, and how much there is from there on. Several loads stand in front of their stores, so that they wait for
+// memory at the same time.
+template <class Load, class Store> DEVICE void copy(u64 len, u64 first, u64 step, Load load, Store store) {
+    constexpr u32 AT_ONCE = 4;
+    for (u64 base = first; base < len; base += AT_ONCE * step) {
+        Pair found[AT_ONCE];
+#pragma unroll
+        for (u32 i = 0; i < AT_ONCE; i++) {
+            u64 at = base + i * step;
+            if (at < len) found[i] = load(at, (i64)(len - at));
+        }
+#pragma unroll
+        for (u32 i = 0; i < AT_ONCE; i++) {
+            u64 at = base + i * step;
+            if (at < len) store(at, found[i], (i64)(len - at));
+        }
+    }
+}
+
+// From memory of this GPU, or of one whose memory is mapped, to such memory.
+DEVICE void copy_plainly(u64 from, u64 to, u64 len, u64 first, u64 step) {
+    copy(
+        len, first, step, [=](u64 at, i64 left) { return load16(from + at, left); },
+        [=](u64 at, Pair data, i64 left) { store16(to + at, data, left); });
+}
+
 DEVICE u64 place(const Call& call, u32 at, u32 from) {
     return call.p.window[at] + PLACES + (((u64)call.channel * 2 + (call.number & 1)) * RANKS_MAX + from) * 16;
 }
@@ -91,24 +121,11 @@ DEVICE void pass_on(const Call& call, const u64* outputs, u64 first, u64 step) {
 // itself: at any time every rank is written to by one.
 DEVICE void copy_apart(const Call& call, u64 input, const u64* outputs, u64 first, u64 step) {
     const Parameters& p = call.p;
-    constexpr u32 AT_ONCE = 4;
 #pragma unroll
     for (u32 k = 0; k < RANKS_MAX; k++) {
         if (k >= p.ranks || !has(p.forward, turn(p, k))) continue;
         u64 from = input + turn(p, k) * p.input_stride, to = outputs[k] + p.rank * p.output_stride;
-        for (u64 base = first; base < p.block_bytes; base += AT_ONCE * step) {
-            Pair found[AT_ONCE];
-#pragma unroll
-            for (u32 i = 0; i < AT_ONCE; i++) {
-                u64 at = base + i * step;
-                if (at < p.block_bytes) found[i] = load16(from + at, (i64)p.block_bytes - (i64)at);
-            }
-#pragma unroll
-            for (u32 i = 0; i < AT_ONCE; i++) {
-                u64 at = base + i * step;
-                if (at < p.block_bytes) store16(to + at, found[i], (i64)p.block_bytes - (i64)at);
-            }
-        }
+        copy_plainly(from, to, p.block_bytes, first, step);
     }
 }
 

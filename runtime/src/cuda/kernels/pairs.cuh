@@ -66,7 +66,7 @@ DEVICE u64 pair_credit(const PairCall& call, u32 warp, u32 at, u32 from) {
 DEVICE u64 await_room(PairCall& call, u32 peer, u32 warp, u64 round, u64 freed) {
     Wait wait = {0, 0};
     while (!all_of_warp(round - freed <= PAIR_SLOTS)) {
-        if (!all_of_warp(goes_on(wait, call, peer))) {
+        if (!all_of_warp(goes_on_with(wait, call, peer, false, 0))) {
             call.is_given_up = true;
             break;
         }
@@ -82,6 +82,7 @@ DEVICE void send_messages(PairCall& call, u32 peer, u32 warp, const Lane& lane, 
     u64 freed = load_word(pair_credit(call, warp, p.rank, peer));
     for (u32 i = 0; i < p.send_count[peer] && !call.is_given_up; i++) {
         Share share = share_of(call, p.messages[p.send_first[peer] + i], warp);
+        if (call.channel == 0 && thread_index() == 0) note(call, peer, p.send_first[peer] + i);
         for (u64 base = share.first; base < share.bytes; base += LINES_AT_ONCE * share.step) {
             u32 count = rounds_at(share, base);
             Pair parts[LINES_AT_ONCE];
@@ -104,12 +105,12 @@ DEVICE void send_messages(PairCall& call, u32 peer, u32 warp, const Lane& lane, 
     if (thread_index() % WARP == 0) *(u64*)counter = round;
 }
 
-DEVICE Pair await_pair_line(PairCall& call, u64 address, Pair found, const Lane& lane, u64 number, u32 peer) {
+DEVICE Pair await_pair_line(PairCall& call, u64 address, Pair found, const Lane& lane, u64 number, u32 peer, u32 index) {
     Wait wait = {0, 0};
     while (!all_of_warp(!lane.is_last || found.hi == number)) {
         bool is_other_length = lane.is_last && found.hi != number && !((found.hi ^ number) & ROUND_MASK);
-        if (is_other_length) give_up(call, CAUSE_MISMATCH, peer, (u32)(found.hi >> 40));
-        if (!all_of_warp(goes_on(wait, call, peer))) {
+        if (is_other_length) refuse(call, peer, index, (u32)(found.hi >> 40));
+        if (!all_of_warp(goes_on_with(wait, call, peer, true, index))) {
             call.is_given_up = true;
             break;
         }
@@ -123,7 +124,8 @@ DEVICE void receive_messages(PairCall& call, u32 peer, u32 warp, const Lane& lan
     u64 counter = p.state + STATE_PAIRS + pair_index(call, peer, warp) * 16 + 8;
     u64 round = *(const u64*)counter;
     for (u32 i = 0; i < p.receive_count[peer] && !call.is_given_up; i++) {
-        Share share = share_of(call, p.messages[p.receive_first[peer] + i], warp);
+        u32 index = p.receive_first[peer] + i;
+        Share share = share_of(call, p.messages[index], warp);
         for (u64 base = share.first; base < share.bytes && !call.is_given_up; base += LINES_AT_ONCE * share.step) {
             u32 count = rounds_at(share, base);
             Pair found[LINES_AT_ONCE];
@@ -136,7 +138,7 @@ DEVICE void receive_messages(PairCall& call, u32 peer, u32 warp, const Lane& lan
                 if (k >= count) continue;
                 u64 number = round + k + 1, at = base + k * share.step + column;
                 u64 address = pair_line(call, lane, number, warp, p.rank, peer);
-                Pair data = await_pair_line(call, address, found[k], lane, share.mark | number, peer);
+                Pair data = await_pair_line(call, address, found[k], lane, share.mark | number, peer, index);
                 if (!call.is_given_up) store_part(share.address + at, lane, data, (i64)share.bytes - (i64)at);
             }
             round += count;

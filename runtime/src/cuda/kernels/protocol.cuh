@@ -32,6 +32,10 @@ constexpr u32 SLOTS = 4;
 constexpr u64 SLOT_ROOM = 32 << 20;
 // For each channel and peer, what both say of the slots.
 constexpr u64 SLOT_WORDS_BYTES = 256;
+// Of all messages: of how many, those that a rank began to send last, the receiver keeps how long they are, and how much room
+// that takes, with whether the receiver has refused one.
+constexpr u32 NOTES = 128;
+constexpr u64 NOTES_BYTES = (NOTES + 16) * 8;
 // Of the ring leaf: each channel has so many slots for slices in the next rank's window.
 constexpr u32 RING_SLOTS = 4;
 constexpr u64 RING_SLOT_BYTES = 64 << 10;
@@ -95,7 +99,8 @@ constexpr u64 RING_WORDS = PAIR_LINES + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_WA
 constexpr u64 RING_DATA = RING_WORDS + (u64)CHANNELS_MAX * 256;
 constexpr u64 SLOT_WORDS = RING_DATA + (u64)CHANNELS_MAX * RING_SLOTS * RING_SLOT_BYTES;
 constexpr u64 SLOT_DATA = SLOT_WORDS + (u64)SLOT_CHANNELS * RANKS_MAX * SLOT_WORDS_BYTES;
-constexpr u64 WINDOW_BYTES = SLOT_DATA + SLOT_ROOM;
+constexpr u64 MESSAGE_NOTES = SLOT_DATA + SLOT_ROOM;
+constexpr u64 WINDOW_BYTES = MESSAGE_NOTES + RANKS_MAX * NOTES_BYTES;
 
 // In `state`.
 constexpr u64 STATE_FAILED = 0;

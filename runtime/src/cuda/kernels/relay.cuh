@@ -73,83 +73,40 @@ template <class T> DEVICE Pair load_input(const RelayParameters& p, u64 address,
     return Pair{multiplied<T>(data.lo, factor), multiplied<T>(data.hi, factor)};
 }
 
-DEVICE Pair load_inbox(u64 address) {
-    Quad quad = load_quad(address);
-    return Pair{(u64)quad.y << 32 | quad.x, (u64)quad.w << 32 | quad.z};
-}
-
 // How much of a span is in a slice.
-DEVICE i64 part_of(const RelayParameters& p, const Span& span, u64 at) {
+DEVICE u64 part_of(const RelayParameters& p, const Span& span, u64 at) {
     if (at >= span.bytes) return 0;
-    return (i64)(span.bytes - at < p.slice_bytes ? span.bytes - at : p.slice_bytes);
+    return span.bytes - at < p.slice_bytes ? span.bytes - at : p.slice_bytes;
 }
 
-constexpr u32 RELAY_AT_ONCE = 4;
+// What a block's threads move at once.
+constexpr u64 RELAY_STEP = (u64)THREADS * 16;
 
 // Copies a slice of a span to the host's memory.
-template <class T> DEVICE void put_part(const RelayParameters& p, u64 from, u64 to, i64 len) {
-    i64 step = (i64)THREADS * 16;
-    for (i64 base = thread_index() * 16; base < len; base += RELAY_AT_ONCE * step) {
-        Pair found[RELAY_AT_ONCE];
-#pragma unroll
-        for (u32 i = 0; i < RELAY_AT_ONCE; i++) {
-            i64 at = base + i * step;
-            if (at < len) found[i] = load_input<T>(p, from + at, len - at);
-        }
-#pragma unroll
-        for (u32 i = 0; i < RELAY_AT_ONCE; i++) {
-            i64 at = base + i * step;
-            Pair data = found[i];
-            Quad quad = {(u32)data.lo, (u32)(data.lo >> 32), (u32)data.hi, (u32)(data.hi >> 32)};
-            if (at < len) store_quad(to + at, quad);
-        }
-    }
+template <class T> DEVICE void put_part(const RelayParameters& p, u64 from, u64 to, u64 len) {
+    copy(
+        len, thread_index() * 16, RELAY_STEP, [&](u64 at, i64 left) { return load_input<T>(p, from + at, left); },
+        [=](u64 at, Pair data, i64) { store_quad(to + at, quad_of(data)); });
 }
 
 // Copies a slice of a span from the host's memory.
-DEVICE void get_part(u64 from, u64 to, i64 len) {
-    i64 step = (i64)THREADS * 16;
-    for (i64 base = thread_index() * 16; base < len; base += RELAY_AT_ONCE * step) {
-        Pair found[RELAY_AT_ONCE];
-#pragma unroll
-        for (u32 i = 0; i < RELAY_AT_ONCE; i++) {
-            if (base + i * step < len) found[i] = load_inbox(from + base + i * step);
-        }
-#pragma unroll
-        for (u32 i = 0; i < RELAY_AT_ONCE; i++) {
-            i64 at = base + i * step;
-            if (at < len) store16(to + at, found[i], len - at);
-        }
-    }
+DEVICE void get_part(u64 from, u64 to, u64 len) {
+    copy(
+        len, thread_index() * 16, RELAY_STEP, [=](u64 at, i64) { return pair_of(load_quad(from + at)); },
+        [=](u64 at, Pair data, i64 left) { store16(to + at, data, left); });
 }
 
 // Copies a slice within this GPU's memory.
-DEVICE void copy_part(u64 from, u64 to, i64 len) {
-    i64 step = (i64)THREADS * 16;
-    for (i64 base = thread_index() * 16; base < len; base += RELAY_AT_ONCE * step) {
-        Pair found[RELAY_AT_ONCE];
-#pragma unroll
-        for (u32 i = 0; i < RELAY_AT_ONCE; i++) {
-            i64 at = base + i * step;
-            if (at < len) found[i] = load16(from + at, len - at);
-        }
-#pragma unroll
-        for (u32 i = 0; i < RELAY_AT_ONCE; i++) {
-            i64 at = base + i * step;
-            if (at < len) store16(to + at, found[i], len - at);
-        }
-    }
-}
+DEVICE void copy_part(u64 from, u64 to, u64 len) { copy_plainly(from, to, len, thread_index() * 16, RELAY_STEP); }
 
 // Reduces a slice of what the nodes gave, this one's among it.
-template <class T> DEVICE void reduce_parts(const RelayParameters& p, u64 inbox, u64 at, i64 len) {
-    i64 step = (i64)THREADS * 16;
-    for (i64 base = thread_index() * 16; base < len; base += step) {
+template <class T> DEVICE void reduce_parts(const RelayParameters& p, u64 inbox, u64 at, u64 len) {
+    for (u64 base = thread_index() * 16; base < len; base += RELAY_STEP) {
         Pack<T> lo = Pack<T>::of(0), hi = lo;
         for (u32 k = 0; k <= p.get_count; k++) {
             u32 other = k < p.place ? k : k - 1;
-            Pair next = k == p.place ? load_input<T>(p, p.own + at + base, len - base)
-                                     : load_inbox(inbox + other * p.slice_bytes + base);
+            Pair next = k == p.place ? load_input<T>(p, p.own + at + base, (i64)(len - base))
+                                     : pair_of(load_quad(inbox + other * p.slice_bytes + base));
             if (k == 0) {
                 lo = Pack<T>::of(next.lo);
                 hi = Pack<T>::of(next.hi);
@@ -159,7 +116,7 @@ template <class T> DEVICE void reduce_parts(const RelayParameters& p, u64 inbox,
             }
         }
         Pair result = {lo.bytes(p.op, p.ranks), hi.bytes(p.op, p.ranks)};
-        store16(p.gets[0].address + at + base, result, len - base);
+        store16(p.gets[0].address + at + base, result, (i64)(len - base));
     }
 }
 

@@ -82,62 +82,27 @@ DEVICE u64 slot_of(const PairCall& call, u32 at, u32 from, u64 number) {
     return call.p.window[at] + SLOT_DATA + index * call.p.slot_bytes;
 }
 
-constexpr u32 SLICES_AT_ONCE = 4;
-
 DEVICE void fill_slot(const Flow& flow, u64 to) {
-    u64 from = flow.message.address + flow.at, len = slice_len(flow), step = SLICE_UNIT_BYTES;
-    for (u64 base = thread_index() * 16; base < len; base += SLICES_AT_ONCE * step) {
-        Pair found[SLICES_AT_ONCE];
-#pragma unroll
-        for (u32 i = 0; i < SLICES_AT_ONCE; i++) {
-            u64 at = base + i * step;
-            if (at < len) found[i] = load16(from + at, (i64)(len - at));
-        }
-#pragma unroll
-        for (u32 i = 0; i < SLICES_AT_ONCE; i++) {
-            Quad quad = {(u32)found[i].lo, (u32)(found[i].lo >> 32), (u32)found[i].hi, (u32)(found[i].hi >> 32)};
-            if (base + i * step < len) store_quad(to + base + i * step, quad);
-        }
-    }
+    u64 from = flow.message.address + flow.at;
+    copy(
+        slice_len(flow), thread_index() * 16, SLICE_UNIT_BYTES, [=](u64 at, i64 left) { return load16(from + at, left); },
+        [=](u64 at, Pair data, i64) { store_quad(to + at, quad_of(data)); });
 }
 
 DEVICE void read_slot(const Flow& flow, u64 from) {
-    u64 to = flow.message.address + flow.at, len = slice_len(flow), step = SLICE_UNIT_BYTES;
-    for (u64 base = thread_index() * 16; base < len; base += SLICES_AT_ONCE * step) {
-        Quad found[SLICES_AT_ONCE];
-#pragma unroll
-        for (u32 i = 0; i < SLICES_AT_ONCE; i++) {
-            if (base + i * step < len) found[i] = load_quad(from + base + i * step);
-        }
-#pragma unroll
-        for (u32 i = 0; i < SLICES_AT_ONCE; i++) {
-            u64 at = base + i * step;
-            Pair data = {(u64)found[i].y << 32 | found[i].x, (u64)found[i].w << 32 | found[i].z};
-            if (at < len) store16(to + at, data, (i64)(len - at));
-        }
-    }
+    u64 to = flow.message.address + flow.at;
+    copy(
+        slice_len(flow), thread_index() * 16, SLICE_UNIT_BYTES, [=](u64 at, i64) { return pair_of(load_quad(from + at)); },
+        [=](u64 at, Pair data, i64 left) { store16(to + at, data, left); });
 }
 
 // What a rank has for itself: the n-th that it sends is the n-th that it receives.
 DEVICE void copy_own(const PairCall& call) {
     const PairParameters& p = call.p;
+    u64 first = call.channel * SLICE_UNIT_BYTES + thread_index() * 16, step = p.slot_channels * SLICE_UNIT_BYTES;
     for (u32 i = 0; i < p.send_long_count[p.rank]; i++) {
         const Message& from = p.messages[p.send_first[p.rank] + i];
-        u64 to = p.messages[p.receive_first[p.rank] + i].address, step = p.slot_channels * SLICE_UNIT_BYTES;
-        u64 first = call.channel * SLICE_UNIT_BYTES + thread_index() * 16;
-        for (u64 base = first; base < from.bytes; base += SLICES_AT_ONCE * step) {
-            Pair found[SLICES_AT_ONCE];
-#pragma unroll
-            for (u32 k = 0; k < SLICES_AT_ONCE; k++) {
-                u64 at = base + k * step;
-                if (at < from.bytes) found[k] = load16(from.address + at, (i64)(from.bytes - at));
-            }
-#pragma unroll
-            for (u32 k = 0; k < SLICES_AT_ONCE; k++) {
-                u64 at = base + k * step;
-                if (at < from.bytes) store16(to + at, found[k], (i64)(from.bytes - at));
-            }
-        }
+        copy_plainly(from.address, p.messages[p.receive_first[p.rank] + i].address, from.bytes, first, step);
     }
 }
 
@@ -159,10 +124,10 @@ DEVICE Ready await_either(PairCall& call, u32 peer, bool sends, u64 sent, bool r
             if (sends && freed + SLOTS <= sent) freed = load_acquire(freed_word(call, p.rank, peer));
             ready.fills = sends && freed + SLOTS > sent;
             ready.reads = receives && load_acquire(filled_word(call, p.rank, peer)) > received.count;
-        } while (!ready.fills && !ready.reads && goes_on(wait, call, peer));
+        } while (!ready.fills && !ready.reads && goes_on_with(wait, call, peer, receives, received.next - 1));
         if (ready.reads && received.begins) {
             u64 length = load_word(length_word(call, p.rank, peer, received.count));
-            if (length != received.message.bytes) give_up(call, CAUSE_MISMATCH, peer, (u32)length);
+            if (length != received.message.bytes) refuse(call, peer, received.next - 1, (u32)length);
         }
     }
     ready.is_given_up = !all_of_block(!call.is_given_up);
@@ -171,13 +136,20 @@ DEVICE Ready await_either(PairCall& call, u32 peer, bool sends, u64 sent, bool r
     return ready;
 }
 
+// As `has_slice`, of what is sent.
+DEVICE bool has_slice_for(const PairCall& call, u32 peer, Flow& sent) {
+    bool sends = has_slice(call, sent);
+    if (sends && sent.begins && call.channel == 0 && thread_index() == 0) note(call, peer, sent.next - 1);
+    return sends;
+}
+
 DEVICE void exchange_slices(PairCall& call, u32 peer) {
     const PairParameters& p = call.p;
     u64 counters = p.state + STATE_SLOTS + ((u64)call.channel * RANKS_MAX + peer) * 16;
     Flow sent = flow_of(p.send_first[peer] + p.send_count[peer], p.send_long_count[peer], counters);
     Flow received = flow_of(p.receive_first[peer] + p.receive_count[peer], p.receive_long_count[peer], counters + 8);
     u64 freed = 0;
-    bool sends = has_slice(call, sent), receives = has_slice(call, received);
+    bool sends = has_slice_for(call, peer, sent), receives = has_slice(call, received);
     while (sends || receives) {
         Ready ready = await_either(call, peer, sends, sent.count, receives, received, freed);
         if (ready.is_given_up) break;
@@ -190,7 +162,7 @@ DEVICE void exchange_slices(PairCall& call, u32 peer) {
                 store_release(filled_word(call, peer, p.rank), sent.count + 1);
             }
             go_on(call, sent);
-            sends = has_slice(call, sent);
+            sends = has_slice_for(call, peer, sent);
         }
         if (ready.reads) {
             if (thread_index() == 0) store_word(freed_word(call, peer, p.rank), received.count + 1);

@@ -386,7 +386,8 @@ extern "C" u64 emulator_constant(u32 which) {
                              PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX, RING_SLOTS, RING_SLOT_BYTES,
                              offsetof(Parameters, route), offsetof(Parameters, slice_bytes), sizeof(RelayParameters),
                              offsetof(RelayParameters, gets), RELAY_SPANS, RELAY_CHANNELS, RELAY_SLOT_BYTES, RELAY_WORDS,
-                             RELAY_SLICE, RELAY_ANSWERED, RELAY_STATE_BYTES, SLOT_CHANNELS, SLOTS, SLOT_ROOM, SLICE_UNIT_BYTES};
+                             RELAY_SLICE, RELAY_ANSWERED, RELAY_STATE_BYTES, SLOT_CHANNELS, SLOTS, SLOT_ROOM, SLICE_UNIT_BYTES,
+                             offsetof(PairParameters, before)};
     return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
 }
 

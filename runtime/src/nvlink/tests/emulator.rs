@@ -6,6 +6,7 @@
 //! anything runs. Every address in a launch is memory of the [`Node`], or of buffers that the test holds.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::{CString, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use crate::element::ElementType;
 use crate::nvlink::call::{DeviceElement, DeviceMessage};
 use crate::nvlink::launch::{Request, Standing};
 use crate::nvlink::layout::{RANKS_MAX, SLICE_UNIT_BYTES, STATE_BYTES, WINDOW_BYTES};
-use crate::nvlink::pairs::{self, PairParameters, Slots};
+use crate::nvlink::pairs::{self, Numbers, PairParameters, Slots};
 use crate::nvlink::parameters::{Parameters, status};
 use crate::nvlink::part::Leaf;
 
@@ -78,7 +79,10 @@ impl Emulator {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let parameters: Vec<Vec<_>> = (0..works.len())
-            .map(|rank| works[rank].iter().map(|work| work.told(&node.standing(rank as u32))).collect())
+            .map(|rank| {
+                let standing = node.standing(rank as u32);
+                works[rank].iter().map(|work| work.told(&standing, &node.numbers[rank])).collect()
+            })
             .collect();
         let launch = |(work, (told, grid)): (&Work, &(Told, Grid))| Launch {
             kernel: self.symbol(&work.kernel_name()),
@@ -130,7 +134,7 @@ enum Told {
 }
 
 impl Work {
-    fn told(&self, standing: &Standing) -> (Told, Grid) {
+    fn told(&self, standing: &Standing, numbers: &Cell<Numbers>) -> (Told, Grid) {
         match self {
             Work::Call(request) if request.leaf == Leaf::Slots => {
                 let launch = pairs::of_blocks(standing, slots(standing.ranks), request);
@@ -141,7 +145,10 @@ impl Work {
                 (Told::Call(Box::new(launch.parameters)), launch.grid)
             }
             Work::Messages(sends, receives) => {
-                let launch = pairs::launch(standing, slots(standing.ranks), sends, receives);
+                let mut now = numbers.get();
+                let launch = pairs::launch(standing, slots(standing.ranks), now, sends, receives);
+                now.count(sends, receives);
+                numbers.set(now);
                 (Told::Messages(Box::new(launch.parameters)), launch.grid)
             }
         }
@@ -173,6 +180,7 @@ pub(super) struct Node {
     windows: Vec<Vec<u64>>,
     states: Vec<Vec<u64>>,
     statuses: Vec<Vec<u32>>,
+    numbers: Vec<Cell<Numbers>>,
     deadline_ns: u64,
 }
 
@@ -183,6 +191,7 @@ impl Node {
             windows: each(WINDOW_BYTES / 8),
             states: each(STATE_BYTES / 8),
             statuses: (0..ranks).map(|_| vec![0; status::WORDS]).collect(),
+            numbers: (0..ranks).map(|_| Cell::new(Numbers::new())).collect(),
             deadline_ns,
         }
     }
@@ -199,6 +208,11 @@ impl Node {
             let first = crate::nvlink::layout::STATE_CALLS / 4;
             words[first..first + crate::nvlink::layout::CHANNELS_MAX as usize].fill(calls);
         }
+    }
+
+    /// Lets a rank not count its messages, as where it runs them from a graph.
+    pub(super) fn count_no_messages(&self, rank: usize) {
+        self.numbers[rank].set(Numbers::unknown());
     }
 
     /// Tells a rank's kernels to stop, as its host would.

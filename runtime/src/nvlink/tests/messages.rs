@@ -168,6 +168,73 @@ fn a_receiver_of_another_length_names_the_sender() {
     }
 }
 
+/// What both ends take a message's length to be.
+fn of_two_lengths(seed: u64, sent: usize, received: usize) -> (Letter, Letter) {
+    let letter = |bytes| Letter::new(&mut Chance(seed), 0, 1, bytes);
+    (letter(sent), letter(received))
+}
+
+#[test]
+fn ranks_that_take_a_message_to_be_long_and_short_are_told_of_each_other() {
+    let Some(emulator) =
+        Emulator::new("ranks_that_take_a_message_to_be_long_and_short_are_told_of_each_other")
+    else {
+        return;
+    };
+    let room = slots(2).channels as usize * SLOTS * slots(2).bytes;
+    // A long one that is gone before anybody takes it, one for which there are not enough slots, and a short one, each behind
+    // a short and a long one on which both agree.
+    for (seed, (sent, received)) in [(40_000, 900), (3 * room, 900), (900, 40_000)].into_iter().enumerate() {
+        let (of_sender, of_receiver) = of_two_lengths(seed as u64, sent, received);
+        let before = [Letter::new(&mut Chance(7), 0, 1, 500), Letter::new(&mut Chance(8), 0, 1, 35_000)];
+        let (sends, receives) = ([of_sender], [of_receiver]);
+        let node = Node::new(2, u64::MAX);
+        let works = [vec![group(0, &before), group(0, &sends)], vec![group(1, &before), group(1, &receives)]];
+        assert!(emulator.run_all(&node, &works, seed as u64, STEPS_MAX), "{sent} for {received}: it ends");
+        before.iter().for_each(|letter| letter.check("before"));
+        let told = |rank: usize| {
+            let words = node.status(rank);
+            (words[status::CAUSE], words[status::PEER], words[status::SIGNATURE] as usize)
+        };
+        assert_eq!(told(1), (status::CAUSE_MISMATCH, 0, sent), "{sent} for {received}");
+        // Who has sent all is through with it, and is told when it waits for that rank the next time.
+        if sent > room {
+            assert_eq!(told(0), (status::CAUSE_MISMATCH, 1, received), "{sent} for {received}");
+        } else {
+            assert_eq!(node.status(0)[status::STOP], 0, "{sent} for {received}");
+            let answer = Letter::new(&mut Chance(3), 1, 0, 600);
+            let waits = group(0, std::slice::from_ref(&answer));
+            assert!(emulator.run_all(&node, &[vec![waits], Vec::new()], 1, STEPS_MAX));
+            assert_eq!(told(0), (status::CAUSE_MISMATCH, 1, received), "{sent} for {received}");
+        }
+    }
+}
+
+#[test]
+fn messages_in_one_group_are_taken_one_by_one_and_the_other_way_round() {
+    let Some(emulator) = Emulator::new("messages_in_one_group_are_taken_one_by_one_and_the_other_way_round")
+    else {
+        return;
+    };
+    // More than there are notes in all, and by both ways, so that one of a later number comes first by the other.
+    for (seed, lengths) in [[700, 31_000], [31_000, 700]].into_iter().enumerate() {
+        let mut chance = Chance(seed as u64);
+        let letters: Vec<_> =
+            (0..150).map(|at| Letter::new(&mut chance, 0, 1, lengths[at % 2] + at)).collect();
+        let in_parts =
+            |rank, len: usize| letters.chunks(len).map(|part| group(rank, part)).collect::<Vec<_>>();
+        for (is_counted, (sent, received)) in [(true, (50, 1)), (true, (1, 50)), (false, (50, 1))] {
+            let node = Node::new(2, u64::MAX);
+            if !is_counted {
+                node.count_no_messages(seed % 2);
+            }
+            let works = [in_parts(0, sent), in_parts(1, received)];
+            run(&emulator, 2, &works, seed as u64, &node, &format!("{sent} and {received}"));
+            letters.iter().for_each(|letter| letter.check("one by one"));
+        }
+    }
+}
+
 #[test]
 fn collectives_and_messages_do_not_disturb_each_other() {
     let Some(emulator) = Emulator::new("collectives_and_messages_do_not_disturb_each_other") else { return };

@@ -56,6 +56,7 @@ fn kernels_and_host_have_one_layout() {
         layout::SLOTS,
         layout::SLOT_ROOM,
         layout::SLICE_UNIT_BYTES,
+        std::mem::offset_of!(PairParameters, before),
     ];
     let found: Vec<_> = (0..expected.len() as u32).map(|which| emulator.constant(which) as usize).collect();
     assert_eq!(found, expected);
