@@ -90,6 +90,10 @@ impl Client {
         let when = match (self.phase, request) {
             (_, Request::Abort { .. }) | (Phase::Outside, Request::Init { .. }) => return Ok(()),
             (Phase::Greeted, Request::FullInit) => return Ok(()),
+            // MPICH 5 does for every MPI session after the first, and goes on with the same keys.
+            (Phase::Within, Request::Init { version: 1, .. }) if self.dialect == Dialect::Pmi1 => {
+                return Ok(());
+            }
             (Phase::Within, Request::Init { .. } | Request::FullInit) => "a second time",
             (Phase::Within, _) => return Ok(()),
             (Phase::Greeted, _) => "before fullinit",

@@ -6,6 +6,7 @@ mod mpich;
 mod open_mpi;
 mod port;
 mod python;
+mod sessions;
 mod spawn;
 mod support;
 mod unruly;
