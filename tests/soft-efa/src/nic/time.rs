@@ -71,8 +71,13 @@ impl Nic {
         self.next_look = Some(self.next_look.map_or(when, |look| look.min(when)));
     }
 
-    /// Does at once what was deferred for a link.
+    /// Does at once what was deferred for a link, and what that defers in turn: a message that was held back may land twice.
     pub(super) fn hurry_link(&mut self, now: Instant, link: LinkId, memory: &dyn Memory) {
+        while self.hurry_link_once(now, link, memory) {}
+    }
+
+    /// The same, but for what is deferred by it; whether there was anything.
+    fn hurry_link_once(&mut self, now: Instant, link: LinkId, memory: &dyn Memory) -> bool {
         let concerns = |deferred: &Deferred| match &deferred.what {
             What::Arrival(id, ..) | What::Repeat(id, ..) => *id == link,
             What::Completion(..) | What::Retry(_) => false,
@@ -81,9 +86,11 @@ impl Nic {
             std::mem::take(&mut self.deferred).into_iter().partition(concerns);
         self.deferred = others.into();
         ours.sort_by(|a, b| b.cmp(a));
+        let were_some = !ours.is_empty();
         for deferred in ours {
             self.act(now, deferred.what, memory);
         }
+        were_some
     }
 
     fn act(&mut self, now: Instant, what: What, memory: &dyn Memory) {

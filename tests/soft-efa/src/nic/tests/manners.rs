@@ -50,6 +50,27 @@ fn same_seed_makes_the_same_order() {
 }
 
 #[test]
+fn what_came_before_its_sender_went_is_received_whatever_is_done_to_it() {
+    for is_write in [false, true] {
+        let mut bench = bench("unordered=100:1000,repeat=100:1000", 3);
+        bench.receive(1, HALF, 100);
+        bench.memory.fill(0, &[7; 100]);
+        let write = Operation::Write { remote_key: bench.keys[1], address: HALF as u64 };
+        let operation = if is_write { write } else { Operation::Send };
+        let work = Work { immediate: Some(1), ..bench.work(0, operation, 0, 100) };
+        bench.post(0, work);
+        bench.settle();
+        assert!(bench.completions(1).is_empty(), "it is held back");
+        bench.kill(0);
+        bench.pass(Duration::from_millis(10));
+        let received = bench.completion(1);
+        let sender = Endpoint { gid: bench.nics[0].gid(), qpn: QPNS[0] };
+        assert_eq!((received.status, received.source), (Status::Ok, Some(sender)));
+        assert_eq!(bench.memory.get(HALF, 100), [7; 100]);
+    }
+}
+
+#[test]
 fn pieces_of_a_write_land_in_any_order() {
     let len = 8 * 8928;
     let mut last_landed_early = 0;
