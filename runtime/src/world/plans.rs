@@ -123,6 +123,15 @@ impl Plans {
         oldest
     }
 
+    /// The algorithm of the call that was sought last, where it goes by messages.
+    #[cfg(test)]
+    pub(super) fn latest_name(&self) -> Option<&'static str> {
+        match &self.kept.get(self.latest)?.0.way {
+            Way::Messages(plan) => Some(plan.schedule().name()),
+            Way::Leaf(_) => None,
+        }
+    }
+
     /// Refuses an algorithm that the collective does not have, where no way is needed.
     pub(super) fn check(choice: Choice, collective: Collective) -> Result<(), NoSuchAlgorithm> {
         let messages =
