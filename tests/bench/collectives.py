@@ -1,4 +1,4 @@
-"""Collectives between two hosts over TCP, one rank each: efarun and its peers, round after round.
+"""Collectives between hosts over TCP, one rank each unless said otherwise: efarun and its peers, round after round.
 
 Given which contenders, collectives and sizes; answers for each the times of every round. Rounds are interleaved (A B
 C D, A B C D, …) within a few sizes of one collective, so that a machine that slows down slows all of them. A
@@ -57,6 +57,8 @@ class Programs:
     efa_perf: str
     ssh_floor: str
     rank_flood: str
+    socket_floor: str
+    memory_floor: str
 
 
 def bands_of(sizes_bytes: list[int], calls: tuple[tuple[int, int], ...] | None = None) -> list[Band]:
@@ -97,10 +99,12 @@ def parse(contender: Contender, collective: str, stdout: str) -> dict[int, float
 
 
 class Measuring:
-    """Runs jobs on a testbed of two hosts and files what they say."""
+    """Runs jobs on a testbed's hosts, or the first few, with so many ranks on each, and files what they say."""
 
-    def __init__(self, testbed: Testbed, programs: Programs, progress):
+    def __init__(self, testbed: Testbed, programs: Programs, progress, hosts: int | None = None, per_host: int = 1):
         self.testbed = testbed
+        self.hosts = testbed.hosts[:hosts]
+        self.per_host = per_host
         self.programs = programs
         self.progress = progress
 
@@ -129,7 +133,7 @@ class Measuring:
         times: dict[int, float] = {}
         for first, last in [(sizes[0], sizes[-1])] if even else [(size, size) for size in sizes]:
             program = program_of(contender, self.programs, collective, first, last, factor, band.iters)
-            argv = contender.argv(self.testbed.hosts, 1, program, self.programs.efarun)
+            argv = contender.argv(self.hosts, self.per_host, program, self.programs.efarun)
             output = job.run(self.testbed.command("head", argv), contender.env(), DEADLINE_S)
             parsed = parse(contender, collective, output.stdout)
             if collective == "barrier":

@@ -108,9 +108,11 @@ def contenders(ranks: int, arena: bool = False) -> list[Contender]:
 
 @dataclass
 class Unit:
-    """What is measured at a time: a collective of so many ranks, at every size, by every contender."""
+    """What is measured at a time: a collective of some ranks, as `key` tells them and `title` calls them, at every size, by
+    every contender."""
 
-    ranks: int
+    key: object
+    title: str
     collective: str
     rounds: int = 0
     longest_s: float = 0.0
@@ -147,13 +149,13 @@ class Rounds:
     def shortfalls(self) -> dict[str, str]:
         """What was measured in fewer rounds than wanted, for whoever reads the tables."""
         few = [unit for unit in self.units if unit.rounds < self.wanted]
-        words = [f"{unit.collective} of {unit.ranks} ranks {unit.rounds}" for unit in few]
+        words = [f"{unit.collective} of {unit.title} {unit.rounds}" for unit in few]
         return {"rounds where time was short": "; ".join(words)} if words else {}
 
 
 def units(ranks: list[int], collectives: list[str]) -> list[Unit]:
     """Those of few ranks first: they are the quickest."""
-    return [Unit(count, name) for count in ranks for name in collectives]
+    return [Unit(count, f"{count} ranks", name) for count in ranks for name in collectives]
 
 
 def sizes_for(ranks: int, quick: bool) -> list[int]:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -58,6 +59,18 @@ def run(argv: list[str], env: dict[str, str], deadline_s: float, stdout=subproce
     if child.returncode != 0:
         raise JobFailed(f"ended with {child.returncode}: {_last_words(said or '', stderr)}")
     return Output(said or "", stderr, seconds)
+
+
+@contextmanager
+def beside(argv: list[str]):
+    """Runs a command for the length of a `with` block, at whose end it ends by itself or is ended."""
+    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        yield
+        child.communicate(timeout=2)
+    finally:
+        if child.poll() is None:
+            _end(child)
 
 
 def _end(child: subprocess.Popen) -> tuple[str, str]:

@@ -40,6 +40,10 @@ class Testbed:
         """The command line that runs `argv` on a host, or on `head`, with the caller's environment."""
         return [str(SCRIPT), "--name", self.name, "exec", host, *argv]
 
+    def address(self, host: str) -> str:
+        """A host's address."""
+        return f"10.88.0.{host.removeprefix('h')}"
+
     def _up(self):
         # In a session of its own, so that Ctrl-C cannot cut it off half-way.
         subprocess.run([SCRIPT, "--name", self.name, "up", str(self.count)], check=True, start_new_session=True)

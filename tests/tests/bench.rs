@@ -38,7 +38,7 @@ fn a_quick_bench_of_one_host_ends_when_its_time_is_over_and_names_what_it_left_o
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", shown(&output));
-    let report = &json(&out.path().join("host.json"))["2"];
+    let report = &json(&out.path().join("host.json"))["2 ranks"];
     for size in ["8", "32768"] {
         let times = &report["collectives"]["all_reduce"]["efarun/default"]["times_us"][size];
         assert_eq!(times.as_array().map(Vec::len), Some(1), "{report:#}");
@@ -48,6 +48,58 @@ fn a_quick_bench_of_one_host_ends_when_its_time_is_over_and_names_what_it_left_o
     assert!(short.starts_with("all_reduce of 2 ranks 1; barrier of 2 ranks 0;"), "{short}");
     let table = std::fs::read_to_string(out.path().join("host.md")).unwrap();
     assert!(table.contains(short) && table.contains("### all_reduce, 2 ranks"), "{table}");
+}
+
+/// Its ranks share nodes and cores, and its peers' settings are others than between two nodes of one rank.
+#[test]
+fn collectives_between_nodes_of_several_ranks_are_measured() {
+    require!(Need::Testbed);
+    let out = tempfile::tempdir().unwrap();
+    let words = ["nodes", "--quick", "--no-peers", "--minutes", "0", "--layouts", "2x2", "--sizes", "8,64K"];
+    let output = bench(out.path(), &words).output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+    let report = &json(&out.path().join("nodes.json"))["2 nodes of 2 ranks"];
+    for size in ["8", "65536"] {
+        let times = &report["collectives"]["all_reduce"]["efarun/default"]["times_us"][size];
+        assert_eq!(times.as_array().map(Vec::len), Some(1), "{report:#}");
+        assert!(times[0].as_f64().is_some_and(|us| us > 0.0), "{report:#}");
+    }
+    let short = report["facts"]["rounds where time was short"].as_str().unwrap();
+    assert!(
+        short.starts_with("all_reduce of 2 nodes of 2 ranks 1; broadcast of 2 nodes of 2 ranks 0;"),
+        "{short}"
+    );
+    let table = std::fs::read_to_string(out.path().join("nodes.md")).unwrap();
+    assert!(table.contains("### all_reduce, 2 nodes of 2 ranks"), "{table}");
+    assert!(out.path().join("nodes-2-nodes-of-2-ranks.svg").exists());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let refused = bench(elsewhere.path(), &["nodes", "--layouts", "1x2"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", shown(&refused));
+    assert!(
+        shown(&refused).contains("`1x2` is not a list of nodes and ranks on each"),
+        "{}",
+        shown(&refused)
+    );
+}
+
+/// What the machine allows is measured in the same rounds as ours, and both are times.
+#[test]
+fn large_collectives_are_measured_beside_what_the_machine_allows() {
+    require!(Need::Testbed);
+    let out = tempfile::tempdir().unwrap();
+    let output = bench(out.path(), &["floors", "--rounds", "1"]).output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+    let report = json(&out.path().join("floors.json"));
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 5, "{report:#}");
+    for row in rows {
+        assert!(row["floor_us"][0].as_f64().is_some_and(|us| us > 0.0), "{row:#}");
+        assert!(row["ours_us"]["heap"][0].as_f64().is_some_and(|us| us > 0.0), "{row:#}");
+    }
+    assert!(rows[1]["ours_us"]["World::alloc"][0].as_f64().is_some_and(|us| us > 0.0), "{report:#}");
+    let table = std::fs::read_to_string(out.path().join("floors.md")).unwrap();
+    assert!(table.contains("| all_reduce, one host | 64 MiB | World::alloc |"), "{table}");
+    assert!(table.contains("| all_gather, two hosts | 32 MiB | heap |"), "{table}");
 }
 
 #[test]
@@ -191,6 +243,8 @@ fn bench(out: &Path, words: &[&str]) -> Command {
         ("efa-perf", program!("efa-perf-under-test")),
         ("ssh_floor", program!("ssh_floor")),
         ("rank_flood", program!("rank_flood")),
+        ("socket_floor", program!("socket_floor")),
+        ("memory_floor", program!("memory_floor")),
     ];
     for (name, path) in programs {
         symlink(path, bin.join(name)).unwrap();
