@@ -204,6 +204,26 @@ fn job_in_the_background_of_a_terminal_is_not_stopped_and_leaves_it_as_it_was() 
     assert!(flags.len() == 3 && flags.iter().all(|flags| flags & O_NONBLOCK == 0), "{}", outcome.shown());
 }
 
+/// As `bg` and `fg` do it: from the background the launcher neither reads nor is stopped, and what is typed once it is back is the
+/// rank's.
+#[test]
+fn job_that_is_moved_into_the_background_goes_on_and_reads_again_when_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let outer = format!(
+        "#!/bin/sh\nexec python3 -B '{}/tests/endings/shell_with_a_job.py' '{}' \"$@\"\n",
+        env!("CARGO_MANIFEST_DIR"),
+        program!("efarun-under-test").display()
+    );
+    let in_a_shell = super::executable(&folder.path().join("in_a_shell"), &outer);
+    // It says so when it has been stopped and goes on.
+    let rank = "trap 'goes=on' CONT; echo is up; while [ -z \"$goes\" ]; do sleep 0.05; done; echo it goes $goes; \
+                read line; echo \"it reads $line\"";
+    let outcome = shell(Job::here(&in_a_shell).options(["-n", "1"]), rank).run();
+    outcome.assert_code(0);
+    let shown = outcome.stdout();
+    assert!(shown.contains("stopped by signal ") && shown.contains("it reads hello"), "{}", outcome.shown());
+}
+
 #[test]
 fn ending_one_job_leaves_another_on_the_same_hosts_alone() {
     require!(Need::Testbed);
