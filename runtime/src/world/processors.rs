@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn containers_of_one_machine_have_a_processor_per_rank_only_where_theirs_together_suffice() {
-        let told = |told: &[(usize, &'static [u8])]| suffice_on_machines(told.to_vec().into_iter());
+        let told = |told: &[(usize, &'static [u8])]| suffice_on_machines(told.iter().copied());
         // Two ranks on the same two processors, then four.
         assert_eq!(told(&[(0, &[0b11]), (0, &[0b11])]), [true]);
         assert_eq!(told(&[(0, &[0b11]), (0, &[0b11]), (0, &[0b11]), (0, &[0b11])]), [false]);
