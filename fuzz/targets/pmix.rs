@@ -58,7 +58,8 @@ impl Job {
             | Report::Publish { token, .. }
             | Report::Lookup { token, .. }
             | Report::Unpublish { token, .. }
-            | Report::Spawn { token, .. } => Some(*token),
+            | Report::Spawn { token, .. }
+            | Report::Group { token, .. } => Some(*token),
             _ => None,
         };
         match token {
@@ -94,7 +95,8 @@ impl Job {
             | Order::Card { token, .. }
             | Order::Done { token, .. }
             | Order::Found { token, .. }
-            | Order::Spawned { token, .. } => {
+            | Order::Spawned { token, .. }
+            | Order::Grouped { token, .. } => {
                 assert!(self.asked[node].remove(&token), "an answer to what is not asked, or a second one");
             }
             Order::FindCard { token, rank } => {
@@ -102,6 +104,7 @@ impl Job {
                 let actions = self.relays[node].reported(Report::Card { token, blob });
                 self.act(node, actions);
             }
+            Order::Notify(_) => {}
             other => panic!("a relay orders {other:?}"),
         }
     }

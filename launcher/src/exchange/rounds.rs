@@ -19,6 +19,11 @@ impl Rounds {
         GatherKey { id, epoch, participants }
     }
 
+    /// How many kinds have been counted.
+    pub(crate) fn len(&self) -> usize {
+        self.counts.len()
+    }
+
     /// Begins again at none.
     pub(crate) fn clear(&mut self) {
         self.counts.clear();

@@ -160,6 +160,19 @@ fn a_rank_is_told_about_its_job() {
 }
 
 #[test]
+fn a_rank_that_initialises_again_goes_on_with_the_keys_that_there_are() {
+    let mut job = Job::new(&[1, 1]);
+    job.init();
+    let name = job.ask(0, "cmd=get_my_kvsname\n");
+    assert_eq!(job.ask(0, "cmd=put kvsname=x key=first value=1\n"), "cmd=put_result rc=0 msg=success\n");
+    // As MPICH 5 does for every MPI session after the first.
+    job.init();
+    assert_eq!(job.ask(0, "cmd=get_my_kvsname\n"), name);
+    assert_eq!(job.ask(0, "cmd=get kvsname=x key=first\n"), "cmd=get_result rc=0 msg=success value=1\n");
+    assert!(job.outcomes.is_empty());
+}
+
+#[test]
 fn what_is_put_before_a_barrier_is_known_everywhere_after_it_at_one_message_per_node() {
     let mut job = Job::new(&[3, 1]);
     job.init();

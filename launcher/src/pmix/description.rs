@@ -6,13 +6,39 @@
 use efarun_wire::Rank;
 use efarun_wire::message::{JobMap, MappedNode};
 
-use super::protocol::{Start, nspace};
+use super::protocol::{Group, Start, nspace};
 
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Info {
     pub(super) key: &'static str,
     pub(super) value: Value,
+}
+
+/// What is known to whoever asks, by the key that it is asked for.
+pub(super) fn known(key: &[u8], job: &str, world_count: u32) -> Option<Info> {
+    match key {
+        b"pmix.qry.ns" => {
+            let names: Vec<String> = (0..world_count).map(|world| nspace(job, world)).collect();
+            Some(text("pmix.qry.ns", &names.join(",")))
+        }
+        // No process set is ever named here.
+        b"pmix.qry.psetnum" => Some(info("pmix.qry.psetnum", Value::Size(0))),
+        b"pmix.qry.psets" => Some(text("pmix.qry.psets", "")),
+        _ => None,
+    }
+}
+
+/// What those are told who have made a group together.
+pub(super) fn of_group(group: &Group, members: &[Rank]) -> Vec<Info> {
+    let mut infos = vec![
+        info("pmix.grp.ctxid", Value::Size(group.id)),
+        info("pmix.grp.mbrs", Value::Ranks(members.to_vec())),
+    ];
+    if !group.blob.is_empty() {
+        infos.push(info("pmix.grp.endpt", Value::Bytes(group.blob.clone())));
+    }
+    infos
 }
 
 /// What a key may have.
@@ -23,6 +49,10 @@ pub(super) enum Value {
     Short(u16),
     /// A rank's number within its world.
     Rank(u32),
+    Size(u64),
+    Bytes(Vec<u8>),
+    /// Ranks by their numbers among all of the job's.
+    Ranks(Vec<Rank>),
     /// Names with commas between, to be written as libpmix does.
     Nodes(String),
     /// Ranks with commas between, and nodes with semicolons, to be written as libpmix does.

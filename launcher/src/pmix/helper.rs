@@ -12,12 +12,13 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use efarun_wire::Rank;
 use efarun_wire::frame::{self, FrameReader};
-use efarun_wire::message::JobMap;
+use efarun_wire::message::{JobMap, Participants};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::description;
-use super::library::{Call, Cards, Finds, Library, Operation, PmixError, Spawns};
+use super::library::{Call, Cards, Facts, Finds, Library, Operation, PmixError, Spawns};
 use super::protocol::{Order, Purpose, Report, Start, nspace};
 use crate::keeper::{self, sys};
 
@@ -158,6 +159,8 @@ enum Waiting {
     Operation(Operation),
     Finds(Finds),
     Spawns(Spawns),
+    /// A group, with its members.
+    Group(Facts, Vec<Rank>),
 }
 
 impl Server {
@@ -283,8 +286,34 @@ impl Server {
             Call::Unpublish { rank, keys, answer } => {
                 Report::Unpublish { token: self.wait(Waiting::Operation(answer)), rank, keys }
             }
+            Call::Notify { event } => Report::Notify(event),
+            Call::Query { keys, answer } => return self.tell(&keys, answer),
+            Call::Group { name, is_over, participants, blob, answer } => {
+                let members = match &participants {
+                    Participants::World => (0..self.start.map.size()).map(Rank).collect(),
+                    Participants::Ranks(ranks) => ranks.clone(),
+                };
+                let token = self.wait(Waiting::Group(answer, members));
+                Report::Group { token, name, is_over, participants, blob }
+            }
         };
         self.report(&report)
+    }
+
+    /// Answers what was asked about the job, as far as it is known.
+    fn tell(&self, keys: &[Vec<u8>], answer: Facts) -> io::Result<()> {
+        let mut found = Vec::new();
+        for key in keys {
+            match description::known(key, &self.start.job, self.world_count) {
+                Some(info) => found.push(info),
+                None => {
+                    let call = format!("PMIx_Query_info for {}", String::from_utf8_lossy(key));
+                    self.report(&Report::NotServed { call })?;
+                }
+            }
+        }
+        answer.give(&found, keys.len());
+        Ok(())
     }
 
     fn obey(&mut self, order: Order) -> io::Result<()> {
@@ -293,7 +322,7 @@ impl Server {
             Order::Fenced { token, blob } => match self.waiting.remove(&token) {
                 Some(Waiting::Cards(cards)) => cards.give(blob),
                 Some(Waiting::Operation(operation)) => operation.done(blob.is_some()),
-                Some(Waiting::Finds(_) | Waiting::Spawns(_)) | None => {}
+                Some(Waiting::Finds(_) | Waiting::Spawns(_) | Waiting::Group(..)) | None => {}
             },
             Order::Card { token, blob } => {
                 if let Some(Waiting::Cards(cards)) = self.waiting.remove(&token) {
@@ -327,6 +356,20 @@ impl Server {
                     spawns.give(world.map(|world| nspace(&self.start.job, world)).as_deref());
                 }
             }
+            Order::Notify(event) => {
+                if !self.library.notify(&event) {
+                    let call = "PMIx_Notify_event on a node whose libpmix writes infos otherwise".to_owned();
+                    return self.report(&Report::NotServed { call });
+                }
+            }
+            Order::Grouped { token, group } => {
+                if let Some(Waiting::Group(facts, members)) = self.waiting.remove(&token) {
+                    match group {
+                        Some(group) => facts.give(&description::of_group(&group, &members), 0),
+                        None => facts.refuse(),
+                    }
+                }
+            }
             Order::HearOut(rank) => return self.report(&Report::HeardOut(rank)),
         }
         Ok(())
@@ -351,4 +394,4 @@ const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long libpmix may stand still: what it does takes it milliseconds.
 const STILL_PATIENCE: Duration = Duration::from_secs(10);
 
-type RankEnvironment = (efarun_wire::Rank, Vec<crate::env::NameValue>);
+type RankEnvironment = (Rank, Vec<crate::env::NameValue>);

@@ -56,6 +56,15 @@ pub enum Order {
         /// Its number.
         world: Option<u32>,
     },
+    /// Tell this node's ranks of an event.
+    Notify(Event),
+    /// The answer to [`Report::Group`]: what came of it, or nothing where it cannot be done.
+    Grouped {
+        /// That of the report.
+        token: u64,
+        /// What all nodes have made.
+        group: Option<Group>,
+    },
     /// Say [`Report::HeardOut`] when all that libpmix has said before is told.
     HearOut(Rank),
 }
@@ -186,6 +195,21 @@ pub enum Report {
         /// The programs.
         programs: Vec<SpawnProgram>,
     },
+    /// A rank tells ranks of other nodes of an event.
+    Notify(Event),
+    /// This node's members have come to make a group, or to undo it. Answered by [`Order::Grouped`].
+    Group {
+        /// Returned in the answer.
+        token: u64,
+        /// Its name.
+        name: Vec<u8>,
+        /// It is undone.
+        is_over: bool,
+        /// Its members.
+        participants: Participants,
+        /// What this node contributes.
+        blob: Vec<u8>,
+    },
     /// The answer to [`Order::HearOut`].
     HeardOut(Rank),
     /// libpmix stands still, once in a server's life.
@@ -204,6 +228,30 @@ pub enum Purpose {
     Connect,
     /// `PMIx_Disconnect`.
     Disconnect,
+}
+
+/// Something that has happened, as a rank tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number in PMIx.
+    pub code: i32,
+    /// The rank.
+    pub source: Rank,
+    /// How far it goes, by PMIx's number.
+    pub range: u8,
+    /// How many infos there are.
+    pub info_count: u32,
+    /// The infos, as libpmix packs them.
+    pub infos: Vec<u8>,
+}
+
+/// What the nodes of a group have made together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// A number that no other group of the job has.
+    pub id: u64,
+    /// The contributions, one behind the other.
+    pub blob: Vec<u8>,
 }
 
 /// Something that a rank has published.
@@ -226,4 +274,13 @@ impl Published {
     }
 }
 
+impl Event {
+    /// Whether it is longer than what goes to other nodes.
+    pub fn is_too_long(&self) -> bool {
+        self.infos.len() > MAX_EVENT_BYTES
+    }
+}
+
 const MAX_PUBLISHED_BYTES: usize = 4096;
+const MAX_EVENT_BYTES: usize = 256 << 10;
+const _: () = assert!(2 * MAX_EVENT_BYTES <= efarun_wire::oob::MAX_REQUEST_BYTES);

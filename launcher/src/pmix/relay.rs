@@ -3,7 +3,9 @@
 //!
 //! - A fence is one allgather. A node's contribution is spread over its ranks, in order, so that it is bounded as the ranks'
 //!   own would be; the result is the nodes' contributions, one behind the other, in the order of nodes.
+//! - A group is one as well, in which each node proposes a number for it.
 //! - What a rank of another node tells about itself is asked of that node when somebody wants it.
+//! - An event goes to every other node with ranks as a question whose answer nobody waits for.
 //! - What is published is kept by node 0.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +18,7 @@ use efarun_wire::message::{
 use efarun_wire::oob::{MAX_OPEN_GATHERS, blob_limit_bytes};
 use efarun_wire::{NodeId, Rank};
 
-use super::protocol::{Order, Published, Purpose, Report};
+use super::protocol::{Event, Group, Order, Published, Purpose, Report};
 use crate::exchange::{self, Asks, Family, NAME_KEEPER, Names, Rounds};
 
 /// What the owner of a relay does next, in the order given.
@@ -52,7 +54,12 @@ pub struct Relay {
     /// How many ranks there are in all worlds.
     rank_count: u32,
     states: BTreeMap<Rank, State>,
-    fences: BTreeMap<GatherKey, u64>,
+    /// What the nodes meet for, with the helper's token.
+    fences: BTreeMap<GatherKey, (u64, Meeting)>,
+    /// How many groups this node has named.
+    group_count: u32,
+    /// An event could not be passed on, which is said once.
+    has_lost_event: bool,
     rounds: Rounds,
     asks: Asks<Ask>,
     /// Whose cards the helper is looking for, and for whom, by the tokens that it was given.
@@ -99,12 +106,20 @@ enum Asker {
     There(Target, u64),
 }
 
+/// What nodes meet for, which says what they are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meeting {
+    Fence,
+    Group,
+}
+
 /// What a question is about, which says what no answer means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject {
     Card,
     Lookup,
     Deed,
+    Event,
 }
 
 /// What one relay asks another.
@@ -116,6 +131,8 @@ enum Question {
         keys: Vec<Vec<u8>>,
         waits: bool,
     },
+    /// Tell it to the node's ranks.
+    Event(Event),
     /// No keys are all of the rank's.
     Unpublish {
         rank: Rank,
@@ -141,6 +158,8 @@ impl Relay {
             rank_count: 0,
             states: BTreeMap::new(),
             fences: BTreeMap::new(),
+            group_count: 0,
+            has_lost_event: false,
             rounds: Rounds::default(),
             asks: Asks::new(node, Family::Pmix),
             asked_cards: BTreeMap::new(),
@@ -221,6 +240,13 @@ impl Relay {
             Report::Unpublish { token, rank, keys } => {
                 self.at_name_keeper(Question::Unpublish { rank, keys }, token, &mut actions);
             }
+            Report::Notify(event) if self.states.contains_key(&event.source) => {
+                self.spread(event, &mut actions)
+            }
+            Report::Notify(_) => {}
+            Report::Group { token, name, is_over, participants, blob } => {
+                self.group(token, &name, is_over, participants, &blob, &mut actions);
+            }
             Report::Unresponsive { seconds } => {
                 let awaits = |(rank, state): &(&Rank, &State)| {
                     **state == State::Within || **state == State::Outside && !self.ended.contains(rank)
@@ -257,11 +283,14 @@ impl Relay {
     }
 
     fn gathered(&mut self, key: &GatherKey, blobs: &[(Rank, Vec<u8>)]) -> Vec<Action> {
-        let Some(token) = self.fences.remove(key) else { return Vec::new() };
-        let by_rank: BTreeMap<Rank, &Vec<u8>> = blobs.iter().map(|(rank, blob)| (*rank, blob)).collect();
-        let ranks = self.ranks.iter().flatten();
-        let blob = ranks.filter_map(|rank| by_rank.get(rank)).flat_map(|blob| blob.iter().copied()).collect();
-        vec![Action::Order(Order::Fenced { token, blob: Some(blob) })]
+        let Some((token, meeting)) = self.fences.remove(key) else { return Vec::new() };
+        let by_rank: BTreeMap<Rank, &[u8]> = blobs.iter().map(|(rank, blob)| (*rank, &blob[..])).collect();
+        let of_node = |ranks: &BTreeSet<Rank>| {
+            let blobs: Vec<&[u8]> = ranks.iter().filter_map(|rank| by_rank.get(rank).copied()).collect();
+            (!blobs.is_empty()).then(|| blobs.concat())
+        };
+        let contributions: Vec<Vec<u8>> = self.ranks.iter().filter_map(of_node).collect();
+        vec![met(token, meeting, Some(&contributions))]
     }
 
     fn asked(&mut self, from: Target, token: u64, body: &[u8]) -> Vec<Action> {
@@ -274,6 +303,10 @@ impl Relay {
             }
             Some(Question::Card(_)) => {
                 actions.push(Action::Up(exchange::reply(from, token, &Answer::Card(None))))
+            }
+            Some(Question::Event(event)) => {
+                actions.push(Action::Order(Order::Notify(event)));
+                actions.push(Action::Up(exchange::reply(from, token, &Answer::Done(true))));
             }
             Some(question) => self.keep_names(question, Asker::There(from, token), &mut actions),
             None => {
@@ -289,7 +322,7 @@ impl Relay {
         let Some((ask, next)) = self.asks.answered(token) else { return Vec::new() };
         let mut actions: Vec<Action> = next.map(Action::Up).into_iter().collect();
         let answer = body.as_ref().ok().and_then(|body| exchange::decode(body));
-        actions.push(told(&ask, answer));
+        actions.extend(told(&ask, answer));
         actions
     }
 
@@ -347,6 +380,63 @@ impl Relay {
         blob: Vec<u8>,
         actions: &mut Vec<Action>,
     ) {
+        let id = format!("{}{}", Family::Pmix.id_prefix(), name_of(purpose));
+        self.meet((token, Meeting::Fence), id, participants, blob, actions);
+    }
+
+    /// Makes a group with the other nodes of its members, or undoes it. Each proposes a number, and the first node's is
+    /// taken.
+    fn group(
+        &mut self,
+        token: u64,
+        name: &[u8],
+        is_over: bool,
+        participants: Participants,
+        blob: &[u8],
+        actions: &mut Vec<Action>,
+    ) {
+        if self.rounds.len() >= MAX_ROUNDS {
+            actions.push(met(token, Meeting::Group, None));
+            return;
+        }
+        // A name may be longer than an allgather's.
+        let deed = if is_over { "ungroup" } else { "group" };
+        let id = format!("{}{deed}/{}", Family::Pmix.id_prefix(), blake3::hash(name).to_hex());
+        self.group_count = self.group_count.wrapping_add(1);
+        let number = (u64::from(self.node.0) + 1) << 32 | u64::from(self.group_count);
+        let blob = [&number.to_le_bytes()[..], blob].concat();
+        self.meet((token, Meeting::Group), id, participants, blob, actions);
+    }
+
+    /// Tells the job's other nodes of an event.
+    fn spread(&mut self, event: Event, actions: &mut Vec<Action>) {
+        let (rank, code) = (event.source, event.code);
+        let has_ranks = |(node, ranks): &(u32, &BTreeSet<Rank>)| !ranks.is_empty() && *node != self.node.0;
+        let others: Vec<u32> = (0..).zip(&self.ranks).filter(has_ranks).map(|(node, _)| node).collect();
+        let body = exchange::encode(&Question::Event(event));
+        for node in others {
+            match self.asks.ask(NodeId(node), body.clone(), Ask { subject: Subject::Event, for_token: 0 }) {
+                Ok(said) => actions.extend(said.map(Action::Up)),
+                Err(_) if self.has_lost_event => {}
+                Err(_) => {
+                    self.has_lost_event = true;
+                    actions.push(Action::Note(format!(
+                        "rank {rank} tells of PMIx events faster than they go to node {node}, which does not hear of all \
+                         (the first that is lost has code {code}): let it tell of fewer"
+                    )));
+                }
+            }
+        }
+    }
+
+    fn meet(
+        &mut self,
+        (token, meeting): (u64, Meeting),
+        id: String,
+        participants: Participants,
+        blob: Vec<u8>,
+        actions: &mut Vec<Action>,
+    ) {
         let takes_part = |rank: &Rank| participants.contains(*rank, self.first_size);
         let local: BTreeSet<Rank> = self.states.keys().copied().filter(takes_part).collect();
         let limit_bytes = blob_limit_bytes(participants.count(self.first_size));
@@ -362,16 +452,15 @@ impl Relay {
         // The head lets no rank take part in more at a time.
         let has_room = local.iter().all(|rank| open_count(rank) < MAX_OPEN_GATHERS);
         if local.is_empty() || !is_whole || !has_room || blob.len() > limit_bytes * local.len() {
-            actions.push(Action::Order(Order::Fenced { token, blob: None }));
+            actions.push(met(token, meeting, None));
             return;
         }
         if local.len() == participants.count(self.first_size) {
-            actions.push(Action::Order(Order::Fenced { token, blob: Some(blob) }));
+            actions.push(met(token, meeting, Some(&[blob])));
             return;
         }
-        let id = format!("{}{}", Family::Pmix.id_prefix(), name_of(purpose));
         let key = self.rounds.next(id, participants);
-        self.fences.insert(key.clone(), token);
+        self.fences.insert(key.clone(), (token, meeting));
         let mut parts = blob.chunks(limit_bytes);
         let blobs = local.into_iter().map(|rank| (rank, parts.next().unwrap_or_default().to_vec())).collect();
         actions.push(Action::Up(OobUp::Gather { key, blobs }));
@@ -387,10 +476,11 @@ impl Relay {
             Question::Card(_) => Subject::Card,
             Question::Lookup { .. } => Subject::Lookup,
             Question::Publish(_) | Question::Unpublish { .. } => Subject::Deed,
+            Question::Event(_) => Subject::Event,
         };
         match self.asks.ask(node, exchange::encode(question), Ask { subject, for_token }) {
             Ok(said) => actions.extend(said.map(Action::Up)),
-            Err(unasked) => actions.push(told(&unasked, None)),
+            Err(unasked) => actions.extend(told(&unasked, None)),
         }
     }
 
@@ -423,6 +513,7 @@ impl Relay {
             Question::Unpublish { keys, .. } => Answer::Done(self.names.unpublish(&keys)),
             Question::Lookup { keys, waits } => return self.look_up(NameWait { who, keys }, waits, actions),
             Question::Card(_) => Answer::Card(None),
+            Question::Event(_) => Answer::Done(false),
         };
         tell(who, answer, actions);
     }
@@ -446,16 +537,34 @@ fn tell(who: Asker, answer: Answer, actions: &mut Vec<Action>) {
     });
 }
 
-/// What the helper is told of an answer, or of there being none.
-fn told(ask: &Ask, answer: Option<Answer>) -> Action {
+/// What the helper is told of what the nodes met for, by their contributions; nothing where they could not meet.
+fn met(token: u64, meeting: Meeting, contributions: Option<&[Vec<u8>]>) -> Action {
+    Action::Order(match meeting {
+        Meeting::Fence => Order::Fenced { token, blob: contributions.map(<[Vec<u8>]>::concat) },
+        Meeting::Group => Order::Grouped { token, group: contributions.and_then(group_of) },
+    })
+}
+
+/// What nodes have made together, each of whose contributions begins with the number that it proposes.
+fn group_of(contributions: &[Vec<u8>]) -> Option<Group> {
+    let parts: Option<Vec<_>> = contributions.iter().map(|part| part.split_first_chunk::<8>()).collect();
+    let parts = parts?;
+    let id = u64::from_le_bytes(*parts.first()?.0);
+    Some(Group { id, blob: parts.iter().flat_map(|(_, blob)| blob.iter().copied()).collect() })
+}
+
+/// What the helper is told of an answer, or of there being none; nothing where it does not wait.
+fn told(ask: &Ask, answer: Option<Answer>) -> Option<Action> {
     let token = ask.for_token;
-    Action::Order(match (ask.subject, answer) {
+    let order = match (ask.subject, answer) {
         (Subject::Card, Some(Answer::Card(blob))) => Order::Card { token, blob },
         (Subject::Card, _) => Order::Card { token, blob: None },
         (Subject::Lookup, Some(Answer::Found(values))) => Order::Found { token, values },
         (Subject::Lookup, _) => Order::Found { token, values: Vec::new() },
         (Subject::Deed, answer) => Order::Done { token, is_done: answer == Some(Answer::Done(true)) },
-    })
+        (Subject::Event, _) => return None,
+    };
+    Some(Action::Order(order))
 }
 
 fn one_line(text: &str) -> String {
@@ -472,5 +581,7 @@ fn name_of(purpose: Purpose) -> &'static str {
 
 const LONGEST_NAME: usize = 100;
 const MAX_NOTES: usize = 16;
+/// Kinds of meetings that are counted: a group's name makes one.
+const MAX_ROUNDS: usize = 16_384;
 /// Lookups that wait for what is not published.
 const MAX_WAITS: usize = 4096;

@@ -4,7 +4,7 @@ use efarun_wire::message::{
 use efarun_wire::{NodeId, Rank};
 
 use super::description::{Info, Value, of_world};
-use super::protocol::{Order, Published, Purpose, Report, Start};
+use super::protocol::{Event, Group, Order, Published, Purpose, Report, Start};
 use super::relay::{Action, Relay};
 
 /// Ranks 0 and 2 on node 0, rank 1 on node 1.
@@ -341,4 +341,95 @@ fn what_is_not_served_is_said_once_and_what_no_rank_may_ask_is_refused() {
     let others = Participants::Ranks(vec![Rank(1), Rank(2)]);
     let fence_of_others = relay.reported(fence(20, others, b""));
     assert!(matches!(&fence_of_others[..], [Action::Up(_)]), "{fence_of_others:?}");
+}
+
+fn event(source: u32) -> Event {
+    Event { code: -3100, source: Rank(source), range: 5, info_count: 1, infos: b"packed".to_vec() }
+}
+
+#[test]
+fn an_event_goes_to_every_other_node_once_and_is_no_strangers() {
+    let mut relays = relays();
+    let actions = relays[0].reported(Report::Notify(event(2)));
+    let [Action::Up(asked)] = &actions[..] else { panic!("{actions:?}") };
+    let heard = relays[1].hear(passed_on(&Action::Up(asked.clone()))).unwrap();
+    let [Action::Order(Order::Notify(told)), answer] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!(*told, event(2));
+    assert_eq!(relays[0].hear(passed_on(answer)), Ok(vec![]), "nobody waits for the answer");
+    assert_eq!(relays[0].reported(Report::Notify(event(1))), [], "it is none of this node's ranks");
+}
+
+#[test]
+fn of_events_that_come_faster_than_they_are_taken_the_first_that_is_lost_is_said() {
+    let mut relays = relays();
+    let long = || Event { infos: vec![0; 256 << 10], ..event(2) };
+    assert!(!long().is_too_long());
+    let said: Vec<Action> = (0..400).flat_map(|_| relays[0].reported(Report::Notify(long()))).collect();
+    let asked = said.iter().filter(|action| matches!(action, Action::Up(_))).count();
+    let notes: Vec<&Action> = said.iter().filter(|action| matches!(action, Action::Note(_))).collect();
+    assert!(asked > 0 && asked + notes.len() == said.len());
+    let [Action::Note(note)] = notes[..] else { panic!("{notes:?}") };
+    assert!(note.starts_with("rank 2 tells of PMIx events faster than they go to node 1"), "{note}");
+}
+
+fn group(token: u64, participants: Participants, blob: &[u8]) -> Report {
+    Report::Group { token, name: b"name".to_vec(), is_over: false, participants, blob: blob.to_vec() }
+}
+
+#[test]
+fn a_group_has_the_first_nodes_number_on_all_nodes_and_another_one_the_next_time() {
+    let mut relays = relays();
+    let mut numbers = Vec::new();
+    for round in 0..2 {
+        let mut contributions = Vec::new();
+        let mut keys = Vec::new();
+        for (relay, blob) in relays.iter_mut().zip([&b"first"[..], b"second"]) {
+            match &relay.reported(group(round, Participants::World, blob))[..] {
+                [Action::Up(OobUp::Gather { key, blobs })] => {
+                    contributions.extend(blobs.clone());
+                    keys.push(key.clone());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(keys[0], keys[1]);
+        contributions.sort();
+        let made = relays.each_mut().map(|relay| relay.hear(gathered(&keys[0], &contributions)).unwrap());
+        assert_eq!(made[0], made[1]);
+        let [Action::Order(Order::Grouped { token, group: Some(group) })] = &made[0][..] else {
+            panic!("{made:?}")
+        };
+        assert_eq!((*token, &group.blob[..]), (round, &b"firstsecond"[..]));
+        numbers.push(group.id);
+    }
+    assert_ne!(numbers[0], numbers[1]);
+    // Of one node's ranks only: nobody else is asked, and no other node has its number.
+    let own = [&[0, 2][..], &[1]].map(|ranks| Participants::Ranks(ranks.iter().copied().map(Rank).collect()));
+    for (relay, own) in relays.iter_mut().zip(own) {
+        match &relay.reported(group(9, own, b"own"))[..] {
+            [Action::Order(Order::Grouped { token: 9, group: Some(Group { id, blob }) })] => {
+                assert_eq!(blob, b"own");
+                numbers.push(*id);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 4);
+}
+
+#[test]
+fn a_group_of_ranks_that_are_not_the_jobs_or_with_a_blob_that_is_no_contribution_is_refused() {
+    let mut relays = relays();
+    let strangers = Participants::Ranks(vec![Rank(0), Rank(7)]);
+    let refused = [Action::Order(Order::Grouped { token: 1, group: None })];
+    assert_eq!(relays[0].reported(group(1, strangers, b"")), refused);
+    let [Action::Up(OobUp::Gather { key, .. })] =
+        &relays[0].reported(group(1, Participants::World, b"x"))[..]
+    else {
+        panic!("no allgather")
+    };
+    let short: Vec<_> = [0, 1, 2].map(|rank| (Rank(rank), vec![1])).to_vec();
+    assert_eq!(relays[0].hear(gathered(key, &short)), Ok(refused.to_vec()));
 }

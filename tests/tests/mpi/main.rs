@@ -1,5 +1,6 @@
 //! Programs that were built for MPI libraries, and what speaks PMI besides, under efarun.
 
+mod beyond;
 mod bytes;
 mod failures;
 mod mpich;

@@ -5,6 +5,7 @@
 //! served".
 
 use std::ffi::{c_char, c_int, c_void};
+use std::ptr;
 
 /// A process: a name space and a rank in it.
 #[repr(C)]
@@ -82,6 +83,34 @@ pub(super) struct App {
     pub(super) info_count: usize,
 }
 
+/// Bytes that values are written to, one behind the other, or read from.
+#[repr(C)]
+pub(super) struct DataBuffer {
+    pub(super) base: *mut c_char,
+    pub(super) pack: *mut c_char,
+    pub(super) unpack: *mut c_char,
+    pub(super) allocated: usize,
+    pub(super) used: usize,
+}
+
+impl DataBuffer {
+    pub(super) const EMPTY: DataBuffer = DataBuffer {
+        base: ptr::null_mut(),
+        pack: ptr::null_mut(),
+        unpack: ptr::null_mut(),
+        allocated: 0,
+        used: 0,
+    };
+}
+
+/// Keys that a process asks for together.
+#[repr(C)]
+pub(super) struct Query {
+    pub(super) keys: *const *const c_char,
+    pub(super) qualifiers: *mut Info,
+    pub(super) qualifier_count: usize,
+}
+
 pub(super) type Status = c_int;
 pub(super) type OpDone = unsafe extern "C" fn(Status, *mut c_void);
 pub(super) type Release = unsafe extern "C" fn(*mut c_void);
@@ -91,6 +120,9 @@ pub(super) type ModexDone =
 pub(super) type LookupDone = unsafe extern "C" fn(Status, *mut Published, usize, *mut c_void);
 /// Status, the name space, and the caller's own.
 pub(super) type SpawnDone = unsafe extern "C" fn(Status, *const c_char, *mut c_void);
+/// Status, infos, their number, the caller's own, and what gives the infos back.
+pub(super) type InfoDone =
+    unsafe extern "C" fn(Status, *mut Info, usize, *mut c_void, Option<Release>, *mut c_void);
 pub(super) type OwnModexDone = unsafe extern "C" fn(Status, *mut c_char, usize, *mut c_void);
 
 pub(super) type ServerInit = unsafe extern "C" fn(*mut ServerModule, *mut Info, usize) -> Status;
@@ -103,6 +135,13 @@ pub(super) type DeregisterClient = unsafe extern "C" fn(*const Proc, Option<OpDo
 pub(super) type SetupFork = unsafe extern "C" fn(*const Proc, *mut *mut *mut c_char) -> Status;
 pub(super) type RequestModex = unsafe extern "C" fn(*const Proc, OwnModexDone, *mut c_void) -> Status;
 pub(super) type Generate = unsafe extern "C" fn(*const c_char, *mut *mut c_char) -> Status;
+/// Status, who tells it, how far it goes, infos, their number, and what is called in the end.
+pub(super) type NotifyEvent =
+    unsafe extern "C" fn(Status, *const Proc, u8, *mut Info, usize, Option<OpDone>, *mut c_void) -> Status;
+pub(super) type Pack = unsafe extern "C" fn(*const Proc, *mut DataBuffer, *mut c_void, i32, u16) -> Status;
+pub(super) type Unpack =
+    unsafe extern "C" fn(*const Proc, *mut DataBuffer, *mut c_void, *mut i32, u16) -> Status;
+pub(super) type FreeInfo = unsafe extern "C" fn(*mut Info);
 pub(super) type Version = unsafe extern "C" fn() -> *const c_char;
 
 /// The functions by which libpmix calls its server, by the places of the interface.
@@ -122,8 +161,12 @@ pub(super) struct ServerModule {
     pub(super) disconnect: *const c_void,
     pub(super) register_events: *const c_void,
     pub(super) deregister_events: *const c_void,
-    /// Listener, events, queries, tools, logs: libpmix answers by itself where there is nothing.
-    pub(super) unserved: [*const c_void; 5],
+    /// libpmix listens by itself.
+    pub(super) listener: *const c_void,
+    pub(super) notify_event: *const c_void,
+    pub(super) query: *const c_void,
+    /// Tools, logs: libpmix answers by itself where there is nothing.
+    pub(super) unserved: [*const c_void; 2],
     pub(super) allocate: *const c_void,
     pub(super) job_control: *const c_void,
     pub(super) monitor: *const c_void,
@@ -144,6 +187,8 @@ const _: () = {
     assert!(std::mem::offset_of!(Published, value) == 776 && size_of::<Published>() == 808);
     assert!(std::mem::offset_of!(ServerModule, group) == 25 * size_of::<usize>());
     assert!(std::mem::offset_of!(ServerModule, client_connected_2) == 27 * size_of::<usize>());
+    assert!(std::mem::offset_of!(ServerModule, query) == 15 * size_of::<usize>());
+    assert!(size_of::<DataBuffer>() == 40 && size_of::<Query>() == 24);
     assert!(size_of::<App>() == 56 && std::mem::offset_of!(App, infos) == 40);
     assert!(size_of::<ServerModule>() == 64 * size_of::<usize>());
 };
@@ -153,9 +198,11 @@ pub(super) const KEY_BYTES: usize = 512;
 
 pub(super) const BOOL: u16 = 1;
 pub(super) const STRING: u16 = 3;
+pub(super) const SIZE: u16 = 4;
 pub(super) const UINT16: u16 = 13;
 pub(super) const UINT32: u16 = 14;
 pub(super) const STATUS: u16 = 20;
+pub(super) const PROC: u16 = 22;
 pub(super) const INFO: u16 = 24;
 pub(super) const BYTE_OBJECT: u16 = 27;
 pub(super) const DATA_ARRAY: u16 = 39;
@@ -170,6 +217,15 @@ pub(super) const OUT_OF_RESOURCE: Status = -29;
 pub(super) const NOT_SUPPORTED: Status = -47;
 /// Done before the call returned: there will be no answer by a function.
 pub(super) const OPERATION_SUCCEEDED: Status = -157;
+
+/// Some of what was asked for was found.
+pub(super) const PARTIAL_SUCCESS: Status = -52;
+
+/// How far an event goes: to nobody but the host's own.
+pub(super) const RANGE_RM: u8 = 1;
+/// What is to be done to a group.
+pub(super) const GROUP_CONSTRUCT: c_int = 0;
+pub(super) const GROUP_DESTRUCT: c_int = 1;
 
 /// All ranks of a name space.
 pub(super) const RANK_WILDCARD: u32 = u32::MAX - 1;

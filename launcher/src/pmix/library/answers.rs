@@ -4,8 +4,9 @@ use std::ffi::{CString, c_char, c_void};
 use std::ptr;
 
 use super::abi;
-use super::infos::padded;
+use super::infos::{Infos, padded};
 use super::names;
+use crate::pmix::description::Info;
 use crate::pmix::protocol::Published;
 
 /// An argument of libpmix's own, which only goes back to it.
@@ -122,6 +123,48 @@ impl Spawns {
         // SAFETY: libpmix gave both for this, and `self` is used up. It copies the name before it returns.
         unsafe { (self.call)(status, name.as_ptr(), self.cookie.0) };
     }
+}
+
+/// Waits for infos.
+#[derive(Debug)]
+pub(in crate::pmix) struct Facts {
+    call: abi::InfoDone,
+    cookie: Cookie,
+}
+
+impl Facts {
+    /// None where libpmix wants no answer.
+    pub(super) fn new(call: Option<abi::InfoDone>, cookie: *mut c_void) -> Option<Facts> {
+        Some(Facts { call: call?, cookie: Cookie(cookie) })
+    }
+
+    /// Gives what was found of so many things that were asked for.
+    pub(in crate::pmix) fn give(self, found: &[Info], asked: usize) {
+        let status = match found.len() {
+            0 if asked > 0 => abi::NOT_SUPPORTED,
+            count if count < asked => abi::PARTIAL_SUCCESS,
+            _ => abi::SUCCESS,
+        };
+        // Nothing in it is a list that libpmix would have to write.
+        let mut infos = Box::new(Infos::new(found, &mut |_| None));
+        let len = infos.len();
+        let start = if len == 0 { ptr::null_mut() } else { infos.as_mut_ptr() };
+        let own = Box::into_raw(infos).cast::<c_void>();
+        // SAFETY: libpmix gave both for this, and `self` is used up. The infos live until it calls `release_infos`.
+        unsafe { (self.call)(status, start, len, self.cookie.0, Some(release_infos), own) };
+    }
+
+    /// Says that it cannot be done.
+    pub(in crate::pmix) fn refuse(self) {
+        // SAFETY: libpmix gave both for this, and `self` is used up.
+        unsafe { (self.call)(abi::ERROR, ptr::null_mut(), 0, self.cookie.0, None, ptr::null_mut()) };
+    }
+}
+
+/// Gives the memory of a [`Facts::give`] back.
+unsafe extern "C" fn release_infos(own: *mut c_void) {
+    // SAFETY: made by `into_raw` of such a box, and libpmix calls this once.
+    drop(unsafe { Box::from_raw(own.cast::<Infos>()) });
 }
 
 /// A value's data, which points into `text` or the value's own bytes where it points anywhere.

@@ -11,10 +11,10 @@ use efarun_wire::Rank;
 use efarun_wire::message::{Participants, SpawnProgram};
 
 use super::abi::{self, Status};
-use super::answers::{Cards, Finds, Operation, Spawns};
+use super::answers::{Cards, Facts, Finds, Operation, Spawns};
 use super::infos::{copy_of, text_of};
-use super::names;
-use crate::pmix::protocol::{Published, Purpose};
+use super::{names, reach};
+use crate::pmix::protocol::{Event, Published, Purpose};
 
 /// What libpmix tells and asks.
 #[derive(Debug)]
@@ -63,6 +63,21 @@ pub(in crate::pmix) enum Call {
         keys: Vec<Vec<u8>>,
         answer: Operation,
     },
+    /// Needs no answer.
+    Notify {
+        event: Event,
+    },
+    Query {
+        keys: Vec<Vec<u8>>,
+        answer: Facts,
+    },
+    Group {
+        name: Vec<u8>,
+        is_over: bool,
+        participants: Participants,
+        blob: Vec<u8>,
+        answer: Facts,
+    },
 }
 
 /// Takes a call, at once and in order; says whether anybody is there for it.
@@ -92,14 +107,17 @@ pub(super) fn module() -> abi::ServerModule {
         disconnect: disconnect as *const c_void,
         register_events: register_events as *const c_void,
         deregister_events: register_events as *const c_void,
-        unserved: [ptr::null(); 5],
+        listener: ptr::null(),
+        notify_event: reach::notify_event as *const c_void,
+        query: reach::query as *const c_void,
+        unserved: [ptr::null(); 2],
         allocate: allocate as *const c_void,
         job_control: job_control as *const c_void,
         monitor: monitor as *const c_void,
         get_credential: get_credential as *const c_void,
         validate_credential: validate_credential as *const c_void,
         more_unserved: [ptr::null(); 2],
-        group: group as *const c_void,
+        group: reach::group as *const c_void,
         fabric: fabric as *const c_void,
         client_connected_2: client_connected_2 as *const c_void,
         later: [ptr::null(); 36],
@@ -108,7 +126,7 @@ pub(super) fn module() -> abi::ServerModule {
 
 /// The frame of every function: what libpmix gave becomes a [`Call`], which is passed on. Not supported is what makes none:
 /// processes of other name spaces, values of types that nobody sends, a question without a way to answer it.
-fn pass_on(call: impl FnOnce() -> Option<Call>) -> Status {
+pub(super) fn pass_on(call: impl FnOnce() -> Option<Call>) -> Status {
     let (Some(take), Some(call)) = (RECEIVER.get(), call()) else { return abi::NOT_SUPPORTED };
     // Fails only when the process is ending.
     if take(call) { abi::SUCCESS } else { abi::ERROR }
@@ -134,7 +152,7 @@ fn pass_on_and_answer(
 /// # Safety
 ///
 /// The pointer is null or leads to a process that is libpmix's for the time of the call.
-unsafe fn rank_of(proc: *const abi::Proc) -> Option<Rank> {
+pub(super) unsafe fn rank_of(proc: *const abi::Proc) -> Option<Rank> {
     // SAFETY: as the caller promises.
     names::rank_of(unsafe { proc.as_ref() }?)
 }
@@ -144,7 +162,7 @@ unsafe fn rank_of(proc: *const abi::Proc) -> Option<Rank> {
 /// # Safety
 ///
 /// As [`rank_of`], for so many in a row.
-unsafe fn participants(procs: *const abi::Proc, count: usize) -> Option<Participants> {
+pub(super) unsafe fn participants(procs: *const abi::Proc, count: usize) -> Option<Participants> {
     if procs.is_null() || count == 0 {
         return None;
     }
@@ -166,7 +184,7 @@ unsafe fn participants(procs: *const abi::Proc, count: usize) -> Option<Particip
 /// # Safety
 ///
 /// The pointer is null or leads to such a list of texts.
-unsafe fn texts_of(mut texts: *const *const c_char) -> Vec<Vec<u8>> {
+pub(super) unsafe fn texts_of(mut texts: *const *const c_char) -> Vec<Vec<u8>> {
     let mut copied = Vec::new();
     // SAFETY: every entry up to the null is a text, as the caller promises.
     unsafe {
@@ -194,7 +212,7 @@ unsafe fn bytes_at(start: *const c_char, len: usize) -> Vec<u8> {
 /// # Safety
 ///
 /// The pointer is null or leads to so many infos.
-unsafe fn infos_of<'a>(infos: *const abi::Info, count: usize) -> &'a [abi::Info] {
+pub(super) unsafe fn infos_of<'a>(infos: *const abi::Info, count: usize) -> &'a [abi::Info] {
     // SAFETY: as the caller promises.
     if infos.is_null() { &[] } else { unsafe { slice::from_raw_parts(infos, count) } }
 }
@@ -310,7 +328,7 @@ unsafe extern "C" fn publish(
 /// # Safety
 ///
 /// The value is as its kind says.
-unsafe fn bytes_of(value: &abi::Value) -> Option<Vec<u8>> {
+pub(super) unsafe fn bytes_of(value: &abi::Value) -> Option<Vec<u8>> {
     // SAFETY: the kind says which of the union's fields is there.
     unsafe {
         match value.kind {
@@ -450,7 +468,7 @@ unsafe fn meet(
     })
 }
 
-/// Events between a node's own ranks are libpmix's to pass on; it asks for more here, of which there is none.
+/// Events of ranks come by themselves, from wherever they are; it asks for more here, of which there is none.
 unsafe extern "C" fn register_events() -> Status {
     abi::OPERATION_SUCCEEDED
 }
@@ -474,7 +492,6 @@ not_served! {
     monitor: "PMIx_Process_monitor",
     get_credential: "PMIx_Get_credential",
     validate_credential: "PMIx_Validate_credential",
-    group: "PMIx_Group_construct",
     fabric: "PMIx_Fabric_register"
 }
 

@@ -3,24 +3,30 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
 
-use super::abi;
+use super::{abi, names};
 use crate::pmix::description::{Info, Value};
 
 /// An array of infos with all that it points to.
 pub(super) struct Infos {
     infos: Vec<abi::Info>,
-    // The infos have pointers into the heap blocks of these, which never move: there is room for all from the start.
+    // The infos have pointers into the heap blocks of these, which never move: there is room for all arrays from the start.
     texts: Vec<CString>,
     arrays: Vec<abi::Array>,
     lists: Vec<Infos>,
+    procs: Vec<Vec<abi::Proc>>,
 }
+
+// SAFETY: all that its pointers lead to is its own.
+unsafe impl Send for Infos {}
 
 impl Infos {
     /// Makes an array. `text` writes lists of nodes and of their ranks as the library wants them.
     pub(super) fn new(infos: &[Info], written: &mut impl FnMut(&Value) -> Option<CString>) -> Infos {
-        let list_count = infos.iter().filter(|info| matches!(info.value, Value::List(_))).count();
+        let list_count =
+            infos.iter().filter(|info| matches!(info.value, Value::List(_) | Value::Ranks(_))).count();
         let arrays = Vec::with_capacity(list_count);
-        let mut made = Infos { infos: Vec::new(), texts: Vec::new(), arrays, lists: Vec::new() };
+        let mut made =
+            Infos { infos: Vec::new(), texts: Vec::new(), arrays, lists: Vec::new(), procs: Vec::new() };
         for info in infos {
             let (kind, data) = made.data(&info.value, written);
             made.infos.push(abi::Info {
@@ -59,6 +65,31 @@ impl Infos {
                 data.number = *rank;
                 abi::PROC_RANK
             }
+            Value::Size(size) => {
+                data.word = *size;
+                abi::SIZE
+            }
+            Value::Bytes(bytes) => {
+                // SAFETY: so many bytes of malloc's, if it has them.
+                let start = unsafe {
+                    let start = libc::malloc(bytes.len()).cast::<c_char>();
+                    if !start.is_null() {
+                        ptr::copy_nonoverlapping(bytes.as_ptr().cast(), start, bytes.len());
+                    }
+                    start
+                };
+                let len = if start.is_null() { 0 } else { bytes.len() };
+                data.bytes = abi::Bytes { start, len };
+                abi::BYTE_OBJECT
+            }
+            Value::Ranks(ranks) => {
+                let mut procs: Vec<abi::Proc> = ranks.iter().copied().map(names::proc_of).collect();
+                let start = procs.as_mut_ptr().cast::<c_void>();
+                self.arrays.push(abi::Array { kind: abi::PROC, len: procs.len(), start });
+                data.array = self.arrays.last_mut().map_or(ptr::null_mut(), ptr::from_mut);
+                self.procs.push(procs);
+                abi::DATA_ARRAY
+            }
             Value::List(list) => {
                 let mut list = Infos::new(list, written);
                 let start = list.infos.as_mut_ptr().cast::<c_void>();
@@ -84,6 +115,15 @@ impl Infos {
 
     pub(super) fn len(&self) -> usize {
         self.infos.len()
+    }
+}
+
+impl Drop for Infos {
+    fn drop(&mut self) {
+        for info in self.infos.iter().filter(|info| info.value.kind == abi::BYTE_OBJECT) {
+            // SAFETY: malloc's. libpmix takes some over (a group's endpoints), and leaves null where it does.
+            unsafe { libc::free(info.value.data.bytes.start.cast()) };
+        }
     }
 }
 

@@ -17,6 +17,8 @@ mod answers;
 mod calls;
 mod infos;
 mod names;
+mod packing;
+mod reach;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
@@ -27,10 +29,12 @@ use efarun_wire::Rank;
 use efarun_wire::message::JobMap;
 
 use self::abi::Status;
-pub(super) use self::answers::{Cards, Finds, Operation, Spawns};
+pub(super) use self::answers::{Cards, Facts, Finds, Operation, Spawns};
 pub(super) use self::calls::{Call, TakeCall};
 use self::infos::{Infos, copy_of, padded};
+use self::packing::{Packing, Unpacked};
 use super::description::{Info, Value};
+use super::protocol::Event;
 use crate::env::NameValue;
 
 /// An opened libpmix.
@@ -45,6 +49,7 @@ pub(super) struct Library {
     generate_regex: abi::Generate,
     generate_ppn: abi::Generate,
     version: abi::Version,
+    notify_event: abi::NotifyEvent,
 }
 
 /// A call of libpmix's that failed, as a lowercase fragment.
@@ -83,7 +88,14 @@ impl Library {
         let find = |name: &str| symbol(handle, name);
         // SAFETY: each name is that of a function of the type that it gets here, in every release that has it.
         unsafe {
-            Ok(Library {
+            let packing = Packing {
+                pack: std::mem::transmute::<*mut c_void, abi::Pack>(find("Data_pack")?),
+                unpack: std::mem::transmute::<*mut c_void, abi::Unpack>(find("Data_unpack")?),
+                free: find("Info_destruct")
+                    .ok()
+                    .map(|function| std::mem::transmute::<*mut c_void, abi::FreeInfo>(function)),
+            };
+            let library = Library {
                 server_init: std::mem::transmute::<*mut c_void, abi::ServerInit>(find("server_init")?),
                 register_nspace: std::mem::transmute::<*mut c_void, abi::RegisterNspace>(find(
                     "server_register_nspace",
@@ -104,7 +116,10 @@ impl Library {
                 generate_regex: std::mem::transmute::<*mut c_void, abi::Generate>(find("generate_regex")?),
                 generate_ppn: std::mem::transmute::<*mut c_void, abi::Generate>(find("generate_ppn")?),
                 version: std::mem::transmute::<*mut c_void, abi::Version>(find("Get_version")?),
-            })
+                notify_event: std::mem::transmute::<*mut c_void, abi::NotifyEvent>(find("Notify_event")?),
+            };
+            packing::use_of(packing);
+            Ok(library)
         }
     }
 
@@ -231,6 +246,25 @@ impl Library {
         unsafe { (self.deregister_client)(&nobody, Some(has_reached), cookie) };
     }
 
+    /// Tells this node's ranks of an event of another node's, those that have asked for such. Says whether it can be read.
+    pub(super) fn notify(&self, event: &Event) -> bool {
+        let Some(infos) = Unpacked::read(&event.infos, event.info_count) else { return false };
+        let mut infos = Box::new(infos);
+        let source = names::proc_of(event.source);
+        let (start, len) = (infos.as_mut_ptr(), infos.len());
+        let own = Box::into_raw(infos).cast::<c_void>();
+        // SAFETY: it copies the process before it returns; the infos live until it calls `notified`, or are freed here
+        // where it refuses.
+        unsafe {
+            let status =
+                (self.notify_event)(event.code, &source, event.range, start, len, Some(notified), own);
+            if status != abi::SUCCESS {
+                notified(status, own);
+            }
+            matches!(status, abi::SUCCESS | abi::OPERATION_SUCCEEDED)
+        }
+    }
+
     fn infos(&self, infos: &[Info]) -> Infos {
         Infos::new(infos, &mut |value| match value {
             Value::Nodes(names) => generated(self.generate_regex, names),
@@ -238,6 +272,11 @@ impl Library {
             _ => None,
         })
     }
+}
+
+unsafe extern "C" fn notified(_status: Status, own: *mut c_void) {
+    // SAFETY: the box that `notify` made, given back once.
+    drop(unsafe { Box::from_raw(own.cast::<Unpacked>()) });
 }
 
 /// What [`Library::find_card`] calls.
