@@ -27,7 +27,7 @@ pub use device::{Channel, Device, Event};
 pub use memory::ProcessMemory;
 use poller::Poller;
 
-use crate::address::Gid;
+use crate::address::{Gid, Qpn};
 use crate::ledger::Ledger;
 use crate::report;
 use crate::settings::{Settings, SettingsError};
@@ -59,6 +59,8 @@ pub struct Engine {
     /// Until when the thread sleeps; none while it does not.
     thread_wakes: Option<Instant>,
     is_thread_asleep: bool,
+    /// For how long queue pairs may still be waited for that are to be taken away.
+    linger: Duration,
 }
 
 impl Host {
@@ -101,6 +103,7 @@ impl Host {
             idle_polls: 0,
             thread_wakes: None,
             is_thread_asleep: false,
+            linger: LINGER,
         };
         Ok(Host {
             settings,
@@ -155,6 +158,24 @@ impl Host {
         {
             engine.thread_wakes = Some(due);
             self.poller.wake();
+        }
+    }
+
+    /// Goes on until a queue pair that is to be taken away has had all its requests answered, or for what is left of [`LINGER`]. A
+    /// card has sent within microseconds what was posted to it, and programs close, and end, relying on that: what their last
+    /// messages were has to arrive here, too, where a busy machine may not have let the device run yet.
+    pub fn let_out(&self, number: usize, qpn: Qpn) {
+        loop {
+            let now = Instant::now();
+            let mut engine = self.engine.lock();
+            engine.progress(now, true);
+            if engine.linger.is_zero() || !engine.device(number).nic().is_unanswered(qpn) {
+                return;
+            }
+            drop(engine);
+            std::thread::sleep(LOOK);
+            let mut engine = self.engine.lock();
+            engine.linger = engine.linger.saturating_sub(now.elapsed());
         }
     }
 
@@ -252,6 +273,11 @@ fn own_address() -> Ipv4Addr {
 
 /// For how long after a poll the thread trusts that another follows.
 const ATTENTION: Duration = Duration::from_millis(1);
+/// For how long in all a process's queue pairs are waited for when they are taken away: long enough for a peer that shares its core
+/// with ten programs, short beside the limits of those who test that a peer does not answer.
+const LINGER: Duration = Duration::from_secs(3);
+/// How often it is looked whether a queue pair's requests have been answered.
+const LOOK: Duration = Duration::from_millis(1);
 /// How often a polling program looks at sockets; shared memory it looks at every time.
 const SOCKET_INTERVAL: Duration = Duration::from_micros(5);
 /// About 20 µs.

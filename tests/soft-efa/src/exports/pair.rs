@@ -190,6 +190,7 @@ pub unsafe extern "C" fn ibv_destroy_qp(qp: *mut ibv_qp) -> c_int {
     guard(Errno::EIO as c_int, || {
         // SAFETY: a queue pair of ours, which is not used any more.
         let pair = unsafe { Box::from_raw(qp.cast::<Pair>()) };
+        host().let_out(pair.device, pair.qpn);
         let mut engine = host().engine();
         let device = engine.device(pair.device);
         let (lost, turned_away) = device.nic().destroy_pair(pair.qpn);

@@ -112,6 +112,11 @@ impl Nic {
         }
     }
 
+    /// Whether some of what was posted to a queue pair to be sent has neither been answered nor failed.
+    pub fn is_unanswered(&self, qpn: Qpn) -> bool {
+        self.requests.values().any(|request| request.pair == qpn)
+    }
+
     /// Takes a queue pair away, with all that was posted to it, and tells who talked to it. How many of its operations were
     /// not answered, and how many of these had been turned away and were to come again.
     pub fn destroy_pair(&mut self, qpn: Qpn) -> (usize, usize) {

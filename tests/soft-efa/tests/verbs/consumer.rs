@@ -210,6 +210,12 @@ impl Pair {
         }
     }
 
+    /// Takes the queue pair away; what was sent to it stays in its completion queue.
+    pub(crate) fn destroy(self) {
+        // SAFETY: a queue pair of ours, which nobody uses after this.
+        assert_eq!(unsafe { pair::ibv_destroy_qp(self.qp) }, 0);
+    }
+
     /// The next completion.
     pub(crate) fn completion(&self) -> Completion {
         let deadline = Instant::now() + PATIENCE;

@@ -13,5 +13,6 @@
 mod consumer;
 mod cuda;
 mod domains;
+mod ending;
 mod events;
 mod unsolicited;
