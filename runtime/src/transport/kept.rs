@@ -55,7 +55,10 @@ impl KeptBuffer {
     /// When the length is beyond what an allocation can have.
     pub fn new(len_bytes: usize) -> Self {
         KeptBuffer {
-            kept: Arc::new(Kept { memory: Memory::new(len_bytes), is_dropped: AtomicBool::new(false) }),
+            kept: Arc::new(Kept {
+                memory: Memory::on_large_pages(len_bytes),
+                is_dropped: AtomicBool::new(false),
+            }),
             len_bytes,
         }
     }

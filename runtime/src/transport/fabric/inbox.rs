@@ -33,7 +33,7 @@ impl Inbox {
         let (slots, stride_bytes) = (blocks.slots(), stride_bytes(cut));
         Inbox {
             regions: Vec::new(),
-            memory: Memory::new(slots * stride_bytes + bytes_behind),
+            memory: Memory::on_large_pages(slots * stride_bytes + bytes_behind),
             next: 0,
             slots,
             owed: Owed::new(blocks),
