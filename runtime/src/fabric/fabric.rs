@@ -12,6 +12,7 @@ use libfabric_sys as sys;
 
 use super::error::FabricError;
 use super::info::Info;
+use crate::warning;
 
 /// A fabric.
 #[derive(Debug)]
@@ -69,6 +70,11 @@ pub(super) fn no_object(info: &Info, call: &'static str) -> FabricError {
 /// An object that does not close is left open: nothing can be done about it, and it is no reason to end the program.
 pub(super) fn log_close(info: &Info, object: &str, code: i32) {
     if code != 0 {
-        log::warn!("closing the {object} of {}: {}", info.provider(), info.library().text(-code));
+        let text = format_args!(
+            "closing the {object} of {}: {}: it is left open",
+            info.provider(),
+            info.library().text(-code)
+        );
+        warning::tell(&format!("fabric: {object} not closed"), text);
     }
 }

@@ -221,7 +221,9 @@ pub(super) fn explain_told(place: Place, told: BootstrapError) -> Error {
 pub(super) fn with_way(error: Error, transport: &dyn Transport) -> Error {
     match error {
         Error::PeerLost { place, peer, cause } => {
-            let way = transport.way(peer).map_or_else(String::new, |way| format!(" (it was reached {way})"));
+            let way = transport.way(peer).map_or_else(String::new, |way| {
+                format!(" (it was reached {way}); what that rank and its host said last tells why")
+            });
             Error::PeerLost { place, peer, cause: cause + &way }
         }
         error => error,
