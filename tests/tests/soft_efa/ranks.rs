@@ -1,11 +1,26 @@
 //! Ranks of the runtime on soft EFA devices: they get every collective right, whatever the network's manners, and say what
 //! broke, with rank, card, cause and remedy, where it breaks.
+//!
+//! What ends in such an error, within a deadline and with everything closed, on a p4d and on a p5 each:
+//!
+//! | what | test |
+//! |---|---|
+//! | a peer dies | `a_killed_rank_is_named_and_everything_closes` |
+//! | a link goes down | `a_link_that_goes_down_is_told`; of several rails, `a_rail_that_fails_under_way_is_left` |
+//! | one-way silence | `a_security_group_that_lets_nothing_through_is_told` |
+//! | receiver not ready | `a_receiver_that_is_never_ready_ends_at_the_deadline_and_is_told` |
+//! | bad key | `a_bad_key_is_told` |
+//! | completion queues | `a_card_that_makes_no_queue_so_large_is_told`; that none overflows is the runtime's own test `completions_never_find_a_queue_full` (p5: on a p4d the provider sizes the card's queue) |
+//! | mixed versions | `two_releases_of_libfabric_in_a_world_are_named` |
+//! | a card is lost | `a_card_that_is_lost_is_told` |
 
 use std::process::Output;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use efarun_tests::{Need, Testbed, is_full_matrix, libfabric_1_22_folder, program, require};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::support::{Guest, SoftEfa, free_port, succeeded};
 
@@ -73,7 +88,14 @@ fn a_killed_rank_is_named_and_everything_closes() {
         left.wait_for_line("summing");
         killed.kill();
         let way = format!("from {card} to {card} on ");
-        assert_says(&failed_in_time(&left.finish(PATIENCE)), device, &["rank 1 is lost", &way]);
+        let said = failed_in_time(&left.finish(PATIENCE));
+        assert_says(&said, device, &["rank 1 is lost", &way]);
+        // By what told of it first: the card, or the connection to its process.
+        let causes = ["answered before", "its endpoint is gone", "closed the connection"];
+        let remedies = ["look there first", "said last tells why"];
+        for words in [&causes[..], &remedies[..]] {
+            assert!(words.iter().any(|word| said.contains(word)), "{device}: none of {words:?} in: {said}");
+        }
     }
 }
 
@@ -97,7 +119,7 @@ fn a_link_that_goes_down_is_told() {
         assert_says(
             &said,
             device,
-            &["answered before", "its link is", &format!("from {card} to {card} on ")],
+            &[" is lost: ", "answered before", "its link is", &format!("from {card} to {card} on ")],
         );
     }
 }
@@ -204,12 +226,14 @@ fn a_receiver_that_is_never_ready_ends_at_the_deadline_and_is_told() {
             "p4d" => &[
                 "s for rank 1 to be ready for a message",
                 "receiver not ready, RNR",
+                "see what that rank does",
                 "from rdmap16s27 to rdmap16s27 on ",
             ],
             _ => &[
                 "rank 1 is lost",
                 "it had no receive posted",
                 "EFA code 10",
+                "please report it",
                 "from rdmap79s0 to rdmap79s0 on ",
             ],
         };
@@ -220,12 +244,87 @@ fn a_receiver_that_is_never_ready_ends_at_the_deadline_and_is_told() {
 #[test]
 fn two_releases_of_libfabric_in_a_world_are_named() {
     require!(Need::SoftEfa, Need::SoftEfaPeers);
-    let devices = SoftEfa::new(&["--device", "p4d"]);
-    let older = devices.clone().with("LD_LIBRARY_PATH", libfabric_1_22_folder().to_str().unwrap());
-    let ranks = alone(&[devices, older], &["1"]);
-    let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(PATIENCE))).collect();
-    assert!(said.contains("has libfabric 1.22") && said.contains("has 2.5"), "{said}");
-    assert!(said.contains("install the same EFA installer on all nodes"), "{said}");
+    for (device, _) in CARDS {
+        let devices = SoftEfa::new(&["--device", device]);
+        let older = devices.clone().with("LD_LIBRARY_PATH", libfabric_1_22_folder().to_str().unwrap());
+        let ranks = alone(&[devices, older], &["1"]);
+        let said: String = ranks.into_iter().map(|rank| failed(&rank.finish(PATIENCE))).collect();
+        let told = ["has libfabric 1.22", "has 2.5", "install the same EFA installer on all nodes"];
+        assert_says(&said, device, &told);
+    }
+}
+
+#[test]
+fn a_card_that_makes_no_queue_so_large_is_told() {
+    require!(Need::SoftEfa);
+    for (device, card) in CARDS {
+        let devices = SoftEfa::new(&["--device", device, "--fault", "limit=entries:100"]);
+        let ranks = alone(&[devices.clone(), devices], &["1"]);
+        for (rank, guest) in ranks.into_iter().enumerate() {
+            let said = failed(&guest.finish(Duration::from_millis(DEADLINE_MS)));
+            let who = format!("Rank({rank})");
+            let told = [who.as_str(), "fi_cq_open", card, "limited", "start fewer ranks per card"];
+            assert_says(&said, device, &told);
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_waits_long_leaves_its_core_to_others() {
+    require!(Need::SoftEfa);
+    for (device, _) in CARDS {
+        let folder = tempfile::tempdir().unwrap();
+        let enough = folder.path().join("enough");
+        // A process that is stopped answers nobody, which is not to be taken for its end.
+        let devices = SoftEfa::new(&["--device", device, "--timeout", "60000"]);
+        let mut ranks =
+            alone(&[devices.clone(), devices], &["--sums-until", enough.to_str().unwrap(), "1000"]);
+        ranks.iter_mut().for_each(|rank| drop(rank.wait_for_line("summing")));
+        ranks[1].signal(Signal::SIGSTOP);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (before, since) = (time_on_cores(ranks[0].pid()), Instant::now());
+            std::thread::sleep(Duration::from_secs(1));
+            let (used, wall) = (time_on_cores(ranks[0].pid()) - before, since.elapsed());
+            println!("{device}: {used:?} of {wall:?}");
+            if used * IDLE_ONE_IN < wall {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{device}: {used:?} of {wall:?} of waiting on a core");
+        }
+        ranks[1].signal(Signal::SIGCONT);
+        std::fs::write(&enough, "").unwrap();
+        finish(ranks);
+    }
+}
+
+/// What ranks receive into lies on pages of 2 MiB where the kernel gives any, and all works where it gives none.
+#[test]
+fn ranks_receive_on_large_pages_where_there_are_any_and_work_without() {
+    require!(Need::SoftEfa);
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    let gives_any = setting.contains("[always]") || setting.contains("[madvise]");
+    for has_none in [false, true] {
+        // Programs that are started from here have as much.
+        nix::sys::prctl::set_thp_disable(has_none).unwrap();
+        for (device, _) in CARDS {
+            let folder = tempfile::tempdir().unwrap();
+            let enough = folder.path().join("enough");
+            let devices = SoftEfa::new(&["--device", device, "--nics", "4", "--manners", "srd"]);
+            let arguments = ["--sums-until", enough.to_str().unwrap(), "100000"];
+            let mut ranks = alone(&[devices.clone(), devices], &arguments);
+            for rank in &mut ranks {
+                rank.wait_for_line("summing");
+                let on_large_kb = on_large_pages_kb(rank.pid());
+                println!("{device}, none to be had: {has_none}: {on_large_kb} kB on large pages");
+                let wanted = if gives_any && !has_none { 2048.. } else { 0.. };
+                assert!(wanted.contains(&on_large_kb), "{device}: {on_large_kb} kB");
+                assert!(!has_none || on_large_kb == 0, "{device}: {on_large_kb} kB where there are none");
+            }
+            std::fs::write(&enough, "").unwrap();
+            finish(ranks);
+        }
+    }
 }
 
 #[test]
@@ -384,6 +483,21 @@ fn assert_all_closed(said: &str) {
     assert!(!said.contains("closing the") && !said.contains("does not close"), "{said}");
 }
 
+/// How long the thread that a process began with has run: the first number of its schedstat. Devices have threads of their
+/// own, which are the network.
+fn time_on_cores(process: Pid) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{process}/task/{process}/schedstat")).unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+fn on_large_pages_kb(process: Pid) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// A rank that waits and looks now and then is on a core for less than one part in so many of the time.
+const IDLE_ONE_IN: u32 = 5;
 /// Each profile with its first card.
 const CARDS: [(&str, &str); 2] = [("p4d", "rdmap16s27"), ("p5", "rdmap79s0")];
 /// What an operation may take to fail: devices give a peer up after one second, a deadline is three. The rest is for busy

@@ -179,7 +179,17 @@ impl Guest {
 
     /// Ends it by a signal that it cannot catch.
     pub(crate) fn kill(&self) {
-        kill(self.pid, Signal::SIGKILL).unwrap();
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid, signal).unwrap();
+    }
+
+    /// Its id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
     }
 
     /// Waits for a line of its output that begins with this; the rest of it.
