@@ -9,6 +9,8 @@
 
 mod call;
 pub(crate) mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 mod launch;
 pub mod layout;
 mod pairs;

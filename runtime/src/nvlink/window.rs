@@ -110,12 +110,7 @@ impl Shared {
         rank: usize,
         offers: &[Vec<u8>],
     ) -> Result<Shared, SharingError> {
-        let parse = |(rank, bytes): (usize, &Vec<u8>)| {
-            let reason = || "it cannot be read".to_owned();
-            Offer::from_bytes(bytes).ok_or_else(|| SharingError::Offer { rank, reason: reason() })
-        };
-        let offers = offers.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
-        check(&offers)?;
+        let offers = read(offers)?;
         let device = own.device();
         let mut shared = Shared {
             pointers: [DevicePointer(0); RANKS_MAX],
@@ -186,6 +181,17 @@ fn remembered(pointer: DevicePointer, ordinal: u32) -> Option<Arc<Allocation>> {
     let offered = OFFERED.lock().unwrap_or_else(PoisonError::into_inner);
     let found = offered.iter().filter_map(Weak::upgrade);
     found.into_iter().find(|it| it.pointer() == pointer && it.device().ordinal() == ordinal)
+}
+
+/// What the ranks of a node offered, if it can be read and goes together.
+pub(super) fn read(offers: &[Vec<u8>]) -> Result<Vec<Offer>, SharingError> {
+    let parse = |(rank, bytes): (usize, &Vec<u8>)| {
+        let reason = || "it cannot be read".to_owned();
+        Offer::from_bytes(bytes).ok_or_else(|| SharingError::Offer { rank, reason: reason() })
+    };
+    let offers = offers.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
+    check(&offers)?;
+    Ok(offers)
 }
 
 /// Whether ranks' offers go together.

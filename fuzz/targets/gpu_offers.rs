@@ -1,0 +1,55 @@
+//! What the ranks of a node offer each other of their GPUs' memory: whatever they say, it is refused, or says the same when
+//! it is written again, is of one length, and of a GPU for each. Input chooses how many ranks there are and what each says.
+#![no_main]
+
+use std::collections::BTreeSet;
+
+use efarun_fuzz::within_bytes;
+use efarun_rt::nvlink::fuzzing::read_offers;
+use libfuzzer_sys::arbitrary::{Result, Unstructured};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let offers = offers(&mut Unstructured::new(input)).unwrap_or_default();
+    let total_bytes: usize = offers.iter().map(Vec::len).sum();
+    let read = within_bytes(MEMORY_BYTES + 8 * total_bytes, || read_offers(&offers));
+    let is_readable = |offer: &Vec<u8>| offer.get(NAME_AT..).is_some_and(|name| str::from_utf8(name).is_ok());
+    let lengths = || offers.iter().map(|offer| &offer[LENGTH_AT..LENGTH_AT + 8]).collect::<BTreeSet<_>>();
+    let names = || offers.iter().map(|offer| &offer[NAME_AT..]).collect::<BTreeSet<_>>();
+    let goes = offers.iter().all(is_readable) && lengths().len() <= 1 && names().len() == offers.len();
+    match read {
+        Ok(again) => assert!(goes && again == offers, "{again:?}"),
+        Err(reason) => {
+            assert!(!goes, "{reason}");
+            assert!(reason.starts_with("rank"), "{reason}");
+        }
+    }
+});
+
+/// Up to nine, one more than a node has: mostly what is nearly right.
+fn offers(input: &mut Unstructured<'_>) -> Result<Vec<Vec<u8>>> {
+    let ranks = input.int_in_range(0..=9)?;
+    (0..ranks).map(|rank| offer(input, rank)).collect()
+}
+
+fn offer(input: &mut Unstructured<'_>, rank: u8) -> Result<Vec<u8>> {
+    if input.ratio(1, 16)? {
+        let len = input.int_in_range(0..=2 * NAME_AT)?;
+        return Ok(input.bytes(len.min(input.len()))?.to_vec());
+    }
+    let mut offer = vec![input.arbitrary()?; NAME_AT];
+    let len: u64 = if input.ratio(1, 16)? { input.arbitrary()? } else { 4096 };
+    offer[LENGTH_AT..LENGTH_AT + 8].copy_from_slice(&len.to_le_bytes());
+    if input.ratio(1, 16)? {
+        let len = input.int_in_range(0..=40)?;
+        offer.extend_from_slice(input.bytes(len.min(input.len()))?);
+    } else {
+        offer.extend_from_slice(format!("0000:{rank:02x}:00.0").as_bytes());
+    }
+    Ok(offer)
+}
+
+/// Process, device and address stand before the length, and a handle of 64 bytes behind it.
+const LENGTH_AT: usize = 16;
+const NAME_AT: usize = LENGTH_AT + 8 + 64;
+const MEMORY_BYTES: usize = 4096;

@@ -1,0 +1,15 @@
+//! A door for the fuzz targets: what the ranks of a node say of their memory, without a GPU.
+//!
+//! Nothing of the runtime uses this module.
+
+use super::window;
+
+/// Reads what ranks offer, in order of rank, and gives each as it would be written again, or what is wrong.
+///
+/// # Errors
+///
+/// A sentence with the rank whose offer cannot be read, or does not go with the others.
+pub fn read_offers(offers: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, String> {
+    let read = window::read(offers).map_err(|error| error.to_string())?;
+    Ok(read.iter().map(window::Offer::to_bytes).collect())
+}
