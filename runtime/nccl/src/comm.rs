@@ -11,6 +11,7 @@ use efarun_rt::nvlink::{DeviceElement, Factor};
 
 use crate::abi::{CommHandle, StreamHandle};
 use crate::between::Between;
+use crate::memory::Registered;
 use crate::outcome::Failure;
 
 /// One rank of a communicator.
@@ -27,6 +28,7 @@ pub(crate) struct Comm {
     is_ill: AtomicBool,
     /// What `ncclRedOpCreatePreMulSum` made; empty places can be used again.
     ops: Mutex<Vec<Option<PreMulSum>>>,
+    registered: Mutex<Registered>,
     /// Where ranks are on several nodes.
     between: Mutex<Option<Between>>,
     pub(crate) is_between_nodes: bool,
@@ -66,6 +68,7 @@ impl Comm {
             health: Mutex::default(),
             is_ill: AtomicBool::new(false),
             ops: Mutex::default(),
+            registered: Mutex::default(),
             is_between_nodes: between.is_some(),
             between: Mutex::new(between),
         };
@@ -154,6 +157,11 @@ impl Comm {
 
     pub(crate) fn ops(&self) -> MutexGuard<'_, Vec<Option<PreMulSum>>> {
         self.ops.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `ncclCommRegister` was told of.
+    pub(crate) fn registered(&self) -> MutexGuard<'_, Registered> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does something with other nodes, one thread at a time.

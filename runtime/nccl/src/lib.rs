@@ -12,8 +12,8 @@
 //!
 //! - A node has eight ranks of a communicator at most, a GPU each.
 //! - Between nodes data goes through the hosts' memory ([`between`]), and there are 16 nodes at most.
-//! - `ncclCommRegister` has no effect; windows (`ncclCommWindowRegister`) let large calls read and write buffers where
-//!   they lie.
+//! - `ncclCommRegister` remembers a buffer and makes no call faster: one rank alone says so. Windows
+//!   (`ncclCommWindowRegister`), which all ranks make together, let large calls read and write buffers where they lie.
 //! - A communicator that is made with `blocking = 0` is there when the call returns.
 //! - A rank that dies is an error on the others, `ncclRemoteError`, within seconds; with `EFARUN_DEADLINE` a rank that does
 //!   not come is one, too.

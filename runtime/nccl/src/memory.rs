@@ -5,7 +5,7 @@
 //! As in `init`; that a window's memory stays until it is deregistered is the caller's promise, as with NCCL.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{c_int, c_void};
 use std::sync::{Mutex, PoisonError};
 
@@ -47,18 +47,23 @@ export! {
         }
     }
 
-    /// Has no effect, as NCCL allows: memory is used in place through windows.
+    /// Remembers a buffer, and nothing more: one rank alone says so, and calls use memory in place only where all ranks
+    /// offered theirs together, which is what windows are for.
     fn ncclCommRegister, pncclCommRegister(
-        comm: CommHandle, _buffer: *mut c_void, _bytes: usize, handle: *mut *mut c_void,
+        comm: CommHandle, buffer: *mut c_void, _bytes: usize, handle: *mut *mut c_void,
     ) {
-        Comm::of(comm)?;
+        let comm = Comm::of(comm)?;
+        if buffer.is_null() || handle.is_null() {
+            return Err(Failure::argument("the buffer or the place for the handle is null"));
+        }
+        let number = comm.registered().add();
         // SAFETY: the caller's pointer.
-        unsafe { put(handle, std::ptr::without_provenance_mut(1), "handle") }
+        unsafe { put(handle, std::ptr::without_provenance_mut(number), "handle") }
     }
 
-    /// Has no effect.
-    fn ncclCommDeregister, pncclCommDeregister(comm: CommHandle, _handle: *mut c_void) {
-        Comm::of(comm).map(|_| ())
+    /// Forgets a buffer, by the handle that registering it gave.
+    fn ncclCommDeregister, pncclCommDeregister(comm: CommHandle, handle: *mut c_void) {
+        Comm::of(comm)?.registered().remove(handle.addr())
     }
 
     /// Lets large calls use memory where it lies. Every rank calls it, with an allocation of the same length. The window is
@@ -122,7 +127,55 @@ fn register(
     Ok(Job::Setup(Setup { order, act }))
 }
 
+/// The handles of a communicator's registered buffers.
+#[derive(Debug, Default)]
+pub(crate) struct Registered {
+    last: usize,
+    handles: BTreeSet<usize>,
+}
+
+impl Registered {
+    /// A handle that is no other's, nor null.
+    fn add(&mut self) -> usize {
+        self.last += 1;
+        self.handles.insert(self.last);
+        self.last
+    }
+
+    fn remove(&mut self, handle: usize) -> Result<(), Failure> {
+        if self.handles.remove(&handle) {
+            return Ok(());
+        }
+        let reason = if (1..=self.last).contains(&handle) {
+            "was deregistered before"
+        } else {
+            "is none of this communicator's"
+        };
+        Err(Failure::usage(format!("the handle {handle} of a registered buffer {reason}")))
+    }
+}
+
 /// What `ncclMemAlloc` gave, by address.
 static ALLOCATED: Mutex<Option<HashMap<usize, DeviceMemory<u8>>>> = Mutex::new(None);
 /// What the driver maps at a time.
 const GRANULARITY_BYTES: usize = 2 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_is_given_once_and_taken_once() {
+        let mut registered = Registered::default();
+        let handles = [registered.add(), registered.add(), registered.add()];
+        assert_eq!(handles.iter().collect::<BTreeSet<_>>().len(), 3);
+        assert!(!handles.contains(&0), "null is no handle");
+        registered.remove(handles[1]).expect("it was given");
+        let again = registered.remove(handles[1]).expect_err("it was taken");
+        assert!(again.reason.contains("deregistered before"), "{}", again.reason);
+        assert_ne!(registered.add(), handles[1], "who holds an old one means the old one");
+        let unknown = registered.remove(77).expect_err("it was never given");
+        assert!(unknown.reason.contains("none of this communicator's"), "{}", unknown.reason);
+        registered.remove(handles[0]).expect("it was given");
+    }
+}
