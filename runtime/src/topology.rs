@@ -3,7 +3,7 @@
 //! Every rank describes the place it runs in ([`Place`]); from all descriptions every rank computes the same
 //! [`Topology`]. Two ranks are on one node when they can share memory: same boot of the same machine, same PID and
 //! network namespace, same user, and, under efarun, the same node number. Containers of one machine are nodes of
-//! their own, which share that machine's processors: it is told by its boot.
+//! their own.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -30,7 +30,7 @@ impl Place {
         let namespace =
             |name: &str| std::fs::metadata(format!("/proc/self/ns/{name}")).map_or(0, |it| it.ino());
         let key = format!(
-            "machine {}{BOOT}{} pid-ns {} net-ns {} uid {} node {}",
+            "machine {} boot {} pid-ns {} net-ns {} uid {} node {}",
             file("/etc/machine-id"),
             file("/proc/sys/kernel/random/boot_id"),
             namespace("pid"),
@@ -39,13 +39,6 @@ impl Place {
             node_rank.map_or("-".to_owned(), |number| number.to_string()),
         );
         Place { hostname, key }
-    }
-
-    /// What tells this place's machine from others: its boot, which containers of it have in common, as they do not have
-    /// to have the machine's id. Where that cannot be read the place counts as a machine of its own.
-    fn machine(&self) -> &str {
-        let boot = self.key.split_once(BOOT).and_then(|(_, rest)| rest.split_once(' '));
-        boot.map(|(boot, _)| boot).filter(|boot| !boot.is_empty()).unwrap_or(&self.key)
     }
 
     /// As bytes, for the bootstrap.
@@ -60,9 +53,6 @@ impl Place {
     }
 }
 
-/// What stands before the boot's id in a place's key.
-const BOOT: &str = " boot ";
-
 /// Who is where, the same on every rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
@@ -70,30 +60,24 @@ pub struct Topology {
     node_of: Vec<usize>,
     /// The ranks of each node, ascending.
     nodes: Vec<Vec<Rank>>,
-    /// The number of each node's machine, numbered by their lowest node.
-    machine_of: Vec<usize>,
     hostnames: Vec<String>,
 }
 
 impl Topology {
     /// From all ranks' places, in order of rank.
     pub fn from_places(places: &[Place]) -> Self {
-        let (mut numbers, mut machines) = (HashMap::new(), HashMap::new());
-        let mut machine_of = Vec::new();
+        let mut numbers = HashMap::new();
         let mut nodes: Vec<Vec<Rank>> = Vec::new();
         let mut node_of = Vec::with_capacity(places.len());
         for (place, rank) in places.iter().zip((0..).map(Rank)) {
             let node = *numbers.entry(place.key.as_str()).or_insert_with(|| {
                 nodes.push(Vec::new());
-                let next = machines.len();
-                machine_of.push(*machines.entry(place.machine()).or_insert(next));
                 nodes.len() - 1
             });
             nodes[node].push(rank);
             node_of.push(node);
         }
-        let hostnames = places.iter().map(|place| place.hostname.clone()).collect();
-        Topology { node_of, nodes, machine_of, hostnames }
+        Topology { node_of, nodes, hostnames: places.iter().map(|place| place.hostname.clone()).collect() }
     }
 
     /// World size.
@@ -124,16 +108,6 @@ impl Topology {
     /// A rank's number on its node.
     pub fn local_rank(&self, rank: Rank) -> u32 {
         self.local_ranks(rank).partition_point(|&other| other < rank) as u32
-    }
-
-    /// How many machines there are. Fewer than nodes where some of these are containers or namespaces of one machine.
-    pub fn machine_count(&self) -> usize {
-        self.machine_of.iter().max().map_or(0, |last| last + 1)
-    }
-
-    /// The number of a rank's machine.
-    pub fn machine(&self, rank: Rank) -> usize {
-        self.machine_of[self.node_of[rank.index()]]
     }
 
     /// What a rank's machine calls itself.
@@ -170,29 +144,6 @@ mod tests {
             [0, 1, 0, 0, 1, 2]
         );
         assert_eq!(topology.local_ranks(Rank(4)), [Rank(2), Rank(4)]);
-    }
-
-    #[test]
-    fn containers_are_nodes_of_one_machine_and_what_cannot_be_told_is_one_of_its_own() {
-        let place = |key: &str| Place { hostname: "host".into(), key: key.into() };
-        let topology = Topology::from_places(&[
-            place("machine m boot one pid-ns 1 net-ns 1 uid 0 node 0"),
-            place("machine n boot one pid-ns 2 net-ns 2 uid 0 node 1"),
-            place("machine m boot two pid-ns 1 net-ns 1 uid 0 node 2"),
-            place("machine  boot  pid-ns 1 net-ns 1 uid 0 node 3"),
-            place("machine  boot  pid-ns 1 net-ns 1 uid 0 node 4"),
-            place("unreadable, rank 5"),
-            place("machine m boot one pid-ns 1 net-ns 1 uid 0 node 0"),
-        ]);
-        assert_eq!((topology.node_count(), topology.machine_count()), (6, 5));
-        assert_eq!(
-            (0..7).map(|rank| topology.machine(Rank(rank))).collect::<Vec<_>>(),
-            [0, 0, 1, 2, 3, 4, 0]
-        );
-        // As this machine describes itself.
-        let [one, other] = [Some(0), Some(1)].map(Place::here);
-        assert_eq!(one.machine(), other.machine());
-        assert_ne!(one.machine(), one.key);
     }
 
     #[test]

@@ -125,13 +125,10 @@ pub fn explain_on(
     query: &Query,
     nodes: &Arc<Nodes>,
     between: MessageLimits,
-    have_cores: bool,
 ) -> Result<Explanation, ExplainError> {
     let Query { collective, element, count, choice, messages, ref model, .. } = *query;
     let element_bytes = element.size_bytes();
-    if choice.of(collective).is_some()
-        || !Hierarchy::pays(collective, count, element_bytes, nodes, have_cores)
-    {
+    if choice.of(collective).is_some() || !Hierarchy::pays(collective, count, element_bytes, nodes) {
         return explain(query);
     }
     let means = Means { element_bytes, within: messages, between, model };
@@ -386,7 +383,7 @@ mod tests {
     fn a_call_by_node_says_its_stages() {
         let nodes = Arc::new(Nodes::in_order(4, 2));
         let query = query(Collective::AllReduce, 1 << 20, 4);
-        let text = explain_on(&query, &nodes, query.messages, true).unwrap().to_string();
+        let text = explain_on(&query, &nodes, query.messages).unwrap().to_string();
         let stages: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("  stage      ")).collect();
         let expected = [
             "reduce_scatter of 524288 elements per rank among 2 ranks of the node, as direct",
@@ -395,10 +392,7 @@ mod tests {
         ];
         assert_eq!(stages, expected, "{text}");
         let choice = Choice::Fixed(Algorithm::Ring);
-        assert_eq!(
-            explain_on(&Query { choice, ..query }, &nodes, query.messages, true).unwrap().stages.len(),
-            0
-        );
+        assert_eq!(explain_on(&Query { choice, ..query }, &nodes, query.messages).unwrap().stages.len(), 0);
     }
 
     #[test]

@@ -17,12 +17,14 @@ use super::run::Run;
 use crate::coll::executor::ExecError;
 use crate::coll::executor::MAX_SLEEP;
 use crate::coll::executor::signature::Signature;
-use crate::coll::executor::spin::core_wait;
 use crate::coll::executor::whereabouts;
 use crate::coll::fault::Wait;
 use crate::transport::TransportError;
 use crate::transport::shm::board::Board;
 use crate::transport::shm::closed_by;
+
+/// Where the core is shared a wait looks one time in so many of those that it looks elsewhere: for about a microsecond.
+const SHARED: u32 = 10;
 
 impl Leaves {
     /// Says which rank of the node has come how far, this one included.
@@ -52,7 +54,10 @@ impl Run<'_, '_> {
     /// Waits until something is to be seen on a board.
     #[inline]
     pub(super) fn wait(&mut self, wait: Wait, is_over: impl Fn(&Board) -> bool) -> Result<(), ExecError> {
-        for _ in 0..self.leaves.looks {
+        // Whoever is awaited may need this core. Some looks more than one: calls in step, which need no more, then never offer
+        // it, even where an offer takes so long that it seems to be taken.
+        let looks = (self.leaves.looks / if self.leaves.spin.is_shared() { SHARED } else { 1 }).max(1);
+        for _ in 0..looks {
             if is_over(&self.leaves.board) {
                 return Ok(());
             }
@@ -72,7 +77,7 @@ impl Run<'_, '_> {
             }
             let now = Instant::now();
             let waited = now - since;
-            if !self.leaves.spin.next(now, waited, core_wait).is_over() {
+            if !self.leaves.spin.pause(now, waited) {
                 continue;
             }
             if let Some(interrupt) = (self.interrupt)() {

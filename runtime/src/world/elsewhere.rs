@@ -45,7 +45,7 @@ impl Elsewhere {
             return explain(&query);
         }
         let nodes = Nodes::in_order(world_size, world_size.div_ceil(self.node_count));
-        explain_on(&query, &Arc::new(nodes), SOCKETS, true)
+        explain_on(&query, &Arc::new(nodes), SOCKETS)
     }
 
     fn messages(self) -> MessageLimits {
@@ -93,12 +93,7 @@ mod tests {
     fn a_world_thought_of_does_what_one_that_is_there_does() {
         for (world_size, node_count) in [(1, 1), (3, 1), (2, 2), (4, 2)] {
             let builder = World::builder().provider(Provider::Tcp).ranks_per_node(world_size / node_count);
-            let mut worlds = builder.thread_worlds(world_size).unwrap();
-            // Also where this machine has fewer.
-            worlds
-                .iter_mut()
-                .filter_map(|world| world.peers.as_mut())
-                .for_each(|peers| peers.have_cores = true);
+            let worlds = builder.thread_worlds(world_size).unwrap();
             let elsewhere = Elsewhere { world_size, node_count };
             for collective in Collective::ALL {
                 for count in [0, 1, 100_000] {

@@ -209,7 +209,7 @@ impl World {
     fn connected(oob: OobConnection, setup: Setup, config: Config) -> World {
         let mut world = World::new(oob.rank(), setup.topology, config);
         let uses_fabric = setup.report.iter().any(|line| line.carrier == Carrier::Fabric);
-        let executor = Executor::new(run::spin_for(setup.has_core, uses_fabric));
+        let executor = Executor::new(run::spin_for(uses_fabric));
         let topology = &world.topology;
         let leaves = setup.board.filter(|_| world.config.leaves);
         let node = || topology.local_ranks(world.rank).to_vec();
@@ -220,9 +220,8 @@ impl World {
         let plans = Plans::default();
         world.report = setup.report;
         let model = world.model();
-        let Setup { transport, limits, between, have_cores, .. } = setup;
-        world.peers =
-            Some(Peers { transport, limits, between, executor, plans, leaves, nodes, have_cores, model });
+        let Setup { transport, limits, between, .. } = setup;
+        world.peers = Some(Peers { transport, limits, between, executor, plans, leaves, nodes, model });
         world.oob = Some(oob);
         world
     }
@@ -287,8 +286,6 @@ struct Peers {
     leaves: Option<Leaves>,
     /// Where there are several nodes, ranks of which share memory.
     nodes: Option<Arc<Nodes>>,
-    /// Whether every rank of the World has a core of its own.
-    have_cores: bool,
     /// What the transports' messages cost, about.
     model: Model,
 }

@@ -351,9 +351,7 @@ impl World {
             model: self.model(),
         };
         match &self.peers {
-            Some(Peers { nodes: Some(nodes), between, have_cores, .. }) => {
-                explain_on(&query, nodes, between.messages(), *have_cores)
-            }
+            Some(Peers { nodes: Some(nodes), between, .. }) => explain_on(&query, nodes, between.messages()),
             _ => explain(&query),
         }
     }

@@ -61,8 +61,6 @@ pub(super) struct Surroundings<'a> {
     pub(super) leaves: bool,
     /// Where there are several nodes, ranks of which share memory.
     pub(super) nodes: Option<&'a Arc<Nodes>>,
-    /// Whether every rank of the world has a core.
-    pub(super) have_cores: bool,
     pub(super) model: &'a Model,
 }
 
@@ -144,9 +142,9 @@ impl Plans {
 
 fn make(key: Key, surroundings: Surroundings<'_>) -> Result<Result<Kept, Fault>, NoSuchAlgorithm> {
     let Key { collective, choice, count, element, op } = key;
-    let Surroundings { rank, world_size, limits, between, leaves, nodes, have_cores, model } = surroundings;
+    let Surroundings { rank, world_size, limits, between, leaves, nodes, model } = surroundings;
     let (element_bytes, messages) = (element.size_bytes(), limits.messages());
-    let pays = |nodes: &&Arc<Nodes>| Hierarchy::pays(collective, count, element_bytes, nodes, have_cores);
+    let pays = |nodes: &&Arc<Nodes>| Hierarchy::pays(collective, count, element_bytes, nodes);
     let by_node = nodes.filter(|_| choice.of(collective).is_none()).filter(pays);
     if let Some(nodes) = by_node {
         let means = Means { element_bytes, within: messages, between: between.messages(), model };
@@ -192,9 +190,8 @@ mod tests {
         let limits =
             Limits { slot_bytes: 65_536, credits: 8, min_segment_bytes: 4096, min_exchange_bytes: 4096 };
         let (rank, world_size, model) = (Rank(0), 2, &Model::SHARED_MEMORY);
-        let (between, leaves, nodes, have_cores) = (limits, true, None, true);
-        let surroundings =
-            Surroundings { rank, world_size, limits, between, leaves, nodes, have_cores, model };
+        let (between, leaves, nodes) = (limits, true, None);
+        let surroundings = Surroundings { rank, world_size, limits, between, leaves, nodes, model };
         plans.find(key(count), surroundings).expect("such an algorithm").expect("no fault")
     }
 

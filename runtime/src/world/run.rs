@@ -46,7 +46,7 @@ impl World {
             buffers.copy_through();
             return Ok(());
         };
-        let Peers { transport, limits, between, executor, plans, leaves, nodes, have_cores, model } = peers;
+        let Peers { transport, limits, between, executor, plans, leaves, nodes, model } = peers;
         let key = Key { collective, choice, count, element: buffers.element(), op };
         let nodes = nodes.as_ref();
         let surroundings = Surroundings {
@@ -56,7 +56,6 @@ impl World {
             between: *between,
             leaves: leaves.is_some(),
             nodes,
-            have_cores: *have_cores,
             model,
         };
         let kept = plans.find(key, surroundings)?;
@@ -269,12 +268,12 @@ pub(super) fn step_of(error: &ExecError) -> Option<usize> {
     }
 }
 
-/// How long to spin at most before sleeping: not at all where a rank that spins keeps the one it waits for from running, or
-/// libfabric's tcp provider from moving its bytes. 0.3 ms cover the time between two segments of a long message; at 20
+/// How long to spin at most before sleeping: not at all where a rank that spins keeps libfabric's tcp provider from moving its
+/// bytes. 0.3 ms cover the time between two segments of a long message; at 20
 /// microseconds broadcasts of 2 MiB over TCP took 1.4 times as long, since their receiver slept 40 times in each and its
 /// sender woke it.
-pub(super) fn spin_for(has_core: bool, uses_fabric: bool) -> Duration {
-    if uses_fabric || !has_core { Duration::ZERO } else { SPIN }
+pub(super) fn spin_for(uses_fabric: bool) -> Duration {
+    if uses_fabric { Duration::ZERO } else { SPIN }
 }
 
 /// What runs leaves on a rank.
@@ -286,9 +285,9 @@ pub(super) fn leaves_of(board: Board, node: Vec<Rank>, me: usize, has_core: bool
 }
 
 const SPIN: Duration = Duration::from_micros(300);
+/// For how long a rank offers its core before it sleeps, among ranks of its node that share cores.
+const OFFERS: Duration = Duration::from_micros(100);
 /// Looks at a board before the time is asked for: some ten microseconds.
 const LOOKS: u32 = 500;
-/// For how long a rank offers its core before it sleeps.
-const OFFERS: Duration = Duration::from_micros(100);
 /// Long enough for a peer that fails to say so, short beside what a user waits for.
 const REASON_PATIENCE: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 //!
 //! Allgathers, in this order on every rank: `places` tells which ranks share a node and that their settings agree;
 //! `network`, where some ranks share none, which network lies between them; `addresses` carries what each transport needs to reach a rank; `ready` tells everybody whether everybody
-//! could connect, and what their transports can do; `cores`, where nodes have several ranks, whether all of these have cores. A rank that fails says so in the next one instead of staying away, so that the others learn its
+//! could connect, and what their transports can do. A rank that fails says so in the next one instead of staying away, so that the others learn its
 //! reason and not a timeout.
 
 use std::fmt::Display;
@@ -37,10 +37,8 @@ pub(super) struct Setup {
     pub(super) between: Limits,
     /// Where there are others on this node.
     pub(super) board: Option<Board>,
-    /// Whether there is a core for every rank of this machine.
+    /// Whether there is a core for every rank of this node.
     pub(super) has_core: bool,
-    /// Whether there is one for every rank of every machine.
-    pub(super) have_cores: bool,
 }
 
 /// What holds for every rank's transports. Schedules are made from it, so it must be the same on all ranks,
@@ -147,31 +145,8 @@ pub(super) fn set_up(oob: &mut OobConnection, place: &Place, config: &Config) ->
         |index: usize| Limits::of_all(&ready.iter().filter_map(|blob| half(blob, index)).collect::<Vec<_>>());
     let limits = of_all(0).unwrap_or_else(|| Limits::of(transport.as_ref()));
     let between = of_all(1).unwrap_or(between);
-    let (has_core, have_cores) = cores(oob, &topology, board.as_ref(), deadline)?;
-    Ok(Setup { topology, transport, report, limits, between, board, has_core, have_cores })
-}
-
-/// Whether every rank of this machine has a core, and of every machine.
-fn cores(
-    oob: &mut OobConnection,
-    topology: &Topology,
-    board: Option<&Board>,
-    deadline: Instant,
-) -> Result<(bool, bool), Error> {
-    let me = oob.rank();
-    let nodes = topology.node_count() as usize;
-    // Nodes may differ, and which way a call is done must not.
-    if topology.nodes().are_levels() || topology.machine_count() < nodes {
-        let told = exchange(oob, "cores", Contribution::Good(processors::to_bytes()), deadline)?;
-        let by_machine = told.iter().zip(0..).map(|(told, rank)| (topology.machine(Rank(rank)), &told[..]));
-        let suffice = processors::suffice_on_machines(by_machine);
-        return Ok((suffice[topology.machine(me)], suffice.iter().all(|&suffice| suffice)));
-    }
-    let has_core = match board {
-        Some(board) => processors::suffice(board),
-        None => topology.local_ranks(me).len() <= processors::count(),
-    };
-    Ok((has_core, has_core))
+    let has_core = board.as_ref().is_none_or(processors::suffice);
+    Ok(Setup { topology, transport, report, limits, between, board, has_core })
 }
 
 fn exchange_places(

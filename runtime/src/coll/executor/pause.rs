@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::error::{ExecError, Interrupt};
-use super::spin::core_wait;
 use super::{Executor, MAX_SLEEP};
 use crate::coll::fault::Wait;
 use crate::transport::Transport;
@@ -35,7 +34,7 @@ impl Executor {
             return self.progress(step, transport);
         };
         let waited = now - since;
-        if !self.spin.next(now, waited, core_wait).is_over() {
+        if !self.spin.pause(now, waited) {
             return self.progress(step, transport);
         }
         if let Some(interrupt) = interrupt() {

@@ -71,17 +71,10 @@ impl Hierarchy {
     }
 
     /// Whether a call of so many elements of so many bytes is done by node where nobody asked for another way: where it can be,
-    /// and is the faster way for ranks of which all have cores of their own, or not all.
-    pub fn pays(
-        collective: Collective,
-        count: usize,
-        element_bytes: usize,
-        nodes: &Nodes,
-        have_cores: bool,
-    ) -> bool {
+    /// and is the faster way.
+    pub fn pays(collective: Collective, count: usize, element_bytes: usize, nodes: &Nodes) -> bool {
         let len = collective.vector_len(nodes.world_size(), count);
-        Hierarchy::fits(collective, nodes)
-            && worth::is_worth(collective, len.saturating_mul(element_bytes), have_cores)
+        Hierarchy::fits(collective, nodes) && worth::is_worth(collective, len.saturating_mul(element_bytes))
     }
 
     /// Makes the schedule of a collective of so many elements.

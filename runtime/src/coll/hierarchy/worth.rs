@@ -1,8 +1,8 @@
 //! For which calls a collective by node is faster than one that knows no nodes.
 //!
-//! By node fewer messages cross the network, and ranks wait for each other more often. Where each rank has a core such a wait
-//! takes less than a microsecond; where ranks share cores it ends when the kernel has let the other run. So it hangs on
-//! whether all ranks have cores of their own, which all know alike, besides the call.
+//! By node fewer messages cross the network, and ranks wait for each other more often: for less than a microsecond where each
+//! has a core, and where they share cores until the other was let run, which is soon since a wait offers its core
+//! (`executor::spin`). While waits slept there instead, it did not pay for short calls, and hung on who had a core.
 //!
 //! Measured over TCP, time by node beside that of the best algorithm that knows none. On 32 cores, one per rank, 2 nodes of
 //! 2, 4 and 8 ranks (medians of 8 to 9 rounds):
@@ -15,23 +15,17 @@
 //! | broadcast | 0.71 to 0.91 | 0.76 to 0.98 | 0.70 to 0.99 | 0.68 to 0.93 | 0.69 to 0.92 | 0.71 to 1.09 | 0.71 to 1.01 | 0.79 to 1.02 |
 //! | reduce | 0.68 to 0.81 | 0.84 to 0.99 | 0.97 to 1.29 | 0.78 to 1.15 | 0.70 to 1.26 | 0.71 to 1.25 | 1.17 to 2.02 | 1.26 to 1.97 |
 //!
-//! A barrier took 0.18 to 0.29 of the time. Of 4 or 8 ranks that share 2 cores, 2 nodes of 2 and 4 of 2, all_reduce took 0.93
-//! and 1.04 at 8 B, 1.17 and 1.86 at 4 KiB, 1.08 and 1.52 at 64 KiB, 0.85 and 1.15 at 1 MiB, 0.56 and 0.97 at 8 MiB;
-//! all_gather 1.31 and 1.38, 1.13 and 1.17 at 4 and 64 KiB, 0.64 to 0.79 from 1 MiB on; broadcast 0.75 and 1.19 at 8 B, 1.00
-//! and 1.57 at 64 KiB, 0.75 to 0.82 from 1 MiB on; a barrier 1.01 and 1.33. What was not measured, reduce and reduce_scatter
-//! on shared cores, is taken for no better than its like.
+//! A barrier took 0.18 to 0.29 of the time. Of 8 ranks that share 2 cores, 4 nodes of 2 and 2 of 4 (medians of 9 rounds):
+//! all_reduce 0.72 and 0.52 at 128 B, 1.01 and 0.80 at 32 KiB; all_gather 0.74 and 0.51, 0.86 and 0.48; a barrier 0.73 and 0.41.
 
 use crate::coll::collective::Collective;
 
 /// Whether a call, on vectors of so many bytes, is worth doing by node.
-pub(super) fn is_worth(collective: Collective, len_bytes: usize, have_cores: bool) -> bool {
-    match (collective, have_cores) {
-        (Collective::AllReduce, true) => !(SHORT_BYTES..LANES_PAY_BYTES).contains(&len_bytes),
-        (Collective::Reduce { .. }, true) => len_bytes <= REDUCE_BYTES,
-        (_, true) => true,
-        (Collective::Barrier | Collective::Reduce { .. }, false) => false,
-        (Collective::AllReduce, false) => len_bytes >= 2 * CROWDED_BYTES,
-        (_, false) => len_bytes >= CROWDED_BYTES,
+pub(super) fn is_worth(collective: Collective, len_bytes: usize) -> bool {
+    match collective {
+        Collective::AllReduce => !(SHORT_BYTES..LANES_PAY_BYTES).contains(&len_bytes),
+        Collective::Reduce { .. } => len_bytes <= REDUCE_BYTES,
+        _ => true,
     }
 }
 
@@ -41,8 +35,6 @@ const SHORT_BYTES: usize = 4 << 10;
 const LANES_PAY_BYTES: usize = 32 << 10;
 /// The longest vector that is reduced by node.
 const REDUCE_BYTES: usize = 8 << 10;
-/// From this length on ranks that share cores gain by it.
-const CROWDED_BYTES: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -54,24 +46,13 @@ mod tests {
         for (collective, len_bytes) in
             [(all_reduce, 4 << 10), (all_reduce, 16 << 10), (reduce, 16 << 10), (reduce, 8 << 20)]
         {
-            assert!(!is_worth(collective, len_bytes, true), "{collective} of {len_bytes}");
-        }
-        for (collective, len_bytes) in [
-            (all_reduce, 4 << 10),
-            (all_reduce, 1 << 20),
-            (all_gather, 64 << 10),
-            (broadcast, 8),
-            (broadcast, 64 << 10),
-            (barrier, 0),
-        ] {
-            assert!(!is_worth(collective, len_bytes, false), "{collective} of {len_bytes} on shared cores");
+            assert!(!is_worth(collective, len_bytes), "{collective} of {len_bytes}");
         }
         for collective in [all_reduce, broadcast, all_gather, reduce_scatter] {
             for len_bytes in [64, 64 << 10, 8 << 20] {
-                assert!(is_worth(collective, len_bytes, true), "{collective} of {len_bytes}");
+                assert!(is_worth(collective, len_bytes), "{collective} of {len_bytes}");
             }
-            assert!(is_worth(collective, 8 << 20, false), "{collective} on shared cores");
         }
-        assert!(is_worth(barrier, 0, true) && is_worth(reduce, 64, true));
+        assert!(is_worth(barrier, 0) && is_worth(reduce, 64));
     }
 }

@@ -14,13 +14,7 @@ const LAYOUTS: [(u32, u32); 3] = [(4, 2), (8, 2), (8, 5)];
 
 fn worlds(world_size: u32, per_node: u32, leaves: bool) -> Vec<World> {
     let builder = World::builder().provider(Provider::Tcp).ranks_per_node(per_node).leaves(leaves);
-    with_cores(builder.thread_worlds(world_size).expect("a world"))
-}
-
-/// Calls go by node as where ranks have cores, whether they have or not.
-fn with_cores(mut worlds: Vec<World>) -> Vec<World> {
-    worlds.iter_mut().for_each(|world| world.peers.as_mut().expect("there are others").have_cores = true);
-    worlds
+    builder.thread_worlds(world_size).expect("a world")
 }
 
 /// Sums of which depend on the order.
@@ -104,26 +98,23 @@ fn leaves_within_nodes_give_the_references_bits() {
     }
 }
 
-/// Which way a call is done hangs on its length, and on the cores that all ranks know of.
+/// Which way a call is done hangs on its length.
 #[test]
 fn calls_of_all_lengths_in_turn_are_right_whichever_way_they_go() {
-    for have_cores in [true, false] {
-        on_all(worlds(4, 2, true), |mut world| {
-            world.peers.as_mut().expect("there are others").have_cores = have_cores;
-            for len in [1, 5000, 300, 20_000, 1 << 20, 7, 3000, 100_000] {
-                let mut data: Vec<u32> = (0..len).map(|index| index + world.rank().0).collect();
-                world.all_reduce(&mut data, ReduceOp::Sum).expect("no error");
-                assert!((0..).zip(&data).all(|(index, &found)| found == 4 * index + 6), "{len}");
-                let name = world.peers.as_ref().expect("there are others").plans.latest_name();
-                let pays = if have_cores { !(4096..32_768).contains(&(4 * len)) } else { 4 * len >= 2 << 20 };
-                assert_eq!(name == Some("hierarchy"), pays, "{len} with cores: {have_cores}, by {name:?}");
-                world.barrier().expect("no error");
-                world.broadcast(&mut data, Rank(len % 4)).expect("no error");
-                assert!((0..).zip(&data).all(|(index, &found)| found == 4 * index + 6), "{len}");
-            }
-            world.close().expect("all close");
-        });
-    }
+    on_all(worlds(4, 2, true), |mut world| {
+        for len in [1, 5000, 300, 20_000, 1 << 20, 7, 3000, 100_000] {
+            let mut data: Vec<u32> = (0..len).map(|index| index + world.rank().0).collect();
+            world.all_reduce(&mut data, ReduceOp::Sum).expect("no error");
+            assert!((0..).zip(&data).all(|(index, &found)| found == 4 * index + 6), "{len}");
+            let name = world.peers.as_ref().expect("there are others").plans.latest_name();
+            let pays = !(4096..32_768).contains(&(4 * len));
+            assert_eq!(name == Some("hierarchy"), pays, "{len} by {name:?}");
+            world.barrier().expect("no error");
+            world.broadcast(&mut data, Rank(len % 4)).expect("no error");
+            assert!((0..).zip(&data).all(|(index, &found)| found == 4 * index + 6), "{len}");
+        }
+        world.close().expect("all close");
+    });
 }
 
 #[test]
@@ -160,7 +151,7 @@ fn a_call_that_differs_on_the_node_is_told_while_another_node_is_awaited() {
     let is_told = std::sync::Barrier::new(4);
     let builder =
         World::builder().provider(Provider::Tcp).ranks_per_node(2).deadline(Duration::from_secs(20));
-    let ends = on_all(with_cores(builder.thread_worlds(4).expect("worlds")), |mut world| {
+    let ends = on_all(builder.thread_worlds(4).expect("worlds"), |mut world| {
         let mut data = [1i32; 100];
         let result = match world.rank() {
             // Its node's delegate, which waits for the root's.
