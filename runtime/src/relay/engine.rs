@@ -12,14 +12,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::carrier::{Lane, Shared, carry};
-use super::parameters::{CHANNELS, RelayParameters, SLOT_BYTES, SPANS_MAX, STATE_BYTES, Span, WORDS};
-use super::transfer::{Caller, Stretch, Transfer};
-use crate::cuda::{
-    CudaError, Device, DeviceMemory, DevicePointer, Event, Grid, HostMemory, Kernel, Module, Stream,
-};
-use crate::element::ReduceOp;
+use super::parameters::{CHANNELS, SLOT_BYTES, SPANS_MAX, STATE_BYTES, Standing, WORDS};
+use super::transfer::{Caller, Transfer};
+use crate::cuda::{CudaError, Device, DeviceMemory, Event, Grid, HostMemory, Kernel, Module, Stream};
 use crate::error::Error;
-use crate::nvlink::{DeviceElement, DeviceOp, THREADS, ptx, status};
+use crate::nvlink::{DeviceElement, THREADS, ptx, status};
 use crate::world::World;
 
 /// What GPUs of several nodes give each other, for one rank.
@@ -117,10 +114,10 @@ impl Relay {
         let element = transfer.reduction.map(|reduction| reduction.element);
         let kernel = self.kernel(element)?.clone();
         let plan = self.shared.add(transfer, caller, is_captured);
-        let parameters = self.parameters(transfer, plan);
-        let blocks = u32::try_from(slices).unwrap_or(u32::MAX).min(CHANNELS as u32);
+        let parameters = self.standing().told(transfer, plan);
+        let grid = Grid { blocks: transfer.blocks(), threads: THREADS };
         // SAFETY: what the module's paragraph says, and the caller's promise.
-        unsafe { kernel.launch(stream, Grid { blocks, threads: THREADS }, &parameters)? };
+        unsafe { kernel.launch(stream, grid, &parameters)? };
         self.threads.iter().for_each(|thread| thread.thread().unpark());
         Ok(())
     }
@@ -135,42 +132,14 @@ impl Relay {
         self.shared.stop();
     }
 
-    fn parameters(&self, transfer: &Transfer, plan: u64) -> RelayParameters {
-        let span = |stretch: &Stretch| Span { address: stretch.pointer.0, bytes: stretch.bytes as u64 };
-        let spans = |stretches: &[Stretch]| {
-            let mut spans = [Span::default(); SPANS_MAX];
-            for (place, stretch) in spans.iter_mut().zip(stretches) {
-                *place = span(stretch);
-            }
-            spans
-        };
-        let reduction = transfer.reduction;
-        let op = reduction.map_or(DeviceOp::Of(ReduceOp::Sum), |reduction| reduction.op);
-        let (factor, factor_at) = op.factor();
-        let peers = transfer.receives.iter().chain(&transfer.sends);
-        RelayParameters {
+    fn standing(&self) -> Standing {
+        Standing {
             outbox: self.shared.outbox.pointer(),
             inbox: self.shared.inbox.pointer(),
             words: self.shared.words.pointer(),
             state: self.state.pointer(),
             status: self.shared.status.pointer(),
             deadline_ns: self.deadline_ns,
-            plan,
-            slices: transfer.slices() as u64,
-            slice_bytes: transfer.slice_bytes as u64,
-            own: reduction.map_or(DevicePointer(0), |reduction| reduction.own),
-            factor,
-            factor_at,
-            put_count: transfer.puts.len() as u32,
-            get_count: transfer.gets.len() as u32,
-            place: reduction.map_or(0, |reduction| reduction.place),
-            op: op.code(),
-            ranks: reduction.map_or(1, |reduction| reduction.ranks),
-            peer: peers.map(|(rank, _)| rank.0).next().unwrap_or(0),
-            puts: spans(&transfer.puts),
-            gets: spans(&transfer.gets),
-            copied: transfer.copy.map_or_else(Span::default, |(from, _)| span(&from)),
-            copied_to: transfer.copy.map_or(DevicePointer(0), |(_, to)| to),
         }
     }
 

@@ -14,7 +14,7 @@
 mod carrier;
 mod engine;
 pub(crate) mod parameters;
-mod transfer;
+pub(crate) mod transfer;
 
 pub use self::engine::Relay;
 pub use self::parameters::SPANS_MAX;

@@ -1,6 +1,9 @@
 //! What a launch is told, and where things lie, as the kernels have it (`cuda/kernels/relay.cuh`).
 
+use super::transfer::{Stretch, Transfer};
 use crate::cuda::DevicePointer;
+use crate::element::ReduceOp;
+use crate::nvlink::DeviceOp;
 
 /// How many stretches a transfer can put, and how many it can get.
 pub const SPANS_MAX: usize = 16;
@@ -43,6 +46,59 @@ pub(crate) struct RelayParameters {
     pub(crate) gets: [Span; SPANS_MAX],
     pub(crate) copied: Span,
     pub(crate) copied_to: DevicePointer,
+}
+
+/// What all transfers of a rank have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub(crate) outbox: DevicePointer,
+    pub(crate) inbox: DevicePointer,
+    pub(crate) words: DevicePointer,
+    pub(crate) state: DevicePointer,
+    pub(crate) status: DevicePointer,
+    pub(crate) deadline_ns: u64,
+}
+
+impl Standing {
+    /// What the kernel is told of a transfer whose plan has this number.
+    pub(crate) fn told(&self, transfer: &Transfer, plan: u64) -> RelayParameters {
+        let span = |stretch: &Stretch| Span { address: stretch.pointer.0, bytes: stretch.bytes as u64 };
+        let spans = |stretches: &[Stretch]| {
+            let mut spans = [Span::default(); SPANS_MAX];
+            for (place, stretch) in spans.iter_mut().zip(stretches) {
+                *place = span(stretch);
+            }
+            spans
+        };
+        let reduction = transfer.reduction;
+        let op = reduction.map_or(DeviceOp::Of(ReduceOp::Sum), |reduction| reduction.op);
+        let (factor, factor_at) = op.factor();
+        let peers = transfer.receives.iter().chain(&transfer.sends);
+        RelayParameters {
+            outbox: self.outbox,
+            inbox: self.inbox,
+            words: self.words,
+            state: self.state,
+            status: self.status,
+            deadline_ns: self.deadline_ns,
+            plan,
+            slices: transfer.slices() as u64,
+            slice_bytes: transfer.slice_bytes as u64,
+            own: reduction.map_or(DevicePointer(0), |reduction| reduction.own),
+            factor,
+            factor_at,
+            put_count: transfer.puts.len() as u32,
+            get_count: transfer.gets.len() as u32,
+            place: reduction.map_or(0, |reduction| reduction.place),
+            op: op.code(),
+            ranks: reduction.map_or(1, |reduction| reduction.ranks),
+            peer: peers.map(|(rank, _)| rank.0).next().unwrap_or(0),
+            puts: spans(&transfer.puts),
+            gets: spans(&transfer.gets),
+            copied: transfer.copy.map_or_else(Span::default, |(from, _)| span(&from)),
+            copied_to: transfer.copy.map_or(DevicePointer(0), |(_, to)| to),
+        }
+    }
 }
 
 /// Where a stretch is.

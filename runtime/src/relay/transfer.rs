@@ -73,14 +73,19 @@ impl Transfer {
     }
 
     /// How many slices the longest stretch has.
-    pub(super) fn slices(&self) -> usize {
+    pub(crate) fn slices(&self) -> usize {
         let longest = self.puts.iter().chain(&self.gets).map(|it| it.bytes).max().unwrap_or(0);
         longest.div_ceil(self.slice_bytes.max(1))
+    }
+
+    /// By how many channels they go, a block for each.
+    pub(crate) fn blocks(&self) -> u32 {
+        self.slices().min(CHANNELS) as u32
     }
 }
 
 /// The slice of a stretch of so many bytes.
-pub(super) fn part_len(bytes: usize, slice: usize, slice_bytes: usize) -> usize {
+pub(crate) fn part_len(bytes: usize, slice: usize, slice_bytes: usize) -> usize {
     bytes.saturating_sub(slice * slice_bytes).min(slice_bytes)
 }
 

@@ -68,7 +68,7 @@
 // What a kernel is told it takes by reference, as one of two types.
 typedef void (*KernelFunction)(const void*);
 
-// As in the Rust that calls this.
+// As in the Rust that calls this. Without a kernel it is a pause, of so many thousand steps as it has blocks.
 struct Launch {
     KernelFunction kernel;
     const void* parameters;
@@ -79,6 +79,8 @@ struct Launch {
 namespace {
 
 constexpr size_t STACK_BYTES = 32 << 10;
+// How many steps there are to one of the host's.
+constexpr u64 HOST_ONE_IN = 32;
 
 struct Block;
 
@@ -122,6 +124,8 @@ struct Rank {
     const Launch* launches;
     size_t count, next;
     u32 blocks_left;
+    // When its pause ends; 0 without one.
+    u64 pause_end;
     std::deque<Store> stores;
 };
 
@@ -255,8 +259,25 @@ void start_next(u32 rank) {
     Rank& of = ranks[rank];
     if (of.next == of.count) return;
     const Launch& launch = of.launches[of.next++];
+    if (!launch.kernel) {
+        of.pause_end = steps + launch.blocks * 1000ull;
+        return;
+    }
     of.blocks_left = launch.blocks;
     for (u32 i = 0; i < launch.blocks; i++) start_block(rank, launch, i);
+}
+
+void end_pause(u32 rank, bool at_once) {
+    Rank& of = ranks[rank];
+    if (!of.pause_end || (!at_once && steps < of.pause_end)) return;
+    of.pause_end = 0;
+    start_next(rank);
+}
+
+// Whether anything is left to run. Where all pause, nobody waits for their end.
+bool has_work() {
+    for (u32 i = 0; i < ranks.size() && runnable.empty(); i++) end_pause(i, true);
+    return !runnable.empty();
 }
 
 void ended(Fiber* fiber) {
@@ -391,20 +412,22 @@ extern "C" u64 emulator_constant(u32 which) {
     return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
 }
 
-// Runs each rank's launches in order, all ranks beside each other. Returns the number of steps, or 0 if after `steps_max`
-// of them not all were done.
-extern "C" u64 emulate(u32 rank_count, const Launch* const* launches, const u64* counts, u64 seed, u64 steps_max) {
+// Runs each rank's launches in order, all ranks beside each other, and beside what `host` does whenever it is called. Returns
+// the number of steps, or 0 if after `steps_max` of them not all were done.
+extern "C" u64 emulate(u32 rank_count, const Launch* const* launches, const u64* counts, u64 seed, u64 steps_max,
+                       void (*host)(void*), void* context) {
     chance.seed(seed);
+    steps = 1;
     ranks.clear();
     runnable.clear();
     blocks.clear();
     spare.clear();
     for (auto& fiber : all_fibers) spare.push_back(fiber.get());
     ranks.resize(rank_count);
-    for (u32 i = 0; i < rank_count; i++) ranks[i].launches = launches[i], ranks[i].count = counts[i], ranks[i].next = 0;
+    for (u32 i = 0; i < rank_count; i++) ranks[i].launches = launches[i], ranks[i].count = counts[i];
     for (u32 i = 0; i < rank_count; i++) start_next(i);
     u32 favourite = 0;
-    for (steps = 1; !runnable.empty(); steps++) {
+    for (; has_work(); steps++) {
         if (steps > steps_max) return 0;
         if (steps % 4096 == 0) favourite = (u32)draw(rank_count);
         size_t at = draw(runnable.size());
@@ -416,8 +439,11 @@ extern "C" u64 emulate(u32 rank_count, const Launch* const* launches, const u64*
         resume();
         if (current->is_done) ended(current);
         else if (current->waits == 0) runnable.push_back(current);
-        Rank& rank = ranks[draw(rank_count)];
+        u32 other = (u32)draw(rank_count);
+        Rank& rank = ranks[other];
         if (!rank.stores.empty()) deliver(rank, draw(rank.stores.size()));
+        end_pause(other, false);
+        if (host && draw(HOST_ONE_IN) == 0) host(context);
     }
     for (Rank& rank : ranks) {
         if (rank.next != rank.count || rank.blocks_left) return 0;

@@ -19,10 +19,11 @@ use crate::cuda::{DevicePointer, Grid};
 use crate::element::ElementType;
 use crate::nvlink::call::{DeviceElement, DeviceMessage};
 use crate::nvlink::launch::{Request, Standing};
-use crate::nvlink::layout::{RANKS_MAX, SLICE_UNIT_BYTES, STATE_BYTES, WINDOW_BYTES};
+use crate::nvlink::layout::{RANKS_MAX, SLICE_UNIT_BYTES, STATE_BYTES, THREADS, WINDOW_BYTES};
 use crate::nvlink::pairs::{self, Numbers, PairParameters, Slots};
 use crate::nvlink::parameters::{Parameters, status};
 use crate::nvlink::part::Leaf;
+use crate::relay::parameters::RelayParameters;
 
 /// The compiled kernels.
 pub(super) struct Emulator {
@@ -43,7 +44,15 @@ struct Launch {
     threads: u32,
 }
 
-type Run = unsafe extern "C" fn(u32, *const *const Launch, *const u64, u64, u64) -> u64;
+type Run = unsafe extern "C" fn(
+    u32,
+    *const *const Launch,
+    *const u64,
+    u64,
+    u64,
+    Option<unsafe extern "C" fn(*mut c_void)>,
+    *mut c_void,
+) -> u64;
 
 impl Emulator {
     /// Compiles the kernels, unless that was done; none, and a line that says so, where there is no g++.
@@ -76,6 +85,18 @@ impl Emulator {
 
     /// As `run`, of calls and messages.
     pub(super) fn run_all(&self, node: &Node, works: &[Vec<Work>], seed: u64, steps_max: u64) -> bool {
+        self.run_beside(node, works, seed, steps_max, None)
+    }
+
+    /// As `run_all`, with hosts that do something now and then.
+    pub(super) fn run_beside(
+        &self,
+        node: &Node,
+        works: &[Vec<Work>],
+        seed: u64,
+        steps_max: u64,
+        host: Option<&mut dyn FnMut()>,
+    ) -> bool {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _lock = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let parameters: Vec<Vec<_>> = (0..works.len())
@@ -85,7 +106,7 @@ impl Emulator {
             })
             .collect();
         let launch = |(work, (told, grid)): (&Work, &(Told, Grid))| Launch {
-            kernel: self.symbol(&work.kernel_name()),
+            kernel: work.kernel_name().map_or(std::ptr::null_mut(), |name| self.symbol(&name)),
             parameters: told.pointer(),
             blocks: grid.blocks,
             threads: grid.threads,
@@ -99,9 +120,16 @@ impl Emulator {
         let counts: Vec<_> = launches.iter().map(|launches| launches.len() as u64).collect();
         // SAFETY: the function has this type.
         let run: Run = unsafe { std::mem::transmute(self.symbol("emulate")) };
+        let mut host = host;
+        let (call, context): (Option<unsafe extern "C" fn(*mut c_void)>, _) = match &mut host {
+            Some(host) => (Some(call_host), std::ptr::from_mut(host).cast()),
+            None => (None, std::ptr::null_mut()),
+        };
         // SAFETY: as many lists as ranks, with as many launches each as said; what they point to is the node's, the
-        // parameters above, and the caller's for as long as this lasts.
-        unsafe { run(works.len() as u32, pointers.as_ptr(), counts.as_ptr(), seed, steps_max) != 0 }
+        // parameters above, and the caller's for as long as this lasts; so is the host, which is called with itself.
+        unsafe {
+            run(works.len() as u32, pointers.as_ptr(), counts.as_ptr(), seed, steps_max, call, context) != 0
+        }
     }
 
     fn symbol(&self, name: &str) -> *mut c_void {
@@ -113,10 +141,21 @@ impl Emulator {
     }
 }
 
+/// Calls the host that a run has. A panic in it ends the test's process.
+unsafe extern "C" fn call_host(context: *mut c_void) {
+    // SAFETY: `run_beside` passes this, and lends it for as long as it runs.
+    let host: &mut &mut dyn FnMut() = unsafe { &mut *context.cast() };
+    host();
+}
+
 /// What a rank does next.
 #[derive(Clone, Debug)]
 pub(super) enum Work {
     Call(Request),
+    /// Nothing, for so many thousand steps.
+    Pause(u32),
+    /// A transfer between nodes, in so many blocks; of a type where it reduces.
+    Relay(Box<RelayParameters>, u32, Option<DeviceElement>),
     /// What is sent, and what is received.
     Messages(Vec<DeviceMessage>, Vec<DeviceMessage>),
 }
@@ -129,6 +168,8 @@ pub(super) fn slots(ranks: u32) -> Slots {
 
 /// What a kernel is told.
 enum Told {
+    Nothing,
+    Relay(Box<RelayParameters>),
     Call(Box<Parameters>),
     Messages(Box<PairParameters>),
 }
@@ -136,6 +177,10 @@ enum Told {
 impl Work {
     fn told(&self, standing: &Standing, numbers: &Cell<Numbers>) -> (Told, Grid) {
         match self {
+            Work::Pause(blocks) => (Told::Nothing, Grid { blocks: *blocks, threads: 0 }),
+            Work::Relay(told, blocks, _) => {
+                (Told::Relay(told.clone()), Grid { blocks: *blocks, threads: THREADS })
+            }
             Work::Call(request) if request.leaf == Leaf::Slots => {
                 let launch = pairs::of_blocks(standing, slots(standing.ranks), request);
                 (Told::Messages(Box::new(launch.parameters)), launch.grid)
@@ -154,21 +199,25 @@ impl Work {
         }
     }
 
-    fn kernel_name(&self) -> String {
-        match self {
+    fn kernel_name(&self) -> Option<String> {
+        Some(match self {
+            Work::Pause(_) => return None,
+            Work::Relay(_, _, element) => format!("relay_{}", element.map_or("bytes", element_name)),
             Work::Messages(..) | Work::Call(Request { leaf: Leaf::Slots, .. }) => "pairs_bytes".to_owned(),
             Work::Call(request) => {
                 let is_reduction = request.shape.is_reduction();
                 let element = if is_reduction { element_name(request.element) } else { "bytes" };
                 format!("{}_{element}", request.leaf.name().replace('-', "_"))
             }
-        }
+        })
     }
 }
 
 impl Told {
     fn pointer(&self) -> *const c_void {
         match self {
+            Told::Nothing => std::ptr::null(),
+            Told::Relay(parameters) => std::ptr::from_ref(&**parameters).cast(),
             Told::Call(parameters) => std::ptr::from_ref(&**parameters).cast(),
             Told::Messages(parameters) => std::ptr::from_ref(&**parameters).cast(),
         }

@@ -210,6 +210,66 @@ fn ranks_that_take_a_message_to_be_long_and_short_are_told_of_each_other() {
     }
 }
 
+/// Both ends of a message behind others, in one group with them.
+fn behind(rank: u32, before: &[Letter], last: &Letter) -> Work {
+    let (mut sends, mut receives) = (Vec::new(), Vec::new());
+    for letters in [before, std::slice::from_ref(last)] {
+        let Work::Messages(sent, received) = group(rank, letters) else { unreachable!("a group") };
+        sends.extend(sent);
+        receives.extend(received);
+    }
+    Work::Messages(sends, receives)
+}
+
+#[test]
+fn ranks_that_do_not_agree_on_a_message_within_a_group_are_told_of_that_one() {
+    let Some(emulator) =
+        Emulator::new("ranks_that_do_not_agree_on_a_message_within_a_group_are_told_of_that_one")
+    else {
+        return;
+    };
+    let room = slots(2).channels as usize * SLOTS * slots(2).bytes;
+    for (seed, (sent, received)) in [(40_000, 900), (3 * room, 900), (900, 40_000)].into_iter().enumerate() {
+        let (of_sender, of_receiver) = of_two_lengths(seed as u64, sent, received);
+        let before = [Letter::new(&mut Chance(7), 0, 1, 500), Letter::new(&mut Chance(8), 0, 1, 35_000)];
+        let node = Node::new(2, u64::MAX);
+        let works = [vec![behind(0, &before, &of_sender)], vec![behind(1, &before, &of_receiver)]];
+        assert!(emulator.run_all(&node, &works, seed as u64, STEPS_MAX), "{sent} for {received}: it ends");
+        let words = node.status(1);
+        let told = (words[status::CAUSE], words[status::PEER], words[status::SIGNATURE] as usize);
+        assert_eq!(told, (status::CAUSE_MISMATCH, 0, sent), "{sent} for {received}");
+    }
+}
+
+#[test]
+fn who_waits_long_for_a_message_of_a_group_takes_it_for_no_other_one() {
+    let Some(emulator) = Emulator::new("who_waits_long_for_a_message_of_a_group_takes_it_for_no_other_one")
+    else {
+        return;
+    };
+    // Long enough for a look at what is noted, thousands of polls into a wait.
+    let pause = || Work::Pause(3_000);
+    for (seed, lengths) in
+        [[700, 900], [700, 31_000], [31_000, 700], [31_000, 33_000]].into_iter().enumerate()
+    {
+        let mut chance = Chance(seed as u64);
+        let letters = lengths.map(|bytes| Letter::new(&mut chance, 0, 1, bytes));
+        let (first, second) = letters.split_at(1);
+        // Received in one group while the second is long not sent; then sent in one group while the first is long not
+        // received, and the second waited for behind it.
+        for is_sender_late in [true, false] {
+            let (early, late) = if is_sender_late { (1, 0) } else { (0, 1) };
+            let mut works = [Vec::new(), Vec::new()];
+            works[early] = vec![group(early as u32, &letters)];
+            works[late] = vec![group(late as u32, first), pause(), group(late as u32, second)];
+            let node = Node::new(2, u64::MAX);
+            let what = format!("{lengths:?}, the sender late: {is_sender_late}");
+            run(&emulator, 2, &works, seed as u64, &node, &what);
+            letters.iter().for_each(|letter| letter.check(&what));
+        }
+    }
+}
+
 #[test]
 fn messages_in_one_group_are_taken_one_by_one_and_the_other_way_round() {
     let Some(emulator) = Emulator::new("messages_in_one_group_are_taken_one_by_one_and_the_other_way_round")

@@ -6,3 +6,4 @@ mod emulator;
 mod gpus;
 mod messages;
 mod protocol;
+mod relay;
