@@ -210,7 +210,7 @@ impl Exchange {
         }
         let mut got = Vec::new();
         for to in 0..ranks {
-            got.push((0..ranks).map(|from| Part::new(chance, given[from][to].bytes, false)).collect());
+            got.push(given.iter().map(|given| Part::new(chance, given[to].bytes, false)).collect());
         }
         Exchange { given, got, slice_bytes }
     }
