@@ -398,6 +398,51 @@ fn memory_is_not_written_again_before_all_have_read_what_lies_there() {
     assert!(matches!(full, ExecError::Timeout { wait: Wait::Credit { to: Rank(1) }, .. }), "{full:?}");
 }
 
+/// Who says that it has read what it has yet to read is found out here: a peer that is told so writes something else there.
+#[test]
+fn what_is_not_read_yet_is_not_said_to_be() {
+    const ROUNDS: u32 = 300;
+    const COUNT: usize = CELL_BYTES / 4;
+    let fill = |cell: *mut u8, len: usize, value: u32| {
+        // SAFETY: the peer's own cell, which holds as much; the other rank has not seen it yet, or says that it has read it.
+        unsafe { std::slice::from_raw_parts_mut(cell.cast::<u32>(), len / 4) }.fill(value);
+    };
+    for (leaf, shares) in [(Leaf::OneShot, 0), (Leaf::TwoShot, 1)] {
+        let (mut leaves, peer) = pair();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut places = Places::new(peer.cells_bytes());
+                let deadline = Instant::now() + Duration::from_secs(40);
+                let mut show = |len: usize, value| {
+                    let epoch = places.next(len);
+                    let cell = peer.cell(1, epoch, places.offset(epoch), len);
+                    fill(cell, len, value);
+                    peer.finish(epoch);
+                    peer.show(epoch, 7);
+                    while peer.done(0) < epoch {
+                        assert!(Instant::now() < deadline, "epoch {epoch} is not read");
+                        std::hint::spin_loop();
+                    }
+                    fill(cell, len, u32::MAX);
+                };
+                for round in 0..ROUNDS {
+                    show(CELL_BYTES, round);
+                    (0..shares).for_each(|_| show(CELL_BYTES / 2, 2 * round + 1));
+                }
+            });
+            for round in 0..ROUNDS {
+                let mut data = vec![round + 1; COUNT];
+                let buffers = crate::coll::buffers::Buffers::in_place(&mut data);
+                let patience = Duration::from_secs(20);
+                let call = Call { sequence: 0, op: ReduceOp::Sum, buffers, patience };
+                let run = leaves.run(leaf, Collective::AllReduce, Signature(7), call, &mut || None);
+                run.expect("the peer shows all that is awaited");
+                assert!(data.iter().all(|&sum| sum == 2 * round + 1), "round {round} by {leaf}");
+            }
+        });
+    }
+}
+
 #[test]
 fn a_peer_that_closes_is_lost_and_what_it_had_shown_is_not() {
     let arena = Arc::new(Arena::create(Geometry::new(2)).expect("an arena"));
