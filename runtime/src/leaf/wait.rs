@@ -23,7 +23,7 @@ use crate::transport::TransportError;
 use crate::transport::shm::board::Board;
 use crate::transport::shm::closed_by;
 
-/// Where the core is shared a wait looks one time in so many of those that it looks elsewhere: for about a microsecond.
+/// Where the core is shared a wait looks so many times less often before it offers it: for about a microsecond.
 const SHARED: u32 = 10;
 
 impl Leaves {

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use crate::transport::shm::board::{Board, PROCESSOR_WORDS};
 
 /// How many processors this process may run on.
-pub(super) fn count() -> usize {
+fn count() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get())
 }
 

@@ -1,9 +1,9 @@
 //! Making a World: meet, learn who is where, open the transports.
 //!
 //! Allgathers, in this order on every rank: `places` tells which ranks share a node and that their settings agree;
-//! `network`, where some ranks share none, which network lies between them; `addresses` carries what each transport needs to reach a rank; `ready` tells everybody whether everybody
-//! could connect, and what their transports can do. A rank that fails says so in the next one instead of staying away, so that the others learn its
-//! reason and not a timeout.
+//! `network`, where some ranks share none, which network lies between them; `addresses` carries what each transport needs
+//! to reach a rank; `ready` tells everybody whether everybody could connect, and what their transports can do. A rank
+//! that fails says so in the next one instead of staying away, so that the others learn its reason and not a timeout.
 
 use std::fmt::Display;
 use std::sync::Arc;

@@ -12,10 +12,10 @@
 //! - Somebody kept it for long: a program that computes. Every offer would cost a time slice, so this wait and those
 //!   that follow sleep after a moment, the more of them the more often that happened, and then it is tried again.
 //!
-//! Measured with 4 ranks on 2 cores, 4 nodes of 1 and 2 of 2, over TCP: all_reduce and all_gather of 128 B to 32 KiB and barriers
-//! took 0.24 to 0.58 of the time that they take where waits sleep, broadcasts 0.6 to 1.3. Asking the kernel whether the thread waited for its core lately (the second number of
-//! schedstat), and sleeping where it had, was no better than that: ranks of one core keep each other from seeing it
-//! free.
+//! Measured with 4 ranks on 2 cores, 4 nodes of 1 and 2 of 2, over TCP: all_reduce and all_gather of 128 B to 32 KiB and
+//! barriers took 0.24 to 0.58 of the time that they take where waits sleep, broadcasts 0.6 to 1.3. Asking the kernel
+//! whether the thread waited for its core lately (the second number of schedstat), and sleeping where it had, was no
+//! better than sleeping: ranks of one core keep each other from seeing it free.
 
 use std::time::{Duration, Instant};
 
