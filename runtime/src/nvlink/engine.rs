@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::call::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessage, DeviceOp};
 use super::launch::{Reached, Request, Standing};
-use super::layout::{RANKS_MAX, STATE_BYTES, WINDOW_BYTES};
+use super::layout::{RANKS_MAX, STATE_BYTES};
 use super::pairs::{self, MESSAGES_MAX, Numbers, PairLaunch, Slots};
 use super::parameters::status;
 use super::part::{Leaf, Shape};
@@ -32,9 +32,10 @@ pub(crate) struct Preparation {
 }
 
 impl Preparation {
-    /// Allocates the rank's window.
-    pub(crate) fn new(device: &Device) -> Result<Preparation, CudaError> {
-        let window = DeviceMemory::zeroed(device, WINDOW_BYTES / size_of::<u64>())?;
+    /// Allocates the window of one of so many ranks.
+    pub(crate) fn new(device: &Device, ranks: u32) -> Result<Preparation, CudaError> {
+        let window_bytes = Slots::of(ranks).window_bytes(ranks);
+        let window = DeviceMemory::zeroed(device, window_bytes / size_of::<u64>())?;
         let offer = Offer::of(&window)?;
         Ok(Preparation { device: device.clone(), window, offer })
     }

@@ -29,8 +29,6 @@ pub const PAIR_CHANNEL_BYTES: usize = 8192;
 pub const SLOT_CHANNELS: u32 = 128;
 /// How many slots each of them has of each peer.
 pub const SLOTS: usize = 4;
-/// How much room they all have.
-pub const SLOT_ROOM: usize = 32 << 20;
 /// What a slice is, or a multiple of: what a block's threads move at once.
 pub const SLICE_UNIT_BYTES: usize = THREADS as usize * 16;
 /// Of how many messages a rank keeps what their sender said of them when it began.
@@ -52,18 +50,18 @@ const PAIR_LINES_BYTES: usize =
     PAIR_CHANNELS as usize * RANKS_MAX * (PAIR_WARPS * PAIR_SLOTS * WARP) as usize * 16;
 /// Two words per channel, each on a line of its own, and the slots.
 const RING_BYTES: usize = CHANNELS_MAX as usize * (256 + RING_SLOTS * RING_SLOT_BYTES);
-/// What is said of the slots for each channel and peer, and the slots.
-const SLOTS_BYTES: usize = SLOT_CHANNELS as usize * RANKS_MAX * 256 + SLOT_ROOM;
+/// What is said of the slots for each channel and peer.
+const SLOT_WORDS_BYTES: usize = SLOT_CHANNELS as usize * RANKS_MAX * 256;
 /// What is noted of messages from each rank.
 const NOTES_BYTES: usize = RANKS_MAX * (NOTES + 16) * 8;
-/// A rank's window, which all ranks reach; zeros at first.
-pub const WINDOW_BYTES: usize = NOTICES_BYTES
+/// A rank's window, which all ranks reach, zeros at first: all but the slots, which stand behind it.
+pub const SLOT_DATA: usize = NOTICES_BYTES
     + ONE_SHOT_CELLS_BYTES
     + TWO_SHOT_LINES_BYTES
     + PAIR_CREDITS_BYTES
     + PAIR_LINES_BYTES
     + RING_BYTES
-    + SLOTS_BYTES
+    + SLOT_WORDS_BYTES
     + NOTES_BYTES;
 
 /// Behind whether a call has failed.

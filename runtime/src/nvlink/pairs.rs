@@ -6,7 +6,7 @@
 use super::call::DeviceMessage;
 use super::launch::{Request, Standing};
 use super::layout::{
-    PAIR_CHANNEL_BYTES, PAIR_CHANNELS, RANKS_MAX, SLICE_UNIT_BYTES, SLOT_CHANNELS, SLOT_ROOM, SLOTS, THREADS,
+    PAIR_CHANNEL_BYTES, PAIR_CHANNELS, RANKS_MAX, SLICE_UNIT_BYTES, SLOT_CHANNELS, SLOT_DATA, SLOTS, THREADS,
 };
 use super::select::SLOTS_BYTES_MIN;
 use crate::cuda::{DevicePointer, Grid};
@@ -105,16 +105,21 @@ pub(super) struct Slots {
 impl Slots {
     /// Those of a node of so many ranks.
     pub(super) fn of(ranks: u32) -> Slots {
-        // Two ranks have nobody else to share a GPU's blocks with.
+        // A multiprocessor has room for one such block. Of two ranks each has all for the other; where there are more, who sends
+        // to one and receives from another has some for both. Fewer channels have longer slots, which bring back what they cost.
         let channels = if ranks > 2 { SLOT_CHANNELS / 2 } else { SLOT_CHANNELS };
-        let peers = ranks.saturating_sub(1).max(1);
-        let bytes = SLOT_ROOM / (channels * peers) as usize / SLOTS / SLICE_UNIT_BYTES * SLICE_UNIT_BYTES;
         Slots {
             channels,
-            bytes: bytes.min(SLOT_BYTES_MAX),
+            bytes: PEER_CHANNELS_BYTES / channels as usize,
             slices_per_channel: SLICES_PER_CHANNEL,
             message_bytes_min: SLOTS_BYTES_MIN,
         }
+    }
+
+    /// How long a window is in which each of the other ranks has its slots.
+    pub(super) fn window_bytes(&self, ranks: u32) -> usize {
+        let peers = ranks.saturating_sub(1) as usize;
+        SLOT_DATA + peers * self.channels as usize * SLOTS * self.bytes
     }
 
     /// By how many channels a message goes.
@@ -238,8 +243,9 @@ fn channels(bytes: usize) -> u32 {
 const NUMBER_MAX: u32 = u32::MAX - MESSAGES_MAX as u32;
 /// More, of which one is sent while another is taken, cost more than they gain.
 const SLICES_PER_CHANNEL: usize = 1;
-/// More than this gains nothing.
-const SLOT_BYTES_MAX: usize = 64 << 10;
+/// What the channels of a peer have together for one slot each: of 128 channels 64 KiB, of 64 channels 128 KiB. With half of it
+/// long messages take up to a tenth longer, twice as much gains nothing.
+const PEER_CHANNELS_BYTES: usize = 8 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -270,6 +276,19 @@ mod tests {
         assert_eq!(of(parameters.send_first[0], parameters.send_count[0]), [20]);
         assert_eq!(grid.blocks, 2 * 3);
         assert_eq!((&parameters.before[..4], parameters.send_number[3]), (&[0, 0, 1, 0][..], 1));
+    }
+
+    #[test]
+    fn a_peer_has_as_much_of_a_window_however_many_there_are() {
+        for ranks in 1..=RANKS_MAX as u32 {
+            let slots = Slots::of(ranks);
+            assert!(slots.bytes.is_multiple_of(SLICE_UNIT_BYTES) && slots.channels <= SLOT_CHANNELS);
+            assert_eq!(
+                slots.window_bytes(ranks) - SLOT_DATA,
+                (ranks as usize - 1) * (32 << 20),
+                "{ranks} ranks"
+            );
+        }
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl World {
             return Ok(());
         };
         let until = Instant::now() + self.config.bootstrap_timeout;
-        let prepared = Preparation::new(device);
+        let prepared = Preparation::new(device, world_size);
         let mine = match &prepared {
             Ok(prepared) => Contribution::Good(prepared.offer()),
             Err(error) => Contribution::Failed(error.to_string()),
@@ -243,7 +243,7 @@ impl World {
         let (rank, deadline) = (self.rank, self.config.deadline);
         let Some(gpu) = &mut self.gpu else { return Ok(()) };
         if gpu.engine.is_none() {
-            let prepared = Preparation::new(&gpu.device).map_err(|cause| Error::Gpu { rank, cause })?;
+            let prepared = Preparation::new(&gpu.device, 1).map_err(|cause| Error::Gpu { rank, cause })?;
             let offers = [prepared.offer()];
             let engine = Engine::new(prepared, 0, &offers, deadline).map_err(|cause| Error::Setup {
                 rank,

@@ -26,10 +26,10 @@ constexpr u32 PAIR_WARPS = WARPS / 2;
 constexpr u32 PAIR_SLOTS = 16;
 // For each channel that a message goes by, but for the last.
 constexpr u64 PAIR_CHANNEL_BYTES = 8192;
-// Of long ones: each channel has so many slots for slices of each peer in its window, which together have so much room.
+// Of long ones: each channel has so many slots for slices of each peer in its window. How many channels there are, and how much
+// a slot takes, the host says.
 constexpr u32 SLOT_CHANNELS = 128;
 constexpr u32 SLOTS = 4;
-constexpr u64 SLOT_ROOM = 32 << 20;
 // For each channel and peer, what both say of the slots.
 constexpr u64 SLOT_WORDS_BYTES = 256;
 // Of all messages: of how many, those that a rank began to send last, the receiver keeps how long they are, and how much room
@@ -98,9 +98,9 @@ constexpr u64 PAIR_LINES = PAIR_CREDITS + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_
 constexpr u64 RING_WORDS = PAIR_LINES + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * PAIR_SLOTS * WARP * 16;
 constexpr u64 RING_DATA = RING_WORDS + (u64)CHANNELS_MAX * 256;
 constexpr u64 SLOT_WORDS = RING_DATA + (u64)CHANNELS_MAX * RING_SLOTS * RING_SLOT_BYTES;
-constexpr u64 SLOT_DATA = SLOT_WORDS + (u64)SLOT_CHANNELS * RANKS_MAX * SLOT_WORDS_BYTES;
-constexpr u64 MESSAGE_NOTES = SLOT_DATA + SLOT_ROOM;
-constexpr u64 WINDOW_BYTES = MESSAGE_NOTES + RANKS_MAX * NOTES_BYTES;
+constexpr u64 MESSAGE_NOTES = SLOT_WORDS + (u64)SLOT_CHANNELS * RANKS_MAX * SLOT_WORDS_BYTES;
+// To the window's end, which the host makes as long as these slots need.
+constexpr u64 SLOT_DATA = MESSAGE_NOTES + RANKS_MAX * NOTES_BYTES;
 
 // In `state`.
 constexpr u64 STATE_FAILED = 0;

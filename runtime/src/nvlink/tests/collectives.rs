@@ -286,6 +286,7 @@ pub(super) fn run(emulator: &Emulator, node: &Node, cases: &[Case], seed: u64, w
         assert_eq!(node.status(rank)[0], 0, "{what}: rank {rank} gave up: {:?}", node.status(rank));
     }
     assert!(ended, "{what}: not all ranks ended");
+    node.check_guards(what);
     for (case, expected) in cases.iter().zip(&expected) {
         case.check(expected, what);
     }

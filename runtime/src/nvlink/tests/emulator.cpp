@@ -400,14 +400,14 @@ u16 bf16_of_f32(float value) {
 
 // What the host's side must agree with.
 extern "C" u64 emulator_constant(u32 which) {
-    const u64 constants[] = {sizeof(Parameters), WINDOW_BYTES, STATE_BYTES, RANKS_MAX, THREADS, CHANNELS_MAX, ONE_SHOT_CHANNELS,
+    const u64 constants[] = {sizeof(Parameters), SLOT_DATA, STATE_BYTES, RANKS_MAX, THREADS, CHANNELS_MAX, ONE_SHOT_CHANNELS,
                              TWO_SHOT_CHANNELS, ROUND_BYTES, offsetof(Parameters, status), offsetof(Parameters, rank),
                              offsetof(Parameters, op), offsetof(Parameters, signature), STATE_CALLS, offsetof(Parameters, factor),
                              offsetof(Parameters, apart), sizeof(PairParameters), offsetof(PairParameters, messages),
                              PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX, RING_SLOTS, RING_SLOT_BYTES,
                              offsetof(Parameters, route), offsetof(Parameters, slice_bytes), sizeof(RelayParameters),
                              offsetof(RelayParameters, gets), RELAY_SPANS, RELAY_CHANNELS, RELAY_SLOT_BYTES, RELAY_WORDS,
-                             RELAY_SLICE, RELAY_ANSWERED, RELAY_STATE_BYTES, SLOT_CHANNELS, SLOTS, SLOT_ROOM, SLICE_UNIT_BYTES,
+                             RELAY_SLICE, RELAY_ANSWERED, RELAY_STATE_BYTES, SLOT_CHANNELS, SLOTS, SLICE_UNIT_BYTES,
                              offsetof(PairParameters, before)};
     return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
 }

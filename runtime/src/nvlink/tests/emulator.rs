@@ -19,7 +19,7 @@ use crate::cuda::{DevicePointer, Grid};
 use crate::element::ElementType;
 use crate::nvlink::call::{DeviceElement, DeviceMessage};
 use crate::nvlink::launch::{Request, Standing};
-use crate::nvlink::layout::{RANKS_MAX, SLICE_UNIT_BYTES, STATE_BYTES, THREADS, WINDOW_BYTES};
+use crate::nvlink::layout::{RANKS_MAX, SLICE_UNIT_BYTES, STATE_BYTES, THREADS};
 use crate::nvlink::pairs::{self, Numbers, PairParameters, Slots};
 use crate::nvlink::parameters::{Parameters, status};
 use crate::nvlink::part::Leaf;
@@ -235,9 +235,16 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(ranks: u32, deadline_ns: u64) -> Node {
-        let each = |words: usize| (0..ranks).map(|_| vec![0u64; words]).collect();
+        let each = |words: usize| {
+            let guarded = |_| {
+                let mut memory = vec![0; words + GUARD_WORDS];
+                memory[words..].fill(GUARD);
+                memory
+            };
+            (0..ranks).map(guarded).collect()
+        };
         Node {
-            windows: each(WINDOW_BYTES / 8),
+            windows: each(slots(ranks).window_bytes(ranks) / 8),
             states: each(STATE_BYTES / 8),
             statuses: (0..ranks).map(|_| vec![0; status::WORDS]).collect(),
             numbers: (0..ranks).map(|_| Cell::new(Numbers::new())).collect(),
@@ -248,6 +255,17 @@ impl Node {
     /// The words that a rank's kernels told its host.
     pub(super) fn status(&self, rank: usize) -> &[u32] {
         &self.statuses[rank]
+    }
+
+    /// That nobody wrote behind a window or behind a rank's counters.
+    pub(super) fn check_guards(&self, what: &str) {
+        for memory in self.windows.iter().chain(&self.states) {
+            let guard = &memory[memory.len() - GUARD_WORDS..];
+            assert!(
+                guard.iter().all(|&word| word == GUARD),
+                "{what}: somebody wrote behind what ranks share"
+            );
+        }
     }
 
     /// Sets every call counter and every number in cells as they would be after so many calls.
@@ -284,6 +302,10 @@ impl Node {
         }
     }
 }
+
+/// Behind what ranks share: as much as a slot.
+const GUARD_WORDS: usize = 2 * SLICE_UNIT_BYTES / 8;
+const GUARD: u64 = 0x5afe_5afe_5afe_5afe;
 
 /// Host memory as an address that kernels take.
 pub(super) fn pointer_to<T>(memory: &[T]) -> DevicePointer {

@@ -49,7 +49,7 @@ impl Gpus {
     fn open(count: u32, deadline: Duration, elements: &[DeviceElement]) -> Gpus {
         let devices: Vec<_> = (0..count).map(|ordinal| Device::open(ordinal).expect("a GPU")).collect();
         let prepared: Vec<_> =
-            devices.iter().map(|device| Preparation::new(device).expect("a window")).collect();
+            devices.iter().map(|device| Preparation::new(device, count).expect("a window")).collect();
         let offers: Vec<_> = prepared.iter().map(Preparation::offer).collect();
         let pools: Vec<_> =
             devices.iter().map(|device| DeviceMemory::zeroed(device, POOL_WORDS).expect("a pool")).collect();

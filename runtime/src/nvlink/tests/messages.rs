@@ -68,6 +68,7 @@ fn run(emulator: &Emulator, ranks: u32, works: &[Vec<Work>], seed: u64, node: &N
         assert_eq!(node.status(rank)[0], 0, "{what}: rank {rank} gave up: {:?}", node.status(rank));
     }
     assert!(ended, "{what}: not all ranks ended");
+    node.check_guards(what);
 }
 
 #[test]

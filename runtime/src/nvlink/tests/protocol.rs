@@ -17,7 +17,7 @@ fn kernels_and_host_have_one_layout() {
     let Some(emulator) = Emulator::new("kernels_and_host_have_one_layout") else { return };
     let expected = [
         size_of::<Parameters>(),
-        layout::WINDOW_BYTES,
+        layout::SLOT_DATA,
         layout::STATE_BYTES,
         layout::RANKS_MAX,
         layout::THREADS as usize,
@@ -54,7 +54,6 @@ fn kernels_and_host_have_one_layout() {
         relay::STATE_BYTES,
         layout::SLOT_CHANNELS as usize,
         layout::SLOTS,
-        layout::SLOT_ROOM,
         layout::SLICE_UNIT_BYTES,
         std::mem::offset_of!(PairParameters, before),
     ];
