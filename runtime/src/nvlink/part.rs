@@ -295,11 +295,15 @@ impl Shape {
     }
 
     /// How many channels the ring leaf has at most. A chain that is short has fewer and whole slots: a slice's way costs the
-    /// same however short it is.
+    /// same however short it is, once for each rank that passes it on, of which two ranks have none.
     pub(super) fn ring_channels(self) -> u32 {
         let whole = self.ring_bytes() / (self.slices_per_channel() * RING_SLOT_BYTES);
         let whole = u32::try_from(whole).unwrap_or(CHANNELS_MAX);
-        if whole >= CHAIN_CHANNELS_MIN && self.is_chain() { whole.min(CHANNELS_MAX) } else { CHANNELS_MAX }
+        if whole >= CHAIN_CHANNELS_MIN && self.is_chain() && self.ranks > 2 {
+            whole.min(CHANNELS_MAX)
+        } else {
+            CHANNELS_MAX
+        }
     }
 
     /// Along a chain two slices of a channel are on their way, so that all ranks have something to do; around a ring every
