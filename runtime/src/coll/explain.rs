@@ -325,6 +325,7 @@ mod tests {
                 slot_bytes: 256 << 10,
                 min_segment_bytes: 32 << 10,
                 min_exchange_bytes: 32 << 10,
+                quick_bytes: None,
                 credits: 4,
             },
             leaves: false,

@@ -106,6 +106,8 @@ pub struct MessageLimits {
     pub min_segment_bytes: usize,
     /// The length from which on it pays where nothing is passed on.
     pub min_exchange_bytes: usize,
+    /// The length from which on messages go a quicker way, where there is one.
+    pub quick_bytes: Option<usize>,
     /// How many a pair of ranks can have in flight.
     pub credits: usize,
 }
@@ -180,6 +182,18 @@ pub fn segment_len(
         Algorithm::Chain => PIECES * ranks,
         Algorithm::Dissemination => 1,
     };
+    // How many messages one after the other are under way, or wait, at any time, where all that is passed on is.
+    let depth_of_all = match algorithm {
+        Algorithm::Ring if collective == Collective::AllReduce => ranks,
+        Algorithm::Chain => ranks.max(2) - 1,
+        Algorithm::Tree | Algorithm::Binomial => depth,
+        Algorithm::DoubleTree => 2 * depth,
+        _ => 1,
+    };
+    let quick = messages.quick_bytes.map_or(usize::MAX, |bytes| bytes.div_ceil(element_bytes));
+    if quick <= most && count / depth_of_all >= quick {
+        return count.div_ceil(pieces).clamp(quick, most);
+    }
     let passes_on = match algorithm {
         Algorithm::Ring | Algorithm::Chain => world_size > 2,
         Algorithm::Tree | Algorithm::DoubleTree => true,
@@ -238,6 +252,7 @@ mod tests {
         slot_bytes: 256 << 10,
         min_segment_bytes: 16 << 10,
         min_exchange_bytes: 16 << 10,
+        quick_bytes: None,
         credits: 4,
     };
 
@@ -251,6 +266,31 @@ mod tests {
         let sizes = Sizes { collective, world_size, count, element_bytes, messages, leaves: false };
         let selection = select(choice, &sizes, &Model::TCP);
         selection.map(|selection| selection.algorithm)
+    }
+
+    #[test]
+    fn what_is_long_enough_for_the_quicker_way_is_not_cut_below_it() {
+        let of_bytes = |bytes: usize, world_size, algorithm, collective, quick_bytes| {
+            let messages = MessageLimits { quick_bytes, ..MESSAGES };
+            4 * segment_len(algorithm, collective, world_size, bytes / 4, 4, messages)
+        };
+        let (quick, broadcast) = (Some(64 << 10), Collective::Broadcast { root: efarun_wire::Rank(0) });
+        for (bytes, expected) in
+            [(60 << 10, 16 << 10), (64 << 10, 64 << 10), (100 << 10, 64 << 10), (1 << 20, 256 << 10)]
+        {
+            let found = of_bytes(bytes, 2, Algorithm::Doubling, Collective::AllReduce, quick);
+            assert_eq!(found, expected, "{bytes}");
+            let found = of_bytes(bytes, 2, Algorithm::Chain, broadcast, quick);
+            assert_eq!(found, expected.min(128 << 10), "{bytes}");
+        }
+        // What is passed on is cut all the same where all would wait for the first message to have come through.
+        for (bytes, expected) in [(128 << 10, 16 << 10), (192 << 10, 64 << 10), (1 << 20, 64 << 10)] {
+            assert_eq!(of_bytes(bytes, 4, Algorithm::Chain, broadcast, quick), expected, "{bytes}");
+        }
+        let unreachable = Some(MESSAGES.slot_bytes + 4);
+        for quick in [None, unreachable] {
+            assert_eq!(of_bytes(100 << 10, 2, Algorithm::Doubling, Collective::AllReduce, quick), 25 << 10);
+        }
     }
 
     #[test]

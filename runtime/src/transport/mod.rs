@@ -140,6 +140,12 @@ pub trait Transport: Send {
         self.min_segment_bytes()
     }
 
+    /// The length from which on messages go a quicker way than shorter ones, which is worth more than cutting them; none
+    /// where all go the same way.
+    fn quick_bytes(&self) -> Option<usize> {
+        None
+    }
+
     /// Prepares to receive from and send to these peers. Opening a peer twice costs nothing. Returns without
     /// waiting for the peers: until a peer has opened its side, [`Transport::try_send`] to it says `false`.
     ///

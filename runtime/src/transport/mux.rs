@@ -112,6 +112,11 @@ impl Transport for Mux {
         self.legs.iter().map(|leg| leg.transport.min_exchange_bytes()).max().unwrap_or_default()
     }
 
+    /// Of the transports that have a quicker way, which the messages of others do not mind.
+    fn quick_bytes(&self) -> Option<usize> {
+        self.legs.iter().filter_map(|leg| leg.transport.quick_bytes()).max()
+    }
+
     fn open(&mut self, receives_from: &[Rank], sends_to: &[Rank]) -> Result<(), TransportError> {
         for leg in &mut self.legs {
             leg.receives_from.clear();

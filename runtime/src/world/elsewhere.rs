@@ -54,6 +54,7 @@ impl Elsewhere {
                 slot_bytes: usize::MAX,
                 min_segment_bytes: 1,
                 min_exchange_bytes: 1,
+                quick_bytes: None,
                 credits: 2,
             },
             (_, 1) => SHARED_MEMORY,
@@ -63,6 +64,7 @@ impl Elsewhere {
                 slot_bytes: SHARED_MEMORY.slot_bytes.min(SOCKETS.slot_bytes),
                 min_segment_bytes: SHARED_MEMORY.min_segment_bytes.max(SOCKETS.min_segment_bytes),
                 min_exchange_bytes: SHARED_MEMORY.min_exchange_bytes.max(SOCKETS.min_exchange_bytes),
+                quick_bytes: None,
                 credits: SHARED_MEMORY.credits.min(SOCKETS.credits),
             },
         }
@@ -74,12 +76,14 @@ const SHARED_MEMORY: MessageLimits = MessageLimits {
     slot_bytes: 64 << 10,
     min_segment_bytes: 4 << 10,
     min_exchange_bytes: 4 << 10,
+    quick_bytes: None,
     credits: 8,
 };
 const SOCKETS: MessageLimits = MessageLimits {
     slot_bytes: 512 << 10,
     min_segment_bytes: 128 << 10,
     min_exchange_bytes: 512 << 10,
+    quick_bytes: None,
     credits: 4,
 };
 

@@ -132,8 +132,13 @@ impl Plans {
 
     /// Refuses an algorithm that the collective does not have, where no way is needed.
     pub(super) fn check(choice: Choice, collective: Collective) -> Result<(), NoSuchAlgorithm> {
-        let messages =
-            MessageLimits { slot_bytes: 1, min_segment_bytes: 1, min_exchange_bytes: 1, credits: 1 };
+        let messages = MessageLimits {
+            slot_bytes: 1,
+            min_segment_bytes: 1,
+            min_exchange_bytes: 1,
+            quick_bytes: None,
+            credits: 1,
+        };
         let (world_size, count, element_bytes) = (1, 0, 1);
         let sizes = Sizes { collective, world_size, count, element_bytes, messages, leaves: false };
         select::select(choice, &sizes, &Model::SHARED_MEMORY).map(drop)
@@ -187,8 +192,13 @@ mod tests {
     }
 
     fn find(plans: &mut Plans, count: usize) -> &Kept {
-        let limits =
-            Limits { slot_bytes: 65_536, credits: 8, min_segment_bytes: 4096, min_exchange_bytes: 4096 };
+        let limits = Limits {
+            slot_bytes: 65_536,
+            credits: 8,
+            min_segment_bytes: 4096,
+            min_exchange_bytes: 4096,
+            quick_bytes: u32::MAX,
+        };
         let (rank, world_size, model) = (Rank(0), 2, &Model::SHARED_MEMORY);
         let (between, leaves, nodes) = (limits, true, None);
         let surroundings = Surroundings { rank, world_size, limits, between, leaves, nodes, model };

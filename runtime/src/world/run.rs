@@ -128,8 +128,13 @@ impl World {
 
     /// What schedules are made for. In a world of one rank nothing is sent, and no message is too long.
     pub(super) fn messages(&self) -> MessageLimits {
-        let none =
-            MessageLimits { slot_bytes: usize::MAX, min_segment_bytes: 1, min_exchange_bytes: 1, credits: 2 };
+        let none = MessageLimits {
+            slot_bytes: usize::MAX,
+            min_segment_bytes: 1,
+            min_exchange_bytes: 1,
+            quick_bytes: None,
+            credits: 2,
+        };
         self.peers.as_ref().map_or(none, |peers| peers.limits.messages())
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct Limits {
     pub(super) min_segment_bytes: u32,
     /// The same where nothing is passed on.
     pub(super) min_exchange_bytes: u32,
+    /// The length from which on messages go a quicker way; more than any has where there is none.
+    pub(super) quick_bytes: u32,
 }
 
 impl Limits {
@@ -63,6 +65,7 @@ impl Limits {
             credits: capped(transport.credits()),
             min_segment_bytes: capped(transport.min_segment_bytes()),
             min_exchange_bytes: capped(transport.min_exchange_bytes()),
+            quick_bytes: capped(transport.quick_bytes().unwrap_or(usize::MAX)),
         }
     }
 
@@ -72,15 +75,16 @@ impl Limits {
             slot_bytes: self.slot_bytes as usize,
             min_segment_bytes: self.min_segment_bytes as usize,
             min_exchange_bytes: self.min_exchange_bytes as usize,
+            quick_bytes: (self.quick_bytes <= self.slot_bytes).then_some(self.quick_bytes as usize),
             credits: self.credits as usize,
         }
     }
 
     /// As [`Limits::to_bytes`] has them.
-    const BYTES: usize = 4 * size_of::<u32>();
+    const BYTES: usize = 5 * size_of::<u32>();
 
     fn to_bytes(self) -> Vec<u8> {
-        [self.slot_bytes, self.credits, self.min_segment_bytes, self.min_exchange_bytes]
+        [self.slot_bytes, self.credits, self.min_segment_bytes, self.min_exchange_bytes, self.quick_bytes]
             .map(u32::to_le_bytes)
             .concat()
     }
@@ -89,12 +93,14 @@ impl Limits {
     fn of_all(all: &[Vec<u8>]) -> Option<Self> {
         let parse = |blob: &Vec<u8>| {
             let (words, _) = blob.as_chunks::<4>();
-            let [slot_bytes, credits, min_segment_bytes, min_exchange_bytes] = *words.first_chunk()?;
+            let [slot_bytes, credits, min_segment_bytes, min_exchange_bytes, quick_bytes] =
+                *words.first_chunk()?;
             let limits = Limits {
                 slot_bytes: u32::from_le_bytes(slot_bytes),
                 credits: u32::from_le_bytes(credits),
                 min_segment_bytes: u32::from_le_bytes(min_segment_bytes),
                 min_exchange_bytes: u32::from_le_bytes(min_exchange_bytes),
+                quick_bytes: u32::from_le_bytes(quick_bytes),
             };
             // Nothing could be sent within these.
             (limits.slot_bytes > 0 && limits.credits > 0).then_some(limits)
@@ -104,6 +110,7 @@ impl Limits {
             credits: a.credits.min(b.credits),
             min_segment_bytes: a.min_segment_bytes.max(b.min_segment_bytes),
             min_exchange_bytes: a.min_exchange_bytes.max(b.min_exchange_bytes),
+            quick_bytes: a.quick_bytes.max(b.quick_bytes),
         };
         all.iter().filter_map(parse).reduce(both)
     }
@@ -435,22 +442,33 @@ mod tests {
 
     #[test]
     fn limits_of_all_ranks_hold_for_each_of_them() {
-        let limits = |slot_bytes, credits, min_segment_bytes, min_exchange_bytes| Limits {
+        let limits = |slot_bytes, credits, min_segment_bytes, min_exchange_bytes, quick_bytes| Limits {
             slot_bytes,
             credits,
             min_segment_bytes,
             min_exchange_bytes,
+            quick_bytes,
         };
-        let all = [limits(1 << 18, 4, 1 << 15, 1 << 12), limits(1 << 16, 8, 1 << 12, 1 << 16)]
-            .map(Limits::to_bytes);
-        assert_eq!(Limits::of_all(&all), Some(limits(1 << 16, 4, 1 << 15, 1 << 16)));
+        let all =
+            [limits(1 << 18, 4, 1 << 15, 1 << 12, 1 << 14), limits(1 << 16, 8, 1 << 12, 1 << 16, 1 << 15)]
+                .map(Limits::to_bytes);
+        let both = limits(1 << 16, 4, 1 << 15, 1 << 16, 1 << 15);
+        assert_eq!(Limits::of_all(&all), Some(both));
+        assert_eq!(both.messages().quick_bytes, Some(1 << 15));
+        let short = Limits { quick_bytes: u32::MAX, ..both };
+        assert_eq!(short.messages().quick_bytes, None, "longer than any message");
         assert_eq!(Limits::of_all(&[vec![1, 2, 3]]), None);
     }
 
     #[test]
     fn limits_within_which_nothing_could_be_sent_do_not_count() {
-        let limits =
-            |slot_bytes, credits| Limits { slot_bytes, credits, min_segment_bytes: 1, min_exchange_bytes: 1 };
+        let limits = |slot_bytes, credits| Limits {
+            slot_bytes,
+            credits,
+            min_segment_bytes: 1,
+            min_exchange_bytes: 1,
+            quick_bytes: u32::MAX,
+        };
         let all = [limits(1 << 16, 0), limits(1 << 12, 4), limits(0, 2)].map(Limits::to_bytes);
         assert_eq!(Limits::of_all(&all), Some(limits(1 << 12, 4)));
     }

@@ -65,6 +65,7 @@ fn built(
         slot_bytes: segment_len * element_bytes,
         min_segment_bytes: 1,
         min_exchange_bytes: 1,
+        quick_bytes: None,
         credits,
     };
     // Longer between nodes, as they are over TCP.

@@ -112,6 +112,7 @@ fn by_node(collective: Collective, world_size: u32, count: usize) -> Hierarchy {
         slot_bytes: 64 << 10,
         min_segment_bytes: 4 << 10,
         min_exchange_bytes: 64 << 10,
+        quick_bytes: None,
         credits: 4,
     };
     let means = Means { element_bytes: 4, within: limits, between: limits, model: &Model::TCP };

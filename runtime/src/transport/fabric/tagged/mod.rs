@@ -15,8 +15,10 @@
 //! pieces' receives on that rail for this peer. A rail is not tried again; the peer is lost with its last one.
 //!
 //! This needs every send to end by itself. The provider sends up to 64 KiB without an answer ("medium"); of longer messages
-//! it awaits the receiver's word, and one that got lost is told to the receiver only. So where there are several rails pieces
-//! are no longer than that. libfabric before 2.5 crashes when an endpoint closes over half a message, so there the peer is lost with the first rail.
+//! it awaits the receiver's word, and one that got lost is told to the receiver only; from 1 MiB on the receiver's card reads
+//! them, and a read that fails is told to the receiver only, too. So where there are several rails pieces
+//! are no longer than that. Where there is one, the peer is lost with it whoever is told, and pieces are as long as what is
+//! read. libfabric before 2.5 crashes when an endpoint closes over half a message, so there the peer is lost with the first rail.
 //!
 //! # Safety
 //!

@@ -1,6 +1,6 @@
 //! What schedules say is sent, what our transport counts, and what the card does: the same.
 
-use super::soft_efa::{difference, efa, efa_direct, run_body};
+use super::soft_efa::{close_both, difference, efa, efa_direct, pair, rails, run_body, stream_of};
 use super::*;
 use crate::coll::buffers::Buffers;
 use crate::coll::collective::Collective;
@@ -23,7 +23,33 @@ fn on_a_p4d_the_transport_sends_what_schedules_do() {
     run_body("2.5.1", "p4d-counts", "counts::bodies::a_transport_sends_what_schedules_do", &options);
 }
 
+#[test]
+fn on_a_p4d_with_one_card_that_reads_long_messages_and_no_others() {
+    let options = ["--device", "p4d", "--manners", "all"];
+    run_body("2.5.1", "p4d-reads", "counts::bodies::a_card_reads_long_messages", &options);
+}
+
+#[test]
+fn on_a_p4d_with_several_cards_none_reads() {
+    let options = ["--device", "p4d", "--nics", "2", "--manners", "all"];
+    run_body("2.5.1", "p4d-no-reads", "counts::bodies::no_card_of_several_reads", &options);
+}
+
 mod bodies {
+    #[test]
+    fn a_card_reads_long_messages() {
+        if super::support::body_runs_on().is_some() {
+            super::a_card_reads_long_messages();
+        }
+    }
+
+    #[test]
+    fn no_card_of_several_reads() {
+        if super::support::body_runs_on().is_some() {
+            super::no_card_of_several_reads();
+        }
+    }
+
     #[test]
     fn a_card_writes_what_schedules_send() {
         if super::support::body_runs_on().is_some() {
@@ -75,8 +101,11 @@ fn a_transport_sends_what_schedules_do() {
         ranks.iter_mut().for_each(progress);
         let [packets, writes, reads, bytes] =
             at_card(["send_wrs", "rdma_write_wrs", "rdma_read_wrs", "send_bytes"]);
-        // With reads the card would write where messages are received, and `manners` would have more to show on a p4d.
-        assert_eq!((writes, reads), (0, 0), "a p4d does not write, and what we send is too short to be read");
+        assert_eq!(
+            (writes, reads),
+            (0, 0),
+            "a p4d does not write, and what is sent here is too short to be read"
+        );
         if packets >= sent.messages && bytes >= sent.payload_bytes {
             println!("{sent:?}: {packets} packets, {} bytes of protocol", bytes - sent.payload_bytes);
             assert!(bytes < 2 * sent.payload_bytes, "{bytes} bytes for {sent:?}");
@@ -96,6 +125,45 @@ fn a_transport_sends_what_schedules_do() {
         ranks.iter_mut().for_each(progress);
     }
     ranks.iter_mut().for_each(|rank| rank.try_close().unwrap());
+}
+
+/// Of what is not cut, the card reads every byte out of the memory that it is sent from, with its header; and it reads
+/// nothing of what is shorter.
+fn a_card_reads_long_messages() {
+    let [mut sender, mut receiver] = pair(&efa(2));
+    let len = sender.quick_bytes().unwrap();
+    assert_eq!(len, sender.slot_bytes(), "a message is one piece on one rail");
+    let payload: Vec<u8> = (0..len).map(|index| (index / 5) as u8).collect();
+    stream_of(&mut sender, &mut receiver, COUNT_READ, &payload[..len - HEADER_BYTES - 1]);
+    stream_of(&mut sender, &mut receiver, COUNT_READ, &payload);
+    let wanted = (COUNT_READ * (len + HEADER_BYTES)) as u64;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        // Counters are shown a little later.
+        progress(&mut receiver);
+        let [bytes] = at_card(["rdma_read_bytes"]);
+        assert!(bytes <= wanted, "the card has read {bytes} bytes, and {wanted} were long");
+        if bytes == wanted {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the card has read {bytes} bytes of {wanted}");
+    }
+    close_both(sender, receiver);
+}
+
+/// What is lost over one of several rails has to be told to its sender, and a card that reads tells the receiver.
+fn no_card_of_several_reads() {
+    let [mut sender, mut receiver] = pair(&efa(2).over(rails(2)));
+    assert_eq!(sender.quick_bytes(), None);
+    let payload = vec![7; sender.slot_bytes()];
+    stream_of(&mut sender, &mut receiver, COUNT_READ, &payload);
+    let deadline = Instant::now() + DEADLINE;
+    while at_card(["tx_bytes"])[0] < (COUNT_READ * payload.len() / 2) as u64 {
+        assert!(Instant::now() < deadline, "the first card shows {:?}", at_card(["tx_bytes"]));
+        progress(&mut sender);
+    }
+    assert_eq!(at_card(["rdma_read_wrs"]), [0]);
+    close_both(sender, receiver);
 }
 
 /// What ranks have sent.
@@ -124,7 +192,7 @@ fn sent_by_all(ranks: &mut [FabricTransport]) -> Sent {
     for collective in Collective::ALL {
         for &algorithm in Algorithm::of(collective) {
             let count = if collective == Collective::Barrier { 0 } else { COUNT };
-            let segment_len = ranks[0].slot_bytes() / 2 / size_of::<u64>();
+            let segment_len = SEGMENT_BYTES / size_of::<u64>();
             let shape =
                 Shape { collective, world_size: WORLD_SIZE, count, segment_len, credits: ranks[0].credits() };
             let schedule = build(algorithm, shape);
@@ -192,3 +260,6 @@ fn at_card<const N: usize>(counters: [&str; N]) -> [u64; N] {
 const WORLD_SIZE: u32 = 3;
 /// Cut into several messages, of which some are too long to be sent in one.
 const COUNT: usize = 30_011;
+const SEGMENT_BYTES: usize = 128 << 10;
+const COUNT_READ: usize = 20;
+const HEADER_BYTES: usize = 16;

@@ -40,6 +40,7 @@ bodies! {
     operations_that_fail_are_told_by_cause_and_card,
     keys_that_are_bad_are_told,
     a_card_that_is_lost_is_told,
+    a_link_that_goes_down_while_cards_read_is_told,
     a_rail_that_fails_says_why_its_messages_do_not_go_over_others,
     messages_go_round_a_rail_that_fails,
     messages_without_a_rail_left_lose_the_peer,
@@ -63,7 +64,9 @@ on_soft_efa! {
         operations_that_fail_are_told_by_cause_and_card:
             ["--device", "p4d", "--nics", "2", "--fault", "fail=15:send"];
         keys_that_are_bad_are_told: ["--device", "p4d", "--fault", "fail=7:send"];
-        a_card_that_is_lost_is_told: ["--device", "p4d", "--fault", "device-lost@2000ops"];
+        a_card_that_is_lost_is_told: ["--device", "p4d", "--fault", "device-lost@200ops"];
+        a_link_that_goes_down_while_cards_read_is_told:
+            ["--device", "p4d", "--timeout", "500", "--manners", "srd", "--fault", "link-down@400ops"];
         messages_go_round_a_rail_that_fails:
             ["--device", "p4d", "--nics", "4", "--timeout", "2000", "--manners", "srd", "--fault", "link-down=1@150ops"];
         messages_without_a_rail_left_lose_the_peer:
@@ -243,6 +246,16 @@ fn a_card_that_is_lost_is_told() {
     let [sender, mut receiver] = pair(&efa(2));
     let cause = loss_of(sender, Some(&mut receiver));
     assert!(cause.contains("rdmap16s27"), "{cause}");
+    receiver.try_close().unwrap();
+}
+
+/// To one of the two at least: the sender of what is being read has nothing under way, and may never hear of it.
+fn a_link_that_goes_down_while_cards_read_is_told() {
+    let [sender, mut receiver] = pair(&efa(2));
+    assert_eq!(sender.quick_bytes(), Some(sender.slot_bytes()), "all that is sent is read");
+    let cause = loss_of(sender, Some(&mut receiver));
+    assert!(cause.contains("it answered before and does not any more"), "{cause}");
+    assert!(cause.contains("from rdmap16s27 to rdmap16s27 on "), "{cause}");
     receiver.try_close().unwrap();
 }
 
