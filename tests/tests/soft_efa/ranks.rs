@@ -53,6 +53,26 @@ fn a_rank_alone_on_its_host_uses_all_four_cards_of_a_p4d() {
 }
 
 #[test]
+fn a_rank_with_one_card_of_a_p4d_has_it_read_long_messages() {
+    require!(Need::SoftEfa, Need::SoftEfaPeers);
+    let older = libfabric_1_22_folder();
+    for seed in seeds() {
+        for libfabric in [None, older.to_str()] {
+            let sysfs = tempfile::tempdir().unwrap();
+            let mut options = vec!["--device", "p4d", "--manners", "all", "--seed", &seed];
+            options.extend(libfabric.into_iter().flat_map(|folder| ["--libfabric", folder]));
+            let devices = SoftEfa::new(&options);
+            let watched = devices.clone().with("SOFTEFA_SYSFS", sysfs.path().to_str().unwrap());
+            let said = finish(alone(&[devices, watched], &["0,1,257,70000,300000"]));
+            assert_eq!(said.matches("efa on 1 rail (rdmap16s27; libfabric").count(), 2, "{said}");
+            let counters = sysfs.path().join("class/infiniband/rdmap16s27/ports/1/hw_counters");
+            let read = std::fs::read_to_string(counters.join("rdma_read_bytes")).unwrap();
+            assert!(read.trim().parse::<u64>().unwrap() > 1 << 20, "{read} bytes were read: {said}");
+        }
+    }
+}
+
+#[test]
 fn ranks_whose_cards_write_use_that_and_others_do_not() {
     require!(Need::SoftEfa);
     for seed in seeds() {
