@@ -26,6 +26,8 @@ pub struct Config {
     pub algorithm: Choice,
     /// Whether leaves may take the place of messages between ranks that share memory.
     pub leaves: bool,
+    /// Whether cards read GPU memory between nodes.
+    pub gpu_direct: GpuDirect,
     /// After how long without progress a collective is an error.
     pub deadline: Duration,
     /// After how long a world that is not complete is an error.
@@ -61,10 +63,20 @@ impl Config {
             Some("off") => false,
             Some(value) => return Err(ConfigError::new(env::EFARUN_LEAVES, value, "auto or off")),
         };
+        let gpu_direct = match environment.text(env::EFARUN_GPUDIRECT)? {
+            None => defaults.gpu_direct,
+            Some("auto") => GpuDirect::Auto,
+            Some("off") => GpuDirect::Off,
+            Some("required") => GpuDirect::Required,
+            Some(value) => {
+                return Err(ConfigError::new(env::EFARUN_GPUDIRECT, value, "auto, off or required"));
+            }
+        };
         Ok(Config {
             local_transport,
             algorithm,
             leaves,
+            gpu_direct,
             provider: provider(environment)?,
             node_address: environment
                 .text(env::EFARUN_NODE_ADDRESS)?
@@ -90,6 +102,7 @@ impl Default for Config {
             node_address: None,
             algorithm: Choice::Auto,
             leaves: true,
+            gpu_direct: GpuDirect::Auto,
             deadline: Duration::from_secs(300),
             bootstrap_timeout: Duration::from_secs(60),
         }
@@ -142,6 +155,17 @@ pub enum LocalTransport {
     Network,
 }
 
+/// Whether cards read GPU memory between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuDirect {
+    /// Where all ranks' cards do; else it goes through the hosts' memory.
+    Auto,
+    /// Never.
+    Off,
+    /// Always; where a rank's cards do not, that is an error.
+    Required,
+}
+
 /// Shown as the variables take them.
 macro_rules! display_as_words {
     ($($type:ident { $($variant:ident => $word:literal),* })*) => {$(
@@ -156,6 +180,7 @@ macro_rules! display_as_words {
 display_as_words! {
     LocalTransport { Auto => "auto", Shm => "shm", Network => "network" }
     Provider { Auto => "auto", Efa => "efa", EfaRdm => "efa-rdm", Tcp => "tcp", FabricTcp => "fabric-tcp" }
+    GpuDirect { Auto => "auto", Off => "off", Required => "required" }
 }
 
 /// One setting, for help texts and the manual.
@@ -170,7 +195,7 @@ pub struct Setting {
 }
 
 /// Every variable that the runtime reads, but for those by which other launchers name ranks.
-pub const SETTINGS: [Setting; 15] = [
+pub const SETTINGS: [Setting; 16] = [
     Setting {
         name: env::EFARUN_RANK,
         default: "what another launcher's variables say",
@@ -227,6 +252,14 @@ pub const SETTINGS: [Setting; 15] = [
                 where all of them can. efa-rdm: EFA devices by messages, whatever they can. tcp: TCP by the runtime's own \
                 sockets, which needs no library. fabric-tcp: TCP by libfabric, which is slower; FI_PROVIDER=tcp means \
                 this too. auto takes efa where every node has a device, and tcp otherwise. The same on every rank.",
+    },
+    Setting {
+        name: env::EFARUN_GPUDIRECT,
+        default: "auto",
+        about: "Whether EFA cards read GPU memory between nodes, for programs of NCCL on efarun's libnccl. auto: where every \
+                rank's cards do, which is tried when a communicator is made; where they do not, GPU memory goes through the \
+                hosts' memory, and rank 0 says why. off: never. required: a communicator that would go through the hosts' \
+                memory is an error. The same on every rank.",
     },
     Setting {
         name: env::EFARUN_NODE_ADDRESS,
@@ -402,6 +435,7 @@ mod tests {
             (env::EFARUN_ALGORITHM, "rings"),
             (env::EFARUN_ALGORITHM, "broadcast=ring"),
             (env::EFARUN_PROVIDER, "verbs"),
+            (env::EFARUN_GPUDIRECT, "on"),
             (env::EFARUN_NODE_ADDRESS, "myhost"),
         ] {
             let text = parse(name, value).expect_err("refused").to_string();

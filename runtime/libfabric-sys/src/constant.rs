@@ -91,10 +91,14 @@ pub const FI_ENABLE: c_int = 6;
 pub const FI_OPT_ENDPOINT: c_int = 0;
 pub const FI_OPT_MIN_MULTI_RECV: c_int = 0;
 pub const FI_OPT_FI_HMEM_P2P: c_int = 8;
+/// A `bool`, since 1.18.
+pub const FI_OPT_CUDA_API_PERMITTED: c_int = 10;
 /// A `bool`, since 1.20.
 pub const FI_OPT_SHARED_MEMORY_PERMITTED: c_int = 11;
 /// Of the EFA provider, since 2.0: how often the device retries for a receiver that is not ready, as a `size_t`.
 pub const FI_OPT_EFA_RNR_RETRY: c_int = -(0xefa << 16);
+/// Of the EFA provider: whether it reads others' memory by messages of its own instead of by the device, as a `bool`.
+pub const FI_OPT_EFA_EMULATED_READ: c_int = FI_OPT_EFA_RNR_RETRY + 1;
 
 // enum fi_type, for fi_tostr.
 pub const FI_TYPE_INFO: c_uint = 0;

@@ -11,7 +11,8 @@
 //! # What is not as with NCCL
 //!
 //! - A node has eight ranks of a communicator at most, a GPU each.
-//! - Between nodes data goes through the hosts' memory ([`between`]), and there are 16 nodes at most.
+//! - Between nodes EFA cards read GPU memory where all of them can, which is tried when a communicator is made; else data goes
+//!   through the hosts' memory, and on EFA rank 0 says why ([`between`], `EFARUN_GPUDIRECT`). There are 16 nodes at most.
 //! - `ncclCommRegister` remembers a buffer and makes no call faster: one rank alone says so. Windows
 //!   (`ncclCommWindowRegister`), which all ranks make together, let large calls read and write buffers where they lie.
 //! - A communicator that is made with `blocking = 0` is there when the call returns.

@@ -138,6 +138,20 @@ impl Device {
         Ok((self.attribute(major)?, self.attribute(minor)?))
     }
 
+    /// Whether other devices may read and write its memory.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    pub fn is_reached_by_devices(&self) -> Result<bool, CudaError> {
+        Ok(self.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_SUPPORTED)? != 0)
+    }
+
+    /// Whether the driver gives its memory as dma-bufs.
+    pub(super) fn gives_dma_bufs(&self) -> Result<bool, CudaError> {
+        Ok(self.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED)? != 0)
+    }
+
     /// How many blocks run side by side at least.
     ///
     /// # Errors

@@ -7,9 +7,10 @@
 //! is borrowed for as long as the device uses it.
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -211,6 +212,49 @@ impl<T: Pod> DeviceMemory<T> {
         self.blocking("cuMemsetD8", bytes, |stream| unsafe {
             sys::cuMemsetD8Async(to.0, byte, bytes, stream)
         })
+    }
+
+    /// The dma-buf that the memory is, by which other devices' drivers are told of it; none where this driver gives none.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`] when the driver cannot be asked.
+    pub fn dma_buf(&self) -> Result<Option<OwnedFd>, CudaError> {
+        let device = self.device();
+        if !device.gives_dma_bufs()? {
+            return Ok(None);
+        }
+        let mut fd: c_int = -1;
+        let kind = sys::CUmemRangeHandleType::CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD;
+        let Allocation { pointer, bytes, .. } = *self.allocation;
+        let _current = device.make_current()?;
+        // SAFETY: an allocation of ours; the handle of this kind is a descriptor, and one is written.
+        let result =
+            unsafe { sys::cuMemGetHandleForAddressRange((&raw mut fd).cast(), pointer.0, bytes, kind, 0) };
+        if let Err(error) = device.check("cuMemGetHandleForAddressRange", result) {
+            // It takes whole pages only, and the attribute says nothing of the kernel's part.
+            log::info!("GPU memory is no dma-buf: {error}");
+            return Ok(None);
+        }
+        // SAFETY: the call made it, and nobody else has it.
+        Ok((fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Has the driver end each of its own copies from or to this memory before it says so, which it need not do else; another
+    /// device, which reads the memory past the driver, relies on it (`CU_POINTER_ATTRIBUTE_SYNC_MEMOPS`).
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    pub fn end_copies_before_saying_so(&self) -> Result<(), CudaError> {
+        let device = self.device();
+        let is_set: c_int = 1;
+        let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS;
+        let _current = device.make_current()?;
+        // SAFETY: an allocation of ours; the attribute is an `int`, which is read before the call returns.
+        let result =
+            unsafe { sys::cuPointerSetAttribute((&raw const is_set).cast(), attribute, self.pointer().0) };
+        device.check("cuPointerSetAttribute", result)
     }
 
     /// What keeps the memory from being freed.

@@ -70,7 +70,7 @@ impl CompletionQueue {
         let library = domain.info().library();
         let (format, entry_bytes) = match domain.info().service() {
             Service::Tagged => (sys::FI_CQ_FORMAT_TAGGED, size_of::<sys::fi_cq_tagged_entry>()),
-            Service::Writes => (sys::FI_CQ_FORMAT_DATA, size_of::<sys::fi_cq_data_entry>()),
+            Service::Writes | Service::Reads => (sys::FI_CQ_FORMAT_DATA, size_of::<sys::fi_cq_data_entry>()),
         };
         let open = |wait_obj| {
             let mut attr = sys::fi_cq_attr { size, format, wait_obj, ..sys::zeroed() };

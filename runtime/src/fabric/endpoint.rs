@@ -81,6 +81,9 @@ impl Endpoint {
             library.check("fi_ep_bind", unsafe { sys::call::fi_ep_bind(raw.as_ptr(), object, flags) })
         };
         endpoint.forbid_shared_memory()?;
+        if info.reaches_gpu_memory() {
+            endpoint.forbid_cuda_calls()?;
+        }
         bind(eq.as_ptr().cast(), 0)?;
         bind(av.as_ptr().cast(), 0)?;
         bind(cq.as_ptr().cast(), sys::FI_TRANSMIT | sys::FI_RECV)?;
@@ -111,6 +114,41 @@ impl Endpoint {
             sys::FI_ENOPROTOOPT | sys::FI_EOPNOTSUPP | sys::FI_ENOSYS => Ok(()),
             _ => self.domain.info().library().check("fi_setopt", code),
         }
+    }
+
+    /// Without calls of CUDA the EFA provider can only move GPU memory by the card itself, so that it refuses where it cannot:
+    /// the proof that it can. And a call of CUDA in our progress might wait for a kernel that waits for us.
+    fn forbid_cuda_calls(&self) -> Result<(), FabricError> {
+        let value = false;
+        // SAFETY: the endpoint is open; the option is a `bool`, which is read before the call returns.
+        let code = unsafe {
+            sys::call::fi_setopt(
+                self.raw.as_ptr(),
+                sys::FI_OPT_ENDPOINT,
+                sys::FI_OPT_CUDA_API_PERMITTED,
+                (&raw const value).cast(),
+                size_of::<bool>(),
+            )
+        };
+        self.domain.info().library().check(FORBID_CUDA_CALLS, code)
+    }
+
+    /// Whether reads are the device's own; else the provider makes them of messages, which the peer must answer in its
+    /// calls.
+    pub fn reads_by_device(&self) -> bool {
+        let mut is_emulated = true;
+        let mut len = size_of::<bool>();
+        // SAFETY: the endpoint is open; the option is a `bool`.
+        let code = unsafe {
+            sys::call::fi_getopt(
+                self.raw.as_ptr(),
+                sys::FI_OPT_ENDPOINT,
+                sys::FI_OPT_EFA_EMULATED_READ,
+                (&raw mut is_emulated).cast(),
+                &raw mut len,
+            )
+        };
+        code == 0 && !is_emulated
     }
 
     /// The domain that it is in.
@@ -248,6 +286,40 @@ impl Endpoint {
         self.domain.info().library().check_post("fi_writedata", returned)
     }
 
+    /// Posts a read from a peer's memory into a part of ours. `Ok(false)`: the queue is full.
+    ///
+    /// # Safety
+    ///
+    /// `memory` and the 64 bytes at `context` belong to the provider until the completion was read or the endpoint closed; and
+    /// the peer has opened its memory to us for such reads.
+    ///
+    /// # Errors
+    ///
+    /// [`FabricError::Call`] of `fi_read`.
+    pub unsafe fn post_read(
+        &self,
+        from: FabricAddress,
+        memory: *mut [u8],
+        region: &MemoryRegion,
+        source: Target,
+        context: *mut c_void,
+    ) -> Result<bool, FabricError> {
+        // SAFETY: the endpoint is open; the memory is the caller's promise.
+        let returned = unsafe {
+            sys::call::fi_read(
+                self.raw.as_ptr(),
+                memory.cast(),
+                memory.len(),
+                region.descriptor(),
+                from.0,
+                source.address,
+                source.key,
+                context,
+            )
+        };
+        self.domain.info().library().check_post("fi_read", returned)
+    }
+
     /// Posts a receive without a tag, from anybody, as data that a write brings takes one. `Ok(false)`: the queue is full.
     ///
     /// # Safety
@@ -318,3 +390,5 @@ impl Drop for Endpoint {
 }
 
 const MAX_PARTS: usize = 2;
+/// The call that fails where the provider cannot move GPU memory by the card.
+pub const FORBID_CUDA_CALLS: &str = "fi_setopt(FI_OPT_CUDA_API_PERMITTED)";

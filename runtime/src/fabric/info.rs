@@ -25,6 +25,8 @@ pub enum Service {
     Tagged,
     /// Writes into a peer's memory that tell the peer so by 32 bits of data.
     Writes,
+    /// Reads from peers' memory.
+    Reads,
 }
 
 /// An endpoint that is looked for, with whatever memory modes the provider wants.
@@ -38,6 +40,8 @@ pub struct Request<'a> {
     pub fabric: Option<&'a str>,
     /// The address of ours that endpoints shall have, where the provider has IP addresses.
     pub source: Option<IpAddr>,
+    /// Whether memory of GPUs is to be reached, too.
+    pub gpu_memory: bool,
 }
 
 /// An endpoint that a provider offers. What it says is to be obeyed: modes that were not asked for are off, modes
@@ -47,6 +51,7 @@ pub struct Info {
     list: Arc<List>,
     raw: NonNull<fi_info>,
     service: Service,
+    gpu_memory: bool,
 }
 
 /// The card behind a domain.
@@ -94,7 +99,12 @@ impl Info {
         let mut found = Vec::new();
         let mut next = Some(head);
         while let Some(raw) = next {
-            found.push(Info { list: list.clone(), raw, service: request.service });
+            found.push(Info {
+                list: list.clone(),
+                raw,
+                service: request.service,
+                gpu_memory: request.gpu_memory,
+            });
             // SAFETY: an element of the list, which is alive.
             next = NonNull::new(unsafe { raw.as_ref() }.next);
         }
@@ -132,6 +142,11 @@ impl Info {
     /// What it was asked for.
     pub fn service(&self) -> Service {
         self.service
+    }
+
+    /// Whether it was asked to reach memory of GPUs.
+    pub fn reaches_gpu_memory(&self) -> bool {
+        self.gpu_memory
     }
 
     /// The card; none where the provider has no such thing.
@@ -230,13 +245,18 @@ impl Hints {
             let info = &mut *raw;
             (info.caps, info.mode) = match request.service {
                 Service::Tagged => (sys::FI_MSG | sys::FI_TAGGED, sys::FI_CONTEXT | sys::FI_CONTEXT2),
-                Service::Writes => {
+                // A fabric that has writes asks for their modes also of who only reads.
+                Service::Writes | Service::Reads => {
                     (sys::FI_MSG | sys::FI_RMA, sys::FI_CONTEXT | sys::FI_CONTEXT2 | sys::FI_RX_CQ_DATA)
                 }
             };
+            if request.gpu_memory {
+                info.caps |= sys::FI_HMEM;
+            }
             (*info.ep_attr).type_ = sys::FI_EP_RDM;
             let domain = &mut *info.domain_attr;
-            domain.mr_mode = MEMORY_MODES;
+            // Who asks for the one without the other is offered nothing.
+            domain.mr_mode = MEMORY_MODES | if request.gpu_memory { sys::FI_MR_HMEM } else { 0 };
             domain.threading = sys::FI_THREAD_SAFE;
             // Progress only from our own calls: a thread per endpoint of the provider's own would compete with the
             // ranks for their cores.

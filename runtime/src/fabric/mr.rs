@@ -6,7 +6,8 @@
 //! calls [`MemoryRegion::register`].
 #![expect(unsafe_code, reason = "calls into C; the module's Safety paragraph says why it is sound")]
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -26,6 +27,19 @@ pub enum Access {
     WriteFrom,
     /// Others write into it.
     WrittenTo,
+    /// This process reads others' memory into it, and others read it.
+    Reads,
+}
+
+/// Memory of a GPU, as a card is told of it.
+#[derive(Clone, Copy, Debug)]
+pub struct GpuMemory<'a> {
+    /// Its first byte, at the GPU's address; nobody reads it by that.
+    pub memory: *const [u8],
+    /// The GPU's number in this process.
+    pub ordinal: u32,
+    /// The dma-buf that it is in, and how far in, where the driver gives any.
+    pub dma_buf: Option<(BorrowedFd<'a>, u64)>,
 }
 
 impl Access {
@@ -34,6 +48,7 @@ impl Access {
             Access::Messages => sys::FI_SEND | sys::FI_RECV,
             Access::WriteFrom => sys::FI_WRITE | sys::FI_SEND,
             Access::WrittenTo => sys::FI_REMOTE_WRITE | sys::FI_RECV,
+            Access::Reads => sys::FI_READ | sys::FI_REMOTE_READ,
         }
     }
 }
@@ -65,7 +80,6 @@ impl MemoryRegion {
         memory: *const [u8],
         access: Access,
     ) -> Result<Self, FabricError> {
-        let domain = endpoint.domain();
         let part = sys::iovec { iov_base: memory.cast_mut().cast(), iov_len: memory.len() };
         let attr = sys::fi_mr_attr {
             memory: sys::fi_mr_memory { mr_iov: &raw const part },
@@ -73,11 +87,77 @@ impl MemoryRegion {
             access: access.flags(),
             ..sys::zeroed()
         };
+        // SAFETY: the attributes name one part; the memory is the caller's promise.
+        unsafe { MemoryRegion::register_by(endpoint, &attr, 0) }
+    }
+
+    /// Registers memory of a GPU: as its dma-buf where there is one and the library takes it, else by its address, for which
+    /// the kernel needs a module that knows GPUs (`efa_nv_peermem`, `nvidia_peermem`).
+    ///
+    /// # Safety
+    ///
+    /// The memory stays allocated until the region is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`MemoryRegion::register`]; of the address where both ways fail.
+    pub unsafe fn register_gpu(
+        endpoint: &Endpoint,
+        gpu: GpuMemory<'_>,
+        access: Access,
+    ) -> Result<Self, FabricError> {
+        let device = sys::fi_mr_device { cuda: gpu.ordinal as c_int };
+        let base = gpu.memory.cast_mut().cast::<c_void>();
+        let takes_dma_bufs = endpoint.domain().info().library().api_version() >= DMA_BUFS_FROM;
+        if let Some((fd, offset)) = gpu.dma_buf.filter(|_| takes_dma_bufs) {
+            let dma_buf = sys::fi_mr_dmabuf {
+                fd: fd.as_raw_fd(),
+                offset,
+                len: gpu.memory.len(),
+                base_addr: base.wrapping_byte_sub(offset as usize),
+            };
+            let attr = sys::fi_mr_attr {
+                memory: sys::fi_mr_memory { dmabuf: &raw const dma_buf },
+                iov_count: 1,
+                access: access.flags(),
+                iface: sys::FI_HMEM_CUDA,
+                device,
+                ..sys::zeroed()
+            };
+            // SAFETY: the attributes name a dma-buf, as the flag says; the memory is the caller's promise.
+            match unsafe { MemoryRegion::register_by(endpoint, &attr, sys::FI_MR_DMABUF) } {
+                Ok(region) => return Ok(region),
+                Err(error) => log::info!("GPU memory is not registered as a dma-buf: {error}"),
+            }
+        }
+        let part = sys::iovec { iov_base: base, iov_len: gpu.memory.len() };
+        let attr = sys::fi_mr_attr {
+            memory: sys::fi_mr_memory { mr_iov: &raw const part },
+            iov_count: 1,
+            access: access.flags(),
+            iface: sys::FI_HMEM_CUDA,
+            device: sys::fi_mr_device { cuda: gpu.ordinal as c_int },
+            ..sys::zeroed()
+        };
+        // SAFETY: as above, with one part.
+        unsafe { MemoryRegion::register_by(endpoint, &attr, 0) }
+    }
+
+    /// # Safety
+    ///
+    /// The attributes name memory in the way that the flags say, which stays until the region is dropped.
+    unsafe fn register_by(
+        endpoint: &Endpoint,
+        attr: &sys::fi_mr_attr,
+        flags: u64,
+    ) -> Result<Self, FabricError> {
+        let domain = endpoint.domain();
         let library = domain.info().library();
         let mut raw = ptr::null_mut();
         // SAFETY: the domain is open, the attributes are of full size and read before the call returns; the memory
         // is the caller's promise.
-        let code = unsafe { sys::call::fi_mr_regattr(domain.as_ptr(), &raw const attr, 0, &raw mut raw) };
+        let code =
+            unsafe { sys::call::fi_mr_regattr(domain.as_ptr(), ptr::from_ref(attr), flags, &raw mut raw) };
         library.check("fi_mr_regattr", code)?;
         let raw = NonNull::new(raw).ok_or_else(|| no_object(domain.info(), "fi_mr_regattr"))?;
         let region = MemoryRegion { raw, domain: domain.clone() };
@@ -112,3 +192,6 @@ impl Drop for MemoryRegion {
         log_close(self.domain.info(), "memory region", code);
     }
 }
+
+/// The version of the interface with which `FI_MR_DMABUF` came, 1.20.
+const DMA_BUFS_FROM: u32 = 1 << 16 | 20;

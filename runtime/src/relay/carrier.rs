@@ -16,18 +16,21 @@ use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
 
+use super::direct;
 use super::parameters::{ANSWERED, CHANNELS, PLAN, POSTED, SLICE, SLOT_BYTES, WORDS};
+use super::staging::Staging;
 use super::transfer::{Caller, Transfer, part_len};
 use crate::cuda::HostMemory;
 use crate::error::Error;
 use crate::nvlink::status;
+use crate::transport::fabric::reads::Reader;
+use crate::warning;
 use crate::world::World;
 
 /// What the relay's threads and the one that enqueues share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) outbox: HostMemory,
-    pub(super) inbox: HostMemory,
+    pub(super) staging: Staging,
     pub(super) words: HostMemory,
     /// What kernels tell the host, and the host kernels.
     pub(super) status: HostMemory,
@@ -44,31 +47,25 @@ struct Plans {
 
 /// What the hosts do with a call's slices.
 #[derive(Debug)]
-struct Plan {
+pub(super) struct Plan {
     caller: Caller,
     slices: usize,
-    slice_bytes: usize,
-    sends: Vec<(Rank, usize, usize)>,
-    receives: Vec<(Rank, usize, usize)>,
-    passes_on: Vec<Rank>,
+    pub(super) slice_bytes: usize,
+    /// With whom, which part of a channel's box, and of a stretch of how many bytes.
+    pub(super) sends: Vec<(Rank, usize, usize)>,
+    pub(super) receives: Vec<(Rank, usize, usize)>,
+    pub(super) passes_on: Vec<Rank>,
     /// How many slices are to be done before it is forgotten; never where a graph can run it again.
     left: Option<AtomicUsize>,
 }
 
 impl Shared {
-    pub(super) fn new(
-        outbox: HostMemory,
-        inbox: HostMemory,
-        words: HostMemory,
-        status: HostMemory,
-    ) -> Shared {
-        let plans = Mutex::default();
+    pub(super) fn new(staging: Staging, words: HostMemory, status: HostMemory) -> Shared {
         Shared {
-            outbox,
-            inbox,
+            staging,
             words,
             status,
-            plans,
+            plans: Mutex::default(),
             failure: Mutex::default(),
             is_over: AtomicBool::new(false),
         }
@@ -76,19 +73,7 @@ impl Shared {
 
     /// Takes a plan in, and gives its number.
     pub(super) fn add(&self, transfer: &Transfer, caller: Caller, is_captured: bool) -> u64 {
-        let slices = transfer.slices();
-        let with_bytes = |list: &[(Rank, usize)], of: &[super::Stretch]| {
-            list.iter().map(|&(rank, index)| (rank, index, of[index].bytes)).collect()
-        };
-        let plan = Plan {
-            caller,
-            slices,
-            slice_bytes: transfer.slice_bytes,
-            sends: with_bytes(&transfer.sends, &transfer.puts),
-            receives: with_bytes(&transfer.receives, &transfer.gets),
-            passes_on: transfer.passes_on.clone(),
-            left: (!is_captured).then(|| AtomicUsize::new(slices)),
-        };
+        let plan = Plan::of(transfer, caller, is_captured);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.last += 1;
         let number = plans.last;
@@ -122,6 +107,25 @@ impl Shared {
     }
 }
 
+impl Plan {
+    /// Of a transfer's slices; one that is captured is never forgotten.
+    pub(super) fn of(transfer: &Transfer, caller: Caller, is_captured: bool) -> Plan {
+        let slices = transfer.slices();
+        let with_bytes = |list: &[(Rank, usize)], of: &[super::Stretch]| {
+            list.iter().map(|&(rank, index)| (rank, index, of[index].bytes)).collect()
+        };
+        Plan {
+            caller,
+            slices,
+            slice_bytes: transfer.slice_bytes,
+            sends: with_bytes(&transfer.sends, &transfer.puts),
+            receives: with_bytes(&transfer.receives, &transfer.gets),
+            passes_on: transfer.passes_on.clone(),
+            left: (!is_captured).then(|| AtomicUsize::new(slices)),
+        }
+    }
+}
+
 /// A thread's place among those of a relay.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lane {
@@ -129,8 +133,9 @@ pub(super) struct Lane {
     pub(super) count: usize,
 }
 
-/// Serves the lane's channels until the relay is over, or something fails.
-pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World) {
+/// Serves the lane's channels until the relay is over, or something fails. `reader` is the lane's where GPU memory is read by
+/// cards.
+pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World, mut reader: Option<Reader>) {
     let mut answered = [0u64; CHANNELS];
     let mut channel = lane.number;
     while let Some(posted) = await_post(shared, channel, answered[channel]) {
@@ -141,7 +146,7 @@ pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World) {
             return shared.stop();
         };
         let slice = slice as usize;
-        if let Err(error) = exchange(shared, &mut world, &plan, channel, slice) {
+        if let Err(error) = exchange(shared, &mut world, reader.as_mut(), &plan, channel, slice) {
             let error = error.within(plan.caller.operation, plan.caller.sequence);
             shared.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             return shared.stop();
@@ -151,6 +156,10 @@ pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World) {
         shared.done(number, &plan);
         let next = slice + lane.count;
         channel = if next < plan.slices { next % CHANNELS } else { lane.number };
+    }
+    if let Some(Err(error)) = reader.map(Reader::close) {
+        let text = format_args!("an endpoint does not close, GPU memory is left allocated: {error}");
+        warning::tell("relay: endpoint not closed", text);
     }
     world.leave();
 }
@@ -184,23 +193,29 @@ fn await_post(shared: &Shared, channel: usize, answered: u64) -> Option<u64> {
 fn exchange(
     shared: &Shared,
     world: &mut World,
+    reader: Option<&mut Reader>,
     plan: &Plan,
     channel: usize,
     slice: usize,
 ) -> Result<(), Error> {
+    let (outbox, inbox) = match (&shared.staging, reader) {
+        (Staging::Host { outbox, inbox }, _) => (outbox, inbox),
+        (Staging::Gpu(_), Some(reader)) => return direct::exchange(world, reader, plan, channel, slice),
+        (Staging::Gpu(_), None) => unreachable!("a lane for GPU memory has a reader"),
+    };
     let place = |index: usize| channel * SLOT_BYTES + index * plan.slice_bytes;
-    let len = |bytes: usize| part_len(bytes, slice, plan.slice_bytes);
+    let len = |bytes: usize| part_of(plan, bytes, slice);
     // SAFETY: what the module's paragraph says; puts are only read, and no get is named twice.
     let sends: Vec<(Rank, &[u8])> = plan
         .sends
         .iter()
-        .map(|&(to, index, bytes)| (to, unsafe { shared.outbox.bytes(place(index), len(bytes)) }))
+        .map(|&(to, index, bytes)| (to, unsafe { outbox.bytes(place(index), len(bytes)) }))
         .collect();
     // SAFETY: as above.
     let mut receives: Vec<(Rank, &mut [u8])> = plan
         .receives
         .iter()
-        .map(|&(from, index, bytes)| (from, unsafe { shared.inbox.bytes_mut(place(index), len(bytes)) }))
+        .map(|&(from, index, bytes)| (from, unsafe { inbox.bytes_mut(place(index), len(bytes)) }))
         .collect();
     world.send_receive(&sends, &mut receives)?;
     if plan.passes_on.is_empty() {
@@ -209,6 +224,11 @@ fn exchange(
     let Some((_, got)) = receives.first() else { return Ok(()) };
     let onward: Vec<(Rank, &[u8])> = plan.passes_on.iter().map(|&to| (to, &**got)).collect();
     world.send_receive(&onward, &mut [])
+}
+
+/// How much of a stretch of so many bytes is in a slice.
+pub(super) fn part_of(plan: &Plan, bytes: usize, slice: usize) -> usize {
+    part_len(bytes, slice, plan.slice_bytes)
 }
 
 /// Between two looks at the clock.

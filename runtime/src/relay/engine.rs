@@ -11,12 +11,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use efarun_wire::Rank;
+
 use super::carrier::{Lane, Shared, carry};
+use super::direct;
 use super::parameters::{CHANNELS, SLOT_BYTES, SPANS_MAX, STATE_BYTES, Standing, WORDS};
+use super::staging::Staging;
 use super::transfer::{Caller, Transfer};
 use crate::cuda::{CudaError, Device, DeviceMemory, Event, Grid, HostMemory, Kernel, Module, Stream};
 use crate::error::Error;
 use crate::nvlink::{DeviceElement, THREADS, ptx, status};
+use crate::transport::fabric::reads::Reader;
 use crate::world::World;
 
 /// What GPUs of several nodes give each other, for one rank.
@@ -35,31 +40,44 @@ pub struct Relay {
 
 impl Relay {
     /// Makes a relay that is carried by these Worlds, as many as on every other rank and in the same order, whose ranks
-    /// transfers name. Kernels wait for a host no longer than `deadline`.
+    /// transfers name. Kernels wait for a host no longer than `deadline`. Blocks until all of them have called it.
     ///
     /// # Errors
     ///
-    /// [`CudaError::Call`] when memory cannot be had.
-    pub fn new(device: &Device, worlds: Vec<World>, deadline: Duration) -> Result<Relay, CudaError> {
-        let words = |bytes: usize| bytes / size_of::<u64>();
-        let host = |bytes: usize| HostMemory::new(device, words(bytes));
+    /// [`Error::Gpu`] when memory cannot be had, [`Error::Bootstrap`] when a rank does not come, and [`Error::Setup`] where
+    /// the cards must reach GPU memory and do not.
+    pub fn new(device: &Device, mut worlds: Vec<World>, deadline: Duration) -> Result<Relay, Error> {
+        let rank = worlds.first().map_or(Rank(0), World::rank);
+        let (staging, readers) = direct::agree(device, &mut worlds)?;
+        let made = Relay::assemble(device, worlds, staging, readers, deadline);
+        made.map_err(|cause| Error::Gpu { rank, cause })
+    }
+
+    fn assemble(
+        device: &Device,
+        worlds: Vec<World>,
+        staging: Staging,
+        readers: Vec<Reader>,
+        deadline: Duration,
+    ) -> Result<Relay, CudaError> {
         let shared = Arc::new(Shared::new(
-            host(CHANNELS * SLOT_BYTES)?,
-            host(CHANNELS * SLOT_BYTES)?,
+            staging,
             HostMemory::new(device, CHANNELS * WORDS)?,
             HostMemory::new(device, status::WORDS.div_ceil(2))?,
         ));
-        let state = DeviceMemory::zeroed(device, words(STATE_BYTES))?;
+        let state = DeviceMemory::zeroed(device, STATE_BYTES / size_of::<u64>())?;
         let order = Event::new(device)?;
         let count = worlds.len();
-        let spawn = |(number, world): (usize, World)| {
+        let readers = readers.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        let spawn = |(number, (world, reader)): (usize, (World, Option<Reader>))| {
             let shared = Arc::clone(&shared);
             let lane = Lane { number, count };
             let name = format!("efarun-relay-{number}");
-            let spawned = std::thread::Builder::new().name(name).spawn(move || carry(&shared, lane, world));
+            let spawned =
+                std::thread::Builder::new().name(name).spawn(move || carry(&shared, lane, world, reader));
             spawned.expect("a process that has a GPU can have a thread")
         };
-        let threads = worlds.into_iter().enumerate().map(spawn).collect();
+        let threads = worlds.into_iter().zip(readers).enumerate().map(spawn).collect();
         Ok(Relay {
             device: device.clone(),
             shared,
@@ -134,8 +152,8 @@ impl Relay {
 
     fn standing(&self) -> Standing {
         Standing {
-            outbox: self.shared.outbox.pointer(),
-            inbox: self.shared.inbox.pointer(),
+            outbox: self.shared.staging.outbox(),
+            inbox: self.shared.staging.inbox(),
             words: self.shared.words.pointer(),
             state: self.state.pointer(),
             status: self.shared.status.pointer(),

@@ -1,19 +1,25 @@
-//! What GPUs of several nodes give each other: staged through memory of their hosts, and carried by Worlds.
+//! What GPUs of several nodes give each other: read by cards from one GPU's memory into another's, or staged through memory of
+//! their hosts and carried by Worlds.
 //!
 //! A [`Transfer`] says what this rank's GPU puts and gets, and with whom its host exchanges it. [`Relay`] enqueues a transfer
 //! on a stream: one kernel (`cuda/kernels/relay.cuh`), which hands slices to the host and takes its answers while others
 //! are on their way. [`carrier`] is the host's part: threads that wait for slices, each with a World of its own, so that
-//! several connections carry a long transfer. The host moves bytes only; what is reduced is reduced on the GPU, so that all
+//! several connections carry a long transfer. Where the nodes' cards reach GPU memory, its kernel stages slices there
+//! ([`staging`]), and the hosts only tell each other what can be read ([`direct`]). The host moves bytes only; what is reduced is reduced on the GPU, so that all
 //! types and operations are as within a node.
 //!
 //! A transfer returns at once and is ordered with what else is on its stream. It can be captured: the host finds what to do
 //! by the number of a plan, which the kernel hands over each time it runs.
 //!
-//! What it cannot do: reach another GPU's memory by the network itself.
+//! What it cannot do: have cards read from callers' own memory; a slice is copied within the GPU before and after.
 
 mod carrier;
+mod direct;
 mod engine;
 pub(crate) mod parameters;
+mod staging;
+#[cfg(test)]
+mod tests;
 pub(crate) mod transfer;
 
 pub use self::engine::Relay;

@@ -139,6 +139,7 @@ impl Builder {
             node_address: read.node_address,
             algorithm: self.algorithm.unwrap_or(read.algorithm),
             leaves: self.leaves.unwrap_or(read.leaves),
+            gpu_direct: read.gpu_direct,
             deadline: self.deadline.unwrap_or(read.deadline),
             bootstrap_timeout: self.bootstrap_timeout.unwrap_or(read.bootstrap_timeout),
         })

@@ -18,6 +18,7 @@ mod on_stream;
 mod operations;
 mod plans;
 mod processors;
+mod reads;
 mod report;
 mod run;
 mod setup;
@@ -41,6 +42,7 @@ use crate::error::Error;
 use crate::leaf::Leaves;
 use crate::topology::Topology;
 use crate::transport::Transport;
+use crate::transport::fabric::Network;
 use crate::warning;
 
 use self::gpu::Gpu;
@@ -75,6 +77,8 @@ pub struct World {
     /// None in a world of one rank.
     peers: Option<Peers>,
     report: Vec<TransportLine>,
+    /// The EFA cards that reach other nodes, where they do.
+    cards: Option<(Network, Vec<String>)>,
     /// Once it has one.
     gpu: Option<Gpu>,
     /// None in a world of one rank that no efarun started. After `peers`, so that it is dropped later: the end
@@ -219,6 +223,7 @@ impl World {
         let nodes = Some(topology.nodes()).filter(|nodes| shares_memory && nodes.are_levels()).map(Arc::new);
         let plans = Plans::default();
         world.report = setup.report;
+        world.cards = setup.cards;
         let model = world.model();
         let Setup { transport, limits, between, .. } = setup;
         world.peers = Some(Peers { transport, limits, between, executor, plans, leaves, nodes, model });
@@ -233,6 +238,7 @@ impl World {
             config,
             peers: None,
             report: Vec::new(),
+            cards: None,
             gpu: None,
             oob: None,
             sequence: 0,

@@ -37,6 +37,24 @@ pub(super) struct Agreement {
     pub(super) reason: String,
 }
 
+impl Agreement {
+    /// How libfabric is used, where it is.
+    pub(super) fn fabric(&self) -> Option<Network> {
+        match self.provider {
+            Provider::Efa if self.writes => Some(Network::EfaDirect),
+            Provider::Efa | Provider::EfaRdm => Some(Network::Efa),
+            Provider::FabricTcp => Some(Network::Tcp),
+            Provider::Tcp | Provider::Auto => None,
+        }
+    }
+
+    /// The EFA cards to use, where they are named.
+    pub(super) fn cards(&self) -> Option<(Network, Vec<String>)> {
+        let network = self.fabric().filter(|network| *network != Network::Tcp)?;
+        (!self.devices.is_empty()).then(|| (network, self.devices.clone()))
+    }
+}
+
 /// Agrees with all ranks on the network.
 pub(super) fn agree(
     oob: &mut OobConnection,

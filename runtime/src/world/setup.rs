@@ -14,7 +14,7 @@ use efarun_wire::message::Participants;
 
 use crate::bootstrap::OobConnection;
 use crate::coll::select::MessageLimits;
-use crate::config::{Config, LocalTransport, Provider};
+use crate::config::{Config, LocalTransport};
 use crate::error::Error;
 use crate::topology::{Place, Topology};
 use crate::transport::fabric::{FabricConfig, FabricTransport, Network};
@@ -32,6 +32,8 @@ pub(super) struct Setup {
     pub(super) topology: Topology,
     pub(super) transport: Box<dyn Transport>,
     pub(super) report: Vec<TransportLine>,
+    /// The EFA cards that reach other nodes, where they do.
+    pub(super) cards: Option<(Network, Vec<String>)>,
     pub(super) limits: Limits,
     /// What holds for all ranks' transports between nodes; where there is one node, the same.
     pub(super) between: Limits,
@@ -126,6 +128,7 @@ pub(super) fn set_up(oob: &mut OobConnection, place: &Place, config: &Config) ->
 
     let needs_network = local_ranks.len() < topology.world_size() as usize;
     let agreement = needs_network.then(|| network::agree(oob, config, &topology, deadline)).transpose()?;
+    let cards = agreement.as_ref().and_then(Agreement::cards);
     let parts = Parts::make(me, oob.world_size(), &local_ranks, agreement);
     let (offered, parts) = match parts {
         Ok(parts) => (Contribution::Good(parts.blob()), Ok(parts)),
@@ -153,7 +156,7 @@ pub(super) fn set_up(oob: &mut OobConnection, place: &Place, config: &Config) ->
     let limits = of_all(0).unwrap_or_else(|| Limits::of(transport.as_ref()));
     let between = of_all(1).unwrap_or(between);
     let has_core = board.as_ref().is_none_or(processors::suffice);
-    Ok(Setup { topology, transport, report, limits, between, board, has_core })
+    Ok(Setup { topology, transport, report, cards, limits, between, board, has_core })
 }
 
 fn exchange_places(
@@ -207,6 +210,7 @@ fn settings_that_agree(config: &Config) -> Vec<(&'static str, String)> {
         (efarun_wire::env::EFARUN_ALGORITHM, config.algorithm.to_string()),
         (efarun_wire::env::EFARUN_LEAVES, if config.leaves { "auto" } else { "off" }.to_owned()),
         (efarun_wire::env::EFARUN_PROVIDER, config.provider.to_string()),
+        (efarun_wire::env::EFARUN_GPUDIRECT, config.gpu_direct.to_string()),
     ]
 }
 
@@ -245,13 +249,8 @@ enum RemoteTransport {
 
 impl Remote {
     fn make(me: Rank, world_size: u32, agreement: Agreement) -> Result<Self, Error> {
-        let Agreement { provider, local_address, devices, writes, reason } = agreement;
-        let network = match provider {
-            Provider::Efa if writes => Some(Network::EfaDirect),
-            Provider::Efa | Provider::EfaRdm => Some(Network::Efa),
-            Provider::FabricTcp => Some(Network::Tcp),
-            Provider::Tcp | Provider::Auto => None,
-        };
+        let network = agreement.fabric();
+        let Agreement { local_address, devices, reason, .. } = agreement;
         let (network, address) = match network {
             Some(network) => {
                 let config = FabricConfig::new(world_size, network).over(devices);

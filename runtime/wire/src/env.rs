@@ -28,6 +28,8 @@ pub const EFARUN_KEY_FILE: &str = "EFARUN_KEY_FILE";
 pub const EFARUN_INSECURE: &str = "EFARUN_INSECURE";
 /// `auto`, `efa`, `efa-rdm`, `tcp` or `fabric-tcp`: what carries messages between nodes.
 pub const EFARUN_PROVIDER: &str = "EFARUN_PROVIDER";
+/// Whether cards read GPU memory between nodes.
+pub const EFARUN_GPUDIRECT: &str = "EFARUN_GPUDIRECT";
 /// `auto`, `shm` or `network`: which transport serves ranks of one node.
 pub const EFARUN_LOCAL_TRANSPORT: &str = "EFARUN_LOCAL_TRANSPORT";
 /// `ring`, `tree` or `auto`.

@@ -2,8 +2,8 @@
 //!
 //! What a call is made of stands in [`steps`], which is pure: collectives within the node, and transfers between nodes, of a
 //! rank with those of its number on the others. Here they are enqueued, one behind the other on the caller's stream, so that a
-//! call returns at once and can be captured into a graph. The bytes between nodes go through memory of the hosts
-//! ([`efarun_rt::relay`]), over connections of their own.
+//! call returns at once and can be captured into a graph. The bytes between nodes are read by the nodes' cards from GPU to GPU, or go through
+//! memory of the hosts ([`efarun_rt::relay`]), over connections of their own.
 //!
 //! # Safety
 //!

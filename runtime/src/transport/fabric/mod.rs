@@ -52,11 +52,12 @@ mod protocol;
 mod provider;
 mod rail;
 mod rails;
+pub(crate) mod reads;
 mod registrations;
 mod slot;
 mod tagged;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod traffic;
 
 use std::collections::HashMap;

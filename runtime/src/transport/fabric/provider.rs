@@ -25,7 +25,7 @@ pub(super) fn choose(library: &Library, config: &FabricConfig) -> Result<Vec<Inf
     };
     let service = service(config.network);
     for (provider, fabric) in candidates(config.network, library.version().number()) {
-        let request = Request { service, provider, fabric, source };
+        let request = Request { service, provider, fabric, source, gpu_memory: false };
         let infos = named(Info::query(library, &request)?, &config.devices);
         for info in &infos {
             log::debug!(
@@ -56,6 +56,32 @@ pub(super) fn choose(library: &Library, config: &FabricConfig) -> Result<Vec<Inf
     })
 }
 
+/// What a rank's rails for reads are opened from: these EFA devices, where they reach what they shall.
+pub(super) fn choose_for_reads(
+    library: &Library,
+    network: Network,
+    devices: &[String],
+    gpu_memory: bool,
+) -> Result<Vec<Info>, FabricError> {
+    for (provider, fabric) in candidates(network, library.version().number()) {
+        let request = Request { service: Service::Reads, provider, fabric, source: None, gpu_memory };
+        let infos = named(Info::query(library, &request)?, devices);
+        if !infos.is_empty() {
+            return Ok(infos);
+        }
+    }
+    let what = if gpu_memory {
+        "others' memory into a GPU's (for which libfabric must have been built with CUDA, and the card reach GPU memory)"
+    } else {
+        "others' memory"
+    };
+    Err(FabricError::NoProvider {
+        version: library.version().to_string(),
+        path: library.path().to_owned(),
+        wanted: format!("endpoint on {} that reads {what}", devices.join(", ")),
+    })
+}
+
 /// The infos of these devices in this order, none if one is missing; the first info where no device is named.
 fn named(infos: Vec<Info>, devices: &[String]) -> Vec<Info> {
     if devices.is_empty() {
@@ -74,7 +100,8 @@ fn named(infos: Vec<Info>, devices: &[String]) -> Vec<Info> {
 /// [`FabricError`] where libfabric cannot be asked.
 pub fn efa_devices(library: &Library, network: Network) -> Result<Vec<Nic>, FabricError> {
     for (provider, fabric) in candidates(network, library.version().number()) {
-        let request = Request { service: service(network), provider, fabric, source: None };
+        let request =
+            Request { service: service(network), provider, fabric, source: None, gpu_memory: false };
         let infos = Info::query(library, &request)?;
         if !infos.is_empty() {
             return Ok(infos.iter().filter_map(Info::nic).collect());

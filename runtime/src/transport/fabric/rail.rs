@@ -11,8 +11,8 @@ use std::sync::Arc;
 use super::address::RailAddress;
 use super::registrations::Registrations;
 use crate::fabric::{
-    Access, AddressVector, Completion, CompletionQueue, Domain, Endpoint, EventQueue, Fabric, FabricAddress,
-    FabricError, Failure, Info, MemoryRegion,
+    Access, AddressVector, Completion, CompletionQueue, Domain, Endpoint, EventQueue, FORBID_CUDA_CALLS,
+    Fabric, FabricAddress, FabricError, Failure, Info, MemoryRegion,
 };
 use crate::transport::TransportError;
 
@@ -173,6 +173,13 @@ impl Rail {
 /// What a card refused, with the card, and why that may be.
 fn refused_by(nic: &str, error: FabricError) -> FabricError {
     match error {
+        FabricError::Call { call: call @ FORBID_CUDA_CALLS, code, text } => {
+            let text = format!(
+                "{text}, on {nic}: the provider moves GPU memory by copies through the host only: the GPU's driver must give \
+                 dma-bufs, or the kernel have the module efa_nv_peermem; /sys/class/infiniband/{nic}/device/p2p names what it has"
+            );
+            FabricError::Call { call, code, text }
+        }
         FabricError::Call { call, code, text } => {
             let text = format!(
                 "{text}, on {nic}: what a card can make of these is limited, and shared by all processes of the host, and so \

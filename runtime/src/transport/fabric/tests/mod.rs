@@ -4,8 +4,9 @@
 
 mod counts;
 mod manners;
+mod reads;
 mod registering;
-mod soft_efa;
+pub(crate) mod soft_efa;
 
 use std::net::{Ipv6Addr, UdpSocket};
 use std::time::Instant;
@@ -14,7 +15,7 @@ use super::*;
 use crate::transport::conformance::conformance;
 
 #[path = "../../../../libfabric-sys/tests/abi/support.rs"]
-mod support;
+pub(crate) mod support;
 
 /// Each case as a test per library.
 macro_rules! on_both_libraries {

@@ -401,13 +401,17 @@ fn run_case(release: &str, case: &str, options: &[&str]) {
 
 /// Runs a body of these tests' in a child process that has the devices and this release of libfabric.
 pub(super) fn run_body(release: &str, test: &str, body: &str, options: &[&str]) {
+    run_at(release, test, &format!("transport::fabric::tests::{body}"), options);
+}
+
+/// The same for a body anywhere in this crate.
+pub(crate) fn run_at(release: &str, test: &str, body: &str, options: &[&str]) {
     let folder = workspace().join(".cache").join(format!("libfabric-{release}"));
     let environment = match devices(&folder, test, options) {
         Ok(environment) => environment,
         Err(missing) => return support::skip(test, &missing),
     };
-    let body = format!("transport::fabric::tests::{body}");
-    support::run_in(&environment, support::Wanted::Fetched2, &body);
+    support::run_in(&environment, support::Wanted::Fetched2, body);
 }
 
 /// The variables that put a process on soft EFA devices of its own, or what is missing.

@@ -1,0 +1,304 @@
+//! Transfers past the hosts' memory: cards read from one GPU's memory into another's.
+//!
+//! Whether they can is agreed by all ranks when a relay is made: each opens its cards for GPU memory, tells the others where
+//! its room is, and reads from every other rank over every card; only when all of them have found there what belongs there is
+//! it taken ([`agree`]). So what stands against it shows before the first transfer: a provider without CUDA, a kernel without
+//! the module, a GPU that other devices do not reach, a way that a security group closes. Then transfers go through the
+//! hosts' memory, and rank 0 says so and why.
+//!
+//! For each slice ([`exchange`]) who has put it says so, by a message of the World that carries the lane; who gets it reads
+//! it, and says when it has. So a slice costs two messages and a read, which are on their way for other slices meanwhile; and
+//! the hosts' processors touch none of the data.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use efarun_wire::Rank;
+
+use super::carrier::{Plan, part_of};
+use super::parameters::SLOT_BYTES;
+use super::staging::{INBOX, OUTBOX, ROOM_BYTES, Staging};
+use crate::config::GpuDirect;
+use crate::cuda::{CudaError, Device, DeviceMemory};
+use crate::error::Error;
+use crate::transport::TransportError;
+use crate::transport::fabric::reads::{Reader, ReaderConfig, Room};
+use crate::warning;
+use crate::world::World;
+
+/// What transfers go through: memory of the GPU with a Reader for each lane, or memory of the host.
+///
+/// All ranks must call it, with as many Worlds in the same order.
+pub(super) fn agree(device: &Device, worlds: &mut [World]) -> Result<(Staging, Vec<Reader>), Error> {
+    let Some(first) = worlds.first() else { return host(device, Rank(0)) };
+    let (rank, wanted) = (first.rank(), first.config().gpu_direct);
+    // All ranks have agreed on the network, and on this setting.
+    let refusal = if wanted == GpuDirect::Off {
+        None
+    } else if first.cards().is_none() {
+        Some("EFA is not the network between the nodes".to_owned())
+    } else {
+        match direct(device, worlds)? {
+            Ok((room, readers)) => return Ok((Staging::Gpu(room), readers)),
+            Err(refusal) => Some(refusal),
+        }
+    };
+    let is_efa = worlds[0].cards().is_some();
+    match refusal {
+        Some(cause) if wanted == GpuDirect::Required => Err(Error::Setup {
+            rank,
+            transport: GPU_DIRECT,
+            cause: format!("{cause} (EFARUN_GPUDIRECT=required)"),
+        }),
+        Some(cause) => {
+            if is_efa && rank == Rank(0) {
+                let text = format_args!(
+                    "GPU memory goes through the hosts' memory between nodes, as cards do not reach it: {cause}"
+                );
+                warning::tell("relay: no GPUDirect", text);
+            }
+            host(device, rank)
+        }
+        None => host(device, rank),
+    }
+}
+
+fn host(device: &Device, rank: Rank) -> Result<(Staging, Vec<Reader>), Error> {
+    let staging = Staging::on_host(device).map_err(|cause| Error::Gpu { rank, cause })?;
+    Ok((staging, Vec::new()))
+}
+
+/// Readers that work on every rank, or why they do not on one.
+fn direct(device: &Device, worlds: &mut [World]) -> Result<Result<(Arc<Room>, Vec<Reader>), String>, Error> {
+    let opened = open(device, worlds);
+    let mine = match &opened {
+        Ok((.., addresses)) => Ok(addresses.clone()),
+        Err(cause) => Err(cause.clone()),
+    };
+    let lanes = worlds.len();
+    let all = match round(&mut worlds[0], "gpu-reads", &mine)? {
+        Ok(all) => all,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let (room, mut readers, _) = opened.expect("no rank was refused, this one neither");
+    let me = worlds[0].rank();
+    let connected = connect(me, &mut readers, &all, lanes);
+    // Nobody reads from a rank whose cards do not know the reader's.
+    if let Err(refusal) = round(&mut worlds[0], "gpu-reads-connected", &connected.map(|()| Vec::new()))? {
+        return Ok(Err(refusal));
+    }
+    let proven = prove(me, &room, &mut readers, all.len());
+    let proven = proven.map(|()| Vec::new());
+    let world = &mut worlds[0];
+    if let Err(refusal) = polling(&mut readers, || round(world, "gpu-reads-proven", &proven))? {
+        return Ok(Err(refusal));
+    }
+    log::info!(
+        "GPU memory is read by the cards between nodes: {}",
+        readers[0].nics().collect::<Vec<_>>().join(", ")
+    );
+    Ok(Ok((room, readers)))
+}
+
+/// Does something that waits for others, who may still read from here for the first time: that this rank's provider must answer.
+pub(super) fn polling<T: Send>(readers: &mut [Reader], wait: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let waits = scope.spawn(wait);
+        while !waits.is_finished() {
+            for reader in &mut *readers {
+                // What fails now is told by who reads.
+                let _ = reader.poll();
+            }
+            thread::sleep(NAP);
+        }
+        waits.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A room on the GPU and a Reader for each lane, with their addresses; or why there are none.
+fn open(device: &Device, worlds: &[World]) -> Result<(Arc<Room>, Vec<Reader>, Vec<Vec<u8>>), String> {
+    let cuda = |error: CudaError| error.to_string();
+    if !device.is_reached_by_devices().map_err(cuda)? {
+        return Err(format!("{device:?} is not reached by other devices"));
+    }
+    let mut memory: DeviceMemory<u64> =
+        DeviceMemory::zeroed(device, ROOM_BYTES / size_of::<u64>()).map_err(cuda)?;
+    memory.end_copies_before_saying_so().map_err(cuda)?;
+    memory.copy_from_host(OUTBOX, &proof(worlds[0].rank())).map_err(cuda)?;
+    let flushes = device.compute_capability().map_err(cuda)?.0 < ORDERED_FROM;
+    let room = Arc::new(Room::Gpu(memory));
+    let (mut readers, mut addresses) = (Vec::new(), Vec::new());
+    for world in worlds {
+        let Some((network, devices)) = world.cards() else { return Err("a lane has no cards".to_owned()) };
+        let config =
+            ReaderConfig { world_size: world.world_size(), network, devices: devices.to_vec(), flushes };
+        let (reader, address) =
+            Reader::open(&config, Arc::clone(&room)).map_err(|error: TransportError| error.to_string())?;
+        readers.push(reader);
+        addresses.push(address);
+    }
+    Ok((room, readers, addresses))
+}
+
+/// Gives what this rank has, or why it has nothing, to all; and what all have, or the first rank's reason.
+fn round(
+    world: &mut World,
+    id: &str,
+    mine: &Result<Vec<Vec<u8>>, String>,
+) -> Result<Result<Vec<Vec<Vec<u8>>>, String>, Error> {
+    let bytes = postcard::to_allocvec(mine).expect("strings and bytes can be encoded");
+    let all = world.exchange(id, None, bytes)?;
+    let parse = |(rank, bytes): (usize, &Vec<u8>)| {
+        let said: Result<Result<Vec<Vec<u8>>, String>, _> = postcard::from_bytes(bytes);
+        let said = said.unwrap_or_else(|_| Err("it runs another efarun".to_owned()));
+        let host = world.topology().hostname(Rank(rank as u32));
+        said.map_err(|cause| format!("rank {rank} on {host}: {cause}"))
+    };
+    Ok(all.iter().enumerate().map(parse).collect())
+}
+
+fn connect(me: Rank, readers: &mut [Reader], all: &[Vec<Vec<u8>>], lanes: usize) -> Result<(), String> {
+    for (peer, addresses) in (0..).map(Rank).zip(all).filter(|(peer, _)| *peer != me) {
+        if addresses.len() != lanes {
+            return Err(format!("rank {peer} has {} lanes instead of {lanes}", addresses.len()));
+        }
+        for (reader, address) in readers.iter_mut().zip(addresses) {
+            reader.connect(peer, address).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads from every rank over every card of every lane, and looks at what came.
+fn prove(me: Rank, room: &Room, readers: &mut [Reader], ranks: usize) -> Result<(), String> {
+    let Some(memory) = room.gpu() else { return Err("the room is not on a GPU".to_owned()) };
+    let peers = || (0..ranks as u32).map(Rank).filter(|peer| *peer != me);
+    let cards = readers.first().map_or(0, |reader| reader.nics().count());
+    let deadline = Instant::now() + PATIENCE;
+    for peer in peers() {
+        for (lane, reader) in readers.iter_mut().enumerate() {
+            let into = INBOX + lane * cards * PROOF_BYTES;
+            reader.prove(peer, OUTBOX, into, PROOF_BYTES).map_err(|error| error.to_string())?;
+        }
+        // All of them, as others may be further on, or not so far, and need this rank's answer on another lane.
+        while !poll_all(readers).map_err(|error| error.to_string())? {
+            if Instant::now() > deadline {
+                return Err(format!(
+                    "rank {peer} was not read from in {PATIENCE:?}, and no card says why: its host must answer first; see \
+                     whether the security group lets all through both ways"
+                ));
+            }
+        }
+        let mut found = vec![0; readers.len() * cards * PROOF_WORDS];
+        memory.copy_to_host(INBOX / size_of::<u64>(), &mut found).map_err(|error| error.to_string())?;
+        for (number, found) in found.chunks(PROOF_WORDS).enumerate() {
+            if found != proof(peer) {
+                let (lane, card) = (number / cards, number % cards);
+                return Err(format!(
+                    "what was read from rank {peer} over card {card} of lane {lane} is not what is there"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether all that was begun on any lane is there.
+fn poll_all(readers: &mut [Reader]) -> Result<bool, TransportError> {
+    readers.iter_mut().try_fold(true, |are_there, reader| Ok(reader.poll()? && are_there))
+}
+
+/// What a rank has in its outbox to be found there.
+fn proof(rank: Rank) -> [u64; PROOF_WORDS] {
+    std::array::from_fn(|index| (u64::from(rank.0) + 1) << 32 | 0xEFA << 8 | index as u64)
+}
+
+/// A rank's part in what the plan says of a slice.
+pub(super) fn exchange(
+    world: &mut World,
+    reader: &mut Reader,
+    plan: &Plan,
+    channel: usize,
+    slice: usize,
+) -> Result<(), Error> {
+    let place = |index: usize| channel * SLOT_BYTES + index * plan.slice_bytes;
+    let len = |bytes: usize| part_of(plan, bytes, slice);
+    let ready = |at: usize, len: usize| [READY, at as u64, len as u64];
+    let sends: Vec<(Rank, Word)> = plan
+        .sends
+        .iter()
+        .filter(|(_, _, bytes)| len(*bytes) > 0)
+        .map(|&(to, index, bytes)| (to, ready(OUTBOX + place(index), len(bytes))))
+        .collect();
+    let receives: Vec<(Rank, usize, usize)> = plan
+        .receives
+        .iter()
+        .filter(|(_, _, bytes)| len(*bytes) > 0)
+        .map(|&(from, index, bytes)| (from, INBOX + place(index), len(bytes)))
+        .collect();
+    let mut heard: Vec<(Rank, Word)> = receives.iter().map(|(from, ..)| (*from, Word::default())).collect();
+    pass(world, &sends, &mut heard)?;
+    for (&(from, into, len), (_, word)) in receives.iter().zip(&heard) {
+        let [kind, at, found] = *word;
+        if kind != READY || found != len as u64 {
+            let difference = format!("has {found} bytes where {len} belong");
+            return Err(world.differs(from, difference));
+        }
+        let begun = reader.begin(from, at as usize, into, len);
+        begun.map_err(|cause| world.reading_failed(cause))?;
+    }
+    world.await_reads(reader)?;
+    let done = |rank: Rank| (rank, [DONE, 0, 0]);
+    let mut words: Vec<(Rank, Word)> = receives.iter().map(|(from, ..)| done(*from)).collect();
+    let onward = receives.first().map(|&(_, at, len)| ready(at, len));
+    let onward = onward.map_or_else(Vec::new, |word| plan.passes_on.iter().map(|&to| (to, word)).collect());
+    words.extend(&onward);
+    for (words, from) in [(&words[..], &sends), (&[][..], &onward)] {
+        let mut heard: Vec<(Rank, Word)> = from.iter().map(|(to, _)| (*to, Word::default())).collect();
+        pass(world, words, &mut heard)?;
+        if let Some((peer, word)) = heard.iter().find(|(_, word)| word[0] != DONE) {
+            let difference = format!("says {word:?} of what it was to read");
+            return Err(world.differs(*peer, difference));
+        }
+    }
+    Ok(())
+}
+
+/// Of a slice: that it can be read, where in the sender's room, and how long it is; or that it was read.
+type Word = [u64; 3];
+
+/// Passes words on, of each pair of ranks in order.
+fn pass(world: &mut World, sends: &[(Rank, Word)], receives: &mut [(Rank, Word)]) -> Result<(), Error> {
+    let sends: Vec<(Rank, &[u64])> = sends.iter().map(|(to, word)| (*to, &word[..])).collect();
+    let mut receives: Vec<(Rank, &mut [u64])> =
+        receives.iter_mut().map(|(from, word)| (*from, &mut word[..])).collect();
+    if sends.is_empty() && receives.is_empty() {
+        return Ok(());
+    }
+    world.send_receive(&sends, &mut receives)
+}
+
+const READY: u64 = 0xEFA_0001;
+const DONE: u64 = 0xEFA_0002;
+const PROOF_WORDS: usize = 8;
+const PROOF_BYTES: usize = PROOF_WORDS * size_of::<u64>();
+/// The first compute capability, Hopper's, on which what cards write is in order for kernels.
+const ORDERED_FROM: u32 = 9;
+/// How long the first reads of a rank may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+const NAP: Duration = Duration::from_micros(50);
+const GPU_DIRECT: &str = "GPUDirect";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proofs_tell_ranks_apart_and_from_memory_that_nobody_wrote() {
+        let proofs: Vec<_> = (0..100).map(|rank| proof(Rank(rank))).collect();
+        for (index, one) in proofs.iter().enumerate() {
+            assert!(proofs[..index].iter().all(|other| other != one) && !one.contains(&0));
+        }
+    }
+}
