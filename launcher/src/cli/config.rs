@@ -310,8 +310,10 @@ const OTHERS: &[&str] = &[
     efarun_wire::env::EFARUN_KEY_FILE,
     efarun_wire::env::EFARUN_INSECURE,
     efarun_wire::env::EFARUN_PROVIDER,
+    efarun_wire::env::EFARUN_GPUDIRECT,
     efarun_wire::env::EFARUN_LOCAL_TRANSPORT,
     efarun_wire::env::EFARUN_ALGORITHM,
+    efarun_wire::env::EFARUN_LEAVES,
     efarun_wire::env::EFARUN_DEADLINE,
 ];
 
