@@ -136,6 +136,22 @@ pub(super) struct Lane {
 /// Serves the lane's channels until the relay is over, or something fails. `reader` is the lane's where GPU memory is read by
 /// cards.
 pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World, mut reader: Option<Reader>) {
+    let goes_well = serve(shared, lane, &mut world, reader.as_mut());
+    if !goes_well {
+        shared.stop();
+    }
+    if let Some(Err(error)) = reader.map(Reader::close) {
+        let text = format_args!("an endpoint does not close, GPU memory is left allocated: {error}");
+        warning::tell("relay: endpoint not closed", text);
+    }
+    // Who does not leave is told to the others as gone.
+    if goes_well {
+        world.leave();
+    }
+}
+
+/// Serves until the relay is over; whether it was, and nothing has failed.
+fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut Reader>) -> bool {
     let mut answered = [0u64; CHANNELS];
     let mut channel = lane.number;
     while let Some(posted) = await_post(shared, channel, answered[channel]) {
@@ -143,13 +159,13 @@ pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World, mut reader: O
         let (number, slice) = (word(PLAN).load(Ordering::Relaxed), word(SLICE).load(Ordering::Relaxed));
         let Some(plan) = shared.plan(number) else {
             log::error!("a kernel asked for plan {number}, which there is not");
-            return shared.stop();
+            return false;
         };
         let slice = slice as usize;
-        if let Err(error) = exchange(shared, &mut world, reader.as_mut(), &plan, channel, slice) {
+        if let Err(error) = exchange(shared, world, reader.as_deref_mut(), &plan, channel, slice) {
             let error = error.within(plan.caller.operation, plan.caller.sequence);
             shared.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            return shared.stop();
+            return false;
         }
         word(ANSWERED).store(posted, Ordering::Release);
         answered[channel] = posted;
@@ -157,11 +173,7 @@ pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World, mut reader: O
         let next = slice + lane.count;
         channel = if next < plan.slices { next % CHANNELS } else { lane.number };
     }
-    if let Some(Err(error)) = reader.map(Reader::close) {
-        let text = format_args!("an endpoint does not close, GPU memory is left allocated: {error}");
-        warning::tell("relay: endpoint not closed", text);
-    }
-    world.leave();
+    true
 }
 
 /// Waits for a channel's next post; nothing when the relay is over.

@@ -40,7 +40,7 @@ pub(super) fn agree(device: &Device, worlds: &mut [World]) -> Result<(Staging, V
         Some("EFA is not the network between the nodes".to_owned())
     } else {
         match direct(device, worlds)? {
-            Ok((room, readers)) => return Ok((Staging::Gpu(room), readers)),
+            Ok(Direct { room, readers }) => return Ok((Staging::Gpu(room), readers)),
             Err(refusal) => Some(refusal),
         }
     };
@@ -69,11 +69,23 @@ fn host(device: &Device, rank: Rank) -> Result<(Staging, Vec<Reader>), Error> {
     Ok((staging, Vec::new()))
 }
 
+/// Something that goes well on every rank, or the reason of the first on which it does not.
+type Everywhere<T> = Result<T, String>;
+
+/// The addresses of a rank's Readers, lane by lane.
+type Addresses = Vec<Vec<u8>>;
+
+/// A room on the GPU with a Reader for each lane.
+struct Direct {
+    room: Arc<Room>,
+    readers: Vec<Reader>,
+}
+
 /// Readers that work on every rank, or why they do not on one.
-fn direct(device: &Device, worlds: &mut [World]) -> Result<Result<(Arc<Room>, Vec<Reader>), String>, Error> {
+fn direct(device: &Device, worlds: &mut [World]) -> Result<Everywhere<Direct>, Error> {
     let opened = open(device, worlds);
     let mine = match &opened {
-        Ok((.., addresses)) => Ok(addresses.clone()),
+        Ok((_, addresses)) => Ok(addresses.clone()),
         Err(cause) => Err(cause.clone()),
     };
     let lanes = worlds.len();
@@ -81,7 +93,7 @@ fn direct(device: &Device, worlds: &mut [World]) -> Result<Result<(Arc<Room>, Ve
         Ok(all) => all,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let (room, mut readers, _) = opened.expect("no rank was refused, this one neither");
+    let (Direct { room, mut readers }, _) = opened.expect("no rank was refused, this one neither");
     let me = worlds[0].rank();
     let connected = connect(me, &mut readers, &all, lanes);
     // Nobody reads from a rank whose cards do not know the reader's.
@@ -98,7 +110,7 @@ fn direct(device: &Device, worlds: &mut [World]) -> Result<Result<(Arc<Room>, Ve
         "GPU memory is read by the cards between nodes: {}",
         readers[0].nics().collect::<Vec<_>>().join(", ")
     );
-    Ok(Ok((room, readers)))
+    Ok(Ok(Direct { room, readers }))
 }
 
 /// Does something that waits for others, who may still read from here for the first time: that this rank's provider must answer.
@@ -117,7 +129,7 @@ pub(super) fn polling<T: Send>(readers: &mut [Reader], wait: impl FnOnce() -> T 
 }
 
 /// A room on the GPU and a Reader for each lane, with their addresses; or why there are none.
-fn open(device: &Device, worlds: &[World]) -> Result<(Arc<Room>, Vec<Reader>, Vec<Vec<u8>>), String> {
+fn open(device: &Device, worlds: &[World]) -> Result<(Direct, Addresses), String> {
     let cuda = |error: CudaError| error.to_string();
     if !device.is_reached_by_devices().map_err(cuda)? {
         return Err(format!("{device:?} is not reached by other devices"));
@@ -138,19 +150,19 @@ fn open(device: &Device, worlds: &[World]) -> Result<(Arc<Room>, Vec<Reader>, Ve
         readers.push(reader);
         addresses.push(address);
     }
-    Ok((room, readers, addresses))
+    Ok((Direct { room, readers }, addresses))
 }
 
 /// Gives what this rank has, or why it has nothing, to all; and what all have, or the first rank's reason.
 fn round(
     world: &mut World,
     id: &str,
-    mine: &Result<Vec<Vec<u8>>, String>,
-) -> Result<Result<Vec<Vec<Vec<u8>>>, String>, Error> {
+    mine: &Result<Addresses, String>,
+) -> Result<Everywhere<Vec<Addresses>>, Error> {
     let bytes = postcard::to_allocvec(mine).expect("strings and bytes can be encoded");
     let all = world.exchange(id, None, bytes)?;
     let parse = |(rank, bytes): (usize, &Vec<u8>)| {
-        let said: Result<Result<Vec<Vec<u8>>, String>, _> = postcard::from_bytes(bytes);
+        let said: Result<Result<Addresses, String>, _> = postcard::from_bytes(bytes);
         let said = said.unwrap_or_else(|_| Err("it runs another efarun".to_owned()));
         let host = world.topology().hostname(Rank(rank as u32));
         said.map_err(|cause| format!("rank {rank} on {host}: {cause}"))
@@ -158,7 +170,7 @@ fn round(
     Ok(all.iter().enumerate().map(parse).collect())
 }
 
-fn connect(me: Rank, readers: &mut [Reader], all: &[Vec<Vec<u8>>], lanes: usize) -> Result<(), String> {
+fn connect(me: Rank, readers: &mut [Reader], all: &[Addresses], lanes: usize) -> Result<(), String> {
     for (peer, addresses) in (0..).map(Rank).zip(all).filter(|(peer, _)| *peer != me) {
         if addresses.len() != lanes {
             return Err(format!("rank {peer} has {} lanes instead of {lanes}", addresses.len()));

@@ -135,7 +135,7 @@ impl Reader {
     ///
     /// [`TransportError::Call`]: where cards do not read by themselves, or do not reach the GPU's memory, that is why.
     pub(crate) fn open(config: &ReaderConfig, room: Arc<Room>) -> Result<(Self, Vec<u8>), TransportError> {
-        let library = Library::open().map_err(FabricError::from)?;
+        let library = Library::open()?;
         let infos =
             provider::choose_for_reads(&library, config.network, &config.devices, room.gpu().is_some())?;
         let sink = Memory::new(FLUSH_BYTES);

@@ -83,21 +83,21 @@ fn everybody_reads(network: Network, devices: Vec<String>) {
         let lens = [1, 8, 1000, 32 << 10, 100_000, 256 << 10, 300_001];
         for (round, len) in lens.into_iter().cycle().take(21).enumerate() {
             let from = 4096 * round + 24;
-            for me in 0..3 {
+            for (me, rank) in ranks.iter_mut().enumerate() {
                 let others = (0..3).filter(|other| *other != me);
                 for (place, other) in others.enumerate() {
-                    ranks[me].reader.begin(Rank(other as u32), from, inbox(place), len).unwrap();
+                    rank.reader.begin(Rank(other as u32), from, inbox(place), len).unwrap();
                 }
             }
             until_all_is_there(&mut ranks);
-            for me in 0..3 {
+            for (me, rank) in ranks.iter().enumerate() {
                 let others = (0..3).filter(|other| *other != me);
                 for (place, other) in others.enumerate() {
                     let range = inbox(place)..inbox(place) + len;
-                    let here = ranks[me].bytes(range);
+                    let here = rank.bytes(range);
                     let expected = (from..from + len).map(|at| byte_of(other, at));
                     assert!(here.iter().copied().eq(expected), "{len} bytes of rank {other} at rank {me}");
-                    ranks[me].clear(inbox(place), len);
+                    rank.clear(inbox(place), len);
                 }
             }
         }
