@@ -6,7 +6,7 @@
 //! Memory of operations is the promise of whoever posts them.
 #![expect(unsafe_code, reason = "calls into C; the module's Safety paragraph says why it is sound")]
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -98,17 +98,7 @@ impl Endpoint {
         if !self.domain.info().is_efa() {
             return Ok(());
         }
-        let value = false;
-        // SAFETY: the endpoint is open; the option is a `bool`, which is read before the call returns.
-        let code = unsafe {
-            sys::call::fi_setopt(
-                self.raw.as_ptr(),
-                sys::FI_OPT_ENDPOINT,
-                sys::FI_OPT_SHARED_MEMORY_PERMITTED,
-                (&raw const value).cast(),
-                size_of::<bool>(),
-            )
-        };
+        let code = self.forbid(sys::FI_OPT_SHARED_MEMORY_PERMITTED);
         match -code {
             // Older providers do not know the option, or have no such way on this fabric.
             sys::FI_ENOPROTOOPT | sys::FI_EOPNOTSUPP | sys::FI_ENOSYS => Ok(()),
@@ -119,18 +109,23 @@ impl Endpoint {
     /// Without calls of CUDA the EFA provider can only move GPU memory by the card itself, so that it refuses where it cannot:
     /// the proof that it can. And a call of CUDA in our progress might wait for a kernel that waits for us.
     fn forbid_cuda_calls(&self) -> Result<(), FabricError> {
+        let code = self.forbid(sys::FI_OPT_CUDA_API_PERMITTED);
+        self.domain.info().library().check(FORBID_CUDA_CALLS, code)
+    }
+
+    /// Says no to what an option permits; libfabric's code.
+    fn forbid(&self, option: c_int) -> c_int {
         let value = false;
         // SAFETY: the endpoint is open; the option is a `bool`, which is read before the call returns.
-        let code = unsafe {
+        unsafe {
             sys::call::fi_setopt(
                 self.raw.as_ptr(),
                 sys::FI_OPT_ENDPOINT,
-                sys::FI_OPT_CUDA_API_PERMITTED,
+                option,
                 (&raw const value).cast(),
                 size_of::<bool>(),
             )
-        };
-        self.domain.info().library().check(FORBID_CUDA_CALLS, code)
+        }
     }
 
     /// Whether reads are the device's own; else the provider makes them of messages, which the peer must answer in its
