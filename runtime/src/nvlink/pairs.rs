@@ -128,6 +128,11 @@ impl Slots {
         let slice = share.next_multiple_of(SLICE_UNIT_BYTES).clamp(SLICE_UNIT_BYTES, self.bytes);
         u32::try_from(bytes.div_ceil(slice)).unwrap_or(u32::MAX).min(self.channels)
     }
+
+    /// By how many channels a rank copies what it has for itself: these take it in turn, however it would be cut for another.
+    fn channels_of_copy(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(SLICE_UNIT_BYTES)).unwrap_or(u32::MAX).min(self.channels)
+    }
 }
 
 /// Makes a launch of messages to other ranks and from them; none has no length, and they are [`MESSAGES_MAX`] at most.
@@ -199,8 +204,10 @@ pub(super) fn launch(
             parameters.long_peer_count += 1;
         }
     }
-    let channels = sends.iter().chain(receives).map(|message| {
-        if is_long(message) { slots.channels(message.bytes) } else { channels(message.bytes) }
+    let channels = sends.iter().chain(receives).map(|message| match is_long(message) {
+        true if message.peer.0 == standing.rank => slots.channels_of_copy(message.bytes),
+        true => slots.channels(message.bytes),
+        false => channels(message.bytes),
     });
     let blocks = channels.max().unwrap_or(0) * (parameters.peer_count + parameters.long_peer_count);
     PairLaunch { parameters, grid: Grid { blocks, threads: THREADS } }

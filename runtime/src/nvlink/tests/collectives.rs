@@ -389,11 +389,15 @@ fn blocks_of_many_slices_are_moved_through_few_slots() {
             DeviceCollective::Scatter { root },
             DeviceCollective::Gather { root: Rank(0) },
             DeviceCollective::AllToAll,
+            // What goes by some of the channels to others, and by all of them to the rank itself.
+            DeviceCollective::AllToAll,
+            DeviceCollective::Gather { root: Rank(0) },
         ];
-        let cases: Vec<_> = (0..)
+        let cases: Vec<_> = (1..)
             .zip(moved)
             .map(|(seed, collective)| {
-                let count = [200_001, 90_000, 8192 * 2 * SLOTS, 8191][seed as usize % 4];
+                let count = [200_001, 90_000, 8192 * 2 * SLOTS, 8191, 60_001, 5 * 8192, 5 * 8192 + 1]
+                    [seed as usize - 1];
                 Case::new((collective, Leaf::Slots), (ElementType::U8, ReduceOp::Sum), (ranks, count), seed)
             })
             .collect();

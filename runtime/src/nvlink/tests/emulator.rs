@@ -163,7 +163,9 @@ pub(super) enum Work {
 /// Few and short ones, and messages that are long from little on: what is used again is used again soon.
 pub(super) fn slots(ranks: u32) -> Slots {
     let bytes = if ranks.is_multiple_of(2) { SLICE_UNIT_BYTES } else { 2 * SLICE_UNIT_BYTES };
-    Slots { channels: 2, bytes, slices_per_channel: 2, message_bytes_min: 30_000 }
+    // With three, a message can be too long for short slices and too short for all channels.
+    let (channels, slices_per_channel) = if ranks == 3 { (4, 1) } else { (2, 2) };
+    Slots { channels, bytes, slices_per_channel, message_bytes_min: 30_000 }
 }
 
 /// What a kernel is told.
