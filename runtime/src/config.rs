@@ -28,6 +28,8 @@ pub struct Config {
     pub leaves: bool,
     /// Whether cards read GPU memory between nodes.
     pub gpu_direct: GpuDirect,
+    /// Whether several ranks may share a GPU.
+    pub shared_gpus: bool,
     /// After how long without progress a collective is an error.
     pub deadline: Duration,
     /// After how long a world that is not complete is an error.
@@ -77,6 +79,12 @@ impl Config {
             algorithm,
             leaves,
             gpu_direct,
+            shared_gpus: match environment.text(env::EFARUN_SHARED_GPUS)? {
+                None => defaults.shared_gpus,
+                Some("0") => false,
+                Some("1") => true,
+                Some(value) => return Err(ConfigError::new(env::EFARUN_SHARED_GPUS, value, "0 or 1")),
+            },
             provider: provider(environment)?,
             node_address: environment
                 .text(env::EFARUN_NODE_ADDRESS)?
@@ -103,6 +111,7 @@ impl Default for Config {
             algorithm: Choice::Auto,
             leaves: true,
             gpu_direct: GpuDirect::Auto,
+            shared_gpus: false,
             deadline: Duration::from_secs(300),
             bootstrap_timeout: Duration::from_secs(60),
         }
@@ -195,7 +204,7 @@ pub struct Setting {
 }
 
 /// Every variable that the runtime reads, but for those by which other launchers name ranks.
-pub const SETTINGS: [Setting; 16] = [
+pub const SETTINGS: [Setting; 17] = [
     Setting {
         name: env::EFARUN_RANK,
         default: "what another launcher's variables say",
@@ -260,6 +269,13 @@ pub const SETTINGS: [Setting; 16] = [
                 rank's cards do, which is tried when a communicator is made; where they do not, GPU memory goes through the \
                 hosts' memory, and rank 0 says why. off: never. required: a communicator that would go through the hosts' \
                 memory is an error. The same on every rank.",
+    },
+    Setting {
+        name: env::EFARUN_SHARED_GPUS,
+        default: "0",
+        about: "1 lets several ranks of a node share a GPU, to try a job out with fewer GPUs than ranks: slowly, as each \
+                has a part of the GPU. Processes without NVIDIA's MPS take turns by the driver's clock, and are slower \
+                still. Threads of one process want CUDA_DEVICE_MAX_CONNECTIONS=32. The same on every rank.",
     },
     Setting {
         name: env::EFARUN_NODE_ADDRESS,
@@ -401,6 +417,9 @@ mod tests {
         assert_eq!(parse(env::EFARUN_DEADLINE, "1.5").expect("good").deadline, Duration::from_millis(1500));
         let local = parse(env::EFARUN_LOCAL_TRANSPORT, "network").expect("good").local_transport;
         assert_eq!(local, LocalTransport::Network);
+        for (value, shared_gpus) in [("0", false), ("1", true)] {
+            assert_eq!(parse(env::EFARUN_SHARED_GPUS, value).expect("good").shared_gpus, shared_gpus);
+        }
         let address = parse(env::EFARUN_NODE_ADDRESS, "10.0.0.7").expect("good").node_address;
         assert_eq!(address, Some(IpAddr::from([10, 0, 0, 7])));
     }
@@ -436,6 +455,7 @@ mod tests {
             (env::EFARUN_ALGORITHM, "broadcast=ring"),
             (env::EFARUN_PROVIDER, "verbs"),
             (env::EFARUN_GPUDIRECT, "on"),
+            (env::EFARUN_SHARED_GPUS, "yes"),
             (env::EFARUN_NODE_ADDRESS, "myhost"),
         ] {
             let text = parse(name, value).expect_err("refused").to_string();

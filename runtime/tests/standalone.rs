@@ -261,12 +261,17 @@ fn processes_with_different_keys_do_not_meet() {
 
 #[test]
 fn settings_that_differ_are_named() {
-    let ends = Launch::new("reduce", 2).run_each(|rank, command| {
-        command.env("EFARUN_LOCAL_TRANSPORT", ["auto", "network"][rank as usize]);
-    });
-    for (succeeded, text) in ends {
-        assert!(!succeeded && text.contains("EFARUN_LOCAL_TRANSPORT=\""), "{text}");
-        assert!(text.contains("set it alike on all ranks"), "{text}");
+    for (setting, values) in
+        [("EFARUN_LOCAL_TRANSPORT", ["auto", "network"]), ("EFARUN_SHARED_GPUS", ["1", "0"])]
+    {
+        let ends = Launch::new("reduce", 2).run_each(|rank, command| {
+            command.env(setting, values[rank as usize]);
+        });
+        for (succeeded, text) in ends {
+            assert!(!succeeded && text.contains(&format!("{setting}=\"")), "{text}");
+            assert!(text.contains("rank 0") && text.contains("rank 1"), "{text}");
+            assert!(text.contains("set it alike on all ranks"), "{text}");
+        }
     }
 }
 

@@ -129,6 +129,12 @@ pub enum DeviceElement {
 }
 
 impl DeviceElement {
+    /// Every one.
+    pub(crate) fn all() -> impl Iterator<Item = DeviceElement> {
+        let eighths = [DeviceElement::F8E4M3, DeviceElement::F8E5M2];
+        ElementType::ALL.map(DeviceElement::Of).into_iter().chain(eighths)
+    }
+
     /// Size of one element.
     pub fn size_bytes(self) -> usize {
         match self {

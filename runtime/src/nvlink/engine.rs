@@ -10,18 +10,22 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use efarun_wire::Rank;
+
 use super::call::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessage, DeviceOp};
 use super::launch::{Reached, Request, Standing};
 use super::layout::{RANKS_MAX, STATE_BYTES};
+use super::lodger::Lodger;
 use super::pairs::{self, MESSAGES_MAX, Numbers, PairLaunch, Slots};
 use super::parameters::status;
 use super::part::{Leaf, Shape};
+use super::room::Room;
 use super::select;
 use super::window::{Offer, Shared, SharingError};
 use crate::cuda::{
     CudaError, Device, DeviceMemory, DevicePointer, Event, HostMemory, Kernel, Module, Stream,
 };
-use crate::element::ElementType;
+use crate::element::{ElementType, ReduceOp};
 
 /// What a rank needs for collectives on GPU memory, before the others' memory is known.
 #[derive(Debug)]
@@ -34,7 +38,8 @@ pub(crate) struct Preparation {
 impl Preparation {
     /// Allocates the window of one of so many ranks.
     pub(crate) fn new(device: &Device, ranks: u32) -> Result<Preparation, CudaError> {
-        let window_bytes = Slots::of(ranks).window_bytes(ranks);
+        // Whatever room there turns out to be, slots are no longer than with all of it.
+        let window_bytes = Slots::of(ranks, Room::WHOLE).window_bytes(ranks);
         let window = DeviceMemory::zeroed(device, window_bytes / size_of::<u64>())?;
         let offer = Offer::of(&window)?;
         Ok(Preparation { device: device.clone(), window, offer })
@@ -62,6 +67,10 @@ pub(crate) struct Engine {
     /// Where the last call was enqueued, so that one on another stream comes behind it.
     last: Option<Stream>,
     order: Event,
+    /// Whether ranks may share GPUs.
+    may_share: bool,
+    /// Where several ranks of this process share a GPU.
+    lodger: Option<Lodger>,
 }
 
 /// How the caller wants a call to be done; the same on all ranks.
@@ -102,20 +111,23 @@ pub(crate) enum Trouble {
 }
 
 impl Engine {
-    /// Opens the other ranks' windows. `offers` are in order of rank.
+    /// Opens the other ranks' windows. `offers` are in order of rank; `may_share` says whether ranks may share GPUs.
     pub(crate) fn new(
         preparation: Preparation,
         rank: usize,
         offers: &[Vec<u8>],
         deadline: Duration,
+        may_share: bool,
     ) -> Result<Engine, SharingError> {
         let Preparation { device, window, offer: _ } = preparation;
-        let windows = Shared::open(&window, rank, offers)?;
+        let windows = Shared::open(&window, rank, offers, may_share)?;
+        let lodger = (windows.threads_per_gpu() > 1).then(Lodger::new);
         let state = DeviceMemory::zeroed(&device, STATE_BYTES / size_of::<u64>())?;
         let status = HostMemory::new(&device, status::WORDS.div_ceil(2))?;
         let standing = Standing {
             rank: rank as u32,
             ranks: offers.len() as u32,
+            room: windows.room(),
             windows: windows.pointers(),
             state: state.pointer(),
             status: status.pointer(),
@@ -133,7 +145,20 @@ impl Engine {
             numbers: Numbers::new(),
             last: None,
             order,
+            may_share,
+            lodger,
         })
+    }
+
+    /// How many blocks a launch can have, where ranks share GPUs.
+    pub(crate) fn blocks_on_shared_gpu(&self) -> Option<u32> {
+        let room = self.standing.room;
+        room.is_shared().then(|| room.blocks())
+    }
+
+    /// How many ranks of this process share a GPU, where any do.
+    pub(crate) fn threads_per_gpu(&self) -> Option<u32> {
+        self.lodger.as_ref().map(|_| self.windows.threads_per_gpu())
     }
 
     /// Uses memory in place in calls whose buffers all lie in memory that was registered together. Gives its number, which
@@ -143,15 +168,19 @@ impl Engine {
         memory: &DeviceMemory<T>,
         offers: &[Vec<u8>],
     ) -> Result<usize, SharingError> {
-        self.registered.push(Some(Shared::open(memory, self.standing.rank as usize, offers)?));
+        let rank = self.standing.rank as usize;
+        self.registered.push(Some(Shared::open(memory, rank, offers, self.may_share)?));
         Ok(self.registered.len() - 1)
     }
 
     /// Does not use memory in place any more. Waits until the device is done with it.
     pub(crate) fn unregister(&mut self, number: usize) {
         if let Some(shared) = self.registered.get_mut(number).and_then(Option::take) {
-            let _done = self.device.synchronize();
-            drop(shared);
+            self.settle();
+            match &self.lodger {
+                Some(lodger) => lodger.retire(shared),
+                None => drop(shared),
+            }
         }
     }
 
@@ -163,6 +192,40 @@ impl Engine {
         self.kernels(element).map(|_| ())
     }
 
+    /// Loads all kernels where ranks of this process share a GPU, and runs each once without effect. Afterwards nothing has to
+    /// be loaded, and no kernel needs more of the device than one before, for which a launch would wait for all work of it.
+    pub(crate) fn prepare_all(&mut self) -> Result<(), CudaError> {
+        let Some(lodger) = &self.lodger else { return Ok(()) };
+        // Who finds that an earlier call has failed does nothing.
+        let mut failed = DeviceMemory::<u64>::new(&self.device, STATE_BYTES / size_of::<u64>())?;
+        failed.fill_bytes(1)?;
+        let standing = Standing { state: failed.pointer(), ..self.standing };
+        lodger.retire(failed);
+        let (stream, nowhere) = (Stream::new(&self.device)?, DevicePointer(0));
+        let peer = Rank((standing.rank + 1) % standing.ranks);
+        let message = [DeviceMessage { peer, data: nowhere, bytes: 1 }];
+        let slots = Slots::of(standing.ranks, standing.room);
+        let pairs = pairs::launch(&standing, slots, Numbers::unknown(), &message, &[]);
+        for element in std::iter::once(None).chain(DeviceElement::all().map(Some)) {
+            let kernels = self.kernels(element)?;
+            for leaf in [Leaf::OneShot, Leaf::TwoShot, Leaf::Direct, Leaf::Ring] {
+                let collective = DeviceCollective::AllReduce;
+                let shape = Shape { collective, count_bytes: 1, ranks: standing.ranks, room: standing.room };
+                let (element, op) = (ElementType::U8.into(), ReduceOp::Sum.into());
+                let request =
+                    Request { shape, leaf, element, op, input: nowhere, output: nowhere, reached: None };
+                let launch = request.launch(&standing);
+                // SAFETY: the counters, which say so, are kept; with them a kernel touches nothing else.
+                unsafe { kernels.of(leaf).launch(&stream, launch.grid, &launch.parameters)? };
+            }
+            if let Some(kernel) = &kernels.pairs {
+                // SAFETY: as above.
+                unsafe { kernel.launch(&stream, pairs.grid, &pairs.parameters)? };
+            }
+        }
+        stream.synchronize()
+    }
+
     /// Which leaf does a call: the one that is asked for, where it can.
     pub(crate) fn leaf(&self, call: &DeviceCall, wanted: Wanted) -> Leaf {
         // Whoever reads another rank's input does not know that rank's factor.
@@ -171,7 +234,9 @@ impl Engine {
         let (shape, is_reached) = (self.shape(call), may_be_direct && self.reached(call).is_some());
         match wanted.leaf {
             None => select::leaf(shape, is_reached),
-            Some(Leaf::OneShot) if shape.one_shot_bytes() > select::ONE_SHOT_BYTES_MAX => Leaf::TwoShot,
+            Some(Leaf::OneShot) if shape.one_shot_bytes() > select::one_shot_bytes_within(shape.room) => {
+                Leaf::TwoShot
+            }
             Some(Leaf::Direct) if !is_reached => Leaf::TwoShot,
             Some(Leaf::Ring) if !shape.has_ring() => Leaf::TwoShot,
             Some(Leaf::Slots) if !shape.has_slots() => Leaf::TwoShot,
@@ -200,7 +265,11 @@ impl Engine {
         let DeviceCall { element, op, input, output, .. } = *call;
         let request = Request { shape, leaf, element, op, input, output, reached };
         if leaf == Leaf::Slots {
-            let launch = pairs::of_blocks(&self.standing, Slots::of(self.standing.ranks), &request);
+            let launch = pairs::of_blocks(
+                &self.standing,
+                Slots::of(self.standing.ranks, self.standing.room),
+                &request,
+            );
             // SAFETY: as below.
             return unsafe { self.launch_pairs(stream, &launch) };
         }
@@ -235,7 +304,7 @@ impl Engine {
         if stream.is_captured()? {
             self.numbers = Numbers::unknown();
         }
-        let slots = Slots::of(self.standing.ranks);
+        let slots = Slots::of(self.standing.ranks, self.standing.room);
         // More than a launch can have go one launch behind the other.
         let (mut sends, mut receives) = (&sends[..], &receives[..]);
         while !sends.is_empty() || !receives.is_empty() {
@@ -294,13 +363,41 @@ impl Engine {
         })
     }
 
+    /// Notes how far this rank has come on a stream, where that cannot be asked of the device.
+    pub(crate) fn mark(&mut self, stream: &Stream) -> Result<(), CudaError> {
+        if self.lodger.is_none() || stream.is_captured()? {
+            return Ok(());
+        }
+        self.order.record(stream)
+    }
+
+    /// Waits until this rank's calls are done: where it has the GPU's context to itself, all work of the GPU.
+    pub(crate) fn settle(&self) {
+        let _done = match &self.lodger {
+            Some(_) => self.order.synchronize(),
+            None => self.device.synchronize(),
+        };
+    }
+
     /// Ends what waits on the GPU now, and every call from now on.
     pub(crate) fn stop(&self) {
         self.status.word32(status::STOP).store(1, Ordering::Release);
     }
 
+    /// Lets go of the GPU when this rank's calls are done, without waiting for calls of other ranks of this process.
+    pub(crate) fn retire(mut self) {
+        self.settle();
+        if let Some(lodger) = self.lodger.take() {
+            lodger.retire(self);
+        }
+    }
+
     /// Gives up without freeing what other ranks of this process may still use.
-    pub(crate) fn leak(self) {
+    pub(crate) fn leak(mut self) {
+        if self.lodger.take().is_some() {
+            // Freeing any of it would wait for them.
+            return std::mem::forget(self);
+        }
         self.windows.leak();
         self.registered.into_iter().flatten().for_each(Shared::leak);
     }
@@ -310,6 +407,7 @@ impl Engine {
             collective: call.collective,
             count_bytes: call.count * call.element.size_bytes(),
             ranks: self.standing.ranks,
+            room: self.standing.room,
         }
     }
 
@@ -353,7 +451,10 @@ impl Engine {
 
     fn kernels(&mut self, element: Option<DeviceElement>) -> Result<&Kernels, CudaError> {
         if !self.kernels.contains_key(&element) {
-            let module = Module::load(&self.device, ptx(element))?;
+            let module = match &self.lodger {
+                Some(lodger) => lodger.module(&self.device, element)?,
+                None => Module::load(&self.device, ptx(element))?,
+            };
             let kernels = Kernels {
                 one_shot: module.kernel(c"one_shot")?,
                 two_shot: module.kernel(c"two_shot")?,

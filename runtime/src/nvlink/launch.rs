@@ -6,6 +6,7 @@ use super::call::{DeviceCollective, DeviceElement, DeviceOp};
 use super::layout::RANKS_MAX;
 use super::parameters::Parameters;
 use super::part::{Leaf, Shape};
+use super::room::Room;
 use super::select;
 use crate::cuda::{DevicePointer, Grid};
 
@@ -14,6 +15,7 @@ use crate::cuda::{DevicePointer, Grid};
 pub(super) struct Standing {
     pub(super) rank: u32,
     pub(super) ranks: u32,
+    pub(super) room: Room,
     /// Every rank's window, as this rank reaches it.
     pub(super) windows: [DevicePointer; RANKS_MAX],
     pub(super) state: DevicePointer,
@@ -58,8 +60,8 @@ pub(super) struct Launch {
 impl Request {
     /// What the kernel is told, by any leaf but the slots leaf, whose launch is [`super::pairs::of_blocks`].
     pub(super) fn launch(&self, standing: &Standing) -> Launch {
-        let Standing { rank, ranks, windows, state, status, deadline_ns } = *standing;
-        debug_assert_eq!(ranks, self.shape.ranks);
+        let Standing { rank, ranks, room, windows, state, status, deadline_ns } = *standing;
+        debug_assert_eq!((ranks, room), (self.shape.ranks, self.shape.room));
         let (factor, factor_at) = self.op.factor();
         let mut parameters = Parameters {
             window: windows,

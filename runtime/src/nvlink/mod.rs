@@ -1,8 +1,8 @@
 //! Collectives on the memory of GPUs that reach each other, over NVLink or PCIe: all ranks of one node.
 //!
 //! [`call`] is what is asked for. [`layout`] says where things lie, [`part`] who gives whom what, [`select`] which leaf does
-//! a call, [`launch`] and [`pairs`] what its kernel is told; these are pure. [`window`] makes the memory that ranks share,
-//! [`engine`] enqueues. What happens on the GPU stands in `cuda/kernels`, where `protocol.cuh` says why cells may be written
+//! a call, [`room`] with how many blocks at most, [`launch`] and [`pairs`] what its kernel is told; these are pure. [`window`]
+//! makes the memory that ranks share, [`engine`] enqueues, [`lodger`] is what threads with one GPU have together. What happens on the GPU stands in `cuda/kernels`, where `protocol.cuh` says why cells may be written
 //! again; the tests run the same kernels on the CPU, in any order of events.
 //!
 //! A call enqueues one kernel and returns. It can be captured into a graph: what is counted is counted in the GPU's memory.
@@ -13,9 +13,11 @@ pub(crate) mod engine;
 pub mod fuzzing;
 mod launch;
 pub mod layout;
+mod lodger;
 mod pairs;
 mod parameters;
 mod part;
+mod room;
 mod select;
 #[cfg(test)]
 mod tests;

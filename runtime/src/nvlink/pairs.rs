@@ -8,6 +8,7 @@ use super::launch::{Request, Standing};
 use super::layout::{
     PAIR_CHANNEL_BYTES, PAIR_CHANNELS, RANKS_MAX, SLICE_UNIT_BYTES, SLOT_CHANNELS, SLOT_DATA, SLOTS, THREADS,
 };
+use super::room::Room;
 use super::select::SLOTS_BYTES_MIN;
 use crate::cuda::{DevicePointer, Grid};
 use efarun_wire::Rank;
@@ -104,15 +105,35 @@ pub(super) struct Slots {
 
 impl Slots {
     /// Those of a node of so many ranks.
-    pub(super) fn of(ranks: u32) -> Slots {
+    pub(super) fn of(ranks: u32, room: Room) -> Slots {
         // A multiprocessor has room for one such block. Of two ranks each has all for the other; where there are more, who sends
         // to one and receives from another has some for both. Fewer channels have longer slots, which bring back what they cost.
         let channels = if ranks > 2 { SLOT_CHANNELS / 2 } else { SLOT_CHANNELS };
-        Slots {
+        let slots = Slots {
             channels,
             bytes: PEER_CHANNELS_BYTES / channels as usize,
             slices_per_channel: SLICES_PER_CHANNEL,
             message_bytes_min: SLOTS_BYTES_MIN,
+        };
+        slots.within(ranks, room)
+    }
+
+    /// The same, so that no launch has more blocks than there is room for. By how many channels a message goes in lines follows
+    /// from its length: what is too long for lines then goes by slots, or all of it, where there is no room for both.
+    pub(super) fn within(self, ranks: u32, room: Room) -> Slots {
+        let others = ranks.saturating_sub(1).max(1);
+        match room.blocks() / (2 * others) {
+            _ if !room.is_shared() => self,
+            0 => Slots {
+                channels: self.channels.min(room.blocks() / ranks).max(1),
+                message_bytes_min: 0,
+                ..self
+            },
+            channels => Slots {
+                channels: self.channels.min(channels),
+                message_bytes_min: self.message_bytes_min.min(channels as usize * PAIR_CHANNEL_BYTES + 1),
+                ..self
+            },
         }
     }
 
@@ -257,12 +278,16 @@ const PEER_CHANNELS_BYTES: usize = 8 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::element::{ElementType, ReduceOp};
+    use crate::nvlink::call::DeviceCollective;
+    use crate::nvlink::part::{Leaf, Shape};
 
     #[test]
     fn messages_stand_by_rank_and_in_order() {
         let standing = Standing {
             rank: 1,
             ranks: 4,
+            room: Room::WHOLE,
             windows: [DevicePointer(0); RANKS_MAX],
             state: DevicePointer(0),
             status: DevicePointer(0),
@@ -272,7 +297,7 @@ mod tests {
             |peer, data, bytes| DeviceMessage { peer: Rank(peer), data: DevicePointer(data), bytes };
         let sends = [message(3, 10, 5), message(0, 20, 6), message(3, 30, 20_000)];
         let PairLaunch { parameters, grid } =
-            launch(&standing, Slots::of(4), Numbers::new(), &sends, &[message(3, 40, 8)]);
+            launch(&standing, Slots::of(4, Room::WHOLE), Numbers::new(), &sends, &[message(3, 40, 8)]);
         assert_eq!((parameters.peer_count, &parameters.peers[..2]), (2, &[0, 3][..]));
         let of = |first: u32, count: u32| {
             let spans = &parameters.messages[first as usize..(first + count) as usize];
@@ -288,13 +313,67 @@ mod tests {
     #[test]
     fn a_peer_has_as_much_of_a_window_however_many_there_are() {
         for ranks in 1..=RANKS_MAX as u32 {
-            let slots = Slots::of(ranks);
+            let slots = Slots::of(ranks, Room::WHOLE);
             assert!(slots.bytes.is_multiple_of(SLICE_UNIT_BYTES) && slots.channels <= SLOT_CHANNELS);
             assert_eq!(
                 slots.window_bytes(ranks) - SLOT_DATA,
                 (ranks as usize - 1) * (32 << 20),
                 "{ranks} ranks"
             );
+        }
+    }
+
+    #[test]
+    fn messages_of_ranks_that_share_a_gpu_fit_on_it_whatever_their_lengths() {
+        let lengths = [1, 8192, 8193, 40_000, 300_000, SLOTS_BYTES_MIN - 1, SLOTS_BYTES_MIN, 1 << 30];
+        for (sharing, multiprocessors) in [(2, 132), (4, 132), (8, 132), (4, 72), (7, 108), (8, 108), (8, 64)]
+        {
+            let room = Room::of(sharing, multiprocessors);
+            for ranks in sharing..=RANKS_MAX as u32 {
+                let (slots, whole) = (Slots::of(ranks, room), Slots::of(ranks, Room::WHOLE));
+                assert!(slots.window_bytes(ranks) <= whole.window_bytes(ranks), "windows are made before");
+                let standing = Standing {
+                    rank: 0,
+                    ranks,
+                    room,
+                    windows: [DevicePointer(0); RANKS_MAX],
+                    state: DevicePointer(0),
+                    status: DevicePointer(0),
+                    deadline_ns: 0,
+                };
+                let message =
+                    |(peer, bytes)| DeviceMessage { peer: Rank(peer), data: DevicePointer(0), bytes };
+                let all = (1..ranks).flat_map(|peer| lengths.map(|bytes| (peer, bytes))).map(message);
+                let all: Vec<_> = all.collect();
+                let launch = launch(&standing, slots, Numbers::unknown(), &all, &all);
+                assert!(
+                    sharing * launch.grid.blocks <= multiprocessors,
+                    "{ranks} ranks, {room:?}: {slots:?}"
+                );
+                // Both ends reckon by the length how many channels take part: all of them must be there.
+                let PairParameters { peer_count, long_peer_count, .. } = launch.parameters;
+                let there = launch.grid.blocks / (peer_count + long_peer_count);
+                for bytes in lengths {
+                    let is_long = bytes >= slots.message_bytes_min;
+                    let needed = if is_long { slots.channels(bytes) } else { channels(bytes) };
+                    assert!(needed <= there, "{bytes} bytes, {ranks} ranks, {room:?}: {slots:?}");
+                }
+                let collective = DeviceCollective::AllToAll;
+                for count_bytes in lengths {
+                    let shape = Shape { collective, count_bytes, ranks, room };
+                    let request = Request {
+                        shape,
+                        leaf: Leaf::Slots,
+                        element: ElementType::U8.into(),
+                        op: ReduceOp::Sum.into(),
+                        input: DevicePointer(0),
+                        output: DevicePointer(1),
+                        reached: None,
+                    };
+                    let blocks = of_blocks(&standing, slots, &request).grid.blocks;
+                    assert!(sharing * blocks <= multiprocessors, "{shape:?}: {slots:?}");
+                }
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 use super::call::DeviceCollective;
 use super::layout::{CHANNELS_MAX, DIRECT_BYTES, RING_SLOT_BYTES, SLICE_UNIT_BYTES};
 use super::parameters::{Part, Route};
+use super::room::Room;
 
 /// A native implementation on GPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +43,7 @@ pub(super) struct Shape {
     /// Bytes of what the collective counts: the vector, or one rank's block.
     pub(super) count_bytes: usize,
     pub(super) ranks: u32,
+    pub(super) room: Room,
 }
 
 impl Shape {
@@ -299,11 +301,12 @@ impl Shape {
     pub(super) fn ring_channels(self) -> u32 {
         let whole = self.ring_bytes() / (self.slices_per_channel() * RING_SLOT_BYTES);
         let whole = u32::try_from(whole).unwrap_or(CHANNELS_MAX);
-        if whole >= CHAIN_CHANNELS_MIN && self.is_chain() && self.ranks > 2 {
+        let channels = if whole >= CHAIN_CHANNELS_MIN && self.is_chain() && self.ranks > 2 {
             whole.min(CHANNELS_MAX)
         } else {
             CHANNELS_MAX
-        }
+        };
+        channels.min(self.room.blocks())
     }
 
     /// Along a chain two slices of a channel are on their way, so that all ranks have something to do; around a ring every

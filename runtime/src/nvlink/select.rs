@@ -8,6 +8,7 @@ use super::layout::{
     WARP,
 };
 use super::part::{Leaf, Shape};
+use super::room::Room;
 
 /// The leaf for a call. `is_registered` says whether every rank reaches every other's buffers.
 pub(super) fn leaf(shape: Shape, is_registered: bool) -> Leaf {
@@ -29,6 +30,7 @@ pub(super) fn leaf(shape: Shape, is_registered: bool) -> Leaf {
 /// How many blocks a leaf runs with.
 pub(super) fn blocks(leaf: Leaf, shape: Shape) -> u32 {
     let up_to = |units: usize, per_block: u32, blocks_max: u32| {
+        let blocks_max = blocks_max.min(shape.room.blocks());
         u32::try_from(units.div_ceil(per_block as usize)).unwrap_or(blocks_max).clamp(1, blocks_max)
     };
     let block_bytes = shape.block_bytes();
@@ -52,7 +54,12 @@ fn one_shot_bytes_max(shape: Shape) -> usize {
         | DeviceCollective::Broadcast { .. } => 128 << 10,
         _ => 16 << 10,
     };
-    bytes.min(ONE_SHOT_BYTES_MAX)
+    bytes.min(one_shot_bytes_within(shape.room))
+}
+
+/// What the one-shot leaf can do: one cell per thread and peer.
+pub(super) fn one_shot_bytes_within(room: Room) -> usize {
+    (ONE_SHOT_CHANNELS.min(room.blocks()) * THREADS) as usize * ONE_SHOT_BYTES
 }
 
 /// From how many bytes on whole stores to one neighbour are worth a longer way than two exchanges with everybody.
@@ -75,9 +82,6 @@ fn slots_bytes_min(shape: Shape) -> usize {
 /// From here on more than two ranks go faster around a ring than all to all, also where nothing needs to be staged.
 const DIRECT_VECTOR_BYTES_MAX: usize = 24 << 20;
 
-/// One cell per thread and peer.
-pub(super) const ONE_SHOT_BYTES_MAX: usize = (ONE_SHOT_CHANNELS * THREADS) as usize * ONE_SHOT_BYTES;
-
 /// Below this the two meetings of a direct call cost more than the copies that it saves.
 const DIRECT_BLOCK_BYTES_MIN: usize = 1 << 20;
 
@@ -85,9 +89,11 @@ const DIRECT_BLOCK_BYTES_MIN: usize = 1 << 20;
 mod tests {
     use super::*;
     use crate::coll::collective::Collective;
+    use crate::nvlink::pairs::Slots;
+    use efarun_wire::Rank;
 
     fn shape(collective: impl Into<DeviceCollective>, count_bytes: usize, ranks: u32) -> Shape {
-        Shape { collective: collective.into(), count_bytes, ranks }
+        Shape { collective: collective.into(), count_bytes, ranks, room: Room::WHOLE }
     }
 
     #[test]
@@ -124,6 +130,82 @@ mod tests {
                     assert!((1..=CHANNELS_MAX).contains(&blocks(Leaf::Direct, shape)));
                     if shape.has_ring() {
                         assert!((1..=CHANNELS_MAX).contains(&blocks(Leaf::Ring, shape)));
+                    }
+                }
+            }
+        }
+    }
+
+    const COLLECTIVES: [DeviceCollective; 9] = [
+        DeviceCollective::AllReduce,
+        DeviceCollective::Broadcast { root: Rank(0) },
+        DeviceCollective::Reduce { root: Rank(0) },
+        DeviceCollective::AllGather,
+        DeviceCollective::ReduceScatter,
+        DeviceCollective::AllToAll,
+        DeviceCollective::Gather { root: Rank(0) },
+        DeviceCollective::Scatter { root: Rank(0) },
+        DeviceCollective::Barrier,
+    ];
+
+    fn lengths() -> impl Iterator<Item = usize> {
+        (0..=33).flat_map(|power| [(1 << power) - 1, 1 << power, (1 << power) + 1, (3 << power) / 2 + 40])
+    }
+
+    /// All that is chosen by length, in one number.
+    fn fingerprint(room: Room) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        let mut take = |number: u64| {
+            for byte in number.to_le_bytes() {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        };
+        for ranks in 1..=8 {
+            let Slots { channels, bytes, slices_per_channel, message_bytes_min } = Slots::of(ranks, room);
+            for number in [channels as usize, bytes, slices_per_channel, message_bytes_min] {
+                take(number as u64);
+            }
+            take(Slots::of(ranks, room).window_bytes(ranks) as u64);
+            for collective in COLLECTIVES {
+                for count_bytes in lengths() {
+                    let shape = Shape { collective, count_bytes, ranks, room };
+                    take(leaf(shape, false) as u64);
+                    take(leaf(shape, true) as u64);
+                    for leaf in [Leaf::OneShot, Leaf::TwoShot, Leaf::Direct] {
+                        take(u64::from(blocks(leaf, shape)));
+                    }
+                    if shape.has_ring() {
+                        take(u64::from(blocks(Leaf::Ring, shape)));
+                        take(u64::from(shape.ring_channels()));
+                        take(shape.slice_bytes() as u64);
+                    }
+                }
+            }
+        }
+        hash
+    }
+
+    #[test]
+    fn what_is_chosen_for_ranks_with_a_gpu_each_knows_nothing_of_sharing() {
+        // As it was before GPUs could be shared.
+        assert_eq!(fingerprint(Room::WHOLE), 0x0ce1_9c68_b0c4_a7ab);
+        assert_ne!(fingerprint(Room::of(2, 132)), fingerprint(Room::WHOLE));
+    }
+
+    #[test]
+    fn what_is_chosen_for_ranks_that_share_a_gpu_fits_on_it_and_can_do_the_call() {
+        for (sharing, multiprocessors) in [(2, 132), (4, 132), (8, 132), (7, 108), (8, 108), (8, 64)] {
+            let room = Room::of(sharing, multiprocessors);
+            let fits = |blocks: u32| (1..=multiprocessors).contains(&(sharing * blocks));
+            for (ranks, collective) in (sharing..=8).flat_map(|ranks| COLLECTIVES.map(|it| (ranks, it))) {
+                for count_bytes in lengths() {
+                    let shape = Shape { collective, count_bytes, ranks, room };
+                    for leaf in [leaf(shape, false), leaf(shape, true)] {
+                        let is_one_shot = leaf == Leaf::OneShot;
+                        assert!(!is_one_shot || count_bytes <= one_shot_bytes_within(room), "{shape:?}");
+                        assert!(leaf == Leaf::Slots || fits(blocks(leaf, shape)), "{leaf:?} of {shape:?}");
+                        let cells = (blocks(Leaf::OneShot, shape) * THREADS) as usize * ONE_SHOT_BYTES;
+                        assert!(!is_one_shot || cells >= count_bytes, "{shape:?}");
                     }
                 }
             }

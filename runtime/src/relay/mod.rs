@@ -23,5 +23,5 @@ mod tests;
 pub(crate) mod transfer;
 
 pub use self::engine::Relay;
-pub use self::parameters::SPANS_MAX;
+pub use self::parameters::{BLOCKS_MAX, SPANS_MAX};
 pub use self::transfer::{Caller, Reduction, Stretch, Transfer};

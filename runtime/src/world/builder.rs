@@ -28,6 +28,7 @@ pub struct Builder {
     deadline: Option<Duration>,
     leaves: Option<bool>,
     bootstrap_timeout: Option<Duration>,
+    shared_gpus: Option<bool>,
     ranks_per_node: Option<u32>,
 }
 
@@ -65,6 +66,12 @@ impl Builder {
     /// Whether leaves may take the place of messages between ranks of one node.
     pub fn leaves(mut self, may_be_taken: bool) -> Self {
         self.leaves = Some(may_be_taken);
+        self
+    }
+
+    /// Whether several ranks may share a GPU, to try a job out with fewer of them; the same on every rank.
+    pub fn shared_gpus(mut self, are_allowed: bool) -> Self {
+        self.shared_gpus = Some(are_allowed);
         self
     }
 
@@ -140,6 +147,7 @@ impl Builder {
             algorithm: self.algorithm.unwrap_or(read.algorithm),
             leaves: self.leaves.unwrap_or(read.leaves),
             gpu_direct: read.gpu_direct,
+            shared_gpus: self.shared_gpus.unwrap_or(read.shared_gpus),
             deadline: self.deadline.unwrap_or(read.deadline),
             bootstrap_timeout: self.bootstrap_timeout.unwrap_or(read.bootstrap_timeout),
         })

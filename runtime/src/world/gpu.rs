@@ -3,7 +3,10 @@
 //! [`World::use_device`] gives a rank its GPU; [`World::on`] a stream, on which collectives have the names that they have on
 //! the host ([`OnStream`]).
 //!
-//! All ranks must be on one node, at most [`RANKS_MAX`] of them, a GPU each.
+//! All ranks must be on one node, at most [`RANKS_MAX`] of them, a GPU each. Where [`Config::shared_gpus`] allows it several can
+//! share one: then each has fewer blocks, so that all of them run side by side.
+//!
+//! [`Config::shared_gpus`]: crate::config::Config::shared_gpus
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +18,7 @@ use super::on_stream::OnStream;
 use super::run::explain_told;
 use super::setup::{Contribution, exchange};
 use crate::coll::fault::Wait;
+use crate::config::Environment;
 use crate::cuda::{Device, DeviceMemory, Stream};
 use crate::element::Element;
 use crate::error::{Error, Place};
@@ -22,6 +26,7 @@ use crate::nvlink::engine::{Engine, Preparation, Wanted};
 use crate::nvlink::layout::RANKS_MAX;
 use crate::nvlink::window::Offer;
 use crate::nvlink::{DeviceElement, Trouble};
+use crate::warning;
 
 /// A rank's GPU.
 #[derive(Debug)]
@@ -36,10 +41,13 @@ pub(super) struct Gpu {
 impl Gpu {
     /// Lets go of the GPU. Where the World is broken, others may still use memory of this process.
     pub(super) fn close(self, is_broken: bool) {
-        if let (Some(engine), true) = (self.engine, is_broken) {
+        let Some(engine) = self.engine else { return };
+        if is_broken {
             engine.stop();
-            let _done = self.device.synchronize();
+            engine.settle();
             engine.leak();
+        } else {
+            engine.retire();
         }
     }
 }
@@ -47,13 +55,20 @@ impl Gpu {
 impl World {
     /// Gives this rank its GPU. Blocks until every rank has called it; the World has it until its end.
     ///
+    /// Ranks share GPUs only where that is allowed ([`Builder::shared_gpus`], `EFARUN_SHARED_GPUS=1`). Threads of one process
+    /// that do share its context: a rank that waits for the device (`cudaDeviceSynchronize`), frees memory of it or loads a
+    /// kernel waits for calls of the others too. It does so only where these need nothing more of it.
+    ///
     /// # Errors
     ///
-    /// [`Error::Gpu`] when CUDA fails, or [`Error::Setup`] when ranks share a GPU, are on more than one node or too many;
-    /// on the other ranks [`Error::PeerSetup`].
+    /// [`Error::Gpu`] when CUDA fails, or [`Error::Setup`] when ranks share a GPU and may not, or are too many for it, are on
+    /// more than one node or too many; on the other ranks [`Error::PeerSetup`].
+    ///
+    /// [`Builder::shared_gpus`]: crate::world::Builder::shared_gpus
     pub fn use_device(&mut self, device: &Device) -> Result<(), Error> {
         self.check_unbroken()?;
         let (rank, world_size, deadline) = (self.rank, self.world_size(), self.config.deadline);
+        let may_share = self.config.shared_gpus;
         let refuse = |cause: String| Error::Setup { rank, transport: GPU_MEMORY, cause };
         let nodes = self.node_count();
         if nodes > 1 {
@@ -76,7 +91,13 @@ impl World {
         };
         let offers = exchange(oob, "gpu-windows", mine, until);
         let prepared = prepared.map_err(|cause| Error::Gpu { rank, cause })?;
-        let engine = Engine::new(prepared, rank.index(), &offers?, deadline);
+        let engine = Engine::new(prepared, rank.index(), &offers?, deadline, may_share);
+        let engine = engine.and_then(|mut engine| {
+            // Nobody runs a kernel yet, for which loading one would wait.
+            engine.prepare_all()?;
+            engine.threads_per_gpu().into_iter().for_each(tell_of_queues);
+            Ok(engine)
+        });
         let mine = match &engine {
             Ok(_) => Contribution::Good(Vec::new()),
             Err(error) => Contribution::Failed(error.to_string()),
@@ -151,6 +172,16 @@ impl World {
         let elements = elements.iter().copied().map(Into::into);
         let mut kinds = std::iter::once(None).chain(elements.map(Some));
         kinds.try_for_each(|kind| engine.prepare(kind)).map_err(|cause| Error::Gpu { rank, cause })
+    }
+
+    /// Whether this rank's process has several ranks on one GPU.
+    pub fn has_threads_on_one_gpu(&self) -> bool {
+        self.gpu.as_ref().and_then(|gpu| gpu.engine.as_ref()?.threads_per_gpu()).is_some()
+    }
+
+    /// How many blocks a launch of this rank can have, where ranks share GPUs.
+    pub fn blocks_on_shared_gpu(&self) -> Option<u32> {
+        self.gpu.as_ref().and_then(|gpu| gpu.engine.as_ref()?.blocks_on_shared_gpu())
     }
 
     /// Collectives that are enqueued on this stream. On several streams they take place in the order of the calls.
@@ -245,11 +276,8 @@ impl World {
         if gpu.engine.is_none() {
             let prepared = Preparation::new(&gpu.device, 1).map_err(|cause| Error::Gpu { rank, cause })?;
             let offers = [prepared.offer()];
-            let engine = Engine::new(prepared, 0, &offers, deadline).map_err(|cause| Error::Setup {
-                rank,
-                transport: GPU_MEMORY,
-                cause: cause.to_string(),
-            })?;
+            let engine = Engine::new(prepared, 0, &offers, deadline, false)
+                .map_err(|cause| Error::Setup { rank, transport: GPU_MEMORY, cause: cause.to_string() })?;
             gpu.engine = Some(engine);
         }
         Ok(())
@@ -259,6 +287,25 @@ impl World {
         self.broken.as_ref().map_or(Ok(()), |first| Err(Error::Broken { first: first.clone() }))
     }
 }
+
+/// Says what threads that share a GPU need, unless they have it.
+fn tell_of_queues(threads: u32) {
+    let set = Environment::of_process().number(QUEUES).ok().flatten();
+    let queues = set.unwrap_or(QUEUES_UNSET);
+    if queues < threads.saturating_mul(STREAMS_PER_RANK) {
+        let text = format_args!(
+            "{threads} ranks are threads of this process and share a GPU, to which the process has {queues} queues: a stream \
+             that waits for another rank can hold up that rank's, which is in its queue; set {QUEUES}=32"
+        );
+        warning::tell("gpu: queues", text);
+    }
+}
+
+/// How many queues a process has to a device, by which its streams go.
+const QUEUES: &str = "CUDA_DEVICE_MAX_CONNECTIONS";
+const QUEUES_UNSET: u32 = 8;
+/// The program's own, and that of a copy beside it.
+const STREAMS_PER_RANK: u32 = 2;
 
 /// What a kernel said, in terms of the World. All ranks are on one node, so that numbers on it are ranks.
 pub(super) fn explain(place: Place, trouble: Trouble, waited: Duration) -> Error {

@@ -440,7 +440,9 @@ impl OnStream<'_> {
     }
 
     fn end(&mut self, enqueued: Result<(), CudaError>) -> Result<(), Error> {
-        enqueued.map_err(|cause| {
+        let engine = self.world.gpu.as_mut().and_then(|gpu| gpu.engine.as_mut());
+        let noted = enqueued.and_then(|()| engine.map_or(Ok(()), |engine| engine.mark(self.stream)));
+        noted.map_err(|cause| {
             let error = Error::Gpu { rank: self.world.rank, cause };
             self.world.broken = Some(error.to_string());
             error

@@ -211,6 +211,7 @@ fn settings_that_agree(config: &Config) -> Vec<(&'static str, String)> {
         (efarun_wire::env::EFARUN_LEAVES, if config.leaves { "auto" } else { "off" }.to_owned()),
         (efarun_wire::env::EFARUN_PROVIDER, config.provider.to_string()),
         (efarun_wire::env::EFARUN_GPUDIRECT, config.gpu_direct.to_string()),
+        (efarun_wire::env::EFARUN_SHARED_GPUS, u8::from(config.shared_gpus).to_string()),
     ]
 }
 

@@ -36,5 +36,7 @@ pub const EFARUN_LOCAL_TRANSPORT: &str = "EFARUN_LOCAL_TRANSPORT";
 pub const EFARUN_ALGORITHM: &str = "EFARUN_ALGORITHM";
 /// `auto` or `off`: whether collectives on one node go without messages where they can.
 pub const EFARUN_LEAVES: &str = "EFARUN_LEAVES";
+/// 1 lets several ranks share a GPU.
+pub const EFARUN_SHARED_GPUS: &str = "EFARUN_SHARED_GPUS";
 /// Seconds after which a collective that does not get on is an error.
 pub const EFARUN_DEADLINE: &str = "EFARUN_DEADLINE";

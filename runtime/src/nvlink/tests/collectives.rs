@@ -12,7 +12,8 @@ use crate::nvlink::call::{DeviceCollective, DeviceElement, DeviceOp, Factor};
 use crate::nvlink::launch::{Reached, Request};
 use crate::nvlink::layout::{RANKS_MAX, SLOTS};
 use crate::nvlink::part::{Leaf, Shape};
-use crate::nvlink::select::ONE_SHOT_BYTES_MAX;
+use crate::nvlink::room::Room;
+use crate::nvlink::select::one_shot_bytes_within;
 use efarun_wire::Rank;
 
 /// One call with its ranks' buffers, and what they must hold afterwards.
@@ -38,7 +39,7 @@ impl Case {
         seed: u64,
     ) -> Case {
         let (collective, element, op) = (collective.into(), element.into(), op.into());
-        let shape = Shape { collective, count_bytes: count * element.size_bytes(), ranks };
+        let shape = Shape { collective, count_bytes: count * element.size_bytes(), ranks, room: Room::WHOLE };
         let has_leaf = match leaf {
             Leaf::Ring => shape.has_ring(),
             Leaf::Slots => shape.has_slots(),
@@ -66,6 +67,13 @@ impl Case {
             outputs: vec![vec![GUARD; words]; ranks as usize],
             skew,
         }
+    }
+
+    /// The same of ranks that share GPUs.
+    pub(super) fn within(self, room: Room) -> Case {
+        let is_too_long = self.leaf == Leaf::OneShot && self.shape.count_bytes > one_shot_bytes_within(room);
+        let leaf = if is_too_long { Leaf::TwoShot } else { self.leaf };
+        Case { shape: Shape { room, ..self.shape }, leaf, ..self }
     }
 
     pub(super) fn request(&self, rank: u32) -> Request {
@@ -142,7 +150,7 @@ impl Case {
     /// What all memory of all ranks must be.
     pub(super) fn expected(&self) -> (Vec<Vec<u64>>, Vec<Vec<u64>>) {
         let (mut inputs, mut outputs) = (self.inputs.clone(), self.outputs.clone());
-        let Shape { collective, count_bytes, ranks } = self.shape;
+        let Shape { collective, count_bytes, ranks, .. } = self.shape;
         for rank in 0..ranks {
             let given = |rank| self.given(&self.inputs, rank);
             let block = |of: u32| count_bytes * of as usize..count_bytes * (of as usize + 1);
@@ -310,7 +318,7 @@ pub(super) fn collectives(root: u32) -> [DeviceCollective; 8] {
 
 /// Every type that kernels have.
 pub(super) fn elements() -> impl Iterator<Item = DeviceElement> {
-    ElementType::ALL.map(DeviceElement::Of).into_iter().chain([DeviceElement::F8E4M3, DeviceElement::F8E5M2])
+    DeviceElement::all()
 }
 
 /// Every operation that kernels have.
@@ -406,6 +414,35 @@ fn blocks_of_many_slices_are_moved_through_few_slots() {
 }
 
 #[test]
+fn ranks_that_share_gpus_do_every_collective_with_few_blocks() {
+    let Some(emulator) = Emulator::new("ranks_that_share_gpus_do_every_collective_with_few_blocks") else {
+        return;
+    };
+    // What has more blocks without: most of these.
+    for (ranks, room, counts) in [
+        (4, Room::of(4, 16), [3, 33_001]),
+        (4, Room::of(2, 13), [2100, 20_011]),
+        (8, Room::of(8, 64), [5, 17_003]),
+        (8, Room::of(4, 60), [512, 9001]),
+    ] {
+        assert!(room.suffices(ranks as usize));
+        for (round, count) in counts.into_iter().enumerate() {
+            let node = Node::new(ranks, u64::MAX).within(room);
+            let mut cases = Vec::new();
+            for leaf in LEAVES {
+                for (index, collective) in collectives(round as u32 % ranks).into_iter().enumerate() {
+                    let element = [ElementType::F32, ElementType::I8, ElementType::Bf16][(index + round) % 3];
+                    let seed = (round * 10 + index) as u64;
+                    let case = Case::new((collective, leaf), (element, ReduceOp::Sum), (ranks, count), seed);
+                    cases.push(case.within(room));
+                }
+            }
+            run(&emulator, &node, &cases, count as u64, &format!("{ranks} ranks, {room:?}"));
+        }
+    }
+}
+
+#[test]
 fn many_blocks_and_rounds_do_what_one_does() {
     let Some(emulator) = Emulator::new("many_blocks_and_rounds_do_what_one_does") else { return };
     let node = Node::new(2, u64::MAX);
@@ -419,9 +456,9 @@ fn many_blocks_and_rounds_do_what_one_does() {
         Case::new((Collective::AllReduce, Leaf::Ring), float, (2, 9001), 14),
     ];
     run(&emulator, &node, &cases, 3, "many blocks");
-    assert!(
-        cases.iter().all(|case| case.leaf != Leaf::OneShot || case.shape.count_bytes <= ONE_SHOT_BYTES_MAX)
-    );
+    assert!(cases.iter().all(
+        |case| case.leaf != Leaf::OneShot || case.shape.count_bytes <= one_shot_bytes_within(Room::WHOLE)
+    ));
 }
 
 /// Numbers from a seed.

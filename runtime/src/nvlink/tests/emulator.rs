@@ -23,6 +23,7 @@ use crate::nvlink::layout::{RANKS_MAX, SLICE_UNIT_BYTES, STATE_BYTES, THREADS};
 use crate::nvlink::pairs::{self, Numbers, PairParameters, Slots};
 use crate::nvlink::parameters::{Parameters, status};
 use crate::nvlink::part::Leaf;
+use crate::nvlink::room::Room;
 use crate::relay::parameters::RelayParameters;
 
 /// The compiled kernels.
@@ -105,6 +106,9 @@ impl Emulator {
                 works[rank].iter().map(|work| work.told(&standing, &node.numbers[rank])).collect()
             })
             .collect();
+        let calls = parameters.iter().flatten().filter(|(told, _)| !matches!(told, Told::Nothing));
+        let blocks_max = calls.map(|(_, grid)| grid.blocks).max().unwrap_or(0);
+        assert!(blocks_max <= node.room.blocks(), "{blocks_max} blocks: {:?}", node.room);
         let launch = |(work, (told, grid)): (&Work, &(Told, Grid))| Launch {
             kernel: work.kernel_name().map_or(std::ptr::null_mut(), |name| self.symbol(&name)),
             parameters: told.pointer(),
@@ -184,7 +188,8 @@ impl Work {
                 (Told::Relay(told.clone()), Grid { blocks: *blocks, threads: THREADS })
             }
             Work::Call(request) if request.leaf == Leaf::Slots => {
-                let launch = pairs::of_blocks(standing, slots(standing.ranks), request);
+                let slots = slots(standing.ranks).within(standing.ranks, standing.room);
+                let launch = pairs::of_blocks(standing, slots, request);
                 (Told::Messages(Box::new(launch.parameters)), launch.grid)
             }
             Work::Call(request) => {
@@ -193,7 +198,8 @@ impl Work {
             }
             Work::Messages(sends, receives) => {
                 let mut now = numbers.get();
-                let launch = pairs::launch(standing, slots(standing.ranks), now, sends, receives);
+                let slots = slots(standing.ranks).within(standing.ranks, standing.room);
+                let launch = pairs::launch(standing, slots, now, sends, receives);
                 now.count(sends, receives);
                 numbers.set(now);
                 (Told::Messages(Box::new(launch.parameters)), launch.grid)
@@ -233,6 +239,7 @@ pub(super) struct Node {
     statuses: Vec<Vec<u32>>,
     numbers: Vec<Cell<Numbers>>,
     deadline_ns: u64,
+    room: Room,
 }
 
 impl Node {
@@ -251,7 +258,13 @@ impl Node {
             statuses: (0..ranks).map(|_| vec![0; status::WORDS]).collect(),
             numbers: (0..ranks).map(|_| Cell::new(Numbers::new())).collect(),
             deadline_ns,
+            room: Room::WHOLE,
         }
+    }
+
+    /// The same, whose ranks share GPUs.
+    pub(super) fn within(self, room: Room) -> Node {
+        Node { room, ..self }
     }
 
     /// The words that a rank's kernels told its host.
@@ -297,6 +310,7 @@ impl Node {
         Standing {
             rank,
             ranks: self.windows.len() as u32,
+            room: self.room,
             windows,
             state: pointer_to(&self.states[rank as usize]),
             status: pointer_to(&self.statuses[rank as usize]),

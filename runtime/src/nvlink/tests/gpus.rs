@@ -19,35 +19,37 @@ use crate::nvlink::engine::{Engine, Preparation, Wanted};
 use crate::nvlink::part::Leaf;
 use crate::nvlink::window::Offer;
 
-/// The ranks of a node, a GPU each, all driven by this thread.
-struct Gpus {
-    ranks: Vec<Member>,
+/// The ranks of a node, all driven by this thread.
+pub(super) struct Gpus {
+    pub(super) ranks: Vec<Member>,
 }
 
 /// One of them.
-struct Member {
-    engine: Engine,
-    stream: Stream,
+pub(super) struct Member {
+    pub(super) engine: Engine,
+    pub(super) stream: Stream,
     /// Registered memory, of which calls get parts.
-    pool: DeviceMemory<u64>,
+    pub(super) pool: DeviceMemory<u64>,
 }
 
 impl Gpus {
-    /// As many as are wanted, with the kernels for these types, or a line that says that the test was skipped.
+    /// As many as are wanted, a GPU each, with the kernels for these types, or a line that says that the test was skipped.
     fn new(test: &str, wanted: u32, deadline: Duration, elements: &[DeviceElement]) -> Option<Gpus> {
-        let missing = match Device::count() {
-            Err(error) => error.to_string(),
-            Ok(count) if count < wanted => format!("there are {count} GPUs, and it takes {wanted}"),
-            Ok(_) => return Some(Gpus::open(wanted, deadline, elements)),
-        };
-        let required = std::env::var("EFARUN_TEST_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|need| need.trim() == "gpu"), "{test}: {missing}");
-        println!("SKIPPED: {test}: {missing}");
-        None
+        Gpus::on(test, (wanted, wanted), deadline, elements)
     }
 
-    fn open(count: u32, deadline: Duration, elements: &[DeviceElement]) -> Gpus {
-        let devices: Vec<_> = (0..count).map(|ordinal| Device::open(ordinal).expect("a GPU")).collect();
+    /// So many ranks on so many GPUs.
+    pub(super) fn on(
+        test: &str,
+        (ranks, gpus): (u32, u32),
+        deadline: Duration,
+        elements: &[DeviceElement],
+    ) -> Option<Gpus> {
+        are_there(test, gpus).then(|| Gpus::open((ranks, gpus), deadline, elements))
+    }
+
+    fn open((count, gpus): (u32, u32), deadline: Duration, elements: &[DeviceElement]) -> Gpus {
+        let devices: Vec<_> = (0..count).map(|rank| Device::open(rank % gpus).expect("a GPU")).collect();
         let prepared: Vec<_> =
             devices.iter().map(|device| Preparation::new(device, count).expect("a window")).collect();
         let offers: Vec<_> = prepared.iter().map(Preparation::offer).collect();
@@ -57,7 +59,9 @@ impl Gpus {
             pools.iter().map(|pool| Offer::of(pool).expect("an offer").to_bytes()).collect();
         let ranks = prepared.into_iter().zip(pools).zip(&devices).enumerate().map(
             |(rank, ((prepared, pool), device))| {
-                let mut engine = Engine::new(prepared, rank, &offers, deadline).expect("an engine");
+                let may_share = gpus < count;
+                let mut engine =
+                    Engine::new(prepared, rank, &offers, deadline, may_share).expect("an engine");
                 engine.register(&pool, &pool_offers).expect("registered");
                 for element in std::iter::once(None).chain(elements.iter().copied().map(Some)) {
                     engine.prepare(element).expect("kernels");
@@ -70,7 +74,7 @@ impl Gpus {
 
     /// Runs cases one behind the other on all GPUs, and checks each. Unregistered memory is the pools' too, but the calls
     /// are not told.
-    fn run(&mut self, cases: &mut [Case], what: &str) {
+    pub(super) fn run(&mut self, cases: &mut [Case], what: &str) {
         let expected: Vec<_> = cases.iter().map(Case::expected).collect();
         self.upload(cases);
         // In turn: a stream takes a thousand launches, and then waits for the first of them, which waits for the other ranks.
@@ -87,14 +91,14 @@ impl Gpus {
         }
     }
 
-    fn wait(&self, what: &str) {
+    pub(super) fn wait(&self, what: &str) {
         for (number, rank) in self.ranks.iter().enumerate() {
             rank.stream.synchronize().expect(what);
             assert_eq!(rank.engine.trouble(), None, "{what}: rank {number}");
         }
     }
 
-    fn enqueue(&mut self, rank: usize, case: &Case, at: &mut usize) -> Result<(), CudaError> {
+    pub(super) fn enqueue(&mut self, rank: usize, case: &Case, at: &mut usize) -> Result<(), CudaError> {
         let Member { engine, stream, pool } = &mut self.ranks[rank];
         let start = |at: usize| DevicePointer(pool.pointer().0 + 8 * at as u64);
         let words = case.inputs[rank].len().next_multiple_of(2);
@@ -112,7 +116,7 @@ impl Gpus {
         unsafe { engine.enqueue(stream, &call, Wanted { leaf: Some(case.leaf), is_staged: false }) }
     }
 
-    fn upload(&mut self, cases: &[Case]) {
+    pub(super) fn upload(&mut self, cases: &[Case]) {
         for (number, rank) in self.ranks.iter_mut().enumerate() {
             let mut at = 0;
             for case in cases {
@@ -124,7 +128,7 @@ impl Gpus {
         }
     }
 
-    fn download(&self, cases: &mut [Case]) {
+    pub(super) fn download(&self, cases: &mut [Case]) {
         for (number, rank) in self.ranks.iter().enumerate() {
             let mut at = 0;
             for case in &mut *cases {
@@ -135,6 +139,19 @@ impl Gpus {
             }
         }
     }
+}
+
+/// Whether there are so many GPUs, or a line that says that the test was skipped.
+pub(super) fn are_there(test: &str, gpus: u32) -> bool {
+    let missing = match Device::count() {
+        Err(error) => error.to_string(),
+        Ok(count) if count < gpus => format!("there are {count} GPUs, and it takes {gpus}"),
+        Ok(_) => return true,
+    };
+    let required = std::env::var("EFARUN_TEST_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|need| need.trim() == "gpu"), "{test}: {missing}");
+    println!("SKIPPED: {test}: {missing}");
+    false
 }
 
 fn worlds() -> impl Iterator<Item = u32> {
@@ -328,7 +345,7 @@ fn two_streams_are_served_in_the_order_of_the_calls() {
 }
 
 /// Of most tests.
-const TYPES: [DeviceElement; 4] = [
+pub(super) const TYPES: [DeviceElement; 4] = [
     DeviceElement::Of(ElementType::F32),
     DeviceElement::Of(ElementType::I8),
     DeviceElement::Of(ElementType::Bf16),
@@ -336,4 +353,4 @@ const TYPES: [DeviceElement; 4] = [
 ];
 /// 256 MiB.
 const POOL_WORDS: usize = 32 << 20;
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);

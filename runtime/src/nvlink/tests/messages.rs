@@ -10,6 +10,7 @@ use crate::nvlink::call::DeviceMessage;
 use crate::nvlink::layout::{PAIR_CHANNEL_BYTES, PAIR_SLOTS, PAIR_WARPS, ROUND_BYTES, SLOTS};
 use crate::nvlink::parameters::status;
 use crate::nvlink::part::Leaf;
+use crate::nvlink::room::Room;
 
 /// A message with memory at both ends.
 struct Letter {
@@ -77,31 +78,48 @@ fn messages_of_all_lengths_arrive_between_ranks_that_take_part() {
         return;
     };
     for seed in 0..6 {
-        let mut chance = Chance(seed);
-        let ranks = [2, 3, 4][seed as usize % 3];
-        let long = slots(ranks).message_bytes_min;
-        let lengths = [1, 119, 480, 3000, PAIR_CHANNEL_BYTES + 1, long - 1, long, 3 * long + 5, 200_003];
-        // Groups one behind the other, in which some ranks have nothing, and pairs several messages.
-        let mut groups: Vec<Vec<Letter>> = Vec::new();
-        for _ in 0..5 {
-            let mut letters = Vec::new();
-            for _ in 0..=chance.next() % 5 {
-                let from = (chance.next() % u64::from(ranks)) as u32;
-                let to = (from + 1 + (chance.next() % u64::from(ranks - 1)) as u32) % ranks;
-                let bytes = lengths[chance.next() as usize % lengths.len()];
-                letters.push(Letter::new(&mut chance, from, to, bytes));
-            }
-            groups.push(letters);
-        }
-        let of = |rank: u32| {
-            let own = groups.iter().filter(|letters| takes_part(rank, letters));
-            own.map(|letters| group(rank, letters)).collect::<Vec<_>>()
-        };
-        let works: Vec<_> = (0..ranks).map(of).collect();
-        let node = Node::new(ranks, u64::MAX);
-        run(&emulator, ranks, &works, seed, &node, &format!("seed {seed}"));
-        groups.iter().flatten().for_each(|letter| letter.check(&format!("seed {seed}")));
+        pass_groups(&emulator, seed, [2, 3, 4][seed as usize % 3], Room::WHOLE);
     }
+}
+
+#[test]
+fn messages_of_all_lengths_arrive_between_ranks_that_share_gpus() {
+    let Some(emulator) = Emulator::new("messages_of_all_lengths_arrive_between_ranks_that_share_gpus") else {
+        return;
+    };
+    // With room for lines and slots of two channels, of one, and for one way only.
+    for (seed, ranks, room) in
+        [(0, 4, Room::of(2, 24)), (1, 4, Room::of(4, 24)), (2, 4, Room::of(4, 16)), (3, 8, Room::of(8, 64))]
+    {
+        pass_groups(&emulator, seed, ranks, room);
+    }
+}
+
+/// Groups of messages one behind the other.
+fn pass_groups(emulator: &Emulator, seed: u64, ranks: u32, room: Room) {
+    let mut chance = Chance(seed);
+    let long = slots(ranks).within(ranks, room).message_bytes_min.max(2);
+    let lengths = [1, 119, 480, 3000, PAIR_CHANNEL_BYTES + 1, long - 1, long, 3 * long + 5, 200_003];
+    // Groups one behind the other, in which some ranks have nothing, and pairs several messages.
+    let mut groups: Vec<Vec<Letter>> = Vec::new();
+    for _ in 0..5 {
+        let mut letters = Vec::new();
+        for _ in 0..=chance.next() % 5 {
+            let from = (chance.next() % u64::from(ranks)) as u32;
+            let to = (from + 1 + (chance.next() % u64::from(ranks - 1)) as u32) % ranks;
+            let bytes = lengths[chance.next() as usize % lengths.len()];
+            letters.push(Letter::new(&mut chance, from, to, bytes));
+        }
+        groups.push(letters);
+    }
+    let of = |rank: u32| {
+        let own = groups.iter().filter(|letters| takes_part(rank, letters));
+        own.map(|letters| group(rank, letters)).collect::<Vec<_>>()
+    };
+    let works: Vec<_> = (0..ranks).map(of).collect();
+    let node = Node::new(ranks, u64::MAX).within(room);
+    run(emulator, ranks, &works, seed, &node, &format!("seed {seed}"));
+    groups.iter().flatten().for_each(|letter| letter.check(&format!("seed {seed}")));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Collectives on GPUs: the kernels on an emulator ([`emulator`]) without a GPU, and on the machine's GPUs ([`gpus`]).
+//! Collectives on GPUs: the kernels on an emulator ([`emulator`]) without a GPU, and on the machine's GPUs ([`gpus`]), also with
+//! several ranks on one ([`shared_gpus`]).
 
 mod collectives;
 mod eighth;
@@ -7,3 +8,4 @@ mod gpus;
 mod messages;
 mod protocol;
 mod relay;
+mod shared_gpus;
