@@ -82,6 +82,8 @@ impl<'a, T: Sample + bytemuck::Pod> Measurement<'a, T> {
 
     fn warm_up(&mut self) -> Result<(), Error> {
         self.fill_buffers()?;
+        // Allocating and freeing may wait for the GPU, also for another rank's kernels where ranks share it.
+        self.world.barrier()?;
         let effort = Effort { sweep: self.effort.sweep.warmup(), ..self.effort };
         let (collective, world_size) = (self.operation.collective(), self.world.world_size());
         for lens in effort.lens(collective, size_of::<T>(), world_size) {

@@ -1,11 +1,12 @@
 //! Measuring on GPU memory: the same sizes, checks and columns, with calls that are enqueued on a CUDA stream.
 //!
 //! A rank is a process with one GPU, by its number on the node, or one of several threads with a GPU each
-//! ([`run_threads`]). [`measure`] times and checks; [`buffer`] has memory on both sides.
+//! ([`run_threads`]); with `EFARUN_SHARED_GPUS=1` ranks go round the GPUs that there are. [`measure`] times and checks; [`buffer`] has memory on both sides.
 
 mod buffer;
 mod measure;
 
+use efarun_rt::config::{Config, Environment};
 use efarun_rt::cuda::{self, Device, Stream};
 use efarun_rt::{ElementType, Error, ReduceOp, World};
 
@@ -51,7 +52,9 @@ impl Gpu {
     }
 
     fn open(args: &Args, world: &World) -> Result<Gpu, cuda::CudaError> {
-        let device = Device::open(world.local_rank())?;
+        // Ranks beyond the last GPU begin again with the first, where they may share them.
+        let gpus = if world.config().shared_gpus { Device::count()?.max(1) } else { u32::MAX };
+        let device = Device::open(world.local_rank() % gpus)?;
         let version = cuda::version()?;
         let description = format!(
             "GPU memory ({}, CUDA {}.{}, buffers {}{})",
@@ -86,7 +89,8 @@ impl Gpu {
 ///
 /// When the World fails on a rank; the lowest one's error.
 pub(crate) fn run_threads(args: &Args, count: u32) -> Result<Outcome, PerfError> {
-    let identity = efarun_rt::bootstrap::identity::detect(&efarun_rt::config::Environment::of_process());
+    let environment = Environment::of_process();
+    let identity = efarun_rt::bootstrap::identity::detect(&environment);
     if !matches!(identity, Ok(efarun_rt::bootstrap::identity::Identity::Alone)) {
         crate::complain(&format!(
             "error: -g {count}: this process is one of several ranks, and a rank has one GPU: start {count} times as many \
@@ -94,7 +98,8 @@ pub(crate) fn run_threads(args: &Args, count: u32) -> Result<Outcome, PerfError>
         ));
         return Ok(Outcome::Refused);
     }
-    let worlds = World::builder().algorithm(args.algo).thread_worlds(count)?;
+    let shared_gpus = Config::from_environment(&environment).map_err(Error::from)?.shared_gpus;
+    let worlds = World::builder().algorithm(args.algo).shared_gpus(shared_gpus).thread_worlds(count)?;
     std::thread::scope(|scope| {
         let threads: Vec<_> =
             worlds.into_iter().map(|world| scope.spawn(move || run_in(args, world))).collect();
