@@ -30,5 +30,7 @@ pub use self::graph::Graph;
 pub use self::ipc::{ImportedMemory, IpcHandle};
 pub(crate) use self::memory::Allocation;
 pub use self::memory::{DeviceMemory, DevicePointer, DeviceSlice, DeviceSliceMut, HostMemory};
+#[cfg(test)]
+pub(crate) use self::module::for_hopper;
 pub use self::module::{Grid, Kernel, Module};
 pub use self::stream::Stream;

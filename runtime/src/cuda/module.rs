@@ -1,5 +1,10 @@
 //! Kernels: loading PTX, and launching what is in it.
 //!
+//! Where device and driver can (Hopper, CUDA 12.3), a kernel is launched as soon as the blocks of the one in front of it on its
+//! stream have ended, and not only when what those wrote has arrived (programmatic dependent launch): 0.9 us of a small
+//! collective's 5.9. Its first instruction waits for the latter, so that nothing else changes. That instruction is a comment in the
+//! PTX, which is for sm_80, and made code here; a kernel without it is launched behind all that is in front of it.
+//!
 //! # Safety
 //!
 //! A kernel's functions live in its module, which they hold. What a launch does to memory is up to the caller of
@@ -10,9 +15,12 @@ use std::ffi::{CStr, CString, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUfunction, CUmodule, CUstreamCaptureMode};
+use cudarc::driver::sys::{
+    self, CUfunction, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
+    CUmodule, CUstreamCaptureMode,
+};
 
-use super::{CudaError, Device, Stream};
+use super::{CudaError, Device, Stream, version};
 
 /// Code for one device, compiled from PTX by the driver. The driver keeps what it compiled in the user's cache.
 #[derive(Clone, Debug)]
@@ -22,6 +30,8 @@ pub struct Module(Arc<Loaded>);
 struct Loaded {
     device: Device,
     raw: CUmodule,
+    /// Whether its kernels wait for the one in front of them themselves.
+    waits: bool,
 }
 
 // SAFETY: modules may be used from any thread; the driver locks for itself.
@@ -40,7 +50,10 @@ impl Module {
     ///
     /// When the PTX has a zero byte.
     pub fn load(device: &Device, ptx: &str) -> Result<Module, CudaError> {
-        let ptx = CString::new(ptx).expect("PTX is text");
+        let can_wait = device.compute_capability()? >= (9, 0) && version()? >= VERSION_THAT_CAPTURES;
+        let hopper = if can_wait { for_hopper(ptx) } else { None };
+        let waits = hopper.is_some();
+        let ptx = CString::new(hopper.unwrap_or_else(|| ptx.to_owned())).expect("PTX is text");
         let mut raw = ptr::null_mut();
         let _current = device.make_current()?;
         // A stream of this thread may be being captured, into which loading does not go: it allocates, and is none of it.
@@ -59,7 +72,7 @@ impl Module {
             result
         };
         device.check("cuModuleLoadData", result)?;
-        Ok(Module(Arc::new(Loaded { device: device.clone(), raw })))
+        Ok(Module(Arc::new(Loaded { device: device.clone(), raw, waits })))
     }
 
     /// Finds a kernel by its name.
@@ -123,23 +136,50 @@ impl Kernel {
         let device = &self.module.0.device;
         let mut pointers = [ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
         let _current = device.make_current()?;
+        let mut early = CUlaunchAttribute {
+            id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = CUlaunchConfig {
+            gridDimX: grid.blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: stream.handle(),
+            attrs: &mut early,
+            numAttrs: self.module.0.waits.into(),
+        };
         // SAFETY: the driver copies what the pointers lead to, of the length that the kernel's parameter has; the
         // rest is the caller's promise.
-        let result = unsafe {
-            sys::cuLaunchKernel(
-                self.raw,
-                grid.blocks,
-                1,
-                1,
-                grid.threads,
-                1,
-                1,
-                0,
-                stream.handle(),
-                pointers.as_mut_ptr(),
-                ptr::null_mut(),
-            )
-        };
-        device.check("cuLaunchKernel", result)
+        let result =
+            unsafe { sys::cuLaunchKernelEx(&config, self.raw, pointers.as_mut_ptr(), ptr::null_mut()) };
+        device.check("cuLaunchKernelEx", result)
+    }
+}
+
+/// Whose driver takes such launches into a graph.
+const VERSION_THAT_CAPTURES: i32 = 12_030;
+
+/// The PTX with those of its comments as code that are instructions of Hopper's; nothing where there are none.
+pub(crate) fn for_hopper(ptx: &str) -> Option<String> {
+    const COMMENT: &str = "//sm_90 ";
+    let ptx = ptx.contains(COMMENT).then(|| ptx.replace(COMMENT, ""))?;
+    Some(ptx.replacen(".target sm_80", ".target sm_90", 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::for_hopper;
+
+    #[test]
+    fn what_is_code_on_hopper_is_code_there_and_other_ptx_is_left_as_it_is() {
+        let ptx = ".version 8.2\n.target sm_80\n\t//sm_90 griddepcontrol.wait;\n// end\n";
+        let hopper = ".version 8.2\n.target sm_90\n\tgriddepcontrol.wait;\n// end\n";
+        assert_eq!(for_hopper(ptx).as_deref(), Some(hopper));
+        assert_eq!(for_hopper(".version 8.0\n.target sm_80\n"), None);
     }
 }

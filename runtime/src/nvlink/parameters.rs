@@ -56,7 +56,7 @@ pub(super) struct Part {
     /// Whether blocks are only moved, each rank's to a place of its own. Then `collect` is of the first exchange, and
     /// `forward` are those who get empty lines, or by the direct leaf those who get blocks.
     pub(super) apart: u32,
-    /// By the ring leaf: where slices go.
+    /// By the ring leaf: where slices go. By the two-shot leaf, from or to the root, that the root has no block.
     pub(super) route: Route,
     /// How many hops a slice takes on this rank.
     pub(super) hops: u32,

@@ -178,8 +178,7 @@ template <class T> DEVICE void direct(const Parameters& p) {
         }
         if (is_shared && !is_apart) pass_on(call, outputs, first, step);
     }
-    // Each thread's writes come before its block's goodbye.
-    fence();
+    // What each thread wrote comes before its block's goodbye, which releases it with what its own thread wrote.
     block_barrier();
     tell_peers(call, GOODBYES);
     await_peers(call, GOODBYES);

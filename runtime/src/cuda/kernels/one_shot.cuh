@@ -31,7 +31,7 @@ DEVICE u64 await_cell(Call& call, u32 peer, Quad found) {
 template <class T> DEVICE void one_shot(const Parameters& p, bool is_reduction) {
     Call call = {p, 0, 0, false};
     if (!begin(call)) return;
-    tell_peers(call, GREETINGS);
+    greet_peers(call);
     u64 at = ((u64)call.channel * THREADS + thread_index()) * 8;
     i64 left = (i64)p.block_bytes - (i64)at;
     if (left > 0) {
@@ -82,7 +82,7 @@ template <class T> DEVICE void one_shot(const Parameters& p, bool is_reduction) 
         }
         if (is_reduction && p.keep) store8(p.output + at, result.bytes(p.op, p.ranks), left);
     }
-    await_peers(call, GREETINGS);
+    await_greetings(call);
     // Peers write this parity's cells again when they have heard of this rank's next call.
     if (call.number % CLEAR_EVERY <= 1) {
         for (u32 from = 0; from < p.ranks; from++) store_quad(cell(call, p.rank, from), Quad{0, 0, 0, 0});

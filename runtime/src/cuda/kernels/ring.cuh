@@ -129,7 +129,7 @@ template <class T> DEVICE void move_slice(const Parameters& p, const Hop& hop, u
 // Who has not begun this call, and `neighbour` if all have: who waits for a neighbour may wait for another one behind it.
 DEVICE u32 missing_peer(const Call& call, u32 neighbour) {
     for (u32 peer = 0; peer < call.p.ranks; peer++) {
-        if (peer != call.p.rank && (u32)load_acquire(notice(call, GREETINGS, call.p.rank, peer)) != call.number) return peer;
+        if (peer != call.p.rank && (u32)load_word(notice(call, GREETINGS, call.p.rank, peer)) != call.number) return peer;
     }
     return neighbour;
 }
@@ -145,7 +145,7 @@ DEVICE bool await_turn(Call& call, const Hop& hop, Traffic& traffic) {
     const Parameters& p = call.p;
     // Who waits for a neighbour hears first what that calls: of something else nothing would come.
     if (thread_index() == 0 && hop.receives) {
-        if (!traffic.is_greeted) await_peer(call, GREETINGS, previous_rank(p));
+        if (!traffic.is_greeted) await_greeting(call, previous_rank(p));
         traffic.is_greeted = true;
         Wait wait = {0, 0};
         while (load_acquire(put_word(call, p.rank)) <= traffic.taken) {
@@ -154,7 +154,7 @@ DEVICE bool await_turn(Call& call, const Hop& hop, Traffic& traffic) {
     }
     // By a thread of another warp, at the same time.
     if (thread_index() == WARP && hop.sends && traffic.freed + RING_SLOTS <= traffic.put) {
-        if (!traffic.is_greeted) await_peer(call, GREETINGS, next_rank(p));
+        if (!traffic.is_greeted) await_greeting(call, next_rank(p));
         traffic.is_greeted = true;
         Wait wait = {0, 0};
         while (traffic.freed + RING_SLOTS <= traffic.put) {
@@ -168,7 +168,7 @@ DEVICE bool await_turn(Call& call, const Hop& hop, Traffic& traffic) {
 template <class T> DEVICE void ring(const Parameters& p) {
     Call call = {p, 0, 0, false};
     if (!begin(call)) return;
-    tell_peers(call, GREETINGS);
+    greet_peers(call);
     bool goes_well = true;
     u64 counters = p.state + STATE_RINGS + (u64)call.channel * 16;
     Traffic traffic = {*(const u64*)counters, *(const u64*)(counters + 8), 0, false};
@@ -188,7 +188,7 @@ template <class T> DEVICE void ring(const Parameters& p) {
             if (thread_index() == 0 && hop.receives) store_word(taken_word(call, previous_rank(p)), traffic.taken);
         }
     }
-    await_peers(call, GREETINGS);
+    await_greetings(call);
     block_barrier();
     if (thread_index() == 0) {
         *(u64*)counters = traffic.put;

@@ -181,8 +181,8 @@ DEVICE void exchange_slices(PairCall& call, u32 peer) {
 // The first block of a collective. Whether all ranks have begun the same.
 DEVICE bool greet(PairCall& call) {
     if (!begin(call)) return false;
-    tell_peers(call, GREETINGS);
-    await_peers(call, GREETINGS);
+    greet_peers(call);
+    await_greetings(call);
     bool goes_well = all_of_block(!call.is_given_up);
     finish(call);
     return goes_well;

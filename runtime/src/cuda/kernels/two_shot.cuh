@@ -60,9 +60,16 @@ DEVICE Pair await_line(Call& call, u64 address, Pair found, const Lane& lane, u6
     return found;
 }
 
+// Which block is a rank's. The root may have none: then it sends a vector once, or gets it once, and not its own part of it as
+// often as there are others besides.
+DEVICE u32 block_of(const Parameters& p, u32 rank) {
+    bool is_root_without = p.route == ROUTE_FROM_ROOT || p.route == ROUTE_TO_ROOT;
+    return is_root_without && rank > p.root ? rank - 1 : rank;
+}
+
 // How much of a rank's block there is behind an offset.
 DEVICE i64 left_of(const Parameters& p, u32 rank, u64 at) {
-    u64 start = rank * p.block_bytes;
+    u64 start = block_of(p, rank) * p.block_bytes;
     if (start >= p.total_bytes) return 0;
     u64 len = p.total_bytes - start < p.block_bytes ? p.total_bytes - start : p.block_bytes;
     return (i64)len - (i64)at;
@@ -93,7 +100,7 @@ DEVICE void store_apart(Call& call, const Lane& lane, u64 round, Pair own, const
 template <class T> DEVICE void two_shot(const Parameters& p) {
     Call call = {p, 0, 0, false};
     if (!begin(call)) return;
-    tell_peers(call, GREETINGS);
+    greet_peers(call);
     u32 warp = thread_index() / WARP, index = thread_index() % WARP;
     Lane lane = {0, index % 8 == 7, index * 16};
     u64 counter = p.state + STATE_ROUNDS + ((u64)call.channel * WARPS + warp) * 8;
@@ -107,12 +114,12 @@ template <class T> DEVICE void two_shot(const Parameters& p) {
         // Loads stand together in front of what needs them, so that they wait for memory at the same time.
         Pair parts[RANKS_MAX];
         Pair own = {0, 0};
-        if (has(p.receive, p.rank)) own = load_part(p.input + p.rank * p.input_stride + lane.at, lane, left);
+        if (has(p.receive, p.rank)) own = load_part(p.input + block_of(p, p.rank) * p.input_stride + lane.at, lane, left);
 #pragma unroll
         for (u32 k = 1; k < RANKS_MAX; k++) {
             if (k >= p.ranks || !has(p.send, turn(p, k))) continue;
             u32 peer = turn(p, k);
-            parts[k] = load_part(p.input + peer * p.input_stride + lane.at, lane, left_of(p, peer, lane.at));
+            parts[k] = load_part(p.input + block_of(p, peer) * p.input_stride + lane.at, lane, left_of(p, peer, lane.at));
         }
         if (p.op == OP_PRE_MUL_SUM) {
             u64 factor = factor_of<T>(p);
@@ -162,7 +169,7 @@ template <class T> DEVICE void two_shot(const Parameters& p) {
             if (k >= p.ranks || !has(p.forward, turn(p, k))) continue;
             send_line(line(call, lane, round, 1, turn(p, k), p.rank), lane, result, round);
         }
-        if (p.keep) store_part(p.output + p.rank * p.output_stride + lane.at, lane, result, left);
+        if (p.keep) store_part(p.output + block_of(p, p.rank) * p.output_stride + lane.at, lane, result, left);
 #pragma unroll
         for (u32 k = 1; k < RANKS_MAX; k++) {
             if (k >= p.ranks || !has(p.collect, turn(p, k))) continue;
@@ -173,12 +180,12 @@ template <class T> DEVICE void two_shot(const Parameters& p) {
             if (k >= p.ranks || !has(p.collect, turn(p, k))) continue;
             u32 peer = turn(p, k);
             Pair data = await_line(call, line(call, lane, round, 1, p.rank, peer), parts[k], lane, round, peer);
-            store_part(p.output + peer * p.output_stride + lane.at, lane, data, left_of(p, peer, lane.at));
+            store_part(p.output + block_of(p, peer) * p.output_stride + lane.at, lane, data, left_of(p, peer, lane.at));
         }
         if (!all_of_warp(!call.is_given_up)) break;
     }
     if (index == 0 && first < p.block_bytes) *(u64*)counter = round;
-    await_peers(call, GREETINGS);
+    await_greetings(call);
     block_barrier();
     finish(call);
 }

@@ -372,7 +372,10 @@ u64 load_acquire(u64 address) {
     return *(u64*)address;
 }
 void store_word(u64 address, u64 value) { put(address, value); }
-u64 load_word(u64 address) { return *(u64*)address; }
+u64 load_word(u64 address) {
+    maybe_yield(2);
+    return *(u64*)address;
+}
 u32 load_shared_word(u64 address) { return *(u32*)address; }
 void store_shared_word(u64 address, u32 value) { *(u32*)address = value; }
 u32 exchange(u64 address, u32 value) {

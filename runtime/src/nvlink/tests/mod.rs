@@ -5,6 +5,7 @@ mod collectives;
 mod eighth;
 mod emulator;
 mod gpus;
+mod launches;
 mod messages;
 mod protocol;
 mod relay;
