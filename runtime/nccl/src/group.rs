@@ -87,6 +87,8 @@ pub(crate) fn submit(job: Result<Job, Failure>) -> Result<(), Failure> {
             Ok(())
         }
         (_, Err(failure)) => Err(failure),
+        // What most calls are, without the lists that a group needs.
+        (_, Ok(Job::Call { comm, stream, call })) => enqueue(&comm, stream, &call),
         (_, Ok(job)) => run(vec![job]),
     }
 }
