@@ -56,7 +56,7 @@ fn offer(input: &mut Unstructured<'_>, rank: u8) -> Result<Vec<u8>> {
         return Ok(input.bytes(len.min(input.len()))?.to_vec());
     }
     let mut offer = vec![input.arbitrary()?; NAME_AT];
-    let size: u32 = if input.ratio(1, 16)? { input.arbitrary()? } else { input.int_in_range(40..=140)? };
+    let size: u32 = if input.ratio(1, 16)? { input.arbitrary()? } else { input.int_in_range(4..=140)? };
     offer[SIZE_AT..SIZE_AT + 4].copy_from_slice(&size.to_le_bytes());
     let len: u64 = if input.ratio(1, 16)? { input.arbitrary()? } else { 4096 };
     offer[LENGTH_AT..LENGTH_AT + 8].copy_from_slice(&len.to_le_bytes());

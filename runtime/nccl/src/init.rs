@@ -11,6 +11,7 @@ use std::sync::Arc;
 use efarun_rt::bootstrap::identity::Identity;
 use efarun_rt::bootstrap::invitation::Invitation;
 use efarun_rt::cuda::Device;
+use efarun_rt::relay::BLOCKS_MAX;
 use efarun_rt::{Rank, World};
 
 use crate::abi::{CONFIG_MAGIC, CommHandle, Config, NO_COLOR, StaticText, UniqueId, VERSION};
@@ -64,7 +65,8 @@ export! {
         group::submit(init_rank(comm, ranks, &id, rank))
     }
 
-    /// Makes all ranks of a communicator in this process, one on each of these devices.
+    /// Makes all ranks of a communicator in this process, one on each of these devices, of which one is named more than once
+    /// only where ranks may share it (`EFARUN_SHARED_GPUS`).
     fn ncclCommInitAll, pncclCommInitAll(comms: *mut CommHandle, count: c_int, devices: *const c_int) {
         let Ok(ranks) = u32::try_from(count) else {
             return Err(Failure::argument(format!("there cannot be {count} devices")));
@@ -320,6 +322,7 @@ fn meet_between(world: &mut World, device: &Device) -> Result<Between, Failure> 
     let node = if at.locals > 1 {
         let mut node = join(at.node * at.locals, 0, at.local, at.locals)?;
         node.use_device(device)?;
+        check_sharing(&node)?;
         Some(node)
     } else {
         None
@@ -329,11 +332,37 @@ fn meet_between(world: &mut World, device: &Device) -> Result<Between, Failure> 
     Between::new(device, at, node, lanes, meeting::deadline())
 }
 
+/// Refuses ranks of several nodes that share a GPU where what carries between nodes has no place beside other ranks' kernels,
+/// or would wait for them when it grows.
+fn check_sharing(node: &World) -> Result<(), Failure> {
+    let refusal = sharing_refusal(node.has_threads_on_one_gpu(), node.blocks_on_shared_gpu());
+    refusal.map_or(Ok(()), |reason| Err(Failure::usage(format!("rank {} of its node {reason}", node.rank()))))
+}
+
+fn sharing_refusal(has_threads_on_one_gpu: bool, blocks: Option<u32>) -> Option<String> {
+    if has_threads_on_one_gpu {
+        return Some(
+            "is of a process with several ranks on one GPU, and the communicator is of several nodes: start a process for \
+             each rank"
+                .to_owned(),
+        );
+    }
+    blocks.filter(|&blocks| blocks < BLOCKS_MAX).map(|blocks| {
+        format!(
+            "shares GPUs of which each rank has {blocks} multiprocessors, and the communicator is of several nodes, which \
+             takes {BLOCKS_MAX}: use fewer ranks or more GPUs"
+        )
+    })
+}
+
 /// Connections between each two nodes that a rank has, and threads: one does not carry what a network can.
 const LANES: usize = 4;
 
 fn init_all(devices: Vec<Device>) -> Result<Vec<CommHandle>, Failure> {
-    let builder = World::builder().deadline(meeting::deadline()).bootstrap_timeout(meeting::patience());
+    let builder = World::builder()
+        .deadline(meeting::deadline())
+        .bootstrap_timeout(meeting::patience())
+        .shared_gpus(meeting::shared_gpus()?);
     let worlds = builder.thread_worlds(devices.len() as u32)?;
     let give = |(mut world, device): (World, Device)| {
         world.use_device(&device)?;
@@ -447,4 +476,18 @@ fn next_order() -> usize {
     // Communicators' numbers end in zeros.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     (NEXT.fetch_add(1, Ordering::Relaxed) << 8) | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_of_several_nodes_share_gpus_as_processes_with_room_for_transfers() {
+        assert_eq!((sharing_refusal(false, None), sharing_refusal(false, Some(16))), (None, None));
+        let crowded = sharing_refusal(false, Some(13)).expect("an A100 of eight ranks");
+        assert!(crowded.contains("13 multiprocessors") && crowded.contains("takes 16"), "{crowded}");
+        let threads = sharing_refusal(true, Some(66)).expect("threads");
+        assert!(threads.contains("a process for each rank"), "{threads}");
+    }
 }

@@ -10,7 +10,9 @@
 //!
 //! # What is not as with NCCL
 //!
-//! - A node has eight ranks of a communicator at most, a GPU each.
+//! - A node has eight ranks of a communicator at most, a GPU each, unless `EFARUN_SHARED_GPUS=1` lets ranks share GPUs. Threads of
+//!   one process that share one are of one node, need a stream each that waits for no default stream
+//!   (`cudaStreamNonBlocking`), and keep the memory of communicators that have ended until the last one ends.
 //! - Between nodes EFA cards read GPU memory where all of them can, which is tried when a communicator is made; else data goes
 //!   through the hosts' memory, and on EFA rank 0 says why ([`between`], `EFARUN_GPUDIRECT`). There are 16 nodes at most.
 //! - `ncclCommRegister` remembers a buffer and makes no call faster: one rank alone says so. Windows

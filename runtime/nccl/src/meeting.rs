@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use efarun_rt::bootstrap::invitation::{Host, Invitation};
 use efarun_rt::bootstrap::{self, identity};
-use efarun_rt::config::Environment;
+use efarun_rt::config::{Config, Environment};
 
 use crate::abi::UniqueId;
 use crate::comm::Comm;
@@ -54,6 +54,12 @@ pub(crate) fn patience() -> Duration {
 pub(crate) fn deadline() -> Duration {
     let set = Environment::of_process().seconds("EFARUN_DEADLINE").ok().flatten();
     set.unwrap_or(Duration::from_secs(10 * 365 * 86_400))
+}
+
+/// Whether ranks may share GPUs.
+pub(crate) fn shared_gpus() -> Result<bool, Failure> {
+    let config = Config::from_environment(&Environment::of_process()).map_err(efarun_rt::Error::from)?;
+    Ok(config.shared_gpus)
 }
 
 /// This process's link to efarun, where the communicator is of all ranks of its job, numbered alike. All ranks of the job

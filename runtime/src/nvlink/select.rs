@@ -195,9 +195,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_chosen_for_ranks_with_a_gpu_each_knows_nothing_of_sharing() {
-        // As it was before GPUs could be shared.
-        assert_eq!(fingerprint(Room::WHOLE), 0x0ce1_9c68_b0c4_a7ab);
+    fn what_is_chosen_for_ranks_that_share_a_gpu_differs_by_what_it_has_no_room_for_alone() {
+        // Nothing has as many blocks, neither where ranks share GPUs nor where they do not.
+        assert_eq!(fingerprint(Room::of(2, u32::MAX)), fingerprint(Room::WHOLE));
         assert_ne!(fingerprint(Room::of(2, 132)), fingerprint(Room::WHOLE));
     }
 
