@@ -4,7 +4,7 @@
 //! several looks before it has arrived, completions come in any order, as late as the sender lets them, and the
 //! payload is compared at completion with what it was when it was posted, so that whoever changed it too early is
 //! found out. Where a message is expected to land it does so in pieces, in any order and more than once, and by chance not
-//! at all. Chance comes from a seed.
+//! at all; memory that a later message is to land in it fills with rubbish at once. Chance comes from a seed.
 #![expect(unsafe_code, reason = "payloads are read when a send completes, as a network may")]
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -52,6 +52,8 @@ pub(crate) fn doubles(world_size: u32, manners: Manners) -> Vec<Double> {
         held: HashMap::new(),
         lent: Vec::new(),
         expected: HashMap::new(),
+        told: HashMap::new(),
+        released: HashMap::new(),
         quiet_polls: 0,
         calls: 0,
         heard: 0,
@@ -73,6 +75,10 @@ pub(crate) struct Double {
     held: HashMap<Rank, Parcel>,
     lent: Vec<Lent>,
     expected: HashMap<Rank, Landing>,
+    /// Where later messages land, by sender and number.
+    told: HashMap<(Rank, u64), Landing>,
+    /// How many messages of each rank were released.
+    released: HashMap<Rank, u64>,
     /// Polls since this rank last did anything else.
     quiet_polls: u32,
     /// Looks and sends so far.
@@ -248,6 +254,20 @@ impl Transport for Double {
         }
     }
 
+    fn lands_from(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    unsafe fn expect_later(&mut self, from: Rank, ahead: usize, landing: *mut [u8]) {
+        // SAFETY: from now on the memory is the transport's.
+        unsafe { &mut *landing }.fill(0xBB);
+        let number = self.released.get(&from).copied().unwrap_or(0) + ahead as u64;
+        if self.chance.below(4) > 0 {
+            let before = self.told.insert((from, number), Landing(landing));
+            assert!(before.is_none(), "message {number} of rank {from} is told of once");
+        }
+    }
+
     fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError> {
         drop(self.state()?);
         self.quiet_polls += 1;
@@ -274,7 +294,9 @@ impl Transport for Double {
         self.quiet_polls = 0;
         self.live()?;
         if !self.held.contains_key(&from) {
-            let landing = self.expected.get(&from).copied();
+            let number = self.released.get(&from).copied().unwrap_or(0);
+            let told = self.told.get(&(from, number)).copied();
+            let landing = told.or_else(|| self.expected.get(&from).copied());
             let mut chance = Chance(self.chance.0);
             let mut state = self.state()?;
             let is_lost = state.closed.contains(&from);
@@ -303,6 +325,7 @@ impl Transport for Double {
             let parcel = pair.queue.pop_front();
             drop(state);
             self.expected.remove(&from);
+            self.told.remove(&(from, number));
             self.held.extend(parcel.map(|parcel| (from, parcel)));
         }
         drop(self.state()?);
@@ -322,6 +345,7 @@ impl Transport for Double {
             pair.in_flight -= 1;
         }
         self.change(state);
+        *self.released.entry(from).or_default() += 1;
         self.held.remove(&from).map(drop).ok_or(TransportError::NoRoute { peer: from })
     }
 

@@ -183,6 +183,22 @@ pub trait Transport: Send {
     #[expect(unsafe_code, reason = "the memory outlives the call; the contract is above")]
     unsafe fn expect(&mut self, _from: Rank, _len_bytes: usize, _landing: Option<*mut [u8]>) {}
 
+    /// The length from which on it helps to be told by [`Transport::expect_later`] where messages land; none where it never does.
+    fn lands_from(&self) -> Option<usize> {
+        None
+    }
+
+    /// Says where the payload of a later message from `from` may be put as it arrives: of the one behind so many others that
+    /// were not released yet, which is to have this length. As with [`Transport::expect`] its payload is then there, or in a
+    /// slot. Of a message this is said once, and it comes before the call ends.
+    ///
+    /// # Safety
+    ///
+    /// The memory is initialised, and nobody else reads or writes it until [`Transport::arrived`] has shown that message, or until
+    /// [`Transport::close`] has returned. It stays as it is until the message is released.
+    #[expect(unsafe_code, reason = "the memory outlives the call; the contract is above")]
+    unsafe fn expect_later(&mut self, _from: Rank, _ahead: usize, _landing: *mut [u8]) {}
+
     /// Makes progress and appends the tokens of sends that are complete, in any order. A send is complete at the
     /// latest when its receiver has taken the message in [`Transport::arrived`]; schedules count on that.
     fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError>;

@@ -167,6 +167,19 @@ impl Transport for Mux {
         }
     }
 
+    /// Of the transports that it helps, which the others do not mind.
+    fn lands_from(&self) -> Option<usize> {
+        self.legs.iter().filter_map(|leg| leg.transport.lands_from()).min()
+    }
+
+    #[expect(unsafe_code, reason = "hands the caller's promise on")]
+    unsafe fn expect_later(&mut self, from: Rank, ahead: usize, landing: *mut [u8]) {
+        if let Ok(leg) = self.leg(from) {
+            // SAFETY: as for `expect`.
+            unsafe { leg.expect_later(from, ahead, landing) }
+        }
+    }
+
     fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError> {
         // Every leg, even after an error: what is complete elsewhere is complete.
         let mut first_error = Ok(());

@@ -99,6 +99,7 @@ impl Passing<'_, '_> {
         }
         self.executor.sends.start(self.sends.len());
         self.transport.open(&from, &to).map_err(failed)?;
+        self.tell_landings(&from);
         let mut since = None;
         loop {
             let has_moved = self.send_parts(&to)? | self.take_parts(&from)?;
@@ -131,6 +132,19 @@ impl Passing<'_, '_> {
             }
         }
         Ok(has_moved)
+    }
+
+    /// Tells where everything lands, where that helps.
+    fn tell_landings(&mut self, peers: &[Rank]) {
+        let Some(least) = self.transport.lands_from() else { return };
+        for &peer in peers {
+            let spaces = self.receives.iter_mut().filter(|it| it.from == peer);
+            let parts = spaces.flat_map(|it| it.space.chunks_mut(self.slot_bytes)).map(|part| &raw mut *part);
+            for (ahead, part) in parts.enumerate().filter(|(_, part)| part.len() >= least) {
+                // SAFETY: initialised memory that is looked at only when its message was shown, or the transport is closed.
+                unsafe { self.transport.expect_later(peer, ahead, part) };
+            }
+        }
     }
 
     /// Takes what has arrived: of each peer, the next part of the first message that is not there whole.

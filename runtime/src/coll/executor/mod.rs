@@ -19,12 +19,15 @@
 //!   memory, nothing is written;
 //! - a message is expected to land where the step behind its `Recv` copies it, and the step behind that releases it:
 //!   until it is shown this rank does nothing but wait for it, and what the ledger says of the copy, no open send,
-//!   within bounds, holds from the `Recv` on. Nothing changes it between copy and release.
+//!   within bounds, holds from the `Recv` on. Nothing changes it between copy and release;
+//! - a later message is expected there only when no step before its `Recv` that is not done, and no send that is not
+//!   complete, is of that memory: [`ahead`] has seen all of them.
 //!
-//! The ledger sees every step before it is done: now, or when the plan was made, which then keeps the very steps. So it
+//! The ledger sees every step before it is done or looked ahead at: now, or when the plan was made, which then keeps the very steps. So it
 //! does not matter whether a schedule is right: a wrong one is an error.
 #![allow(unsafe_code)]
 
+mod ahead;
 pub(crate) mod error;
 pub(crate) mod messages;
 mod pause;
@@ -33,10 +36,12 @@ pub(crate) mod signature;
 pub(crate) mod spin;
 pub(crate) mod whereabouts;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
 
+use self::ahead::{Ahead, landing};
 use self::pause::Place;
 use self::sends::Sends;
 use self::spin::Spin;
@@ -45,7 +50,7 @@ use super::fault::{Fault, Problem, Wait};
 use super::ledger::Ledger;
 use super::plan::{Plan, TakenOver};
 use super::reduce::{Source, Target, copy_into, reduce_into};
-use super::schedule::{Buffer, Operand, Span, Step, Steps};
+use super::schedule::{Buffer, Operand, Span, Step};
 use crate::element::ReduceOp;
 use crate::transport::{Header, SendToken, Transport};
 
@@ -60,6 +65,9 @@ pub struct Executor {
     sends: Sends,
     completed: Vec<SendToken>,
     scratch: Scratch,
+    ahead: Ahead,
+    /// The next steps, where they are made while they are done.
+    coming: VecDeque<Step>,
 }
 
 /// One call of a collective on one rank.
@@ -108,6 +116,8 @@ impl Executor {
             sends: Sends::default(),
             completed: Vec::new(),
             scratch: Scratch::default(),
+            ahead: Ahead::default(),
+            coming: VecDeque::new(),
         }
     }
 
@@ -195,6 +205,7 @@ impl Run<'_, '_> {
             return Err(ExecError::Buffers { found, expected });
         }
         self.executor.sends.start(plan.max_open_sends());
+        self.executor.ahead.start(None);
         // How many sends complete between two looks differs from call to call; it is never more than are open.
         self.executor.completed.clear();
         self.executor.completed.reserve(plan.max_open_sends());
@@ -211,6 +222,7 @@ impl Run<'_, '_> {
             return Err(ExecError::SegmentTooLong { segment_bytes, slot_bytes });
         }
         self.executor.scratch.reserve(placement, buffers.element());
+        self.executor.ahead.start(self.transport.lands_from().filter(|least| segment_bytes >= *least));
         self.transport
             .open(plan.receives_from(), plan.sends_to())
             .map_err(|source| ExecError::Transport { step: self.step, source })
@@ -227,6 +239,8 @@ impl Run<'_, '_> {
                     continue;
                 }
                 let Some(step) = steps.get(self.step) else { return Ok(()) };
+                let until = taken_over.peek().map_or(steps.len(), |stage| stage.steps.start);
+                self.look_ahead(until, |number| steps.get(number).copied());
                 let next = steps[self.step + 1..].first_chunk().map(|[one, two]| [*one, *two]);
                 self.perform(*step, next)?;
                 self.step += 1;
@@ -235,22 +249,34 @@ impl Run<'_, '_> {
         self.executor.ledger.start(plan.schedule(), plan.rank());
         let mut steps = plan.schedule().steps(plan.rank());
         // The ledger sees a step when it is among the next, so that what is done because of it is allowed.
-        let mut next = [self.entered(&mut steps)?, self.entered(&mut steps)?];
+        let mut coming = std::mem::take(&mut self.executor.coming);
+        coming.clear();
+        let room = self.executor.ahead.depth().max(3);
         let mut done_up_to = 0;
         loop {
+            while coming.len() < room
+                && let Some(step) = steps.next()
+            {
+                let number = self.step + coming.len();
+                self.executor.ledger.enter(&step).map_err(|problem| self.fault_at(number, problem))?;
+                coming.push_back(step);
+            }
             if let Some(stage) = taken_over.next_if(|stage| stage.steps.start == self.step) {
                 self.take_over(stage)?;
                 done_up_to = stage.steps.end;
                 continue;
             }
-            let [Some(step), second] = next else { break };
-            let third = self.entered(&mut steps)?;
+            let until = taken_over.peek().map_or(usize::MAX, |stage| stage.steps.start);
+            let done = self.step;
+            self.look_ahead(until, |number| coming.get(number - done).copied());
+            let Some(step) = coming.pop_front() else { break };
             if self.step >= done_up_to {
-                self.perform(step, second.zip(third).map(|(one, two)| [one, two]))?;
+                let next = coming.front().zip(coming.get(1)).map(|(one, two)| [*one, *two]);
+                self.perform(step, next)?;
             }
             self.step += 1;
-            next = [second, third];
         }
+        self.executor.coming = coming;
         self.executor.ledger.finish().map_err(|problem| self.fault(problem))
     }
 
@@ -265,14 +291,35 @@ impl Run<'_, '_> {
         let Call { sequence, op, patience, .. } = self.call;
         self.beside.take_over(stage, self.signature, Call { sequence, op, buffers, patience })?;
         self.executor.sends.skip(stage.sends);
+        self.executor.ahead.skip(stage.steps.end, stage.sends);
         Ok(())
     }
 
-    /// The next step, entered in the ledger.
-    fn entered(&mut self, steps: &mut Steps<'_>) -> Result<Option<Step>, ExecError> {
-        let Some(step) = steps.next() else { return Ok(None) };
-        self.executor.ledger.enter(&step).map_err(|problem| self.fault(problem))?;
-        Ok(Some(step))
+    /// Looks at the steps that come, up to one that is done otherwise, where it helps the transport to be told what lands.
+    fn look_ahead(&mut self, until: usize, step: impl Fn(usize) -> Option<Step>) {
+        let depth = self.executor.ahead.depth();
+        if depth == 0 {
+            return;
+        }
+        let is_first = self.executor.ahead.seen() <= self.step;
+        while self.executor.ahead.seen() < until.min(self.step + depth)
+            && let Some(step) = step(self.executor.ahead.seen())
+        {
+            self.executor.ahead.see(step, |span| self.call.buffers.raw(span));
+        }
+        if is_first {
+            self.tell_landings();
+        }
+    }
+
+    /// Tells the transport of later messages that may land from now on.
+    fn tell_landings(&mut self) {
+        let Executor { ahead, sends, .. } = &mut *self.executor;
+        while let Some(ready) = ahead.ready(self.step, |count| sends.oldest_of(count).is_none()) {
+            // SAFETY: the caller's memory, which no step that is not done touches before the message's own, nor any open send;
+            // the module's page says why it stays. Its own steps are in this call.
+            unsafe { self.transport.expect_later(ready.from, ready.ahead, ready.memory) };
+        }
     }
 
     /// Does a step, of which the next two may be known.
@@ -283,9 +330,7 @@ impl Run<'_, '_> {
             Step::WaitSends { count } => self.wait_sends(count),
             Step::Reduce { into, left, right, completes } => self.reduce(into, left, right, completes),
             Step::Copy { into, source } => self.copy(into, source),
-            Step::Release { from } => {
-                self.transport.release(from).map_err(|source| self.transport_error(source))
-            }
+            Step::Release { from } => self.release(from),
         }
     }
 
@@ -326,6 +371,15 @@ impl Run<'_, '_> {
             self.pause(&mut since, Wait::Completion { to })?;
         }
         Ok(())
+    }
+
+    /// Gives a message back, and tells first what the next ones may be, as the sender is told with this.
+    fn release(&mut self, from: Rank) -> Result<(), ExecError> {
+        if self.executor.ahead.depth() > 0 {
+            self.tell_landings();
+            self.executor.ahead.released(from);
+        }
+        self.transport.release(from).map_err(|source| self.transport_error(source))
     }
 
     /// Waits for a message, which may be put where it is copied to.
@@ -447,20 +501,11 @@ impl Run<'_, '_> {
     }
 
     fn fault(&self, problem: Problem) -> ExecError {
-        ExecError::Fault(Fault { rank: self.plan.rank(), step: self.step, problem })
+        self.fault_at(self.step, problem)
     }
-}
 
-/// Where a message of `from` may land, for the steps behind its `Recv`: what follows is that it is copied, as it is, and
-/// released.
-fn landing(from: Rank, next: [Step; 2]) -> Option<Span> {
-    match next {
-        [Step::Copy { into, source: Operand::Slot(source) }, Step::Release { from: released }]
-            if source == from && released == from && into.buffer != Buffer::Accumulator =>
-        {
-            Some(into)
-        }
-        _ => None,
+    fn fault_at(&self, step: usize, problem: Problem) -> ExecError {
+        ExecError::Fault(Fault { rank: self.plan.rank(), step, problem })
     }
 }
 
