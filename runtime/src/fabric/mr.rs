@@ -27,6 +27,8 @@ pub enum Access {
     WriteFrom,
     /// Others write into it.
     WrittenTo,
+    /// This process writes from it to others' memory, and others write into it.
+    BothWays,
     /// This process reads others' memory into it, and others read it.
     Reads,
 }
@@ -48,6 +50,7 @@ impl Access {
             Access::Messages => sys::FI_SEND | sys::FI_RECV,
             Access::WriteFrom => sys::FI_WRITE | sys::FI_SEND,
             Access::WrittenTo => sys::FI_REMOTE_WRITE | sys::FI_RECV,
+            Access::BothWays => Access::WriteFrom.flags() | Access::WrittenTo.flags(),
             Access::Reads => sys::FI_READ | sys::FI_REMOTE_READ,
         }
     }

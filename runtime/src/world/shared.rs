@@ -22,7 +22,8 @@ use crate::transport::shm::region::{Part, Region};
 /// is as before, and so are its results, bit for bit.
 ///
 /// Between nodes, memory that a network card sends from must be registered with it, which takes longer than sending some
-/// hundred kilobytes: of such a buffer once, of other memory in every call.
+/// hundred kilobytes: of such a buffer once, of other memory in every call. And where cards write into others' memory (a p5's), long
+/// messages come straight into such a buffer, and are copied out of the transport's own memory into any other.
 ///
 /// Its memory is given back when it is dropped, its addresses when the World is; between nodes both by the next call, or with
 /// the World. After a call that failed the pages of the

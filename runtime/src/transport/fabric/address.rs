@@ -121,7 +121,7 @@ impl Address {
     }
 }
 
-pub(super) const FORMAT: u8 = 5;
+pub(super) const FORMAT: u8 = 6;
 
 #[cfg(test)]
 mod tests {

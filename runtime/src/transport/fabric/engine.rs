@@ -183,6 +183,20 @@ impl Engine {
         }
     }
 
+    /// The length from which on it helps to be told of where messages land.
+    pub(super) fn lands_from(&self) -> Option<usize> {
+        self.protocol.lands_from()
+    }
+
+    /// Learns where a message belongs, so many behind the next one of a peer.
+    ///
+    /// # Safety
+    ///
+    /// As [`Transport::expect_later`](crate::transport::Transport::expect_later).
+    pub(super) unsafe fn expect_later(&mut self, from: Rank, ahead: usize, landing: *mut [u8]) {
+        self.protocol.expect_later(from, ahead, Payload::new(landing));
+    }
+
     /// Gives the slot of the current message back to its sender.
     pub(super) fn release(&mut self, from: Rank) -> Result<(), TransportError> {
         self.protocol.release(&mut self.traffic, from)?;
@@ -248,6 +262,8 @@ impl Engine {
             std::mem::forget(self);
             return Ok(());
         }
+        // Where an endpoint does not close, regions that others write to do.
+        self.protocol.withdraw_places();
         let rails = std::mem::take(&mut self.traffic.rails);
         let closed: Vec<Result<Registrations, FabricError>> = rails.into_iter().map(Rail::close).collect();
         match closed.into_iter().collect::<Result<Vec<Registrations>, FabricError>>() {

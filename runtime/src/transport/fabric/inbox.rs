@@ -43,6 +43,11 @@ impl Inbox {
         }
     }
 
+    /// The number of the next message.
+    pub(super) fn number(&self) -> u64 {
+        self.next
+    }
+
     /// The slot of the next message.
     pub(super) fn current(&self) -> usize {
         place(self.next, self.slots).0

@@ -307,6 +307,18 @@ impl Transport for FabricTransport {
         unsafe { self.engine()?.try_send(to, header, payload, token) }
     }
 
+    fn lands_from(&self) -> Option<usize> {
+        self.engine.as_ref()?.lands_from()
+    }
+
+    #[expect(unsafe_code, reason = "the trait's contract, passed on")]
+    unsafe fn expect_later(&mut self, from: Rank, ahead: usize, landing: *mut [u8]) {
+        if let Some(engine) = self.engine.as_deref_mut() {
+            // SAFETY: the caller's promise is the one that the engine asks for.
+            unsafe { engine.expect_later(from, ahead, landing) };
+        }
+    }
+
     fn poll(&mut self, completed: &mut Vec<SendToken>) -> Result<(), TransportError> {
         self.engine()?.poll(completed)
     }

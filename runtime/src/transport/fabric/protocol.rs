@@ -5,7 +5,7 @@ use efarun_wire::Rank;
 use super::address::{Address, Mailbox};
 use super::inbox::Inbox;
 use super::operation::Operation;
-use super::slot::SendEnd;
+use super::slot::{Payload, SendEnd};
 use super::traffic::Traffic;
 use crate::fabric::{Completion, FabricError, Failure};
 use crate::transport::{Message, TransportError};
@@ -75,6 +75,18 @@ pub(super) unsafe trait Protocol: std::fmt::Debug + Send {
 
     /// Takes in what is over on a rail.
     fn complete(&mut self, traffic: &mut Traffic, rail: usize, completion: &Completion);
+
+    /// The length from which on it helps to be told of where messages land.
+    fn lands_from(&self) -> Option<usize> {
+        None
+    }
+
+    /// Learns where a message belongs, so many behind the next one of a peer. The memory is as
+    /// [`Transport::expect_later`](crate::transport::Transport::expect_later) says.
+    fn expect_later(&mut self, _from: Rank, _ahead: usize, _landing: Payload) {}
+
+    /// Lets go of the memory that peers may write to besides our own: the endpoints are about to close.
+    fn withdraw_places(&mut self) {}
 
     /// The next message from a peer, if all of it is here.
     fn arrived(&self, traffic: &Traffic, from: Rank) -> Result<Option<Message<'_>>, TransportError>;

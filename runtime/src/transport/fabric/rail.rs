@@ -5,6 +5,7 @@
 //! ([`Rail::reserve`]).
 #![expect(unsafe_code, reason = "passes on a promise about memory")]
 
+use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
 
@@ -95,12 +96,21 @@ impl Rail {
         access: Access,
     ) -> Result<Option<Arc<MemoryRegion>>, FabricError> {
         let start = memory.cast::<u8>().expose_provenance();
-        let endpoint = &self.endpoint;
-        self.payloads.cover(start..start + memory.len(), |range| {
-            let start = ptr::with_exposed_provenance::<u8>(range.start);
-            // SAFETY: the caller's promise, or of memory that is kept that of the registrations, which hold it longer than
-            // its regions.
-            unsafe { MemoryRegion::register(endpoint, ptr::slice_from_raw_parts(start, range.len()), access) }
+        let piece = start..start + memory.len();
+        // One region serves what is sent and what lands.
+        let is_both = access == Access::WriteFrom && self.payloads.stays(&piece);
+        let access = if is_both { Access::BothWays } else { access };
+        // SAFETY: the caller's promise, or of memory that is kept that of the registrations, which hold it longer than its
+        // regions.
+        self.payloads.cover(piece, |range| unsafe { register(&self.endpoint, range, access) })
+    }
+
+    /// A region of memory that stays, for a peer to write to; none of other memory, and where the card has no room for it.
+    pub(super) fn landing(&mut self, memory: *const [u8]) -> Option<Arc<MemoryRegion>> {
+        let start = memory.cast::<u8>().expose_provenance();
+        // SAFETY: it is memory that is kept, by the registrations longer than its regions.
+        self.payloads.cover_landing(start..start + memory.len(), |range| unsafe {
+            register(&self.endpoint, range, Access::BothWays)
         })
     }
 
@@ -158,16 +168,33 @@ impl Rail {
     }
 
     /// Closes the endpoint and all that it needed, but for the regions, which close when they are dropped. Where it does not
-    /// close, they stay.
+    /// close, those stay that operations in flight use.
     pub(super) fn close(self) -> Result<Registrations, FabricError> {
         match self.endpoint.close() {
             Ok(()) => Ok(self.payloads),
             Err(error) => {
-                std::mem::forget(self.payloads);
+                let mut payloads = self.payloads;
+                payloads.give_up_unused();
+                std::mem::forget(payloads);
                 Err(error)
             }
         }
     }
+}
+
+/// A region of memory at these addresses, which were exposed.
+///
+/// # Safety
+///
+/// The memory stays mapped until the region is dropped.
+unsafe fn register(
+    endpoint: &Endpoint,
+    range: Range<usize>,
+    access: Access,
+) -> Result<MemoryRegion, FabricError> {
+    let start = ptr::with_exposed_provenance::<u8>(range.start);
+    // SAFETY: the caller's promise.
+    unsafe { MemoryRegion::register(endpoint, ptr::slice_from_raw_parts(start, range.len()), access) }
 }
 
 /// What a card refused, with the card, and why that may be.

@@ -10,6 +10,10 @@
 //! A region that an operation in flight uses is shared with that ([`std::sync::Arc`]). Where the card takes no more regions, those
 //! that nobody uses are given up, the longest unused first; where all are in use, the message waits for one of them.
 //!
+//! Of memory that stays, others may be given places to write to ([`Registrations::cover_landing`]). Such a region is in use until
+//! they have written, which they may only do when we have sent: so while any is, one region more is kept than is needed, the
+//! *spare*, which makes room for what we send.
+//!
 //! The EFA provider has a cache of its own that watches for unmapping. It does so by changing the code of `munmap`,
 //! `madvise` and their like while the program runs; a thread that is in one of them at that moment crashes, as our tests
 //! did. So the provider is asked for local registration (FI_MR_LOCAL), with which it leaves them alone.
@@ -33,6 +37,17 @@ pub(super) struct Registrations<R = MemoryRegion> {
     /// How many times a region was asked for, and made.
     asked: u64,
     made: u64,
+    /// Room for what is sent, where others have places.
+    spare: Option<Spare<R>>,
+}
+
+/// A region that is there to be given up, as long as any that others may have places in.
+#[derive(Debug)]
+struct Spare<R> {
+    // Before the memory, so that it is dropped first.
+    _region: R,
+    len_bytes: usize,
+    memory: Arc<Kept>,
 }
 
 /// Memory that stays, and its regions.
@@ -52,7 +67,8 @@ struct Part<R> {
 impl<R> Registrations<R> {
     /// None yet, for pieces of so many bytes at most.
     pub(super) fn new(longest_bytes: usize) -> Self {
-        Registrations { kept: BTreeMap::new(), passing: BTreeMap::new(), longest_bytes, asked: 0, made: 0 }
+        let (kept, passing) = (BTreeMap::new(), BTreeMap::new());
+        Registrations { kept, passing, longest_bytes, asked: 0, made: 0, spare: None }
     }
 
     /// Learns of memory that stays.
@@ -75,19 +91,14 @@ impl<R> Registrations<R> {
     ) -> Result<Option<Arc<R>>, FabricError> {
         debug_assert!(piece.len() <= self.longest_bytes, "a piece is one of a message's");
         self.asked += 1;
-        let near = self.kept.range(..=piece.start).next_back();
-        let home = near.map(|(start, known)| (*start, known.memory.addresses().end));
-        if let Some((start, end)) = home.filter(|(_, end)| piece.end <= *end) {
-            let number = (piece.start - start) / PART_BYTES;
+        if let Some((start, number, addresses)) = self.home(&piece) {
             let last_asked = self.asked;
             let part = self.kept.get_mut(&start).and_then(|known| known.parts.get_mut(&number));
             if let Some(part) = part {
                 part.last_asked = last_asked;
                 return Ok(Some(Arc::clone(&part.region)));
             }
-            let first = start + number * PART_BYTES;
-            let last = (first + PART_BYTES + self.longest_bytes).min(end);
-            let Some(region) = self.make(first..last, &mut register)? else { return Ok(None) };
+            let Some(region) = self.make(addresses, &mut register)? else { return Ok(None) };
             let part = Part { region: Arc::clone(&region), last_asked };
             self.kept.get_mut(&start).expect("seen above").parts.insert(number, part);
             return Ok(Some(region));
@@ -102,10 +113,67 @@ impl<R> Registrations<R> {
         Ok(Some(region))
     }
 
+    /// As [`Registrations::cover`], for others to write to a piece of memory that stays. None also of other memory, and where the
+    /// card takes no region, or none besides that would make room for what is sent.
+    pub(super) fn cover_landing(
+        &mut self,
+        piece: Range<usize>,
+        mut register: impl FnMut(Range<usize>) -> Result<R, FabricError>,
+    ) -> Option<Arc<R>> {
+        let (start, _, part) = self.home(&piece)?;
+        let covered = self.cover(piece, &mut register);
+        let region = covered.inspect_err(|error| log::info!("others get no place: {error}")).ok()??;
+        if self.spare.as_ref().is_none_or(|spare| spare.len_bytes < part.len()) {
+            let memory = Arc::clone(&self.kept.get(&start)?.memory);
+            let len_bytes = part.len();
+            let spare = loop {
+                match register(part.clone()) {
+                    Ok(region) => break region,
+                    Err(error) if is_full(&error) && self.give_up_unused_one() => {}
+                    Err(error) => {
+                        log::info!("others get no place, as nothing would be left to send from: {error}");
+                        return None;
+                    }
+                }
+            };
+            self.spare = Some(Spare { _region: spare, len_bytes, memory });
+        }
+        Some(region)
+    }
+
+    /// Whether a piece is of memory that stays.
+    pub(super) fn stays(&self, piece: &Range<usize>) -> bool {
+        self.home(piece).is_some()
+    }
+
+    /// Uses a region for nothing new: it goes when nobody uses it any more.
+    pub(super) fn forget(&mut self, region: &Arc<R>) {
+        for known in self.kept.values_mut() {
+            known.parts.retain(|_, part| !Arc::ptr_eq(&part.region, region));
+        }
+    }
+
+    /// Gives up every region that nobody uses, and the spare.
+    pub(super) fn give_up_unused(&mut self) {
+        while self.give_up_one() {}
+    }
+
+    /// Of memory that stays, and that a piece is of: where it begins, and the number and the addresses of the part whose region
+    /// covers the piece.
+    fn home(&self, piece: &Range<usize>) -> Option<(usize, usize, Range<usize>)> {
+        let (&start, known) = self.kept.range(..=piece.start).next_back()?;
+        let end = known.memory.addresses().end;
+        let number = (piece.start - start) / PART_BYTES;
+        let first = start + number * PART_BYTES;
+        let last = (first + PART_BYTES + self.longest_bytes).min(end);
+        (piece.end <= end).then_some((start, number, first..last))
+    }
+
     /// Begins an operation of the World: forgets the memory of the one before, and what stayed and is gone. Regions in use
     /// stay until they are not.
     pub(super) fn begin(&mut self) {
         self.passing.clear();
+        self.spare.take_if(|spare| spare.memory.is_dropped());
         self.kept.retain(|_, known| !known.memory.is_dropped() || known.parts.values().any(Part::is_used));
     }
 
@@ -131,8 +199,13 @@ impl<R> Registrations<R> {
         }
     }
 
-    /// Gives up a region that nobody uses: of this operation any, of memory that stays the one longest unused.
+    /// Makes room for a region: gives up one that nobody uses, or else the spare.
     fn give_up_one(&mut self) -> bool {
+        self.give_up_unused_one() || self.spare.take().is_some()
+    }
+
+    /// Gives up a region that nobody uses: of this operation any, of memory that stays the one longest unused.
+    fn give_up_unused_one(&mut self) -> bool {
         let passing = self.passing.iter().find(|(_, region)| Arc::strong_count(region) == 1);
         if let Some(key) = passing.map(|(key, _)| *key) {
             return self.passing.remove(&key).is_some();
@@ -310,6 +383,73 @@ mod tests {
         assert!(cover(&mut registrations, &card, 64..128).is_some());
         assert!(cover(&mut registrations, &card, 256..300).is_some());
         assert!(!card.open.borrow().contains(&(64, 128)));
+    }
+
+    fn cover_landing<'c>(
+        registrations: &mut Registrations<Region<'c>>,
+        card: &'c Card,
+        piece: Range<usize>,
+    ) -> Option<Arc<Region<'c>>> {
+        // The spare is of the same memory as another.
+        let mut number = 0;
+        registrations.cover_landing(piece, |range| {
+            number += 1;
+            card.register(range.start..range.end + number - 1)
+        })
+    }
+
+    /// Else two ranks whose cards are full of places could both wait for the other's message.
+    #[test]
+    fn what_others_write_to_never_takes_the_last_region() {
+        let buffers: Vec<KeptBuffer> = (0..3).map(|_| KeptBuffer::new(LONGEST)).collect();
+        for most in 1..=5 {
+            let card = Card { most, ..Card::default() };
+            let mut registrations = Registrations::new(LONGEST);
+            buffers.iter().for_each(|buffer| registrations.keep(buffer.kept()));
+            let pieces = buffers.iter().map(|buffer| buffer.kept().addresses());
+            let places: Vec<_> =
+                pieces.map(|piece| cover_landing(&mut registrations, &card, piece)).collect();
+            let given = places.iter().flatten().count();
+            assert_eq!(given, (most - 1).min(3), "of {most}");
+            for start in [64, 4096, 8192] {
+                let sent = cover(&mut registrations, &card, start..start + LONGEST);
+                assert!(sent.is_some(), "{most}: there is room to send from {start}");
+            }
+            drop(places);
+        }
+    }
+
+    #[test]
+    fn only_memory_that_stays_is_landed_in() {
+        let card = Card { most: 9, ..Card::default() };
+        let mut registrations = Registrations::new(LONGEST);
+        let buffer = KeptBuffer::new(LONGEST);
+        registrations.keep(buffer.kept());
+        let Range { start, end } = buffer.kept().addresses();
+        assert!(registrations.stays(&(start..end)) && !registrations.stays(&(start..end + 1)));
+        assert!(cover_landing(&mut registrations, &card, start + 1..end + 1).is_none());
+        assert_eq!(card.len(), 0);
+        assert!(cover_landing(&mut registrations, &card, start + 1..end).is_some());
+        drop(buffer);
+        registrations.begin();
+        assert_eq!(card.len(), 0, "the spare goes with its memory");
+    }
+
+    #[test]
+    fn a_region_that_is_forgotten_goes_when_it_is_not_used_any_more() {
+        let card = Card { most: 9, ..Card::default() };
+        let mut registrations = Registrations::new(LONGEST);
+        let buffer = KeptBuffer::new(LONGEST);
+        registrations.keep(buffer.kept());
+        let piece = buffer.kept().addresses();
+        let one = cover(&mut registrations, &card, piece.clone()).unwrap();
+        let other = Arc::clone(&one);
+        registrations.forget(&one);
+        drop(one);
+        assert_eq!(card.len(), 1);
+        drop(other);
+        assert_eq!(card.len(), 0);
+        assert!(cover(&mut registrations, &card, piece).is_some(), "there may be another");
     }
 
     #[test]

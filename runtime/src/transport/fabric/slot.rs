@@ -86,6 +86,10 @@ impl Payload {
         self.len_bytes
     }
 
+    pub(super) fn address(self) -> usize {
+        self.address
+    }
+
     /// A part of it.
     pub(super) fn part(self, range: &Range<usize>) -> *const [u8] {
         debug_assert!(range.start <= range.end && range.end <= self.len_bytes, "inside the payload");

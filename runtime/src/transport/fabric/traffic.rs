@@ -40,7 +40,7 @@ pub(super) struct Traffic {
     pub(super) patience: Option<Duration>,
 }
 
-/// What was sent, for comparing with schedules and with what cards count.
+/// What was sent, and what landed, for comparing with schedules and with what cards count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Messages.
@@ -51,6 +51,8 @@ pub struct Counts {
     pub payload_bytes: Vec<u64>,
     /// Regions of callers' memory that were registered.
     pub regions: u64,
+    /// Messages that came to where they belong, not into a slot.
+    pub landed: u64,
 }
 
 /// Where a peer is, and whether it still can be reached.

@@ -1,7 +1,8 @@
 //! Messages by writes, for cards that write into others' memory.
 //!
 //! The memory of the end that is written to is in [`end`], what comes with a write in [`notice`], and what some cards want
-//! posted for that in [`receives`].
+//! posted for that in [`receives`]. Long messages go past the slots to where they belong, where the receiver said so in time
+//! ([`place`]).
 //!
 //! # Rails that fail
 //!
@@ -9,13 +10,19 @@
 //! follows; a notice says what it is about, not which way it came. The peer is lost with its last rail. A write that
 //! failed may have landed all the same: then its notice comes twice, and the second is known by its part and generation.
 //! What it wrote is what the other wrote, and lands before the card gives it up, hence before the slot is used again.
-//! A rail is not tried again.
+//! A rail is not tried again. To places nothing is written twice: what went there and failed goes into the slot, as does all that
+//! follows to that peer.
 //!
 //! # Safety
 //!
 //! Slots, stages and mailbox belong to [`Direct`], as [`Protocol`] asks. A slot is read between the last notice of its
 //! message and `release`; its sender writes to it again only after the credit that `release` makes due. A part of the mailbox
-//! is read when the notice of its grant comes first.
+//! is read when the notice comes that it was written, and is written again only after messages that this allowed.
+//!
+//! A place is the memory of whoever told of it ([`Protocol::expect_later`]) until its message is shown or the endpoints are
+//! closed. A peer learns of it with the credit for its message, and writes there before that message's notices are all here; or
+//! the regions that it would write by are given up. So nothing is written after the message was released, by when the call that
+//! it belongs to has not ended.
 #![expect(
     unsafe_code,
     reason = "hands memory to the provider; the module's Safety paragraph says why it is sound"
@@ -23,12 +30,14 @@
 
 mod end;
 mod notice;
+mod place;
 mod receives;
 
 use efarun_wire::Rank;
 
-use self::end::{Grant, ReceiveEnd, ReceiveSlot, mailbox_bytes, pieces};
+use self::end::{Given, Grant, Layout, ReceiveEnd, pieces};
 use self::notice::{GENERATIONS, Notice, When};
+use self::place::{Place, Remote};
 use self::receives::Receives;
 use super::FabricConfig;
 use super::address::{Address, Mailbox};
@@ -37,7 +46,7 @@ use super::inbox::Inbox;
 use super::operation::{Contexts, Kind, Operation};
 use super::protocol::{Protocol, nothing_to_release};
 use super::rails::Rails;
-use super::slot::{CELL_BYTES, Cut, STAGED_BYTES, SendEnd, decode};
+use super::slot::{CELL_BYTES, Cut, Payload, STAGED_BYTES, SendEnd, decode};
 use super::traffic::Traffic;
 use crate::fabric::{Access, Completion, FabricError, Failure, Info, Memory, MemoryRegion, Part, Target};
 use crate::transport::{Message, TransportError};
@@ -54,6 +63,8 @@ pub(super) struct Direct {
     /// A cell that credits are written from.
     blank_regions: Vec<MemoryRegion>,
     blank: Memory,
+    /// Of each part of a mailbox.
+    layout: Layout,
 }
 
 /// What this rank has to do with another.
@@ -65,8 +76,10 @@ struct Pair {
     grant: Option<Grant>,
     send: Option<SendEnd>,
     receive: Option<ReceiveEnd>,
-    /// The grant as it is written.
+    /// The grant and the tables of places as they are written.
     granting: Option<(Vec<MemoryRegion>, Memory)>,
+    /// By slot of its, where its next message belongs.
+    places: Vec<Option<Remote>>,
     /// Rails that do not lead there any more.
     avoided: Rails,
 }
@@ -82,7 +95,8 @@ impl Direct {
         let per_peer = operations_of_sender(blocks, cut) + operations_of_receiver(blocks, cut) + 2;
         let contexts = Contexts::new(config.world_size, config.slots, cut.pieces + 1);
         let traffic = Traffic::open(infos, config, cut, per_peer, contexts)?;
-        let mailbox = Memory::new(world_size * mailbox_bytes(infos.len()));
+        let layout = Layout::new(blocks, infos.len());
+        let mailbox = Memory::new(world_size * layout.len_bytes());
         let blank = Memory::new(CELL_BYTES);
         // SAFETY: the memory lives until the endpoints were closed; see the module.
         let mailbox_regions = unsafe { traffic.register(&mailbox, Access::WrittenTo) }?;
@@ -96,6 +110,7 @@ impl Direct {
             mailbox,
             blank_regions,
             blank,
+            layout,
         };
         // Every peer may write its grant before we open the pair.
         protocol.add_receives(&traffic, world_size)?;
@@ -111,42 +126,64 @@ impl Direct {
     /// A write has landed.
     fn hear(&mut self, traffic: &mut Traffic, notice: Notice) {
         let Notice { kind, from, slot, .. } = notice;
-        let rails = traffic.rails.len();
+        let (rails, layout) = (traffic.rails.len(), self.layout);
+        let start = from.index() * layout.len_bytes();
         let Some(pair) = self.pairs.get_mut(from.index()) else {
             return log::warn!("a notice of no rank of this world: {notice:?}");
         };
-        let slots =
-            if kind == notice::Kind::Credit { traffic.blocks.count() } else { traffic.blocks.slots() };
+        let is_of_block = matches!(kind, notice::Kind::Credit | notice::Kind::Places);
+        let slots = if is_of_block { traffic.blocks.count() } else { traffic.blocks.slots() };
         if slot >= slots {
             return log::warn!("a notice of no slot of this world: {notice:?}");
         }
         match (kind, &mut pair.send, &mut pair.receive) {
             (notice::Kind::Grant, ..) if pair.grant.is_some() => {}
             (notice::Kind::Grant, send, _) => {
-                let start = from.index() * mailbox_bytes(rails);
+                let range = layout.grant();
                 // SAFETY: the peer writes its grant, and the same once more at most, and its notice came.
-                let bytes = unsafe { self.mailbox.bytes(start..start + mailbox_bytes(rails)) };
+                let bytes = unsafe { self.mailbox.bytes(start + range.start..start + range.end) };
                 pair.grant = Some(Grant::from_bytes(bytes, rails));
                 send.iter_mut().for_each(|end| end.granted.grant_all());
             }
-            (notice::Kind::Credit, Some(end), _) => {
+            (notice::Kind::Credit | notice::Kind::Places, Some(end), _) => {
                 let granted = end.granted.generations(slot);
                 match notice.when(granted) {
                     When::Now => end.granted.grant(slot),
-                    When::Before => {}
-                    When::Ahead => traffic.lose(from, early(notice, granted)),
+                    When::Before => return,
+                    When::Ahead => return traffic.lose(from, early(notice, granted)),
+                }
+                if kind == notice::Kind::Places {
+                    let range = layout.places(slot);
+                    // SAFETY: the peer writes the table for this credit, and another one only after messages that this allows.
+                    let bytes = unsafe { self.mailbox.bytes(start + range.start..start + range.end) };
+                    let places = layout.table.decode(bytes, granted);
+                    let first = slot * places.len();
+                    pair.places.resize(traffic.blocks.slots(), None);
+                    pair.places.splice(first..first + places.len(), places);
                 }
             }
-            (notice::Kind::First | notice::Kind::Piece(_), _, Some(end)) => {
+            (notice::Kind::First | notice::Kind::Piece(_) | notice::Kind::Landed(_), _, Some(end)) => {
                 let generation = end.inbox.generation(slot);
                 match notice.when(generation) {
                     When::Now => {}
                     When::Before => return,
                     When::Ahead => return traffic.lose(from, early(notice, generation)),
                 }
-                if let notice::Kind::Piece(piece) = kind {
-                    end.slots[slot].pieces |= 1 << piece;
-                    return;
+                let it = &mut end.slots[slot];
+                match kind {
+                    notice::Kind::Piece(piece) => it.pieces |= 1 << piece,
+                    notice::Kind::Landed(_) if matches!(it.given, Given::Nothing) => {
+                        let cause =
+                            format!("it wrote message data of slot {slot} to a place that was not given");
+                        return traffic.lose(from, cause);
+                    }
+                    notice::Kind::Landed(piece) => it.landed |= 1 << piece,
+                    _ => {}
+                }
+                if kind != notice::Kind::First {
+                    return end.settle(slot, traffic.cut).iter().for_each(|(rail, region)| {
+                        traffic.rails[*rail].payloads.forget(region);
+                    });
                 }
                 // SAFETY: the header's notice came, and until our credit the peer writes nothing there but the same.
                 let header = decode(unsafe { end.inbox.memory.bytes(end.inbox.header(slot)) })
@@ -157,6 +194,9 @@ impl Direct {
                     traffic.lose(from, cause);
                 } else {
                     end.slots[slot].header = Some(header);
+                    for (rail, region) in end.settle(slot, traffic.cut) {
+                        traffic.rails[rail].payloads.forget(&region);
+                    }
                 }
             }
             _ => log::warn!("a notice for an end that was never opened: {notice:?}"),
@@ -172,7 +212,7 @@ unsafe impl Protocol for Direct {
     }
 
     fn insert(&mut self, traffic: &Traffic, peer: Rank, theirs: &Address) {
-        let part = (traffic.me.index() * mailbox_bytes(traffic.rails.len())) as u64;
+        let part = (traffic.me.index() * self.layout.len_bytes()) as u64;
         let part_of = |Mailbox { address, keys }: &Mailbox| Mailbox {
             address: address.wrapping_add(part),
             keys: keys.clone(),
@@ -192,7 +232,7 @@ unsafe impl Protocol for Direct {
         inbox.regions = unsafe { traffic.register(&inbox.memory, Access::WrittenTo) }?;
         let address = inbox.memory.whole().cast::<u8>().expose_provenance() as u64;
         let grant = Grant { address, keys: keys(&inbox.regions) };
-        let memory = Memory::new(mailbox_bytes(traffic.rails.len()));
+        let memory = Memory::new(self.layout.len_bytes());
         // SAFETY: nobody knows of the memory yet; it is dropped as the end is.
         let regions = unsafe {
             memory.write(0, &grant.to_bytes());
@@ -244,8 +284,10 @@ unsafe impl Protocol for Direct {
     fn post(&mut self, traffic: &mut Traffic, operation: Operation) -> Result<bool, FabricError> {
         let Operation { kind, peer, slot } = operation;
         let context = traffic.contexts.context(operation);
+        let layout = self.layout;
         let pair = &mut self.pairs[peer.index()];
         let (cut, me) = (traffic.cut, traffic.me);
+        let has_places = kind == Kind::SendCredit && pair.give_places(traffic, slot, layout);
         let index = pair.rail_of(operation, cut);
         let rail = &mut traffic.rails[index];
         let Some(&to) = traffic.contacts[peer.index()].addresses.get(index) else { return Ok(true) };
@@ -268,8 +310,16 @@ unsafe impl Protocol for Direct {
                 }
                 let range = cut.range(len_bytes, number - 1);
                 let memory = message.payload.part(&range);
-                let data = data(notice::Kind::Piece(number - 1), message.generation);
-                let target = grant.target(slot, CELL_BYTES + range.start, index, cut);
+                let place = pair.places.get(slot).and_then(Option::as_ref);
+                // Where a rail has failed, nothing is written to places any more: see the module.
+                let is_for_it = |place: &&Remote| place.is_for(message.generation, len_bytes);
+                let place = place.filter(is_for_it).filter(|_| pair.avoided == Rails::default());
+                let landing = place.and_then(|place| place.target(number - 1, &range));
+                let kind =
+                    landing.map_or(notice::Kind::Piece(number - 1), |_| notice::Kind::Landed(number - 1));
+                let data = data(kind, message.generation);
+                let slot_target = grant.target(slot, CELL_BYTES + range.start, index, cut);
+                let target = landing.unwrap_or(slot_target);
                 // SAFETY: the payload is the promise of `try_send`'s caller until the message's token is out, until when the
                 // message shares the region.
                 let Some(region) = unsafe { rail.cover(memory, Access::WriteFrom) }? else {
@@ -288,18 +338,26 @@ unsafe impl Protocol for Direct {
                 if end.inbox.is_credit_under_way(slot) {
                     return Ok(false);
                 }
-                let part = Part { memory: self.blank.whole(), region: self.blank_regions.get(index) };
-                let unread = (mailbox_bytes(self.receives.len()) - CELL_BYTES) as u64;
-                let target = Target { address: mailbox.address + unread, key: mailbox.keys[index] };
-                let data = data(notice::Kind::Credit, end.inbox.generation_of_credit(slot));
-                // SAFETY: the blank and the context live until the endpoint is closed; the blank is never written.
+                let blank = Part { memory: self.blank.whole(), region: self.blank_regions.get(index) };
+                let (part, kind, offset) = match &pair.granting {
+                    Some((regions, memory)) if has_places => {
+                        let memory = memory.piece(layout.places(slot));
+                        let part = Part { memory, region: regions.get(index) };
+                        (part, notice::Kind::Places, layout.places(slot).start)
+                    }
+                    _ => (blank, notice::Kind::Credit, layout.unread().start),
+                };
+                let target = Target { address: mailbox.address + offset as u64, key: mailbox.keys[index] };
+                let data = data(kind, end.inbox.generation_of_credit(slot));
+                // SAFETY: the memory and the context live until the endpoint is closed; the blank is never written, and a table
+                // not while its credit is under way.
                 let posted = unsafe { rail.endpoint.post_write(to, part, target, data, context) }?;
                 end.inbox.set_credit_under_way(slot, posted);
                 Ok(posted)
             }
             (Kind::ReceiveCredit, _, _, _, Some(mailbox)) => {
                 let Some((regions, memory)) = &pair.granting else { return Ok(true) };
-                let memory = memory.piece(0..memory.whole().len() - CELL_BYTES);
+                let memory = memory.piece(layout.grant());
                 let part = Part { memory, region: regions.get(index) };
                 let target = Target { address: mailbox.address, key: mailbox.keys[index] };
                 let data = data(notice::Kind::Grant, 0);
@@ -367,10 +425,34 @@ unsafe impl Protocol for Direct {
     fn arrived(&self, traffic: &Traffic, from: Rank) -> Result<Option<Message<'_>>, TransportError> {
         let receive = self.pairs.get(from.index()).and_then(|pair| pair.receive.as_ref());
         let end = receive.ok_or(TransportError::NoRoute { peer: from })?;
-        let header = end.slots[end.inbox.current()].arrived(traffic.cut);
-        // SAFETY: all writes of the message have told of themselves, and the peer writes to the slot again only after
-        // the credit that `release` makes due.
-        Ok(header.map(|header| unsafe { end.inbox.message(header) }))
+        let slot = &end.slots[end.inbox.current()];
+        Ok(slot.arrived(traffic.cut).map(|header| match &slot.given {
+            Given::Taken(place) => {
+                let payload = place.memory.part(&(0..header.len_bytes as usize));
+                // SAFETY: all writes of the message have told of themselves, and the peer never writes to the place again.
+                Message { header, payload: unsafe { &*payload } }
+            }
+            // SAFETY: as above, and the peer writes to the slot again only after the credit that `release` makes due.
+            _ => unsafe { end.inbox.message(header) },
+        }))
+    }
+
+    fn lands_from(&self) -> Option<usize> {
+        Some(STAGED_BYTES + 1)
+    }
+
+    fn expect_later(&mut self, from: Rank, ahead: usize, landing: Payload) {
+        let receive = self.pairs.get_mut(from.index()).and_then(|pair| pair.receive.as_mut());
+        if let Some(end) = receive.filter(|end| !end.gives_none) {
+            end.told.add(end.inbox.number() + ahead as u64, landing);
+        }
+    }
+
+    fn withdraw_places(&mut self) {
+        for end in self.pairs.iter_mut().filter_map(|pair| pair.receive.as_mut()) {
+            end.told.clear();
+            end.slots.iter_mut().for_each(|slot| slot.given = Given::Withdrawn);
+        }
     }
 
     fn release(&mut self, traffic: &mut Traffic, from: Rank) -> Result<(), TransportError> {
@@ -380,7 +462,8 @@ unsafe impl Protocol for Direct {
             return Err(nothing_to_release(from));
         }
         let slot = end.inbox.pass();
-        end.slots[slot] = ReceiveSlot::default();
+        let passed = std::mem::take(&mut end.slots[slot]);
+        traffic.counts.landed += u64::from(matches!(passed.given, Given::Taken(_)));
         let credit = |block| Operation { kind: Kind::SendCredit, peer: from, slot: block };
         traffic.wanted.extend(end.inbox.ready(slot).map(credit));
         Ok(())
@@ -388,6 +471,43 @@ unsafe impl Protocol for Direct {
 }
 
 impl Pair {
+    /// Gives the peer places for the messages of a block that its next credit allows, where it was told where these belong: writes the
+    /// table that goes with the credit. Once for each credit, however often that is sent. Says whether there are any.
+    fn give_places(&mut self, traffic: &mut Traffic, block: usize, layout: Layout) -> bool {
+        let (Some(end), Some((_, tables))) = (&mut self.receive, &self.granting) else { return false };
+        let generation = end.inbox.generation_of_credit(block);
+        if let Some((_, has_places)) = end.given[block].filter(|(given, _)| *given == generation) {
+            return has_places;
+        }
+        // The table may still be read.
+        if end.inbox.is_credit_under_way(block) {
+            return false;
+        }
+        let (slots, cut) = (traffic.blocks.slots(), traffic.cut);
+        let slots_of_block = slots / traffic.blocks.count();
+        let of_block = block * slots_of_block..(block + 1) * slots_of_block;
+        let mut has_places = false;
+        if !end.told.is_empty() && !end.gives_none && self.avoided == Rails::default() {
+            end.told.forget_before(end.inbox.number());
+            for slot in of_block.clone() {
+                let number = generation * slots as u64 + slot as u64;
+                let place = end.told.take(number).and_then(|memory| place_for(traffic, slot, memory, cut));
+                has_places |= place.is_some();
+                end.slots[slot].given = place.map_or(Given::Nothing, Given::Open);
+            }
+        }
+        if has_places {
+            let places = end.slots[of_block].iter().map(|slot| match &slot.given {
+                Given::Open(place) => Some(place),
+                _ => None,
+            });
+            // SAFETY: no credit of the block is under way, so that nobody reads its table.
+            unsafe { tables.write(layout.places(block).start, &layout.table.encode(generation, places)) };
+        }
+        end.given[block] = Some((generation, has_places));
+        has_places
+    }
+
     /// The rail that an operation goes over: of a message's first write that of the first piece; or the next that still
     /// leads there.
     fn rail_of(&self, Operation { kind, slot, .. }: Operation, cut: Cut) -> usize {
@@ -397,6 +517,20 @@ impl Pair {
         };
         self.avoided.way_round(first, cut.pieces)
     }
+}
+
+/// A place for a message of this slot, where each of its pieces can be written over its rail.
+fn place_for(traffic: &mut Traffic, slot: usize, memory: Payload, cut: Cut) -> Option<Place> {
+    let len_bytes = memory.len_bytes();
+    if len_bytes > cut.slot_bytes() {
+        return None;
+    }
+    let mut region_of = |piece| {
+        let part = memory.part(&cut.range(len_bytes, piece));
+        traffic.rails[cut.rail(slot, piece)].landing(part)
+    };
+    let regions = (0..pieces(len_bytes, cut)).map(&mut region_of).collect::<Option<Vec<_>>>()?;
+    (!regions.is_empty()).then_some(Place { memory, regions })
 }
 
 fn keys(regions: &[MemoryRegion]) -> Vec<u64> {

@@ -22,12 +22,16 @@ pub(super) struct Notice {
 /// What a write was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A piece of a message's payload.
+    /// A piece of a message's payload, into the slot.
     Piece(usize),
+    /// The same into the place that was given for it.
+    Landed(usize),
     /// A message's header, and its payload where that is short.
     First,
     /// Slots of the writer's are free again.
     Credit,
+    /// The same, with places for the messages that come next.
+    Places,
     /// Where the writer's slots are.
     Grant,
 }
@@ -49,9 +53,11 @@ impl Notice {
             Kind::First => FIRST,
             Kind::Credit => FIRST + 1,
             Kind::Grant => FIRST + 2,
+            Kind::Places => FIRST + 3,
+            Kind::Landed(piece) => LANDED + piece,
         };
         debug_assert!(
-            self.from.0 < MAX_RANKS && self.slot < MAX_SLOTS && kind <= FIRST + 2,
+            self.from.0 < MAX_RANKS && self.slot < MAX_SLOTS && kind < KIND_COUNT,
             "checked when the transport was made"
         );
         let generation = (self.generation % GENERATIONS) as u32;
@@ -68,6 +74,8 @@ impl Notice {
             FIRST => Kind::First,
             credit if credit == FIRST + 1 => Kind::Credit,
             grant if grant == FIRST + 2 => Kind::Grant,
+            places if places == FIRST + 3 => Kind::Places,
+            landed if (LANDED..KIND_COUNT).contains(&landed) => Kind::Landed(landed - LANDED),
             _ => return None,
         };
         Some(Notice {
@@ -89,19 +97,29 @@ impl Notice {
 }
 
 const FIRST: usize = MAX_PIECES;
+const LANDED: usize = 2 * MAX_PIECES;
+const KIND_COUNT: usize = 3 * MAX_PIECES;
 const SLOT_SHIFT: u32 = MAX_RANKS.ilog2();
 const GENERATION_SHIFT: u32 = SLOT_SHIFT + MAX_SLOTS.ilog2();
 const KIND_SHIFT: u32 = GENERATION_SHIFT + GENERATIONS.ilog2();
 /// How many generations notices tell apart.
 pub(super) const GENERATIONS: u64 = 16;
-const _: () = assert!(((FIRST + 2) as u64) << KIND_SHIFT <= u32::MAX as u64, "a notice has 32 bits");
+const _: () = assert!(((KIND_COUNT - 1) as u64) << KIND_SHIFT <= u32::MAX as u64, "a notice has 32 bits");
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const KINDS: [Kind; 5] =
-        [Kind::Piece(0), Kind::Piece(MAX_PIECES - 1), Kind::First, Kind::Credit, Kind::Grant];
+    const KINDS: [Kind; 8] = [
+        Kind::Piece(0),
+        Kind::Piece(MAX_PIECES - 1),
+        Kind::Landed(0),
+        Kind::Landed(MAX_PIECES - 1),
+        Kind::First,
+        Kind::Credit,
+        Kind::Grant,
+        Kind::Places,
+    ];
 
     #[test]
     fn a_notice_survives_its_bits() {

@@ -37,6 +37,7 @@
 
 use super::soft_efa::{close_both, efa, efa_direct, pair, rails, rails_of_p5, run_body};
 use super::*;
+use crate::transport::kept::KeptBuffer;
 
 /// A test per manner and kind of card.
 macro_rules! under {
@@ -145,20 +146,32 @@ fn a_queue_that_a_card_does_not_make_is_told_by_card_and_remedy() {
 /// Messages of every size that is treated differently.
 fn numbered_messages_both_ways() {
     let [one, other] = pair(&config());
-    let sizes = [0, 1, 15, 4000, 4080, 4081, 9000, 40_000, 100_000, 8, one.slot_bytes(), 60_000];
-    exchange(one, other, &sizes, 15 * sizes.len());
+    let sizes = sizes(&one);
+    exchange(one, other, &sizes, 15 * sizes.len(), false);
 }
 
 /// Messages that the receiving card reads, to where they are received, with shorter ones among them.
 fn numbered_messages_that_are_read() {
     let [one, other] = pair(&config());
     let long = one.quick_bytes().unwrap();
-    exchange(one, other, &[long, long, 1000, long], 160);
+    exchange(one, other, &[long, long, 1000, long], 160, false);
+}
+
+/// Messages of every size that is treated differently.
+pub(super) fn sizes(transport: &FabricTransport) -> [usize; 12] {
+    [0, 1, 15, 4000, 4080, 4081, 9000, 40_000, 100_000, 8, transport.slot_bytes(), 60_000]
 }
 
 /// Both ranks send and receive what is numbered, of these sizes in turn, as fast as credits allow; both also stay away from
-/// their queues now and then, so that completions gather there.
-fn exchange(mut one: FabricTransport, mut other: FabricTransport, sizes: &[usize], count: usize) {
+/// their queues now and then, so that completions gather there. Where messages are to land, the receivers say so beforehand; the
+/// memory is theirs again when a message is released, and nothing comes there any more. Gives how many landed.
+pub(super) fn exchange(
+    mut one: FabricTransport,
+    mut other: FabricTransport,
+    sizes: &[usize],
+    count: usize,
+    are_to_land: bool,
+) -> u64 {
     one.open(&[Rank(1)], &[]).unwrap();
     other.open(&[], &[Rank(0)]).unwrap();
     let payload = |from: u32, number: usize| -> Vec<u8> {
@@ -170,7 +183,9 @@ fn exchange(mut one: FabricTransport, mut other: FabricTransport, sizes: &[usize
     };
     let mut ends = [(&mut one, Rank(0), Rank(1)), (&mut other, Rank(1), Rank(0))].map(|(end, me, peer)| {
         let payloads: Vec<Vec<u8>> = (0..count).map(|number| payload(me.0, number)).collect();
-        End { transport: end, me, peer, payloads, sent: 0, taken: 0, completed: Vec::new() }
+        let places =
+            are_to_land.then(|| Places::new(end, peer, (0..count).map(|it| sizes[it % sizes.len()])));
+        End { transport: end, me, peer, payloads, sent: 0, taken: 0, completed: Vec::new(), places }
     });
     let deadline = Instant::now() + DEADLINE;
     let mut round = 0;
@@ -196,10 +211,14 @@ fn exchange(mut one: FabricTransport, mut other: FabricTransport, sizes: &[usize
         let mut tokens: Vec<u64> = end.completed.iter().map(|token| token.0).collect();
         tokens.sort_unstable();
         assert!(tokens.into_iter().eq(0..count as u64), "each send of rank {} is over once", end.me);
+        let is_ours = |places: &Places| places.buffer.bytes().iter().all(|byte| *byte == OURS);
+        assert!(end.places.iter().all(is_ours), "something came late to rank {}", end.me);
     }
+    let landed = ends.iter().map(|end| end.transport.counts().landed).sum();
     drop(ends);
     assert_met(&manners());
     close_both(one, other);
+    landed
 }
 
 /// The manners that these devices have, by name.
@@ -242,7 +261,55 @@ struct End<'t> {
     sent: usize,
     taken: usize,
     completed: Vec<SendToken>,
+    places: Option<Places>,
 }
+
+/// Where a rank's messages are to land.
+struct Places {
+    buffer: KeptBuffer,
+    /// By message.
+    ranges: Vec<std::ops::Range<usize>>,
+}
+
+impl Places {
+    /// Of messages that have these lengths. Of most the transport is told now; of every fifth it never is, and of every fifth only
+    /// when it is the next.
+    fn new(transport: &mut FabricTransport, peer: Rank, lens: impl Iterator<Item = usize>) -> Self {
+        let mut end = 0_usize;
+        let ranges: Vec<_> = lens
+            .map(|len| {
+                let start = end.next_multiple_of(16);
+                end = start + len;
+                start..end
+            })
+            .collect();
+        let mut buffer = KeptBuffer::new(end);
+        buffer.bytes_mut().fill(OURS);
+        transport.keep(buffer.kept());
+        let mut places = Places { buffer, ranges };
+        for number in (0..places.ranges.len()).filter(|number| Places::is_told_early(*number)) {
+            places.tell(transport, peer, number, number);
+        }
+        places
+    }
+
+    fn is_told_early(number: usize) -> bool {
+        number % 5 > 1
+    }
+
+    #[expect(
+        unsafe_code,
+        reason = "expect_later's contract: the memory is looked at when its message was shown"
+    )]
+    fn tell(&mut self, transport: &mut FabricTransport, peer: Rank, number: usize, ahead: usize) {
+        let memory = &raw mut self.buffer.bytes_mut()[self.ranges[number].clone()];
+        // SAFETY: the buffer outlives the exchange, after which all messages were shown.
+        unsafe { transport.expect_later(peer, ahead, memory) };
+    }
+}
+
+/// What fills memory that its owner has back.
+const OURS: u8 = 0x5A;
 
 impl End<'_> {
     /// What was sent is written over once its send is over.
@@ -276,6 +343,14 @@ impl End<'_> {
             assert_eq!(wrong, None, "message {number} of {} bytes to rank {}", expected.len(), self.me);
             self.transport.release(self.peer).unwrap();
             self.taken += 1;
+            if let Some(places) = &mut self.places {
+                let range = places.ranges[number].clone();
+                places.buffer.bytes_mut()[range].fill(OURS);
+                let next = number + 1;
+                if next % 5 == 1 && next < places.ranges.len() {
+                    places.tell(self.transport, self.peer, next, 0);
+                }
+            }
         }
     }
 }
@@ -288,7 +363,7 @@ fn a_queue_that_the_card_does_not_make() {
     assert!(refused.contains("start fewer ranks per card"), "{refused}");
 }
 
-fn config() -> FabricConfig {
+pub(super) fn config() -> FabricConfig {
     let config = if is_p5() { efa_direct(2) } else { efa(2) };
     let count = std::env::var("SOFTEFA_NICS")
         .map_or(1, |count| count.parse().expect("scripts/soft-efa sets a number"));

@@ -3,6 +3,7 @@
 //! Each `bodies` test runs in child processes, one per library; see `support`.
 
 mod counts;
+mod landing;
 mod manners;
 mod reads;
 mod registering;
