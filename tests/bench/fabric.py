@@ -3,7 +3,7 @@
 Two processes of this machine on one device, manners none. One way of 64 B is what `fi_pingpong` calls a transfer, and half of
 efarun's all_reduce by tree, in which one rank sends, the other answers. One way of many bytes is what fabtests' bandwidth
 programs stream, which receive into the same memory over and over, and efarun's broadcast, whose every byte arrives in the
-caller's own memory. fabtests are nobody's package: `--fabtests` names the folder where they were built
+caller's own memory: any, or such as the World gives (`--arena`), where a p5's cards write to. fabtests are nobody's package: `--fabtests` names the folder where they were built
 (`./configure --with-libfabric=… && make` in libfabric's `fabtests/`); without it only `fi_pingpong` is run.
 
 What comes out is that of this machine's processor, which copies; it says nothing about EFA.
@@ -131,7 +131,9 @@ def _contenders(devices: Devices, efarun: str, efa_perf: str, fabtests: Path | N
     for size, name in (("1M", "1 MiB"), ("16M", "16 MiB")):
         length = (1 << 20) * int(size[:-1])
         argv = ["broadcast", "-b", size, "-e", size, "-n", "60" if size == "1M" else "10"]
-        yield f"broadcast of {name}", "efarun", "MB/s", ours(argv, lambda us, length=length: length / us)
+        of_time = lambda us, length=length: length / us
+        yield f"broadcast of {name}", "efarun", "MB/s", ours(argv, of_time)
+        yield f"broadcast of {name}", "efarun --arena", "MB/s", ours([*argv, "--arena"], of_time)
 
 
 def markdown(tables: dict[str, list[Row]], rounds: int, facts_line: str) -> str:
