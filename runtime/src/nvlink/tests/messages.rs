@@ -112,6 +112,12 @@ fn pass_groups(emulator: &Emulator, seed: u64, ranks: u32, room: Room) {
         }
         groups.push(letters);
     }
+    if room.is_shared() {
+        // All that a launch can have: everybody gives everybody something by lines, and something by slots.
+        let pairs = (0..ranks).flat_map(|from| (1..ranks).map(move |k| (from, (from + k) % ranks)));
+        let both = pairs.flat_map(|(from, to)| [long - 1, 3 * long + 5].map(|bytes| (from, to, bytes)));
+        groups.push(both.map(|(from, to, bytes)| Letter::new(&mut chance, from, to, bytes)).collect());
+    }
     let of = |rank: u32| {
         let own = groups.iter().filter(|letters| takes_part(rank, letters));
         own.map(|letters| group(rank, letters)).collect::<Vec<_>>()
