@@ -18,27 +18,9 @@
 #define PAIR_PARAMETERS const __grid_constant__ PairParameters parameters
 #endif
 
-KERNEL(NAME(one_shot))(PARAMETERS) {
-    follow_previous_launch();
-    one_shot<Bytes>(parameters, false);
-}
-KERNEL(NAME(two_shot))(PARAMETERS) {
-    follow_previous_launch();
-    two_shot<Bytes>(parameters);
-}
-KERNEL(NAME(direct))(PARAMETERS) {
-    follow_previous_launch();
-    direct<Bytes>(parameters);
-}
-KERNEL(NAME(ring))(PARAMETERS) {
-    follow_previous_launch();
-    ring<Bytes>(parameters);
-}
-KERNEL(NAME(relay))(RELAY_PARAMETERS) {
-    follow_previous_launch();
-    relay<Bytes>(parameters);
-}
-KERNEL(NAME(pairs))(PAIR_PARAMETERS) {
-    follow_previous_launch();
-    pass_messages(parameters);
-}
+KERNEL(NAME(one_shot), PARAMETERS, one_shot<Bytes>(parameters, false))
+KERNEL(NAME(two_shot), PARAMETERS, two_shot<Bytes>(parameters))
+KERNEL(NAME(direct), PARAMETERS, direct<Bytes>(parameters))
+KERNEL(NAME(ring), PARAMETERS, ring<Bytes>(parameters))
+KERNEL(NAME(relay), RELAY_PARAMETERS, relay<Bytes>(parameters))
+KERNEL(NAME(pairs), PAIR_PARAMETERS, pass_messages(parameters))

@@ -25,7 +25,8 @@ struct Pair {
 #ifdef EMULATED
 #include <string.h>
 
-#define KERNEL(name) extern "C" void name
+#define KERNEL(name, parameters, body) \
+    extern "C" void name(parameters) { body; }
 #define DEVICE inline
 #define CALLED
 u32 thread_index();
@@ -35,7 +36,6 @@ void block_barrier();
 bool all_of_warp(bool);
 bool all_of_block(bool);
 u64 nanoseconds();
-inline void follow_previous_launch() {}
 void store_quad(u64 address, Quad value);
 Quad load_quad(u64 address);
 void store_pair(u64 address, Pair value);
@@ -52,7 +52,11 @@ float f32_of_f16(u16 bits);
 u16 f16_of_f32(float value);
 u16 bf16_of_f32(float value);
 #else
-#define KERNEL(name) extern "C" __global__ void __launch_bounds__(512, 1) name
+#define KERNEL(name, parameters, body)                                     \
+    extern "C" __global__ void __launch_bounds__(512, 1) name(parameters) { \
+        follow_previous_launch();                                          \
+        body;                                                              \
+    }
 #define DEVICE __device__ __forceinline__
 // What is too long to stand at every place where it is used.
 #define CALLED __device__ __noinline__

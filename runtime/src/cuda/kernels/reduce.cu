@@ -20,23 +20,8 @@ typedef double f64;
 #define RELAY_PARAMETERS const __grid_constant__ RelayParameters parameters
 #endif
 
-KERNEL(NAME(one_shot))(PARAMETERS) {
-    follow_previous_launch();
-    one_shot<ELEMENT>(parameters, true);
-}
-KERNEL(NAME(two_shot))(PARAMETERS) {
-    follow_previous_launch();
-    two_shot<ELEMENT>(parameters);
-}
-KERNEL(NAME(direct))(PARAMETERS) {
-    follow_previous_launch();
-    direct<ELEMENT>(parameters);
-}
-KERNEL(NAME(ring))(PARAMETERS) {
-    follow_previous_launch();
-    ring<ELEMENT>(parameters);
-}
-KERNEL(NAME(relay))(RELAY_PARAMETERS) {
-    follow_previous_launch();
-    relay<ELEMENT>(parameters);
-}
+KERNEL(NAME(one_shot), PARAMETERS, one_shot<ELEMENT>(parameters, true))
+KERNEL(NAME(two_shot), PARAMETERS, two_shot<ELEMENT>(parameters))
+KERNEL(NAME(direct), PARAMETERS, direct<ELEMENT>(parameters))
+KERNEL(NAME(ring), PARAMETERS, ring<ELEMENT>(parameters))
+KERNEL(NAME(relay), RELAY_PARAMETERS, relay<ELEMENT>(parameters))
