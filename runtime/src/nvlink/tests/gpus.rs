@@ -139,6 +139,23 @@ impl Gpus {
             }
         }
     }
+
+    /// Runs captured calls, a graph per rank, some times, each time with the data that `make` gives.
+    pub(super) fn replay(&mut self, graphs: &[Graph], make: impl Fn(u64) -> Vec<Case>) {
+        for replay in 0..5 {
+            let mut cases = make(replay);
+            let expected: Vec<_> = cases.iter().map(Case::expected).collect();
+            self.upload(&cases);
+            for (rank, graph) in self.ranks.iter().zip(graphs) {
+                graph.launch(&rank.stream).expect("launched");
+            }
+            self.wait("a replay");
+            self.download(&mut cases);
+            for (case, expected) in cases.iter().zip(&expected) {
+                case.check(expected, &format!("replay {replay}"));
+            }
+        }
+    }
 }
 
 /// Whether there are so many GPUs, or a line that says that the test was skipped.
@@ -257,19 +274,7 @@ fn graphs_of_calls_run_again_with_new_data() {
             graph.expect("captured")
         })
         .collect();
-    for replay in 0..5 {
-        let mut cases = make(replay);
-        let expected: Vec<_> = cases.iter().map(Case::expected).collect();
-        gpus.upload(&cases);
-        for (rank, graph) in gpus.ranks.iter().zip(&graphs) {
-            graph.launch(&rank.stream).expect("launched");
-        }
-        gpus.wait("a replay");
-        gpus.download(&mut cases);
-        for (case, expected) in cases.iter().zip(&expected) {
-            case.check(expected, &format!("replay {replay}"));
-        }
-    }
+    gpus.replay(&graphs, make);
 }
 
 #[test]

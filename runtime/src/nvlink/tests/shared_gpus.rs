@@ -111,19 +111,7 @@ fn graphs_of_ranks_on_one_gpu_run_again_with_new_data() {
         }
     };
     let graphs: Vec<_> = (0..4).map(capture).collect::<Result<_, _>>().expect("captured");
-    for replay in 0..5 {
-        let mut cases = make(replay);
-        let expected: Vec<_> = cases.iter().map(Case::expected).collect();
-        gpus.upload(&cases);
-        for (rank, graph) in gpus.ranks.iter().zip(&graphs) {
-            graph.launch(&rank.stream).expect("launched");
-        }
-        gpus.wait("a replay");
-        gpus.download(&mut cases);
-        for (case, expected) in cases.iter().zip(&expected) {
-            case.check(expected, &format!("replay {replay}"));
-        }
-    }
+    gpus.replay(&graphs, make);
 }
 
 #[test]
