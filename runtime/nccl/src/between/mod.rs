@@ -1,7 +1,7 @@
 //! Collectives and messages of ranks on several nodes.
 //!
-//! What a call is made of stands in [`steps`], which is pure: collectives within the node, and transfers between nodes, of a
-//! rank with those of its number on the others. Here they are enqueued, one behind the other on the caller's stream, so that a
+//! What a call is made of stands in [`steps`], and of messages in [`messages`], which are pure: collectives within the node, and
+//! transfers between nodes, of a rank with those of its number on the others. Here they are enqueued, one behind the other on the caller's stream, so that a
 //! call returns at once and can be captured into a graph. The bytes between nodes are read by the nodes' cards from GPU to GPU, or go through
 //! memory of the hosts ([`efarun_rt::relay`]), over connections of their own.
 //!
@@ -11,6 +11,7 @@
 //! device is waited for before it is freed.
 #![allow(unsafe_code)]
 
+mod messages;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -102,7 +103,7 @@ impl Between {
         receives: &[DeviceMessage],
     ) -> Result<(), Failure> {
         self.order(stream)?;
-        self.run(stream, &steps::messages(sends, receives, &self.standpoint), "send_receive")
+        self.run(stream, &messages::steps(sends, receives, &self.standpoint), "send_receive")
     }
 
     /// Loads the kernels for these types.

@@ -10,7 +10,8 @@ use efarun_rt::nvlink::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessa
 use efarun_rt::relay::Transfer;
 use efarun_rt::{ElementType, Rank, ReduceOp};
 
-use super::steps::{Standpoint, Step, Steps, messages, scratch_bytes};
+use super::messages;
+use super::steps::{Standpoint, Step, Steps, scratch_bytes};
 
 /// A rank with its memory: input, output and scratch, at addresses far apart.
 struct Played {
@@ -340,7 +341,7 @@ fn messages_of_one_pair_go_one_behind_the_other() {
     let at = Standpoint { nodes: 2, locals: 2, node: 0, local: 0 };
     let message = |peer, data, bytes| DeviceMessage { peer: Rank(peer), data: DevicePointer(data), bytes };
     let sends = [message(2, 1, 8), message(1, 2, 8), message(2, 3, 16), message(3, 4, 8), message(2, 5, 0)];
-    let steps = messages(&sends, &[message(3, 6, 8)], &at);
+    let steps = messages::steps(&sends, &[message(3, 6, 8)], &at);
     let [Step::Messages { sends: near, .. }, Step::Relay(first), Step::Relay(second)] = &steps[..] else {
         panic!("{steps:?}");
     };
