@@ -181,7 +181,9 @@ impl Between {
             }
             let _done = self.device.synchronize();
             self.scratch = None;
-            self.scratch = Some(DeviceMemory::new(&self.device, words.next_power_of_two())?);
+            // Short calls, some of which need more than longer ones, do not let it grow again.
+            let words = words.max(steps::SHARED_BYTES_MIN / size_of::<u64>()).next_power_of_two();
+            self.scratch = Some(DeviceMemory::new(&self.device, words)?);
         }
         Ok(self.scratch.as_ref().map_or(DevicePointer(0), DeviceMemory::pointer))
     }
