@@ -34,6 +34,11 @@ impl Standpoint {
         self.nodes * self.locals
     }
 
+    /// How many ranks other nodes have.
+    pub(super) fn far_ranks(&self) -> usize {
+        ((self.nodes - 1) * self.locals) as usize
+    }
+
     /// The node of a rank, and its number there.
     pub(super) fn place(&self, rank: Rank) -> (u32, u32) {
         (rank.0 / self.locals, rank.0 % self.locals)

@@ -1,0 +1,157 @@
+//! Plays groups of messages of all ranks on memory of the host.
+
+use std::collections::{HashMap, VecDeque};
+
+use efarun_rt::Rank;
+use efarun_rt::cuda::DevicePointer;
+use efarun_rt::nvlink::DeviceMessage;
+use efarun_rt::relay::Transfer;
+
+use super::super::messages;
+use super::super::steps::{Standpoint, Step};
+use super::{INPUT, OUTPUT, Played, Stage, play, rank_of, standpoints};
+
+#[test]
+fn messages_of_one_pair_go_in_order_some_at_a_time() {
+    let at = Standpoint { nodes: 3, locals: 2, node: 0, local: 0 };
+    let message = |peer, data, bytes| DeviceMessage { peer: Rank(peer), data: DevicePointer(data), bytes };
+    let sends = [message(2, 1, 8), message(1, 2, 8), message(2, 3, 16), message(3, 4, 8), message(2, 5, 0)];
+    let steps = messages::steps(&sends, &[message(3, 6, 8)], &at);
+    let [Step::Messages { sends: near, .. }, Step::Relay(transfer)] = &steps[..] else {
+        panic!("{steps:?}");
+    };
+    assert_eq!(near, &[message(1, 2, 8)]);
+    let put = |transfer: &Transfer, (to, index): (Rank, usize)| (to.0, transfer.puts[index].pointer.0);
+    let puts =
+        |transfer: &Transfer| -> Vec<_> { transfer.sends.iter().map(|&it| put(transfer, it)).collect() };
+    assert_eq!((puts(transfer), transfer.receives.len()), (vec![(2, 1), (2, 3), (3, 4)], 1));
+    let many: Vec<_> = (1..=5).map(|data| message(4, data, 8)).collect();
+    let steps = messages::steps(&many, &[message(4, 6, 8), message(2, 7, 8)], &at);
+    let [Step::Relay(first), Step::Relay(second)] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!((puts(first), puts(second)), (vec![(4, 1), (4, 2), (4, 3), (4, 4)], vec![(4, 5)]));
+    assert_eq!((first.receives.len(), second.receives.len()), (2, 0));
+    // What has several slices would take turns with others.
+    let lens = [8, 8, (64 << 10) + 1, (64 << 10) + 1, 64 << 10, 8];
+    let mixed: Vec<_> = (1..).zip(lens).map(|(data, bytes)| message(4, data, bytes)).collect();
+    let of_transfers: Vec<_> = messages::steps(&[], &mixed, &at)
+        .iter()
+        .map(|step| match step {
+            Step::Relay(transfer) => transfer.gets.len(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(of_transfers, [2, 1, 1, 2]);
+    // Of everybody on other nodes one each way, as many as a transfer has room for.
+    let at = Standpoint { nodes: 3, locals: 8, node: 0, local: 0 };
+    let of_all: Vec<_> = (8..24).map(|peer| message(peer, u64::from(peer), 8)).collect();
+    assert_eq!(messages::steps(&of_all, &of_all, &at).len(), 1);
+}
+
+/// Passes what ranks send each other within their nodes, where they do.
+fn play_messages(ranks: &mut [Played]) {
+    let mut sent: HashMap<(u32, Rank, Rank), VecDeque<Vec<u8>>> = HashMap::new();
+    for rank in &*ranks {
+        let Some(Step::Messages { sends, .. }) = rank.step() else { continue };
+        for it in sends {
+            let of_pair = sent.entry((rank.at.node, Rank(rank.at.local), it.peer)).or_default();
+            of_pair.push_back(rank.read(it.data, it.bytes));
+        }
+    }
+    for rank in ranks {
+        let Some(Step::Messages { receives, .. }) = rank.step().cloned() else { continue };
+        for it in receives {
+            let of_pair = sent.get_mut(&(rank.at.node, it.peer, Rank(rank.at.local)));
+            let data = of_pair.and_then(VecDeque::pop_front).expect("it is sent");
+            assert_eq!(data.len(), it.bytes);
+            rank.write(it.data, &data);
+        }
+        rank.next += 1;
+    }
+}
+
+/// Numbers that follow from a seed.
+struct Drawn(u64);
+
+impl Drawn {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % end
+    }
+
+    fn shuffle<T>(&mut self, list: &mut [T]) {
+        for end in (1..list.len()).rev() {
+            list.swap(end, self.below(end + 1));
+        }
+    }
+}
+
+/// One rank's end of messages that have numbers: in any order of peers, those of one peer in theirs.
+fn shuffled(drawn: &mut Drawn, of_peers: &[Vec<(usize, usize)>], base: u64) -> Vec<DeviceMessage> {
+    let mut peers: Vec<usize> =
+        of_peers.iter().enumerate().flat_map(|(peer, list)| vec![peer; list.len()]).collect();
+    drawn.shuffle(&mut peers);
+    let mut next = vec![0; of_peers.len()];
+    let message = |peer: usize| {
+        let (at, bytes) = of_peers[peer][next[peer]];
+        next[peer] += 1;
+        DeviceMessage { peer: Rank(peer as u32), data: DevicePointer(base + at as u64), bytes }
+    };
+    peers.into_iter().map(message).collect()
+}
+
+#[test]
+fn messages_reach_whom_they_are_for_whatever_else_is_sent() {
+    for (shape, turns) in
+        [((2, 1), 100), ((2, 2), 200), ((3, 2), 200), ((3, 8), 20), ((20, 1), 60), ((5, 8), 20)]
+    {
+        for seed in 0..turns {
+            check_messages(shape, seed);
+        }
+    }
+}
+
+fn check_messages((nodes, locals): (u32, u32), seed: u64) {
+    let what = format!("messages of seed {seed} on {nodes} nodes of {locals}");
+    let ranks = (nodes * locals) as usize;
+    let mut drawn = Drawn(seed);
+    // Of each pair of ranks, where its messages lie and how long they are.
+    let mut lens = vec![vec![Vec::new(); ranks]; ranks];
+    for of_pair in lens.iter_mut().flatten() {
+        let count = [0, 0, 0, 1, 1, 2, 5, 9][drawn.below(8)];
+        // Some take more than a slice.
+        let len = |drawn: &mut Drawn| match drawn.below(8) {
+            0 if ranks <= 6 => (64 << 10) + drawn.below(2),
+            _ => drawn.below(40),
+        };
+        of_pair.extend((0..count).map(|_| len(&mut drawn)));
+    }
+    let placed = |lists: Vec<&Vec<usize>>| -> (Vec<Vec<(usize, usize)>>, usize) {
+        let mut end = 0;
+        let mut place = |&len: &usize| {
+            end += len;
+            (end - len, len)
+        };
+        let placed = lists.iter().map(|lens| lens.iter().map(&mut place).collect()).collect();
+        (placed, end)
+    };
+    let mut all: Vec<Played> = Vec::new();
+    let mut expected: Vec<Vec<u8>> = vec![Vec::new(); ranks];
+    for at in standpoints(nodes, locals) {
+        let rank = rank_of(&at) as usize;
+        let (sent, input_len) = placed(lens[rank].iter().collect());
+        let (received, output_len) = placed(lens.iter().map(|of_sender| &of_sender[rank]).collect());
+        let input: Vec<u8> = (0..input_len).map(|_| drawn.below(256) as u8).collect();
+        for (peer, list) in sent.iter().enumerate() {
+            expected[peer].extend(list.iter().flat_map(|&(at, len)| input[at..at + len].to_vec()));
+        }
+        let (sends, receives) = (shuffled(&mut drawn, &sent, INPUT), shuffled(&mut drawn, &received, OUTPUT));
+        let steps = messages::steps(&sends, &receives, &at);
+        let memory = HashMap::from([(INPUT, input), (OUTPUT, vec![0; output_len])]);
+        all.push(Played { at, steps, next: 0, stage: Stage::Before, memory });
+    }
+    play_messages(&mut all);
+    play(&mut all, &what);
+    for (rank, expected) in all.iter().zip(expected) {
+        assert!(rank.memory[&OUTPUT] == expected, "{what}: rank {}", rank_of(&rank.at));
+    }
+}
