@@ -346,7 +346,7 @@ impl Steps {
             return steps.push(Step::Relay(Transfer {
                 puts: vec![self.stretch(from, count)],
                 gets: vec![self.stretch(to, count); nodes - 1],
-                sends: self.to_others(),
+                sends: self.others_alike(),
                 receives: self.with_others(),
                 reduction: Some(self.reduction(from)),
                 slice_bytes: self.slice_bytes(count),
@@ -367,7 +367,7 @@ impl Steps {
         steps.push(Step::Relay(Transfer {
             puts: vec![own],
             gets: gets.collect(),
-            sends: self.to_others(),
+            sends: self.others_alike(),
             receives: self.with_others(),
             slice_bytes: self.slice_bytes(part),
             ..Transfer::default()
@@ -395,7 +395,7 @@ impl Steps {
         Step::Relay(Transfer {
             puts: vec![self.stretch(from, count)],
             gets: self.of_others(count, to),
-            sends: self.to_others(),
+            sends: self.others_alike(),
             receives: self.with_others(),
             slice_bytes: self.slice_bytes(count),
             ..Transfer::default()
@@ -538,7 +538,7 @@ impl Steps {
     }
 
     /// The other ranks of the rail, all with the first stretch.
-    fn to_others(&self) -> Vec<(Rank, usize)> {
+    fn others_alike(&self) -> Vec<(Rank, usize)> {
         self.at.other_nodes().map(|node| (self.at.on_rail(node), 0)).collect()
     }
 
