@@ -465,6 +465,17 @@ impl HostMemory {
         unsafe { std::slice::from_raw_parts(self.part(at, bytes).cast(), bytes) }
     }
 
+    /// Some of its 64-bit words.
+    ///
+    /// # Panics
+    ///
+    /// When they are beyond the end.
+    pub(crate) fn words(&self, range: std::ops::Range<usize>) -> &[AtomicU64] {
+        // SAFETY: the whole allocation, aligned, of which these are only ever used as atomics.
+        let all = unsafe { std::slice::from_raw_parts(self.base.cast(), self.bytes / size_of::<u64>()) };
+        &all[range]
+    }
+
     /// A 64-bit word.
     ///
     /// # Panics

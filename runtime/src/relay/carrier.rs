@@ -6,7 +6,7 @@
 //!
 //! # Safety
 //!
-//! A channel's parts of outbox and inbox are the thread's from the post to the answer.
+//! A channel's parts of outbox and inbox are the thread's from the post to the answer. Cells are words that are written at once.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
 
+use super::cells::Round;
 use super::direct;
-use super::parameters::{ANSWERED, CHANNELS, PLAN, POSTED, SLICE, SLOT_BYTES, WORDS};
+use super::parameters::{ANSWERED, CHANNELS, SLOT_BYTES, WORDS};
+use super::shorts::{Shorts, clear_got, clear_put};
 use super::staging::Staging;
-use super::transfer::{Caller, Transfer, part_len};
+use super::transfer::{Caller, Transfer, is_short, part_len};
 use crate::cuda::HostMemory;
 use crate::error::Error;
 use crate::nvlink::status;
@@ -31,6 +33,7 @@ use crate::world::World;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) staging: Staging,
+    pub(super) cells: HostMemory,
     pub(super) words: HostMemory,
     /// What kernels tell the host, and the host kernels.
     pub(super) status: HostMemory,
@@ -41,8 +44,8 @@ pub(super) struct Shared {
 
 #[derive(Debug, Default)]
 struct Plans {
-    last: u64,
-    by_number: HashMap<u64, Arc<Plan>>,
+    last: u32,
+    by_number: HashMap<u32, Arc<Plan>>,
 }
 
 /// What the hosts do with a call's slices.
@@ -60,9 +63,10 @@ pub(super) struct Plan {
 }
 
 impl Shared {
-    pub(super) fn new(staging: Staging, words: HostMemory, status: HostMemory) -> Shared {
+    pub(super) fn new(staging: Staging, cells: HostMemory, words: HostMemory, status: HostMemory) -> Shared {
         Shared {
             staging,
+            cells,
             words,
             status,
             plans: Mutex::default(),
@@ -72,11 +76,11 @@ impl Shared {
     }
 
     /// Takes a plan in, and gives its number.
-    pub(super) fn add(&self, transfer: &Transfer, caller: Caller, is_captured: bool) -> u64 {
+    pub(super) fn add(&self, transfer: &Transfer, caller: Caller, is_captured: bool) -> u32 {
         let plan = Plan::of(transfer, caller, is_captured);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        plans.last += 1;
-        let number = plans.last;
+        // Those that are captured are never forgotten.
+        let number = plans.next();
         plans.by_number.insert(number, Arc::new(plan));
         number
     }
@@ -91,18 +95,34 @@ impl Shared {
         self.status.word32(status::STOP).store(1, Ordering::Release);
     }
 
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
     /// Lets the threads end.
     pub(super) fn end(&self) {
         self.is_over.store(true, Ordering::Release);
     }
 
-    fn plan(&self, number: u64) -> Option<Arc<Plan>> {
+    fn plan(&self, number: u32) -> Option<Arc<Plan>> {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner).by_number.get(&number).cloned()
     }
 
-    fn done(&self, number: u64, plan: &Plan) {
+    fn done(&self, number: u32, plan: &Plan) {
         if plan.left.as_ref().is_some_and(|left| left.fetch_sub(1, Ordering::AcqRel) == 1) {
             self.plans.lock().unwrap_or_else(PoisonError::into_inner).by_number.remove(&number);
+        }
+    }
+}
+
+impl Plans {
+    /// A number that none of them has.
+    fn next(&mut self) -> u32 {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if !self.by_number.contains_key(&self.last) {
+                return self.last;
+            }
         }
     }
 }
@@ -152,23 +172,35 @@ pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World, mut reader: O
 
 /// Serves until the relay is over; whether it was, and nothing has failed.
 fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut Reader>) -> bool {
-    let mut answered = [0u64; CHANNELS];
+    let mut rounds = [Round(1); CHANNELS];
+    let mut shorts = Shorts::default();
     let mut channel = lane.number;
-    while let Some(posted) = await_post(shared, channel, answered[channel]) {
-        let word = |index: usize| shared.words.word(channel * WORDS + index);
-        let (number, slice) = (word(PLAN).load(Ordering::Relaxed), word(SLICE).load(Ordering::Relaxed));
+    while let Some((number, slice)) = await_post(shared, channel, rounds[channel]) {
         let Some(plan) = shared.plan(number) else {
             log::error!("a kernel asked for plan {number}, which there is not");
             return false;
         };
-        let slice = slice as usize;
-        if let Err(error) = exchange(shared, world, reader.as_deref_mut(), &plan, channel, slice) {
+        let (round, slice) = (rounds[channel], slice as usize);
+        if slice == 0 && !shorts.take(&plan, &shared.cells, round, || shared.is_over()) {
+            return true;
+        }
+        // All cells are those of the first channel.
+        if channel == 0 && round.clears() {
+            clear_put(&shared.cells, round);
+            clear_got(&shared.cells, round);
+        }
+        if let Err(error) =
+            exchange(shared, world, reader.as_deref_mut(), &plan, (channel, slice), &mut shorts)
+        {
             let error = error.within(plan.caller.operation, plan.caller.sequence);
             shared.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             return false;
         }
-        word(ANSWERED).store(posted, Ordering::Release);
-        answered[channel] = posted;
+        if slice == 0 {
+            shorts.give(&plan, &shared.cells, round);
+        }
+        shared.words.word(channel * WORDS + ANSWERED).store(round.0, Ordering::Release);
+        rounds[channel] = Round(round.0 + 1);
         shared.done(number, &plan);
         let next = slice + lane.count;
         channel = if next < plan.slices { next % CHANNELS } else { lane.number };
@@ -176,14 +208,14 @@ fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut
     true
 }
 
-/// Waits for a channel's next post; nothing when the relay is over.
-fn await_post(shared: &Shared, channel: usize, answered: u64) -> Option<u64> {
-    let word = shared.words.word(channel * WORDS + POSTED);
+/// Waits for a channel's next post, of which plan and slice it is; nothing when the relay is over.
+fn await_post(shared: &Shared, channel: usize, round: Round) -> Option<(u32, u32)> {
+    let post = round.post();
+    let post = shared.words.words(channel * WORDS + post.start..channel * WORDS + post.end);
     let start = Instant::now();
     let mut looks = 0u32;
     loop {
-        let posted = word.load(Ordering::Acquire);
-        if posted != answered {
+        if let Some(posted) = round.posted(post) {
             return Some(posted);
         }
         looks = looks.wrapping_add(1);
@@ -191,7 +223,7 @@ fn await_post(shared: &Shared, channel: usize, answered: u64) -> Option<u64> {
             std::hint::spin_loop();
             continue;
         }
-        if shared.is_over.load(Ordering::Acquire) {
+        if shared.is_over() {
             return None;
         }
         let waited = start.elapsed();
@@ -207,28 +239,36 @@ fn exchange(
     world: &mut World,
     reader: Option<&mut Reader>,
     plan: &Plan,
-    channel: usize,
-    slice: usize,
+    (channel, slice): (usize, usize),
+    shorts: &mut Shorts,
 ) -> Result<(), Error> {
     let (outbox, inbox) = match (&shared.staging, reader) {
         (Staging::Host { outbox, inbox }, _) => (outbox, inbox),
-        (Staging::Gpu(_), Some(reader)) => return direct::exchange(world, reader, plan, channel, slice),
+        (Staging::Gpu(_), Some(reader)) => {
+            return direct::exchange(world, reader, plan, (channel, slice), shorts);
+        }
         (Staging::Gpu(_), None) => unreachable!("a lane for GPU memory has a reader"),
     };
     let place = |index: usize| channel * SLOT_BYTES + index * plan.slice_bytes;
     let len = |bytes: usize| part_of(plan, bytes, slice);
-    // SAFETY: what the module's paragraph says; puts are only read, and no get is named twice.
-    let sends: Vec<(Rank, &[u8])> = plan
-        .sends
-        .iter()
-        .map(|&(to, index, bytes)| (to, unsafe { outbox.bytes(place(index), len(bytes)) }))
-        .collect();
-    // SAFETY: as above.
-    let mut receives: Vec<(Rank, &mut [u8])> = plan
-        .receives
-        .iter()
-        .map(|&(from, index, bytes)| (from, unsafe { inbox.bytes_mut(place(index), len(bytes)) }))
-        .collect();
+    let Shorts { put, got } = shorts;
+    let send = |&(to, index, bytes): &(Rank, usize, usize)| {
+        if is_short(bytes) {
+            return (to, &put.of(index)[..len(bytes)]);
+        }
+        // SAFETY: what the module's paragraph says.
+        (to, unsafe { outbox.bytes(place(index), len(bytes)) })
+    };
+    let mut parts = got.parts_mut();
+    let receive = |&(from, index, bytes): &(Rank, usize, usize)| {
+        if is_short(bytes) {
+            return (from, &mut parts.take(index)[..len(bytes)]);
+        }
+        // SAFETY: as above, and no get is named twice.
+        (from, unsafe { inbox.bytes_mut(place(index), len(bytes)) })
+    };
+    let sends: Vec<(Rank, &[u8])> = plan.sends.iter().map(send).collect();
+    let mut receives: Vec<(Rank, &mut [u8])> = plan.receives.iter().map(receive).collect();
     world.send_receive(&sends, &mut receives)?;
     if plan.passes_on.is_empty() {
         return Ok(());

@@ -18,7 +18,9 @@ use efarun_wire::Rank;
 
 use super::carrier::{Plan, part_of};
 use super::parameters::SLOT_BYTES;
+use super::shorts::Shorts;
 use super::staging::{INBOX, OUTBOX, ROOM_BYTES, Staging};
+use super::transfer::is_short;
 use crate::config::GpuDirect;
 use crate::cuda::{CudaError, Device, DeviceMemory};
 use crate::error::Error;
@@ -231,47 +233,54 @@ pub(super) fn exchange(
     world: &mut World,
     reader: &mut Reader,
     plan: &Plan,
-    channel: usize,
-    slice: usize,
+    (channel, slice): (usize, usize),
+    shorts: &mut Shorts,
 ) -> Result<(), Error> {
     let place = |index: usize| channel * SLOT_BYTES + index * plan.slice_bytes;
     let len = |bytes: usize| part_of(plan, bytes, slice);
-    let ready = |at: usize, len: usize| [READY, at as u64, len as u64];
-    let sends: Vec<(Rank, Word)> = plan
-        .sends
-        .iter()
-        .filter(|(_, _, bytes)| len(*bytes) > 0)
-        .map(|&(to, index, bytes)| (to, ready(OUTBOX + place(index), len(bytes))))
-        .collect();
-    let receives: Vec<(Rank, usize, usize)> = plan
-        .receives
-        .iter()
-        .filter(|(_, _, bytes)| len(*bytes) > 0)
-        .map(|&(from, index, bytes)| (from, INBOX + place(index), len(bytes)))
-        .collect();
-    let mut heard: Vec<(Rank, Word)> = receives.iter().map(|(from, ..)| (*from, Word::default())).collect();
-    pass(world, &sends, &mut heard)?;
-    for (&(from, into, len), (_, word)) in receives.iter().zip(&heard) {
-        let [kind, at, found] = *word;
+    let has_part = |&&(_, _, bytes): &&(Rank, usize, usize)| len(bytes) > 0;
+    let Shorts { put, got } = shorts;
+    let send = |&(to, index, bytes): &(Rank, usize, usize)| match is_short(bytes) {
+        true => (to, Said::Whole(&put.of(index)[..bytes])),
+        false => (to, Said::Word([READY, (OUTBOX + place(index)) as u64, len(bytes) as u64])),
+    };
+    let sends: Vec<(Rank, Said<'_>)> = plan.sends.iter().filter(has_part).map(send).collect();
+    let mut parts = got.parts_mut();
+    let receive = |&(from, index, bytes): &(Rank, usize, usize)| match is_short(bytes) {
+        true => (from, Heard::Whole(&mut parts.take(index)[..bytes])),
+        false => (from, Heard::Slice { word: Word::default(), into: INBOX + place(index), len: len(bytes) }),
+    };
+    let mut receives: Vec<(Rank, Heard<'_>)> = plan.receives.iter().filter(has_part).map(receive).collect();
+    pass(world, &sends, &mut receives)?;
+    for (from, heard) in &receives {
+        let &Heard::Slice { word: [kind, at, found], into, len } = heard else { continue };
         if kind != READY || found != len as u64 {
             let difference = format!("has {found} bytes where {len} belong");
-            return Err(world.differs(from, difference));
+            return Err(world.differs(*from, difference));
         }
-        let begun = reader.begin(from, at as usize, into, len);
+        let begun = reader.begin(*from, at as usize, into, len);
         begun.map_err(|cause| world.reading_failed(cause))?;
     }
     world.await_reads(reader)?;
-    let done = |rank: Rank| (rank, [DONE, 0, 0]);
-    let mut words: Vec<(Rank, Word)> = receives.iter().map(|(from, ..)| done(*from)).collect();
-    let onward = receives.first().map(|&(_, at, len)| ready(at, len));
-    let onward = onward.map_or_else(Vec::new, |word| plan.passes_on.iter().map(|&to| (to, word)).collect());
-    words.extend(&onward);
-    for (words, from) in [(&words[..], &sends), (&[][..], &onward)] {
-        let mut heard: Vec<(Rank, Word)> = from.iter().map(|(to, _)| (*to, Word::default())).collect();
-        pass(world, words, &mut heard)?;
-        if let Some((peer, word)) = heard.iter().find(|(_, word)| word[0] != DONE) {
-            let difference = format!("says {word:?} of what it was to read");
-            return Err(world.differs(*peer, difference));
+    let is_read = |(_, heard): &&(Rank, Heard<'_>)| matches!(heard, Heard::Slice { .. });
+    let done = |(from, _): &(Rank, Heard<'_>)| (*from, Said::Word([DONE, 0, 0]));
+    let mut said: Vec<(Rank, Said<'_>)> = receives.iter().filter(is_read).map(done).collect();
+    let onward = receives.first().filter(|_| !plan.passes_on.is_empty()).map(|(_, heard)| heard.said());
+    let onward: Vec<_> =
+        onward.iter().flat_map(|said| plan.passes_on.iter().map(|&to| (to, *said))).collect();
+    said.extend(&onward);
+    for (said, told) in [(&said[..], &sends), (&[][..], &onward)] {
+        let waits = told.iter().filter(|(_, said)| matches!(said, Said::Word(_)));
+        let mut heard: Vec<(Rank, Heard<'_>)> =
+            waits.map(|(to, _)| (*to, Heard::Slice { word: Word::default(), into: 0, len: 0 })).collect();
+        pass(world, said, &mut heard)?;
+        for (peer, heard) in &heard {
+            if let Heard::Slice { word: word @ [kind, ..], .. } = heard
+                && *kind != DONE
+            {
+                let difference = format!("says {word:?} of what it was to read");
+                return Err(world.differs(*peer, difference));
+            }
         }
     }
     Ok(())
@@ -280,14 +289,58 @@ pub(super) fn exchange(
 /// Of a slice: that it can be read, where in the sender's room, and how long it is; or that it was read.
 type Word = [u64; 3];
 
-/// Passes words on, of each pair of ranks in order.
-fn pass(world: &mut World, sends: &[(Rank, Word)], receives: &mut [(Rank, Word)]) -> Result<(), Error> {
-    let sends: Vec<(Rank, &[u64])> = sends.iter().map(|(to, word)| (*to, &word[..])).collect();
-    let mut receives: Vec<(Rank, &mut [u64])> =
-        receives.iter_mut().map(|(from, word)| (*from, &mut word[..])).collect();
+/// What a host says of a stretch's part.
+#[derive(Clone, Copy)]
+enum Said<'a> {
+    Word(Word),
+    /// A short stretch, which is not read.
+    Whole(&'a [u8]),
+}
+
+/// What it is told, and where what it then reads goes.
+enum Heard<'a> {
+    Slice { word: Word, into: usize, len: usize },
+    Whole(&'a mut [u8]),
+}
+
+impl Said<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Said::Word(word) => bytemuck::bytes_of(word),
+            Said::Whole(bytes) => bytes,
+        }
+    }
+}
+
+impl Heard<'_> {
+    fn bytes(&mut self) -> &mut [u8] {
+        match self {
+            Heard::Slice { word, .. } => bytemuck::bytes_of_mut(word),
+            Heard::Whole(bytes) => bytes,
+        }
+    }
+
+    /// What this rank says of it to whom it passes it on.
+    fn said(&self) -> Said<'_> {
+        match self {
+            Heard::Slice { into, len, .. } => Said::Word([READY, *into as u64, *len as u64]),
+            Heard::Whole(bytes) => Said::Whole(bytes),
+        }
+    }
+}
+
+/// Passes what is said on, of each pair of ranks in order.
+fn pass(
+    world: &mut World,
+    sends: &[(Rank, Said<'_>)],
+    receives: &mut [(Rank, Heard<'_>)],
+) -> Result<(), Error> {
     if sends.is_empty() && receives.is_empty() {
         return Ok(());
     }
+    let sends: Vec<(Rank, &[u8])> = sends.iter().map(|(to, said)| (*to, said.bytes())).collect();
+    let mut receives: Vec<(Rank, &mut [u8])> =
+        receives.iter_mut().map(|(from, heard)| (*from, heard.bytes())).collect();
     world.send_receive(&sends, &mut receives)
 }
 

@@ -16,6 +16,7 @@ use efarun_wire::Rank;
 use super::carrier::{Lane, Shared, carry};
 use super::direct;
 use super::parameters::{CHANNELS, SLOT_BYTES, SPANS_MAX, STATE_BYTES, Standing, WORDS};
+use super::shorts::CELL_WORDS;
 use super::staging::Staging;
 use super::transfer::{Caller, Transfer};
 use crate::cuda::{CudaError, Device, DeviceMemory, Event, Grid, HostMemory, Kernel, Module, Stream};
@@ -62,6 +63,7 @@ impl Relay {
     ) -> Result<Relay, CudaError> {
         let shared = Arc::new(Shared::new(
             staging,
+            HostMemory::new(device, CELL_WORDS)?,
             HostMemory::new(device, CHANNELS * WORDS)?,
             HostMemory::new(device, status::WORDS.div_ceil(2))?,
         ));
@@ -154,6 +156,7 @@ impl Relay {
         Standing {
             outbox: self.shared.staging.outbox(),
             inbox: self.shared.staging.inbox(),
+            cells: self.shared.cells.pointer(),
             words: self.shared.words.pointer(),
             state: self.state.pointer(),
             status: self.shared.status.pointer(),

@@ -8,15 +8,20 @@
 //! ([`staging`]), and the hosts only tell each other what can be read ([`direct`]). The host moves bytes only; what is reduced is reduced on the GPU, so that all
 //! types and operations are as within a node.
 //!
+//! A short stretch ([`cells`]) always goes by way of the host, which sends it with what it would say of it: no fence, no answer and
+//! no read is waited for.
+//!
 //! A transfer returns at once and is ordered with what else is on its stream. It can be captured: the host finds what to do
 //! by the number of a plan, which the kernel hands over each time it runs.
 //!
 //! What it cannot do: have cards read from callers' own memory; a slice is copied within the GPU before and after.
 
 mod carrier;
+pub(crate) mod cells;
 mod direct;
 mod engine;
 pub(crate) mod parameters;
+mod shorts;
 mod staging;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! What a launch is told, and where things lie, as the kernels have it (`cuda/kernels/relay.cuh`).
+//! What a launch is told, and where things lie, as the kernels have it (`cuda/kernels/relay_protocol.cuh`).
 
 use super::transfer::{Stretch, Transfer};
 use crate::cuda::DevicePointer;
@@ -13,14 +13,21 @@ pub(crate) const CHANNELS: usize = 16;
 pub const BLOCKS_MAX: u32 = CHANNELS as u32;
 /// What a channel has room for in each direction.
 pub(crate) const SLOT_BYTES: usize = 1 << 20;
-/// Of a channel: what it posted, of which plan and slice, and what was answered, in 64-bit words.
-pub(crate) const WORDS: usize = 16;
-pub(crate) const POSTED: usize = 0;
-pub(crate) const PLAN: usize = 1;
-pub(crate) const SLICE: usize = 2;
-pub(crate) const ANSWERED: usize = 8;
+/// How many rounds of a channel a host may have been told of and not answered.
+pub(crate) const ROUNDS: usize = 8;
+/// Of a channel: for each of the last rounds two words that say which plan and slice it is; and how many are answered.
+pub(crate) const WORDS: usize = 32;
+pub(crate) const POSTS: usize = 0;
+pub(crate) const POST_WORDS: usize = 2;
+pub(crate) const ANSWERED: usize = 16;
 /// The relay's own state on the device.
 pub(crate) const STATE_BYTES: usize = 128 + CHANNELS * 16;
+/// The longest stretch that goes through cells; the same on every rank.
+pub(crate) const SHORT_BYTES: usize = 4 << 10;
+/// Of cells, in 64-bit words: of a stretch, and of all that a round puts, and again of all that it gets.
+pub(crate) const STRETCH_CELL_WORDS: usize = SHORT_BYTES / 8 * 2;
+pub(crate) const ROUND_CELL_WORDS: usize = SPANS_MAX * STRETCH_CELL_WORDS;
+pub(crate) const GOT_CELL_WORDS: usize = ROUNDS * ROUND_CELL_WORDS;
 
 /// The kernels' `RelayParameters`.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +35,7 @@ pub(crate) const STATE_BYTES: usize = 128 + CHANNELS * 16;
 pub(crate) struct RelayParameters {
     pub(crate) outbox: DevicePointer,
     pub(crate) inbox: DevicePointer,
+    pub(crate) cells: DevicePointer,
     pub(crate) words: DevicePointer,
     pub(crate) state: DevicePointer,
     pub(crate) status: DevicePointer,
@@ -55,6 +63,7 @@ pub(crate) struct RelayParameters {
 pub(crate) struct Standing {
     pub(crate) outbox: DevicePointer,
     pub(crate) inbox: DevicePointer,
+    pub(crate) cells: DevicePointer,
     pub(crate) words: DevicePointer,
     pub(crate) state: DevicePointer,
     pub(crate) status: DevicePointer,
@@ -63,7 +72,7 @@ pub(crate) struct Standing {
 
 impl Standing {
     /// What the kernel is told of a transfer whose plan has this number.
-    pub(crate) fn told(&self, transfer: &Transfer, plan: u64) -> RelayParameters {
+    pub(crate) fn told(&self, transfer: &Transfer, plan: u32) -> RelayParameters {
         let span = |stretch: &Stretch| Span { address: stretch.pointer.0, bytes: stretch.bytes as u64 };
         let spans = |stretches: &[Stretch]| {
             let mut spans = [Span::default(); SPANS_MAX];
@@ -79,11 +88,12 @@ impl Standing {
         RelayParameters {
             outbox: self.outbox,
             inbox: self.inbox,
+            cells: self.cells,
             words: self.words,
             state: self.state,
             status: self.status,
             deadline_ns: self.deadline_ns,
-            plan,
+            plan: u64::from(plan),
             slices: transfer.slices() as u64,
             slice_bytes: transfer.slice_bytes as u64,
             own: reduction.map_or(DevicePointer(0), |reduction| reduction.own),

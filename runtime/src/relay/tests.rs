@@ -10,8 +10,9 @@ use efarun_wire::Rank;
 use super::carrier::Plan;
 use super::direct::{exchange, polling};
 use super::parameters::SLOT_BYTES;
+use super::shorts::{Shorts, Stretches};
 use super::staging::{INBOX, OUTBOX, ROOM_BYTES};
-use super::transfer::{Caller, Transfer};
+use super::transfer::{Caller, Transfer, is_short};
 use crate::config::{LocalTransport, Provider};
 use crate::cuda::DevicePointer;
 use crate::error::Error;
@@ -57,7 +58,8 @@ mod bodies {
 /// Each of three ranks gives each other something else, the last slice shorter.
 fn everybody_to_everybody() {
     let others = |me: usize| (0..3).filter(move |peer| *peer != me);
-    let len = |me: usize, peer: usize| 60_000 + 20_001 * (me + peer);
+    // One of them short.
+    let len = |me: usize, peer: usize| if me + peer == 1 { 5001 } else { 60_000 + 20_001 * (me + peer) };
     let transfer = |me: usize| {
         let peers: Vec<(Rank, usize)> =
             others(me).enumerate().map(|(index, peer)| (Rank(peer as u32), index)).collect();
@@ -65,10 +67,18 @@ fn everybody_to_everybody() {
         Transfer { sends: peers.clone(), receives: peers, ..stretches(&lens, &lens) }
     };
     let run = run_all(&[0, 1, 2].map(transfer));
-    for (me, (room, result)) in run.iter().enumerate() {
+    for (me, (room, got, result)) in run.iter().enumerate() {
         result.as_ref().unwrap();
         for (mine, peer) in others(me).enumerate() {
             let theirs = others(peer).position(|other| other == me).unwrap();
+            if is_short(len(me, peer)) {
+                let expected = (0..len(me, peer)).map(|at| byte_of(peer, 0, theirs * SLICE + at));
+                assert!(
+                    got.of(mine).iter().copied().take(len(me, peer)).eq(expected),
+                    "{peer} to {me}, short"
+                );
+                continue;
+            }
             for slice in 0..len(me, peer).div_ceil(SLICE) {
                 let len = (len(me, peer) - slice * SLICE).min(SLICE);
                 let expected = (0..len).map(|at| byte_of(peer, slice, theirs * SLICE + at));
@@ -84,32 +94,42 @@ fn everybody_to_everybody() {
 
 /// Rank 0 gives rank 1, which passes it on to rank 2.
 fn passed_on() {
-    let lens = [150_000];
-    let gives = Transfer { sends: vec![(Rank(1), 0)], ..stretches(&lens, &[]) };
-    let passes = Transfer { receives: vec![(Rank(0), 0)], passes_on: vec![Rank(2)], ..stretches(&[], &lens) };
-    let takes = Transfer { receives: vec![(Rank(1), 0)], ..stretches(&[], &lens) };
-    let run = run_all(&[gives, passes, takes]);
-    for (room, result) in &run[1..] {
-        result.as_ref().unwrap();
-        for slice in 0..3 {
-            let len = (lens[0] - slice * SLICE).min(SLICE);
-            let expected = (0..len).map(|at| byte_of(0, slice, at));
-            assert!(
-                bytes(room, INBOX + slice * SLOT_BYTES, len).iter().copied().eq(expected),
-                "slice {slice}"
-            );
+    for lens in [[150_000], [777]] {
+        let gives = Transfer { sends: vec![(Rank(1), 0)], ..stretches(&lens, &[]) };
+        let passes =
+            Transfer { receives: vec![(Rank(0), 0)], passes_on: vec![Rank(2)], ..stretches(&[], &lens) };
+        let takes = Transfer { receives: vec![(Rank(1), 0)], ..stretches(&[], &lens) };
+        let run = run_all(&[gives, passes, takes]);
+        for (room, got, result) in &run[1..] {
+            result.as_ref().unwrap();
+            for slice in 0..lens[0].div_ceil(SLICE) {
+                let len = (lens[0] - slice * SLICE).min(SLICE);
+                let found = match is_short(lens[0]) {
+                    true => &got.of(0)[..len],
+                    false => bytes(room, INBOX + slice * SLOT_BYTES, len),
+                };
+                assert!(found.iter().copied().eq((0..len).map(|at| byte_of(0, slice, at))), "slice {slice}");
+            }
         }
     }
 }
 
 fn lengths_that_differ() {
-    let gives = Transfer { sends: vec![(Rank(1), 0)], ..stretches(&[1000], &[]) };
-    let takes = Transfer { receives: vec![(Rank(0), 0)], ..stretches(&[], &[1001]) };
-    let run = run_all(&[gives, takes]);
-    let Err(Error::Mismatch { peer, difference, .. }) = &run[1].1 else { panic!("{:?}", run[1].1) };
-    assert_eq!(*peer, Rank(0));
-    assert!(difference.contains("has 1000 bytes where 1001 belong"), "{difference}");
-    assert!(run[0].1.is_err(), "who gives is not left waiting");
+    for len in [60_000, 1000] {
+        let gives = Transfer { sends: vec![(Rank(1), 0)], ..stretches(&[len], &[]) };
+        let takes = Transfer { receives: vec![(Rank(0), 0)], ..stretches(&[], &[len + 1]) };
+        let run = run_all(&[gives, takes]);
+        let Err(Error::Mismatch { peer, difference, .. }) = &run[1].2 else { panic!("{:?}", run[1].2) };
+        assert_eq!(*peer, Rank(0));
+        let told = if is_short(len) {
+            difference.contains("with another count")
+        } else {
+            difference.contains("has 60000 bytes where 60001 belong")
+        };
+        assert!(told, "{difference}");
+        // What is short is on its way when its sender is done with it.
+        assert!(is_short(len) || run[0].2.is_err(), "who gives is not left waiting");
+    }
 }
 
 fn stretches(puts: &[usize], gets: &[usize]) -> Transfer {
@@ -119,8 +139,9 @@ fn stretches(puts: &[usize], gets: &[usize]) -> Transfer {
     Transfer { puts: of(puts), gets: of(gets), slice_bytes: SLICE, ..Transfer::default() }
 }
 
-/// Runs a transfer's slices, each by a channel of its number, on a rank for each; their rooms and how it went.
-fn run_all(transfers: &[Transfer]) -> Vec<(Arc<Room>, Result<(), Error>)> {
+/// Runs a transfer's slices, each by a channel of its number, on a rank for each; their rooms, what they got of short stretches,
+/// and how it went.
+fn run_all(transfers: &[Transfer]) -> Vec<(Arc<Room>, Stretches, Result<(), Error>)> {
     let builder = World::builder()
         .local_transport(LocalTransport::Network)
         .provider(Provider::Efa)
@@ -137,7 +158,7 @@ fn run_all(transfers: &[Transfer]) -> Vec<(Arc<Room>, Result<(), Error>)> {
 }
 
 #[expect(unsafe_code, reason = "writes where no card reads")]
-fn run_one(mut world: World, transfer: &Transfer) -> (Arc<Room>, Result<(), Error>) {
+fn run_one(mut world: World, transfer: &Transfer) -> (Arc<Room>, Stretches, Result<(), Error>) {
     let me = world.rank().index();
     let memory = Memory::on_large_pages(ROOM_BYTES);
     for slice in 0..transfer.slices() {
@@ -162,9 +183,14 @@ fn run_one(mut world: World, transfer: &Transfer) -> (Arc<Room>, Result<(), Erro
     world.await_reads(&mut reader).unwrap();
     polling(std::slice::from_mut(&mut reader), || world.exchange("proven", None, Vec::new())).unwrap();
     let plan = Plan::of(transfer, Caller { operation: "all_to_all", sequence: 0 }, false);
+    let mut shorts = Shorts::default();
+    for (index, _) in transfer.puts.iter().enumerate() {
+        let bytes = shorts.put.of_mut(index).iter_mut().enumerate();
+        bytes.for_each(|(at, byte)| *byte = byte_of(me, 0, index * SLICE + at));
+    }
     let mut slices = 0..transfer.slices();
     let result = slices.try_for_each(|slice| {
-        exchange(&mut world, &mut reader, &plan, slice, slice)?;
+        exchange(&mut world, &mut reader, &plan, (slice, slice), &mut shorts)?;
         let Room::Host(memory) = &*room else { panic!("memory of the host") };
         // What kernels do next: nobody reads what was put any more.
         // SAFETY: that is what is tested.
@@ -172,11 +198,8 @@ fn run_one(mut world: World, transfer: &Transfer) -> (Arc<Room>, Result<(), Erro
         Ok(())
     });
     reader.close().unwrap();
-    match &result {
-        Ok(()) => world.close().unwrap(),
-        Err(_) => drop(world),
-    }
-    (room, result)
+    let result = result.and_then(|()| world.close());
+    (room, shorts.got, result)
 }
 
 #[expect(unsafe_code, reason = "the reader is closed")]

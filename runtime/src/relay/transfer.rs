@@ -4,7 +4,7 @@
 
 use efarun_wire::Rank;
 
-use super::parameters::{CHANNELS, SLOT_BYTES, SPANS_MAX};
+use super::parameters::{CHANNELS, SHORT_BYTES, SLOT_BYTES, SPANS_MAX};
 use crate::cuda::DevicePointer;
 use crate::nvlink::{DeviceElement, DeviceOp};
 
@@ -87,6 +87,11 @@ impl Transfer {
 /// The slice of a stretch of so many bytes.
 pub(crate) fn part_len(bytes: usize, slice: usize, slice_bytes: usize) -> usize {
     bytes.saturating_sub(slice * slice_bytes).min(slice_bytes)
+}
+
+/// Whether a stretch of so many bytes goes through cells, whole and with the first slice.
+pub(crate) fn is_short(bytes: usize) -> bool {
+    bytes <= SHORT_BYTES
 }
 
 /// What a block's threads move at once.

@@ -81,6 +81,9 @@ namespace {
 constexpr size_t STACK_BYTES = 32 << 10;
 // How many steps there are to one of the host's.
 constexpr u64 HOST_ONE_IN = 32;
+// How many stores of a rank may be on their way, and for how many steps one is while memory is slow.
+constexpr size_t STORES_MAX = 48;
+constexpr u64 SLOW_STEPS = 64;
 
 struct Block;
 
@@ -138,6 +141,8 @@ std::vector<Fiber*> runnable, spare;
 std::vector<std::unique_ptr<Fiber>> all_fibers;
 std::vector<std::unique_ptr<Block>> blocks;
 u64 steps;
+// Whether stores stay on their way for long, as those to hosts do: past barriers of a block, which take some hundred steps.
+bool memory_is_slow;
 
 u64 draw(u64 below) { return chance() % below; }
 
@@ -173,7 +178,8 @@ void deliver_all(Rank& rank) {
 void put(u64 address, u64 value) {
     Rank& rank = ranks[current->block->rank];
     rank.stores.push_back({address, value});
-    while (rank.stores.size() > 48 || (!rank.stores.empty() && draw(3) == 0)) deliver(rank, draw(rank.stores.size()));
+    auto is_due = [&] { return !memory_is_slow && !rank.stores.empty() && draw(3) == 0; };
+    while (rank.stores.size() > STORES_MAX || is_due()) deliver(rank, draw(rank.stores.size()));
 }
 
 Warp& warp_of(Fiber* fiber) { return fiber->block->warps[fiber->index / WARP]; }
@@ -410,8 +416,9 @@ extern "C" u64 emulator_constant(u32 which) {
                              PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX, RING_SLOTS, RING_SLOT_BYTES,
                              offsetof(Parameters, route), offsetof(Parameters, slice_bytes), sizeof(RelayParameters),
                              offsetof(RelayParameters, gets), RELAY_SPANS, RELAY_CHANNELS, RELAY_SLOT_BYTES, RELAY_WORDS,
-                             RELAY_SLICE, RELAY_ANSWERED, RELAY_STATE_BYTES, SLOT_CHANNELS, SLOTS, SLICE_UNIT_BYTES,
-                             offsetof(PairParameters, before)};
+                             RELAY_POSTS, RELAY_POST_BYTES, RELAY_ROUNDS, RELAY_ANSWERED, RELAY_STATE_BYTES,
+                             RELAY_SHORT_BYTES, RELAY_STRETCH_CELLS, RELAY_ROUND_CELLS_BYTES, RELAY_CELLS_GOT, SLOT_CHANNELS,
+                             SLOTS, SLICE_UNIT_BYTES, offsetof(PairParameters, before)};
     return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
 }
 
@@ -432,7 +439,7 @@ extern "C" u64 emulate(u32 rank_count, const Launch* const* launches, const u64*
     u32 favourite = 0;
     for (; has_work(); steps++) {
         if (steps > steps_max) return 0;
-        if (steps % 4096 == 0) favourite = (u32)draw(rank_count);
+        if (steps % 4096 == 0) favourite = (u32)draw(rank_count), memory_is_slow = host && draw(4) == 0;
         size_t at = draw(runnable.size());
         // For a while one rank runs ahead as far as the others let it.
         for (int tries = 0; tries < 3 && runnable[at]->block->rank != favourite; tries++) at = draw(runnable.size());
@@ -444,7 +451,8 @@ extern "C" u64 emulate(u32 rank_count, const Launch* const* launches, const u64*
         else if (current->waits == 0) runnable.push_back(current);
         u32 other = (u32)draw(rank_count);
         Rank& rank = ranks[other];
-        if (!rank.stores.empty()) deliver(rank, draw(rank.stores.size()));
+        bool is_due = !memory_is_slow || draw(SLOW_STEPS) == 0;
+        if (is_due && !rank.stores.empty()) deliver(rank, draw(rank.stores.size()));
         end_pause(other, false);
         if (host && draw(HOST_ONE_IN) == 0) host(context);
     }

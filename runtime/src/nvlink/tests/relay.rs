@@ -15,10 +15,11 @@ use super::emulator::{Emulator, Node, Work, pointer_to};
 use crate::element::{ElementType, ReduceOp};
 use crate::nvlink::call::{DeviceElement, DeviceOp, Factor};
 use crate::nvlink::parameters::status;
+use crate::relay::cells::Round;
 use crate::relay::parameters::{
-    ANSWERED, CHANNELS, PLAN, POSTED, SLICE, SLOT_BYTES, STATE_BYTES, Standing, WORDS,
+    ANSWERED, CHANNELS, GOT_CELL_WORDS, ROUNDS, SHORT_BYTES, SLOT_BYTES, STATE_BYTES, Standing, WORDS,
 };
-use crate::relay::transfer::part_len;
+use crate::relay::transfer::{is_short, part_len};
 use crate::relay::{Reduction, Stretch, Transfer};
 
 /// A rank of each node, with its host.
@@ -29,29 +30,35 @@ struct Ranks {
     /// What was sent and not received, between two ranks by one channel.
     mail: HashMap<(usize, usize, usize), VecDeque<Vec<u8>>>,
     chance: Chance,
+    /// Of how many of its turns a host uses one.
+    pace: u64,
+    /// What hosts have put into cells and is on its way: of which rank, which word and what.
+    late: Vec<(usize, usize, u64)>,
     deadline_ns: u64,
 }
 
 struct Memory {
     outbox: Vec<AtomicU64>,
     inbox: Vec<AtomicU64>,
+    cells: Vec<AtomicU64>,
     words: Vec<AtomicU64>,
     state: Vec<AtomicU64>,
     status: Vec<AtomicU32>,
-    answered: [u64; CHANNELS],
+    /// Of each channel, the round that is to be served next.
+    rounds: [Round; CHANNELS],
     has_sent: [bool; CHANNELS],
 }
 
 impl Memory {
     fn new() -> Memory {
-        let words = |bytes: usize| (0..bytes / 8).map(|_| AtomicU64::new(0)).collect();
         Memory {
-            outbox: words(CHANNELS * SLOT_BYTES),
-            inbox: words(CHANNELS * SLOT_BYTES),
-            words: words(CHANNELS * WORDS * 8),
-            state: words(STATE_BYTES),
+            outbox: zeros(CHANNELS * SLOT_BYTES),
+            inbox: zeros(CHANNELS * SLOT_BYTES),
+            cells: zeros(2 * GOT_CELL_WORDS * 8),
+            words: zeros(CHANNELS * WORDS * 8),
+            state: zeros(STATE_BYTES),
             status: (0..status::WORDS).map(|_| AtomicU32::new(0)).collect(),
-            answered: [0; CHANNELS],
+            rounds: [Round(1); CHANNELS],
             has_sent: [false; CHANNELS],
         }
     }
@@ -60,7 +67,8 @@ impl Memory {
 impl Ranks {
     fn new(seed: u64, plans: Vec<Vec<Transfer>>, deadline_ns: u64) -> Ranks {
         let ranks = plans.iter().map(|_| Memory::new()).collect();
-        Ranks { ranks, plans, mail: HashMap::new(), chance: Chance(seed), deadline_ns }
+        let (mail, chance, late) = (HashMap::new(), Chance(seed), Vec::new());
+        Ranks { ranks, plans, mail, chance, pace: 1, late, deadline_ns }
     }
 
     /// A rank's transfers as work for the emulator.
@@ -69,6 +77,7 @@ impl Ranks {
             let standing = Standing {
                 outbox: pointer_to(&memory.outbox),
                 inbox: pointer_to(&memory.inbox),
+                cells: pointer_to(&memory.cells),
                 words: pointer_to(&memory.words),
                 state: pointer_to(&memory.state),
                 status: pointer_to(&memory.status),
@@ -76,7 +85,7 @@ impl Ranks {
             };
             let work = |(number, transfer): (usize, &Transfer)| {
                 let element = transfer.reduction.map(|reduction| reduction.element);
-                let told = standing.told(transfer, number as u64 + 1);
+                let told = standing.told(transfer, number as u32 + 1);
                 Work::Relay(Box::new(told), transfer.blocks(), element)
             };
             let has_slices = |(_, transfer): &(usize, &Transfer)| transfer.slices() > 0;
@@ -87,26 +96,46 @@ impl Ranks {
 
     /// One host does one thing for one channel, if there is any: sends what was posted, or receives and answers.
     fn step(&mut self) {
+        for _ in 0..8.min(self.late.len()) {
+            let at = self.chance.next() as usize % self.late.len();
+            let (rank, word, value) = self.late.swap_remove(at);
+            self.ranks[rank].cells[word].store(value, Relaxed);
+        }
+        if !self.chance.next().is_multiple_of(self.pace) {
+            return;
+        }
         let rank = self.chance.next() as usize % self.ranks.len();
         let channel = self.chance.next() as usize % CHANNELS;
         let memory = &mut self.ranks[rank];
-        let word = |index: usize| memory.words[channel * WORDS + index].load(Relaxed);
-        let (posted, slice) = (word(POSTED), word(SLICE) as usize);
-        if posted == memory.answered[channel] {
-            return;
-        }
-        let plan = &self.plans[rank][word(PLAN) as usize - 1];
+        let (round, post) = (memory.rounds[channel], memory.rounds[channel].post());
+        let post = &memory.words[channel * WORDS + post.start..channel * WORDS + post.end];
+        let Some((plan, slice)) = round.posted(post) else { return };
+        let (plan, slice) = (&self.plans[rank][plan as usize - 1], slice as usize);
         let place = |index: usize| channel * SLOT_BYTES + index * plan.slice_bytes;
         let len = |stretch: &Stretch| part_len(stretch.bytes, slice, plan.slice_bytes);
         if !memory.has_sent[channel] {
+            // Of a stretch that has ended before the longest one nothing is sent.
+            let sends = || plan.sends.iter().filter(|&&(_, index)| len(&plan.puts[index]) > 0);
+            let mut parts = Vec::new();
+            for &(_, index) in sends() {
+                let stretch = &plan.puts[index];
+                if is_short(stretch.bytes) {
+                    let mut bytes = vec![0; stretch.bytes];
+                    // What is put may come later than the post.
+                    if !round.take(&memory.cells[round.put(index)], &mut bytes, &mut 0) {
+                        return;
+                    }
+                    parts.push(bytes);
+                } else {
+                    parts.push(read(&memory.outbox, place(index), len(stretch)));
+                }
+            }
             memory.has_sent[channel] = true;
             // Nobody may read what is there before the answer.
             for word in &memory.inbox[channel * SLOT_BYTES / 8..][..2 * plan.slice_bytes / 8] {
                 word.store(NOISE, Relaxed);
             }
-            // Of a stretch that has ended before the longest one nothing is sent.
-            for &(to, index) in plan.sends.iter().filter(|&&(_, index)| len(&plan.puts[index]) > 0) {
-                let bytes = read(&memory.outbox, place(index), len(&plan.puts[index]));
+            for (&(to, _), bytes) in sends().zip(parts) {
                 self.mail.entry((rank, to.index(), channel)).or_default().push_back(bytes);
             }
             return;
@@ -121,13 +150,21 @@ impl Ranks {
             let mail = self.mail.get_mut(&(from.index(), rank, channel));
             let bytes = mail.and_then(VecDeque::pop_front).expect("it was counted");
             assert_eq!(bytes.len(), len(&plan.gets[index]), "both ends cut alike");
-            write(&memory.inbox, place(index), &bytes);
+            if is_short(plan.gets[index].bytes) {
+                let (cells, place) = (zeros(round.got(0).len() * 8), round.got(index));
+                round.fill(&cells, &bytes);
+                let words = cells.iter().map(|word| word.load(Relaxed)).zip(place);
+                self.late
+                    .extend(words.filter(|(value, _)| *value != 0).map(|(value, word)| (rank, word, value)));
+            } else {
+                write(&memory.inbox, place(index), &bytes);
+            }
             for to in plan.passes_on.iter().filter(|_| at == 0) {
                 self.mail.entry((rank, to.index(), channel)).or_default().push_back(bytes.clone());
             }
         }
-        memory.words[channel * WORDS + ANSWERED].store(posted, Relaxed);
-        memory.answered[channel] = posted;
+        memory.words[channel * WORDS + ANSWERED].store(round.0, Relaxed);
+        memory.rounds[channel] = Round(round.0 + 1);
         memory.has_sent[channel] = false;
     }
 
@@ -139,6 +176,10 @@ impl Ranks {
             assert_eq!(memory.status[0].load(Relaxed), 0, "{what}: nobody gave up");
         }
     }
+}
+
+fn zeros(bytes: usize) -> Vec<AtomicU64> {
+    (0..bytes / 8).map(|_| AtomicU64::new(0)).collect()
 }
 
 fn read(memory: &[AtomicU64], at: usize, len: usize) -> Vec<u8> {
@@ -198,7 +239,7 @@ struct Exchange {
 
 impl Exchange {
     fn new(chance: &mut Chance, ranks: usize) -> Exchange {
-        let lengths = [0, 5, 8192, 40_000, 150_001, 0];
+        let lengths = [0, 5, SHORT_BYTES, 40_000, 150_001, SHORT_BYTES + 1, 1021];
         let slice_bytes = (1 + chance.next() as usize % 2) * 8192;
         let mut given = Vec::new();
         for _ in 0..ranks {
@@ -266,6 +307,71 @@ fn what_nodes_give_each_other_arrives_whatever_its_length_and_the_hosts_pace() {
         let plans = (0..ranks).map(|rank| exchanges.iter().map(|it| it.of(rank)).collect());
         Ranks::new(seed, plans.collect(), u64::MAX).run(&emulator, seed, &format!("seed {seed}"));
         exchanges.iter().for_each(|exchange| exchange.check(&format!("seed {seed}")));
+    }
+}
+
+#[test]
+fn who_only_gives_is_ahead_of_the_hosts_by_no_more_rounds_than_there_are_places() {
+    let Some(emulator) =
+        Emulator::new("who_only_gives_is_ahead_of_the_hosts_by_no_more_rounds_than_there_are_places")
+    else {
+        return;
+    };
+    for seed in 0..8 {
+        let mut chance = Chance(seed);
+        // Short ones, and now and then a long one between them, which all answers are waited for.
+        let len = |chance: &mut Chance| [3, 700, 4096, SHORT_BYTES, 20_000][chance.next() as usize % 5];
+        let given: Vec<_> = (0..4 * ROUNDS)
+            .map(|_| {
+                let len = len(&mut chance);
+                Part::new(&mut chance, len, true)
+            })
+            .collect();
+        let got: Vec<_> = given.iter().map(|given| Part::new(&mut chance, given.bytes, false)).collect();
+        let of = |stretch: Stretch, is_given: bool| match is_given {
+            true => Transfer { puts: vec![stretch], sends: vec![(Rank(1), 0)], ..Transfer::default() },
+            false => Transfer { gets: vec![stretch], receives: vec![(Rank(0), 0)], ..Transfer::default() },
+        };
+        let plans = [(&given, true), (&got, false)].map(|(parts, is_given)| {
+            let transfer = |part: &Part| Transfer { slice_bytes: 16384, ..of(part.stretch(), is_given) };
+            parts.iter().map(transfer).collect()
+        });
+        let mut ranks = Ranks::new(seed, plans.into(), u64::MAX);
+        ranks.pace = 16;
+        ranks.run(&emulator, seed, &format!("seed {seed}"));
+        for (given, got) in given.iter().zip(&got) {
+            got.check(given.content(), &format!("seed {seed}"));
+        }
+    }
+}
+
+#[test]
+fn several_messages_of_two_ranks_go_in_their_order_whether_short_or_long() {
+    let Some(emulator) =
+        Emulator::new("several_messages_of_two_ranks_go_in_their_order_whether_short_or_long")
+    else {
+        return;
+    };
+    for seed in 0..3 {
+        let mut chance = Chance(seed);
+        let lengths = [[5, 20_000, 1021, SHORT_BYTES], [SHORT_BYTES + 1, 8, 8, 40_000]];
+        let mut parts =
+            |is_given| lengths.map(|lengths| lengths.map(|bytes| Part::new(&mut chance, bytes, is_given)));
+        let (given, got) = (parts(true), parts(false));
+        let of = |rank: usize| Transfer {
+            puts: given[rank].iter().map(Part::stretch).collect(),
+            gets: got[1 - rank].iter().map(Part::stretch).collect(),
+            sends: (0..4).map(|index| (Rank(1 - rank as u32), index)).collect(),
+            receives: (0..4).map(|index| (Rank(1 - rank as u32), index)).collect(),
+            slice_bytes: 16_384,
+            ..Transfer::default()
+        };
+        // Twice, as what is got is the same.
+        let plans = [0, 1].map(|rank| vec![of(rank), of(rank)]);
+        Ranks::new(seed, plans.into(), u64::MAX).run(&emulator, seed, "messages");
+        for (given, got) in given.iter().flatten().zip(got.iter().flatten()) {
+            got.check(given.content(), "messages");
+        }
     }
 }
 

@@ -1,0 +1,111 @@
+// How a GPU and its host hand each other what goes between nodes: what a launch is told, where things lie, and who waits for
+// whom.
+//
+// A slice that is posted is a round of its channel, and rounds are counted from call to call, so that a call can be captured and
+// run again. A post is two words, each with the round's mark beside what it says, so that they need no order: of whom the host
+// finds both it knows the plan and the slice. What lies in the outbox is there when the second word is, and is the host's until
+// its answer; who puts nothing there, which goes for short stretches (cells.cuh), may be some rounds ahead of the answers.
+#pragma once
+#include "direct.cuh"
+
+constexpr u32 RELAY_SPANS = 16;
+constexpr u32 RELAY_CHANNELS = 16;
+// Of a channel, in the outbox and in the inbox.
+constexpr u64 RELAY_SLOT_BYTES = 1 << 20;
+// How many rounds of a channel the host may have been told of and not answered.
+constexpr u64 RELAY_ROUNDS = 8;
+// Of a channel, in the words that it has with the host: for each of the last rounds which plan and slice it is; and how many
+// are answered.
+constexpr u64 RELAY_WORDS = 256;
+constexpr u64 RELAY_POSTS = 0;
+constexpr u64 RELAY_POST_BYTES = 16;
+constexpr u64 RELAY_ANSWERED = 128;
+// In the relay's own state, behind whether a call has failed: how many rounds each channel has posted, and how many of them are
+// known to be answered.
+constexpr u64 RELAY_COUNTS = 128;
+constexpr u64 RELAY_STATE_BYTES = RELAY_COUNTS + RELAY_CHANNELS * 16;
+// A stretch of no more bytes goes through cells: for each round, and each stretch that is put, and then for each that is got.
+constexpr u64 RELAY_SHORT_BYTES = 4 << 10;
+constexpr u64 RELAY_STRETCH_CELLS = RELAY_SHORT_BYTES / 8;
+constexpr u64 RELAY_ROUND_CELLS_BYTES = RELAY_SPANS * RELAY_STRETCH_CELLS * 16;
+constexpr u64 RELAY_CELLS_GOT = RELAY_ROUNDS * RELAY_ROUND_CELLS_BYTES;
+
+struct Span {
+    u64 address;
+    u64 bytes;
+};
+
+// A launch. The host's `RelayParameters` has the same layout (relay/parameters.rs), and a test compares the two.
+struct RelayParameters {
+    u64 outbox;
+    u64 inbox;
+    u64 cells;
+    u64 words;
+    u64 state;
+    u64 status;
+    u64 deadline_ns;
+    u64 plan;
+    u64 slices;
+    u64 slice_bytes;
+    // This node's part of a reduction, whose result goes where the first span that is got goes; else 0.
+    u64 own;
+    u64 factor;
+    u64 factor_at;
+    u32 put_count;
+    u32 get_count;
+    // How many nodes come before this one.
+    u32 place;
+    u32 op;
+    // By how many an average is divided.
+    u32 ranks;
+    // Who is waited for, for messages.
+    u32 peer;
+    Span puts[RELAY_SPANS];
+    Span gets[RELAY_SPANS];
+    // What this rank has for itself, and where it goes; none where it has no length.
+    Span copied;
+    u64 copied_to;
+};
+
+typedef CallOf<RelayParameters> RelayCall;
+
+// How much of a span is in a slice.
+DEVICE u64 part_of(const RelayParameters& p, const Span& span, u64 at) {
+    if (at >= span.bytes) return 0;
+    return span.bytes - at < p.slice_bytes ? span.bytes - at : p.slice_bytes;
+}
+
+// Whether a span goes through cells: in the first slice, and whole.
+DEVICE bool is_short(const Span& span) { return span.bytes <= RELAY_SHORT_BYTES; }
+
+// Whether any of these spans has something in a slice that does not go through cells.
+DEVICE bool has_long(const Span* spans, u32 count, u64 at) {
+    bool has = false;
+    for (u32 i = 0; i < count; i++) has |= at < spans[i].bytes && !is_short(spans[i]);
+    return has;
+}
+
+// What stands beside what belongs to a round. Never 0, as memory begins, and used again after 2^31 rounds.
+DEVICE u32 mark_of(u64 number) { return (u32)number | 0x80000000u; }
+
+// Tells the host of a round. One thread, behind a barrier of its block. Where something lies in the outbox the host must see that
+// first; else no fence stands in front of the post, for which a write would go to the host and back. That what was got in rounds before
+// has been read, and may be written over, needs none: who passed the barrier has used it.
+DEVICE void post(const RelayParameters& p, u64 words, u64 number, u64 slice, bool is_release) {
+    u64 at = words + RELAY_POSTS + number % RELAY_ROUNDS * RELAY_POST_BYTES, mark = (u64)mark_of(number) << 32;
+    store_word(at, mark | p.plan);
+    if (is_release) store_release(at + 8, mark | slice);
+    else store_word(at + 8, mark | slice);
+}
+
+// Waits until the host has answered so many of a channel's rounds. The first thread says how many it has. All threads of the block
+// agree on whether it has so many.
+DEVICE bool await_answer(RelayCall& call, u64 words, u64 number, u64& answered) {
+    if (thread_index() == 0) {
+        Wait wait = {0, 0};
+        while ((answered = load_acquire(words + RELAY_ANSWERED)) < number) {
+            if (!goes_on(wait, call, call.p.peer)) break;
+        }
+    }
+    return all_of_block(!call.is_given_up);
+}
