@@ -22,6 +22,7 @@ use super::parameters::{ANSWERED, CHANNELS, SLOT_BYTES, WORDS};
 use super::shorts::{Shorts, clear_got, clear_put};
 use super::staging::Staging;
 use super::transfer::{Caller, Transfer, is_short, part_len};
+use super::words::Early;
 use crate::cuda::HostMemory;
 use crate::error::Error;
 use crate::nvlink::status;
@@ -153,6 +154,14 @@ pub(super) struct Lane {
     pub(super) count: usize,
 }
 
+/// What a lane has in the host's memory from exchange to exchange.
+#[derive(Debug, Default)]
+struct Boxes {
+    shorts: Shorts,
+    /// Of slices that cards read.
+    early: Early,
+}
+
 /// Serves the lane's channels until the relay is over, or something fails. `reader` is the lane's where GPU memory is read by
 /// cards.
 pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World, mut reader: Option<Reader>) {
@@ -173,7 +182,7 @@ pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World, mut reader: O
 /// Serves until the relay is over; whether it was, and nothing has failed.
 fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut Reader>) -> bool {
     let mut rounds = [Round(1); CHANNELS];
-    let mut shorts = Shorts::default();
+    let mut boxes = Boxes::default();
     let mut channel = lane.number;
     while let Some((number, slice)) = await_post(shared, channel, rounds[channel]) {
         let Some(plan) = shared.plan(number) else {
@@ -181,7 +190,7 @@ fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut
             return false;
         };
         let (round, slice) = (rounds[channel], slice as usize);
-        if slice == 0 && !shorts.take(&plan, &shared.cells, round, || shared.is_over()) {
+        if slice == 0 && !boxes.shorts.take(&plan, &shared.cells, round, || shared.is_over()) {
             return true;
         }
         // All cells are those of the first channel.
@@ -190,14 +199,14 @@ fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut
             clear_got(&shared.cells, round);
         }
         if let Err(error) =
-            exchange(shared, world, reader.as_deref_mut(), &plan, (channel, slice), &mut shorts)
+            exchange(shared, world, reader.as_deref_mut(), &plan, (channel, slice), &mut boxes)
         {
             let error = error.within(plan.caller.operation, plan.caller.sequence);
             shared.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             return false;
         }
         if slice == 0 {
-            shorts.give(&plan, &shared.cells, round);
+            boxes.shorts.give(&plan, &shared.cells, round);
         }
         shared.words.word(channel * WORDS + ANSWERED).store(round.0, Ordering::Release);
         rounds[channel] = Round(round.0 + 1);
@@ -240,12 +249,12 @@ fn exchange(
     reader: Option<&mut Reader>,
     plan: &Plan,
     (channel, slice): (usize, usize),
-    shorts: &mut Shorts,
+    Boxes { shorts, early }: &mut Boxes,
 ) -> Result<(), Error> {
     let (outbox, inbox) = match (&shared.staging, reader) {
         (Staging::Host { outbox, inbox }, _) => (outbox, inbox),
         (Staging::Gpu(_), Some(reader)) => {
-            return direct::exchange(world, reader, plan, (channel, slice), shorts);
+            return direct::exchange(world, reader, plan, (channel, slice), shorts, early);
         }
         (Staging::Gpu(_), None) => unreachable!("a lane for GPU memory has a reader"),
     };

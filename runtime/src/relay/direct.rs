@@ -8,8 +8,14 @@
 //!
 //! For each slice ([`exchange`]) who has put it says so, by a message of the World that carries the lane; who gets it reads
 //! it, and says when it has. So a slice costs two messages and a read, which are on their way for other slices meanwhile; and
-//! the hosts' processors touch none of the data.
+//! the hosts' processors touch none of the data. What is short is said itself, by one message.
+//!
+//! A rank's peers need not pair their calls as it does ([`words`](super::words)), and it hears, reads and answers each of them when that
+//! one is there, whether or not others are. What remains: an exchange is of one slice of a transfer, and the lane's next begins when all
+//! of it is done. So where a message has more slices than there are lanes, its later slices wait for what else the transfer has: of
+//! ranks that come to that only behind the whole message, and of those that wait for each other's calls in a circle, none gets on.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +27,8 @@ use super::parameters::SLOT_BYTES;
 use super::shorts::Shorts;
 use super::staging::{INBOX, OUTBOX, ROOM_BYTES, Staging};
 use super::transfer::is_short;
+use super::words::{Early, Get, Heard, Hearing, Word};
+use crate::coll::executor::talk::{Next, Talk, Trouble};
 use crate::config::GpuDirect;
 use crate::cuda::{CudaError, Device, DeviceMemory};
 use crate::error::Error;
@@ -235,117 +243,134 @@ pub(super) fn exchange(
     plan: &Plan,
     (channel, slice): (usize, usize),
     shorts: &mut Shorts,
+    early: &mut Early,
 ) -> Result<(), Error> {
     let place = |index: usize| channel * SLOT_BYTES + index * plan.slice_bytes;
     let len = |bytes: usize| part_of(plan, bytes, slice);
     let has_part = |&&(_, _, bytes): &&(Rank, usize, usize)| len(bytes) > 0;
-    let Shorts { put, got } = shorts;
-    let send = |&(to, index, bytes): &(Rank, usize, usize)| match is_short(bytes) {
-        true => (to, Said::Whole(&put.of(index)[..bytes])),
-        false => (to, Said::Word([READY, (OUTBOX + place(index)) as u64, len(bytes) as u64])),
-    };
-    let sends: Vec<(Rank, Said<'_>)> = plan.sends.iter().filter(has_part).map(send).collect();
-    let mut parts = got.parts_mut();
-    let receive = |&(from, index, bytes): &(Rank, usize, usize)| match is_short(bytes) {
-        true => (from, Heard::Whole(&mut parts.take(index)[..bytes])),
-        false => (from, Heard::Slice { word: Word::default(), into: INBOX + place(index), len: len(bytes) }),
-    };
-    let mut receives: Vec<(Rank, Heard<'_>)> = plan.receives.iter().filter(has_part).map(receive).collect();
-    pass(world, &sends, &mut receives)?;
-    for (from, heard) in &receives {
-        let &Heard::Slice { word: [kind, at, found], into, len } = heard else { continue };
-        if kind != READY || found != len as u64 {
-            let difference = format!("has {found} bytes where {len} belong");
-            return Err(world.differs(*from, difference));
-        }
-        let begun = reader.begin(*from, at as usize, into, len);
-        begun.map_err(|cause| world.reading_failed(cause))?;
-    }
-    world.await_reads(reader)?;
-    let is_read = |(_, heard): &&(Rank, Heard<'_>)| matches!(heard, Heard::Slice { .. });
-    let done = |(from, _): &(Rank, Heard<'_>)| (*from, Said::Word([DONE, 0, 0]));
-    let mut said: Vec<(Rank, Said<'_>)> = receives.iter().filter(is_read).map(done).collect();
-    let onward = receives.first().filter(|_| !plan.passes_on.is_empty()).map(|(_, heard)| heard.said());
-    let onward: Vec<_> =
-        onward.iter().flat_map(|said| plan.passes_on.iter().map(|&to| (to, *said))).collect();
-    said.extend(&onward);
-    for (said, told) in [(&said[..], &sends), (&[][..], &onward)] {
-        let waits = told.iter().filter(|(_, said)| matches!(said, Said::Word(_)));
-        let mut heard: Vec<(Rank, Heard<'_>)> =
-            waits.map(|(to, _)| (*to, Heard::Slice { word: Word::default(), into: 0, len: 0 })).collect();
-        pass(world, said, &mut heard)?;
-        for (peer, heard) in &heard {
-            if let Heard::Slice { word: word @ [kind, ..], .. } = heard
-                && *kind != DONE
-            {
-                let difference = format!("says {word:?} of what it was to read");
-                return Err(world.differs(*peer, difference));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Of a slice: that it can be read, where in the sender's room, and how long it is; or that it was read.
-type Word = [u64; 3];
-
-/// What a host says of a stretch's part.
-#[derive(Clone, Copy)]
-enum Said<'a> {
-    Word(Word),
-    /// A short stretch, which is not read.
-    Whole(&'a [u8]),
-}
-
-/// What it is told, and where what it then reads goes.
-enum Heard<'a> {
-    Slice { word: Word, into: usize, len: usize },
-    Whole(&'a mut [u8]),
-}
-
-impl Said<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Said::Word(word) => bytemuck::bytes_of(word),
-            Said::Whole(bytes) => bytes,
-        }
-    }
-}
-
-impl Heard<'_> {
-    fn bytes(&mut self) -> &mut [u8] {
-        match self {
-            Heard::Slice { word, .. } => bytemuck::bytes_of_mut(word),
-            Heard::Whole(bytes) => bytes,
-        }
-    }
-
-    /// What this rank says of it to whom it passes it on.
-    fn said(&self) -> Said<'_> {
-        match self {
-            Heard::Slice { into, len, .. } => Said::Word([READY, *into as u64, *len as u64]),
-            Heard::Whole(bytes) => Said::Whole(bytes),
-        }
-    }
-}
-
-/// Passes what is said on, of each pair of ranks in order.
-fn pass(
-    world: &mut World,
-    sends: &[(Rank, Said<'_>)],
-    receives: &mut [(Rank, Heard<'_>)],
-) -> Result<(), Error> {
-    if sends.is_empty() && receives.is_empty() {
+    let sends: Vec<_> = plan.sends.iter().filter(has_part).collect();
+    let receives: Vec<_> = plan.receives.iter().filter(has_part).collect();
+    let passes_on = if receives.is_empty() { &[][..] } else { &plan.passes_on };
+    let peers = sends.iter().chain(&receives).map(|(peer, ..)| *peer);
+    let mut peers: Vec<Rank> = peers.chain(passes_on.iter().copied()).collect();
+    if peers.is_empty() {
         return Ok(());
     }
-    let sends: Vec<(Rank, &[u8])> = sends.iter().map(|(to, said)| (*to, said.bytes())).collect();
-    let mut receives: Vec<(Rank, &mut [u8])> =
-        receives.iter_mut().map(|(from, heard)| (*from, heard.bytes())).collect();
-    world.send_receive(&sends, &mut receives)
+    peers.sort_unstable();
+    peers.dedup();
+    let Shorts { put, got } = shorts;
+    let mut parts = got.parts_mut();
+    let get =
+        |&&(from, _, bytes): &&(Rank, usize, usize)| Get { from, len: len(bytes), is_short: is_short(bytes) };
+    let space = |&&(_, index, bytes): &&(Rank, usize, usize)| match is_short(bytes) {
+        true => Space::Host(&mut parts.take(index)[..bytes]),
+        false => Space::Room { into: INBOX + place(index), len: len(bytes) },
+    };
+    let mut talk = Exchange {
+        reader,
+        hearing: Hearing::new(early, receives.iter().map(get).collect()),
+        spaces: receives.iter().map(space).collect(),
+        unanswered: Vec::new(),
+        passes_on,
+        unsaid: Vec::with_capacity(peers.len()),
+    };
+    for &&(to, index, bytes) in &sends {
+        let word = match is_short(bytes) {
+            true => Word::Whole(&put.of(index)[..bytes]),
+            false => Word::Ready { at: (OUTBOX + place(index)) as u64, len: len(bytes) as u64 },
+        };
+        talk.give(to, word);
+    }
+    world.talk(&peers, &mut talk)
 }
 
-const READY: u64 = 0xEFA_0001;
-const DONE: u64 = 0xEFA_0002;
+/// Where something goes that this rank gets.
+enum Space<'s> {
+    Host(&'s mut [u8]),
+    Room { into: usize, len: usize },
+}
+
+/// A rank's part in a slice, under way.
+struct Exchange<'e> {
+    reader: &'e mut Reader,
+    hearing: Hearing<'e>,
+    /// Of each get.
+    spaces: Vec<Space<'e>>,
+    /// Of whom cards read, as often as they do.
+    unanswered: Vec<Rank>,
+    /// To whom the first get goes on, while it has not.
+    passes_on: &'e [Rank],
+    unsaid: Vec<(Rank, Vec<u8>)>,
+}
+
+impl Exchange<'_> {
+    fn give(&mut self, to: Rank, word: Word<'_>) {
+        if let Word::Ready { .. } = word {
+            self.hearing.gave(to);
+        }
+        self.unsaid.push((to, word.to_bytes()));
+    }
+
+    fn pass_on(&mut self, word: Word<'_>) {
+        for &to in std::mem::take(&mut self.passes_on) {
+            self.give(to, word);
+        }
+    }
+
+    /// Says of all that was being read that it was.
+    fn answer(&mut self) {
+        let done = |from| (from, Word::Done.to_bytes());
+        self.unsaid.extend(self.unanswered.drain(..).map(done));
+        if let Some(&Space::Room { into, len }) = self.spaces.first()
+            && self.hearing.has_heard_of(0)
+        {
+            self.pass_on(Word::Ready { at: into as u64, len: len as u64 });
+        }
+    }
+}
+
+impl Talk for Exchange<'_> {
+    fn waits_for(&self, peer: Rank) -> bool {
+        self.hearing.waits_for(peer)
+    }
+
+    fn hear(&mut self, from: Rank, said: &[u8]) -> Result<(), Trouble> {
+        let heard = self.hearing.hear(from, said);
+        let heard = heard.map_err(|difference| Trouble::Differs { peer: from, difference })?;
+        match (heard, heard.get().map(|get| &mut self.spaces[get])) {
+            (Heard::Slice { at, .. }, Some(&mut Space::Room { into, len })) => {
+                self.reader.begin(from, at as usize, into, len).map_err(Trouble::Beside)?;
+                self.unanswered.push(from);
+            }
+            (Heard::Whole { get, bytes }, Some(Space::Host(space))) => {
+                space.copy_from_slice(bytes);
+                if get == 0 {
+                    self.pass_on(Word::Whole(bytes));
+                }
+            }
+            (Heard::Nothing, _) => {}
+            (heard, _) => unreachable!("{heard:?} has a space of its kind"),
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, say: &mut VecDeque<(Rank, Vec<u8>)>) -> Result<Next, Trouble> {
+        // Before anything that comes now.
+        while let Some((from, word)) = self.hearing.next_early() {
+            self.hear(from, &word)?;
+        }
+        if !self.unanswered.is_empty() && self.reader.poll().map_err(Trouble::Beside)? {
+            self.answer();
+        }
+        say.extend(self.unsaid.drain(..));
+        Ok(match (self.unanswered.first(), self.hearing.waits()) {
+            (Some(&from), _) => Next::Read(self.reader.waits_for().unwrap_or(from)),
+            (None, Some(from)) => Next::Said(from),
+            (None, None) => Next::End,
+        })
+    }
+}
+
 const PROOF_WORDS: usize = 8;
 const PROOF_BYTES: usize = PROOF_WORDS * size_of::<u64>();
 /// The first compute capability, Hopper's, on which what cards write is in order for kernels.

@@ -5,8 +5,8 @@
 //! on a stream: one kernel (`cuda/kernels/relay.cuh`), which hands slices to the host and takes its answers while others
 //! are on their way. [`carrier`] is the host's part: threads that wait for slices, each with a World of its own, so that
 //! several connections carry a long transfer. Where the nodes' cards reach GPU memory, its kernel stages slices there
-//! ([`staging`]), and the hosts only tell each other what can be read ([`direct`]). The host moves bytes only; what is reduced is reduced on the GPU, so that all
-//! types and operations are as within a node.
+//! ([`staging`]), and the hosts only tell each other what can be read ([`direct`], [`words`]). The host moves bytes only; what is
+//! reduced is reduced on the GPU, so that all types and operations are as within a node.
 //!
 //! A short stretch ([`cells`]) always goes by way of the host, which sends it with what it would say of it: no fence, no answer and
 //! no read is waited for.
@@ -26,6 +26,7 @@ mod staging;
 #[cfg(test)]
 mod tests;
 pub(crate) mod transfer;
+mod words;
 
 pub use self::engine::Relay;
 pub use self::parameters::{BLOCKS_MAX, SPANS_MAX};

@@ -1,9 +1,11 @@
 //! What hosts do for a transfer that cards read, in rooms of the host's memory on soft EFA devices: the same exchange as for rooms
 //! of GPUs, which need one.
 
+mod groups;
+
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use efarun_wire::Rank;
 
@@ -13,6 +15,7 @@ use super::parameters::SLOT_BYTES;
 use super::shorts::{Shorts, Stretches};
 use super::staging::{INBOX, OUTBOX, ROOM_BYTES};
 use super::transfer::{Caller, Transfer, is_short};
+use super::words::Early;
 use crate::config::{LocalTransport, Provider};
 use crate::cuda::DevicePointer;
 use crate::error::Error;
@@ -30,6 +33,28 @@ fn slices_are_read_from_whoever_has_put_them() {
     }
 }
 
+/// They failed with a difference that was none: who waits for the end of what it gave hears of what it gets next, and the other way
+/// round.
+#[test]
+fn ranks_need_not_pair_their_messages_as_their_peers_do() {
+    for (device, nics) in [("p4d", "4"), ("p5", "2")] {
+        let options = ["--device", device, "--nics", nics, "--manners", "all"];
+        soft_efa::run_at("2.5.1", &format!("relay-pairs-{device}"), "relay::tests::bodies::pairs", &options);
+    }
+}
+
+#[test]
+fn ranks_that_receive_of_several_answer_each_of_them() {
+    let options = ["--device", "p5", "--manners", "all"];
+    soft_efa::run_at("2.5.1", "relay-circle", "relay::tests::bodies::circles", &options);
+}
+
+#[test]
+fn calls_in_one_order_end_however_they_are_cut() {
+    let options = ["--device", "p4d", "--nics", "2", "--manners", "all"];
+    soft_efa::run_at("2.5.1", "relay-order", "relay::tests::bodies::orders", &options);
+}
+
 #[test]
 fn ranks_that_disagree_about_a_slice_are_told_of_each_other() {
     let options = ["--device", "p5"];
@@ -44,6 +69,28 @@ mod bodies {
         if support::body_runs_on().is_some() {
             super::everybody_to_everybody();
             super::passed_on();
+        }
+    }
+
+    #[test]
+    fn pairs() {
+        if support::body_runs_on().is_some() {
+            super::groups::one_call_meets_two();
+            super::groups::several_messages_of_a_pair();
+        }
+    }
+
+    #[test]
+    fn circles() {
+        if support::body_runs_on().is_some() {
+            super::groups::nobody_waits_in_a_circle();
+        }
+    }
+
+    #[test]
+    fn orders() {
+        if support::body_runs_on().is_some() {
+            super::groups::whatever_is_in_one_order();
         }
     }
 
@@ -121,12 +168,7 @@ fn lengths_that_differ() {
         let run = run_all(&[gives, takes]);
         let Err(Error::Mismatch { peer, difference, .. }) = &run[1].2 else { panic!("{:?}", run[1].2) };
         assert_eq!(*peer, Rank(0));
-        let told = if is_short(len) {
-            difference.contains("with another count")
-        } else {
-            difference.contains("has 60000 bytes where 60001 belong")
-        };
-        assert!(told, "{difference}");
+        assert!(difference.contains(&format!("has {len} bytes where {} belong", len + 1)), "{difference}");
         // What is short is on its way when its sender is done with it.
         assert!(is_short(len) || run[0].2.is_err(), "who gives is not left waiting");
     }
@@ -139,67 +181,117 @@ fn stretches(puts: &[usize], gets: &[usize]) -> Transfer {
     Transfer { puts: of(puts), gets: of(gets), slice_bytes: SLICE, ..Transfer::default() }
 }
 
+fn plan_of(transfer: &Transfer) -> Plan {
+    Plan::of(transfer, Caller { operation: "all_to_all", sequence: 0 }, false)
+}
+
 /// Runs a transfer's slices, each by a channel of its number, on a rank for each; their rooms, what they got of short stretches,
 /// and how it went.
 fn run_all(transfers: &[Transfer]) -> Vec<(Arc<Room>, Stretches, Result<(), Error>)> {
-    let builder = World::builder()
-        .local_transport(LocalTransport::Network)
-        .provider(Provider::Efa)
-        .deadline(Duration::from_secs(20));
-    let worlds = builder.thread_worlds(transfers.len() as u32).unwrap();
-    thread::scope(|scope| {
-        let start = |(world, transfer): (World, &'_ Transfer)| {
-            let transfer = transfer.clone();
-            scope.spawn(move || run_one(world, &transfer))
-        };
-        let threads: Vec<_> = worlds.into_iter().zip(transfers).map(start).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    on_all(transfers.len() as u32, |station| {
+        let mut shorts = Shorts::default();
+        let result = run_one(station, &transfers[station.me()], &mut shorts);
+        (shorts.got, result)
     })
 }
 
-#[expect(unsafe_code, reason = "writes where no card reads")]
-fn run_one(mut world: World, transfer: &Transfer) -> (Arc<Room>, Stretches, Result<(), Error>) {
-    let me = world.rank().index();
-    let memory = Memory::on_large_pages(ROOM_BYTES);
+fn run_one(station: &mut Station, transfer: &Transfer, shorts: &mut Shorts) -> Result<(), Error> {
+    let me = station.me();
     for slice in 0..transfer.slices() {
         let whole: Vec<u8> = (0..SLOT_BYTES).map(|at| byte_of(me, slice, at)).collect();
-        // SAFETY: nobody else has the memory.
-        unsafe { memory.write(OUTBOX + slice * SLOT_BYTES, &whole) };
+        station.write(OUTBOX + slice * SLOT_BYTES, &whole);
     }
-    let room = Arc::new(Room::Host(memory));
-    let (network, devices) = world.cards().unwrap();
-    let config =
-        ReaderConfig { world_size: world.world_size(), network, devices: devices.to_vec(), flushes: false };
-    let (mut reader, address) = Reader::open(&config, Arc::clone(&room)).unwrap();
-    let all = world.exchange("addresses-of-rooms", None, address).unwrap();
-    let peers = || (0..all.len()).filter(|peer| *peer != me).map(|peer| Rank(peer as u32));
-    for peer in peers() {
-        reader.connect(peer, &all[peer.index()]).unwrap();
-    }
-    world.exchange("connected", None, Vec::new()).unwrap();
-    for peer in peers() {
-        reader.prove(peer, 0, ROOM_BYTES - 4096, 64).unwrap();
-    }
-    world.await_reads(&mut reader).unwrap();
-    polling(std::slice::from_mut(&mut reader), || world.exchange("proven", None, Vec::new())).unwrap();
-    let plan = Plan::of(transfer, Caller { operation: "all_to_all", sequence: 0 }, false);
-    let mut shorts = Shorts::default();
     for (index, _) in transfer.puts.iter().enumerate() {
         let bytes = shorts.put.of_mut(index).iter_mut().enumerate();
         bytes.for_each(|(at, byte)| *byte = byte_of(me, 0, index * SLICE + at));
     }
-    let mut slices = 0..transfer.slices();
-    let result = slices.try_for_each(|slice| {
-        exchange(&mut world, &mut reader, &plan, (slice, slice), &mut shorts)?;
-        let Room::Host(memory) = &*room else { panic!("memory of the host") };
+    let (plan, mut early) = (plan_of(transfer), Early::default());
+    (0..transfer.slices()).try_for_each(|slice| {
+        exchange(&mut station.world, &mut station.reader, &plan, (slice, slice), shorts, &mut early)?;
         // What kernels do next: nobody reads what was put any more.
-        // SAFETY: that is what is tested.
-        unsafe { memory.write(OUTBOX + slice * SLOT_BYTES, &[0xFF; SLOT_BYTES]) };
+        station.write(OUTBOX + slice * SLOT_BYTES, &[0xFF; SLOT_BYTES]);
         Ok(())
-    });
-    reader.close().unwrap();
-    let result = result.and_then(|()| world.close());
-    (room, shorts.got, result)
+    })
+}
+
+/// A rank with a room that the others may read.
+struct Station {
+    world: World,
+    reader: Reader,
+    room: Arc<Room>,
+}
+
+/// Does something on so many ranks, each of which can read from all others; their rooms, what came of it, and how it went.
+fn on_all<T: Send>(
+    ranks: u32,
+    body: impl Fn(&mut Station) -> (T, Result<(), Error>) + Sync,
+) -> Vec<(Arc<Room>, T, Result<(), Error>)> {
+    let builder = World::builder()
+        .local_transport(LocalTransport::Network)
+        .provider(Provider::Efa)
+        .deadline(Duration::from_secs(20));
+    let worlds = builder.thread_worlds(ranks).unwrap();
+    let one = |world: World| {
+        let mut station = Station::open(world);
+        let (found, result) = body(&mut station);
+        let Station { world, reader, room } = station;
+        reader.close().unwrap();
+        (room, found, result.and_then(|()| world.close()))
+    };
+    thread::scope(|scope| {
+        let one = &one;
+        let start = |world| scope.spawn(move || one(world));
+        let threads: Vec<_> = worlds.into_iter().map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+impl Station {
+    fn open(mut world: World) -> Station {
+        let me = world.rank();
+        let room = Arc::new(Room::Host(Memory::on_large_pages(ROOM_BYTES)));
+        let (network, devices) = world.cards().unwrap();
+        let world_size = world.world_size();
+        let config = ReaderConfig { world_size, network, devices: devices.to_vec(), flushes: false };
+        let (mut reader, address) = Reader::open(&config, Arc::clone(&room)).unwrap();
+        let all = world.exchange("addresses-of-rooms", None, address).unwrap();
+        let peers = || (0..world_size).map(Rank).filter(|peer| *peer != me);
+        for peer in peers() {
+            reader.connect(peer, &all[peer.index()]).unwrap();
+        }
+        world.exchange("connected", None, Vec::new()).unwrap();
+        for peer in peers() {
+            reader.prove(peer, 0, ROOM_BYTES - 4096, 64).unwrap();
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !reader.poll().unwrap() {
+            assert!(Instant::now() < deadline, "{:?} is not read from", reader.waits_for());
+            thread::yield_now();
+        }
+        polling(std::slice::from_mut(&mut reader), || world.exchange("proven", None, Vec::new())).unwrap();
+        Station { world, reader, room }
+    }
+
+    fn me(&self) -> usize {
+        self.world.rank().index()
+    }
+
+    fn memory(&self) -> &Memory {
+        let Room::Host(memory) = &*self.room else { panic!("memory of the host") };
+        memory
+    }
+
+    #[expect(unsafe_code, reason = "writes where no card reads")]
+    fn write(&mut self, start: usize, bytes: &[u8]) {
+        // SAFETY: that no card reads it, or writes it, is what is tested.
+        unsafe { self.memory().write(start, bytes) };
+    }
+
+    #[expect(unsafe_code, reason = "reads what no card writes")]
+    fn read(&self, start: usize, len: usize) -> Vec<u8> {
+        // SAFETY: as for writes.
+        unsafe { self.memory().bytes(start..start + len) }.to_vec()
+    }
 }
 
 #[expect(unsafe_code, reason = "the reader is closed")]

@@ -1,13 +1,18 @@
 //! Messages between single ranks.
 
+use std::time::Duration;
+
 use efarun_wire::Rank;
 
 use super::run::{explain, explain_told, interrupt_of, step_of, with_way};
+use super::setup::Limits;
 use super::whereabouts::whereabouts;
 use super::{Peers, World};
 use crate::coll::executor::messages::Messages;
+use crate::coll::executor::{ExecError, Executor, Interrupt};
 use crate::element::Element;
 use crate::error::{Error, Place};
+use crate::transport::Transport;
 use crate::world::report::Carrier;
 
 impl World {
@@ -48,6 +53,22 @@ impl World {
             .filter(|(to, _)| *to != rank)
             .map(|(to, data)| (*to, bytemuck::cast_slice::<T, u8>(data)))
             .collect();
+        self.beside_calls(|Means { executor, limits, transport, patience, interrupt }| {
+            let slot_bytes = limits.messages().slot_bytes;
+            let receives = &mut from_others[..];
+            let messages = Messages { sends: &sends, receives, slot_bytes, patience };
+            executor.pass_messages(messages, transport, interrupt)
+        })
+    }
+
+    /// Does something with others that is no collective, and says what went wrong of it.
+    pub(super) fn beside_calls(
+        &mut self,
+        pass: impl FnOnce(Means<'_>) -> Result<(), ExecError>,
+    ) -> Result<(), Error> {
+        if let Some(first) = &self.broken {
+            return Err(Error::Broken { first: first.clone() });
+        }
         let (Some(peers), Some(oob)) = (&mut self.peers, &mut self.oob) else { return Ok(()) };
         let Peers { transport, limits, executor, leaves, .. } = peers;
         let mut told = None;
@@ -57,15 +78,15 @@ impl World {
             told = Some(error);
             Some(interrupt)
         };
-        let messages = Messages {
-            sends: &sends,
-            receives: &mut from_others,
-            slot_bytes: limits.messages().slot_bytes,
+        let means = Means {
+            executor,
+            limits: *limits,
+            transport: transport.as_mut(),
             patience: self.config.deadline,
+            interrupt: &mut interrupt,
         };
-        let Err(error) = executor.pass_messages(messages, transport.as_mut(), &mut interrupt) else {
-            return Ok(());
-        };
+        let Err(error) = pass(means) else { return Ok(()) };
+        let rank = self.rank;
         let is_efa = self.report.iter().any(|line| line.carrier == Carrier::Efa);
         let sequence = self.sequence;
         let place = |step| Place { operation: OPERATION, sequence, rank, step };
@@ -79,6 +100,15 @@ impl World {
         self.broken = Some(error.to_string());
         Err(error)
     }
+}
+
+/// By what ranks reach each other, and how long they wait.
+pub(super) struct Means<'m> {
+    pub(super) executor: &'m mut Executor,
+    pub(super) limits: Limits,
+    pub(super) transport: &'m mut dyn Transport,
+    pub(super) patience: Duration,
+    pub(super) interrupt: &'m mut dyn FnMut() -> Option<Interrupt>,
 }
 
 const OPERATION: &str = "send_receive";

@@ -34,6 +34,7 @@ mod pause;
 mod sends;
 pub(crate) mod signature;
 pub(crate) mod spin;
+pub(crate) mod talk;
 pub(crate) mod whereabouts;
 
 use std::collections::VecDeque;

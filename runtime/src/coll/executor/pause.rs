@@ -49,7 +49,7 @@ impl Executor {
     }
 
     /// Moves what the transport can move, and takes in which sends are complete.
-    fn progress(&mut self, step: usize, transport: &mut dyn Transport) -> Result<(), ExecError> {
+    pub(super) fn progress(&mut self, step: usize, transport: &mut dyn Transport) -> Result<(), ExecError> {
         self.completed.clear();
         let polled = transport.poll(&mut self.completed);
         if let Some(stray) = self.completed.drain(..).find(|&token| !self.sends.completed(token)) {
