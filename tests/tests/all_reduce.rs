@@ -135,6 +135,17 @@ fn here(ranks: &str, args: &[&str]) -> Outcome {
 }
 
 #[test]
+fn a_rank_without_a_gpu_is_named_with_the_reason_and_what_to_try() {
+    // As on a machine without a driver: there is no such device.
+    let outcome = Job::here(program!("efarun-under-test"))
+        .options(["--oversubscribe", "-n", "2", "-x", "CUDA_VISIBLE_DEVICES=none"])
+        .deadline(Duration::from_secs(60))
+        .program(program!("efa-perf-under-test"), ["all_reduce", "-g", "1", "-b", "8", "-e", "8"])
+        .run();
+    outcome.assert_code(1).assert_says(&["error: rank 0 on ", "without -g buffers are the host's"]);
+}
+
+#[test]
 fn every_type_and_reduction_is_right_on_this_machine() {
     for algo in ["ring", "tree"] {
         let args = ["-b", "8", "-e", "64K", "-f", "8", "-d", "all", "-o", "all", "-n", "2", "--algo", algo];

@@ -8,7 +8,7 @@ mod measure;
 
 use efarun_rt::config::{Config, Environment};
 use efarun_rt::cuda::{self, Device, Stream};
-use efarun_rt::{ElementType, Error, ReduceOp, World};
+use efarun_rt::{ElementType, Error, Rank, World};
 
 use crate::cli::Args;
 use crate::plan::Plan;
@@ -36,13 +36,13 @@ impl Gpu {
     /// When the World fails.
     pub(crate) fn of(args: &Args, world: &mut World, plan: &Plan) -> Result<Result<Gpu, String>, PerfError> {
         let opened = Gpu::open(args, world);
-        // All ranks go on, or none does.
-        let mut failures = [u8::from(opened.is_err())];
-        world.all_reduce(&mut failures, ReduceOp::Max)?;
-        let gpu = match opened {
-            Ok(gpu) if failures == [0] => gpu,
-            Ok(_) => return Ok(Err("another rank has no GPU that it can use".to_owned())),
-            Err(error) => return Ok(Err(format!("{error}; without -g buffers are the host's"))),
+        // All ranks go on, or none does, and then all know whose it was.
+        let why = opened.as_ref().err().map_or_else(String::new, |error| reason(error, world));
+        let reasons = world.exchange("efa-perf-gpus", None, why.into_bytes())?;
+        let first = (0..).map(Rank).zip(&reasons).find(|(_, why)| !why.is_empty());
+        let gpu = match (opened, first) {
+            (Ok(gpu), None) => gpu,
+            (_, first) => return Ok(Err(refusal(world, first))),
         };
         world.use_device(&gpu.device)?;
         let mut elements: Vec<ElementType> = plan.parts.iter().map(|part| part.element).collect();
@@ -81,6 +81,23 @@ impl Gpu {
     pub(crate) fn description(&self) -> &str {
         &self.description
     }
+}
+
+/// Who has no GPU and why, the first such rank.
+fn refusal(world: &World, first: Option<(Rank, &Vec<u8>)>) -> String {
+    let (rank, why) = first.expect("this rank's own reason is among them");
+    let (host, why) = (world.topology().hostname(rank), String::from_utf8_lossy(why));
+    format!("rank {rank} on {host}: {why}; without -g buffers are the host's")
+}
+
+/// Why this rank has no GPU.
+fn reason(error: &cuda::CudaError, world: &World) -> String {
+    let are_there = matches!(error, cuda::CudaError::NoSuchDevice { count, .. } if *count > 0);
+    let sharing = match are_there && !world.config().shared_gpus {
+        true => "; EFARUN_SHARED_GPUS=1 lets ranks share GPUs",
+        false => "",
+    };
+    format!("{error}{sharing}")
 }
 
 /// Measures in a world of threads of this process, a GPU each.
