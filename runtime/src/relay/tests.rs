@@ -77,6 +77,7 @@ mod bodies {
         if support::body_runs_on().is_some() {
             super::groups::one_call_meets_two();
             super::groups::several_messages_of_a_pair();
+            super::groups::what_came_early_goes_first();
         }
     }
 

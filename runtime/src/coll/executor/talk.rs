@@ -29,7 +29,7 @@ pub(crate) trait Talk {
     /// Takes in what a peer says.
     fn hear(&mut self, from: Rank, said: &[u8]) -> Result<(), Trouble>;
 
-    /// Does what goes on beside, and adds what is to be said, to each peer in order.
+    /// Does what goes on beside, first before anything is heard, and adds what is to be said, to each peer in order.
     fn go_on(&mut self, say: &mut VecDeque<(Rank, Vec<u8>)>) -> Result<Next, Trouble>;
 }
 

@@ -63,6 +63,17 @@ pub(super) fn several_messages_of_a_pair() {
     }
 }
 
+/// Rank 0 has one of rank 1's messages early, and while it waits for rank 2 gets to see the next.
+pub(super) fn what_came_early_goes_first() {
+    for len in [777, 8] {
+        check(&[
+            vec![vec![To(1, 60_000)], vec![From(2, 8)], vec![From(1, len)], vec![From(1, len)]],
+            vec![vec![From(0, 60_000), To(0, len)], vec![To(0, len)], vec![To(2, 8)]],
+            vec![vec![From(1, 8)], vec![To(0, 8)]],
+        ]);
+    }
+}
+
 /// Rank 0 receives of two at the same time, of which the one waits for it before it serves the other, and that one for it before it
 /// serves rank 0.
 pub(super) fn nobody_waits_in_a_circle() {
