@@ -8,6 +8,9 @@
 //! The other end may have its messages in groups of their own, as NCCL allows. So what takes more than a slice has a round to itself:
 //! slices of several messages would take turns, where the other end has one message behind the other.
 //!
+//! What it cannot do: let a rank send more than 256 KiB, a slice for each lane, in a group in which it also receives from a peer that
+//! sends only behind having received. A slice's exchange waits for what it gets, and the next slice's for it.
+//!
 //! Where other nodes have more ranks than a transfer has room for, a round's pairs go in order of rank. So all pairs have one order,
 //! by round and by both ranks, of which each rank's transfers follow its own part: who waits for a rank to come to a transfer waits for
 //! one that is at an earlier pair, and no ranks wait in a circle.
