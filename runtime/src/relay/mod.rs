@@ -20,6 +20,7 @@ mod carrier;
 pub(crate) mod cells;
 mod direct;
 mod engine;
+pub(crate) mod far;
 pub(crate) mod parameters;
 mod shorts;
 mod staging;
@@ -29,5 +30,6 @@ pub(crate) mod transfer;
 mod words;
 
 pub use self::engine::Relay;
+pub use self::far::messages::{FarMessage, Messages};
 pub use self::parameters::{BLOCKS_MAX, SPANS_MAX};
 pub use self::transfer::{Caller, Reduction, Stretch, Transfer};

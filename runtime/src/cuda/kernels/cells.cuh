@@ -43,7 +43,7 @@ DEVICE bool find_cell(const ShortSpans& all, u64 index, Cell& found) {
 }
 
 // A round's cells, of what is put.
-DEVICE u64 cells_of(const RelayParameters& p, u64 number) { return p.cells + number % RELAY_ROUNDS * RELAY_ROUND_CELLS_BYTES; }
+template <class P> DEVICE u64 cells_of(const P& p, u64 number) { return p.cells + number % RELAY_ROUNDS * RELAY_ROUND_CELLS_BYTES; }
 
 // Eight bytes of this node's input, times its factor where the operation has one.
 template <class T> DEVICE u64 load_word_of_input(const RelayParameters& p, u64 address, i64 left) {
@@ -65,18 +65,18 @@ template <class T> DEVICE void put_cells(const RelayParameters& p, u64 number) {
 }
 
 // What the host has put into a cell; `found` is a first look at it.
-DEVICE u64 await_mark(RelayCall& call, u64 at, u32 mark, Quad found) {
+template <class P> DEVICE u64 await_mark(CallOf<P>& call, u32 span, u64 at, u32 mark, Quad found) {
     Wait wait = {0, 0};
     while (found.y != mark || found.w != mark) {
-        if (!goes_on(wait, call, call.p.peer)) break;
+        if (!goes_on(wait, call, peer_of(call.p, span))) break;
         found = load_quad(at);
     }
     return (u64)found.z << 32 | found.x;
 }
 
 // Gets the short spans. Two cells are looked at at once, as a look takes a way to the host and back.
-DEVICE void get_cells(RelayCall& call, u64 number) {
-    const RelayParameters& p = call.p;
+template <class P> DEVICE void get_cells(CallOf<P>& call, u64 number) {
+    const P& p = call.p;
     ShortSpans all = {p.gets, p.get_count, cells_of(p, number) + RELAY_CELLS_GOT};
     Cell cells[2];
     for (u64 index = thread_index(); find_cell(all, index, cells[0]); index += 2 * THREADS) {
@@ -88,7 +88,7 @@ DEVICE void get_cells(RelayCall& call, u64 number) {
         for (u32 i = 0; i < 2; i++) {
             if (i == 1 && !are_two) break;
             const Span& span = p.gets[cells[i].span];
-            u64 data = await_mark(call, cells[i].at, mark_of(number), found[i]);
+            u64 data = await_mark(call, cells[i].span, cells[i].at, mark_of(number), found[i]);
             // What has not come belongs nowhere.
             if (call.is_given_up) return;
             store8(span.address + cells[i].byte, data, (i64)(span.bytes - cells[i].byte));
@@ -120,7 +120,7 @@ template <class T> DEVICE void reduce_cells(RelayCall& call, u64 number) {
                 u32 node = first + i;
                 if (node > p.get_count) break;
                 if (node == p.place) add(node, load_word_of_input<T>(p, p.own + at, (i64)(len - at)));
-                else add(node, await_mark(call, cells[i], mark_of(number), found[i]));
+                else add(node, await_mark(call, 0, cells[i], mark_of(number), found[i]));
             }
         }
         if (call.is_given_up) return;

@@ -1,5 +1,6 @@
 // The kernels that move bytes and reduce nothing.
 #include "direct.cuh"
+#include "far_messages.cuh"
 #include "one_shot.cuh"
 #include "pairs.cuh"
 #include "relay.cuh"
@@ -11,11 +12,13 @@
 #define PARAMETERS const Parameters& parameters
 #define RELAY_PARAMETERS const RelayParameters& parameters
 #define PAIR_PARAMETERS const PairParameters& parameters
+#define FAR_PARAMETERS const FarParameters& parameters
 #else
 #define NAME(leaf) leaf
 #define PARAMETERS const __grid_constant__ Parameters parameters
 #define RELAY_PARAMETERS const __grid_constant__ RelayParameters parameters
 #define PAIR_PARAMETERS const __grid_constant__ PairParameters parameters
+#define FAR_PARAMETERS const __grid_constant__ FarParameters parameters
 #endif
 
 KERNEL(NAME(one_shot), PARAMETERS, one_shot<Bytes>(parameters, false))
@@ -24,3 +27,4 @@ KERNEL(NAME(direct), PARAMETERS, direct<Bytes>(parameters))
 KERNEL(NAME(ring), PARAMETERS, ring<Bytes>(parameters))
 KERNEL(NAME(relay), RELAY_PARAMETERS, relay<Bytes>(parameters))
 KERNEL(NAME(pairs), PAIR_PARAMETERS, pass_messages(parameters))
+KERNEL(NAME(far_messages), FAR_PARAMETERS, pass_far_messages(parameters))

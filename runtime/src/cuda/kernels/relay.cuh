@@ -75,7 +75,7 @@ template <class T> DEVICE void relay(const RelayParameters& p) {
         number++;
         u64 wanted = puts_long ? number - 1 : number < RELAY_ROUNDS ? 0 : number - RELAY_ROUNDS;
         if (answered < wanted) {
-            goes_well = await_answer(call, words, wanted, told);
+            goes_well = await_answer(call, 0, words, wanted, told);
             if (!goes_well) break;
             answered = wanted;
         }
@@ -85,11 +85,11 @@ template <class T> DEVICE void relay(const RelayParameters& p) {
             put_part<T>(p, p.puts[i].address + at, outbox + i * p.slice_bytes, part_of(p, p.puts[i], at));
         }
         block_barrier();
-        if (thread_index() == 0) post(p, words, number, slice, puts_long);
+        if (thread_index() == 0) post(words, number, p.plan, slice, puts_long);
         // While the host does its part.
         if (at < p.copied.bytes) copy_part(p.copied.address + at, p.copied_to + at, part_of(p, p.copied, at));
         if (has_long(p.gets, p.get_count, at)) {
-            goes_well = await_answer(call, words, number, told);
+            goes_well = await_answer(call, 0, words, number, told);
             if (!goes_well) break;
             answered = number;
             if (p.own) {

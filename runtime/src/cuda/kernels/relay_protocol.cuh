@@ -69,6 +69,9 @@ struct RelayParameters {
 
 typedef CallOf<RelayParameters> RelayCall;
 
+// Who is waited for where something is got.
+DEVICE u32 peer_of(const RelayParameters& p, u32) { return p.peer; }
+
 // How much of a span is in a slice.
 DEVICE u64 part_of(const RelayParameters& p, const Span& span, u64 at) {
     if (at >= span.bytes) return 0;
@@ -91,20 +94,20 @@ DEVICE u32 mark_of(u64 number) { return (u32)number | 0x80000000u; }
 // Tells the host of a round. One thread, behind a barrier of its block. Where something lies in the outbox the host must see that
 // first; else no fence stands in front of the post, for which a write would go to the host and back. That what was got in rounds before
 // has been read, and may be written over, needs none: who passed the barrier has used it.
-DEVICE void post(const RelayParameters& p, u64 words, u64 number, u64 slice, bool is_release) {
+DEVICE void post(u64 words, u64 number, u64 plan, u64 slice, bool is_release) {
     u64 at = words + RELAY_POSTS + number % RELAY_ROUNDS * RELAY_POST_BYTES, mark = (u64)mark_of(number) << 32;
-    store_word(at, mark | p.plan);
+    store_word(at, mark | plan);
     if (is_release) store_release(at + 8, mark | slice);
     else store_word(at + 8, mark | slice);
 }
 
 // Waits until the host has answered so many of a channel's rounds. The first thread says how many it has. All threads of the block
 // agree on whether it has so many.
-DEVICE bool await_answer(RelayCall& call, u64 words, u64 number, u64& answered) {
+template <class P> DEVICE bool await_answer(CallOf<P>& call, u32 span, u64 words, u64 number, u64& answered) {
     if (thread_index() == 0) {
         Wait wait = {0, 0};
         while ((answered = load_acquire(words + RELAY_ANSWERED)) < number) {
-            if (!goes_on(wait, call, call.p.peer)) break;
+            if (!goes_on(wait, call, peer_of(call.p, span))) break;
         }
     }
     return all_of_block(!call.is_given_up);

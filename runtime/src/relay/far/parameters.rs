@@ -1,0 +1,110 @@
+//! What a launch of messages is told, and where things lie, as the kernel has it (`cuda/kernels/far_messages.cuh`).
+
+use super::messages::Messages;
+use crate::cuda::DevicePointer;
+use crate::relay::parameters::{SPANS_MAX, STATE_BYTES, Span};
+
+/// The channels of each direction.
+pub(crate) const CHANNELS: usize = 64;
+/// How many slices of a channel may be on their way.
+pub(crate) const PLACES: usize = 2;
+/// Of every message's slices but the last, on every rank.
+pub(crate) const SLICE_BYTES: usize = 64 << 10;
+/// How many lanes there can be. Each has the channels that are its number modulo their count.
+pub(crate) const LANES_MAX: usize = 4;
+/// How many long messages a launch has of each direction.
+pub(crate) const LONG_MAX: usize = 8;
+/// Blocks of a launch: of what is put, of what is got, and one that passes what is short.
+pub(crate) const BLOCKS_MAX: u32 = 2 * LONG_MAX as u32 + 1;
+/// Whose words come one behind the other, and whose counts: first the lanes'.
+pub(crate) const PUT_DOORS: usize = LANES_MAX;
+pub(crate) const GET_DOORS: usize = PUT_DOORS + CHANNELS;
+pub(crate) const DOORS: usize = GET_DOORS + CHANNELS;
+/// The relay's own state on the device, with that of transfers.
+pub(crate) const FAR_STATE_BYTES: usize = STATE_BYTES + DOORS * 16;
+/// What the places of one direction take.
+pub(crate) const BOX_BYTES: usize = CHANNELS * PLACES * SLICE_BYTES;
+
+/// The kernel's `FarParameters`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct FarParameters {
+    pub(crate) outbox: DevicePointer,
+    pub(crate) inbox: DevicePointer,
+    pub(crate) cells: DevicePointer,
+    pub(crate) words: DevicePointer,
+    pub(crate) state: DevicePointer,
+    pub(crate) status: DevicePointer,
+    pub(crate) deadline_ns: u64,
+    pub(crate) plan: u64,
+    pub(crate) put_count: u32,
+    pub(crate) get_count: u32,
+    pub(crate) long_put_count: u32,
+    pub(crate) long_get_count: u32,
+    pub(crate) put_blocks: u32,
+    pub(crate) get_blocks: u32,
+    pub(crate) put_channels: u32,
+    pub(crate) get_channels: u32,
+    pub(crate) lanes: u32,
+    pub(crate) padding: u32,
+    pub(crate) peers: [u32; 2 * SPANS_MAX],
+    pub(crate) puts: [Span; SPANS_MAX],
+    pub(crate) gets: [Span; SPANS_MAX],
+}
+
+/// What all launches of a rank have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FarStanding {
+    pub(crate) outbox: DevicePointer,
+    pub(crate) inbox: DevicePointer,
+    pub(crate) cells: DevicePointer,
+    pub(crate) words: DevicePointer,
+    pub(crate) state: DevicePointer,
+    pub(crate) status: DevicePointer,
+    pub(crate) deadline_ns: u64,
+}
+
+impl FarStanding {
+    /// What the kernel is told of messages whose plan has this number, where there are so many lanes.
+    ///
+    /// # Panics
+    ///
+    /// When they do not fit into a launch ([`Messages::fit`]).
+    pub(crate) fn told(&self, messages: &Messages, plan: u32, lanes: usize) -> FarParameters {
+        assert!(messages.fit(), "{messages:?}");
+        let (puts, gets) = (messages.puts(), messages.gets());
+        let mut peers = [0; 2 * SPANS_MAX];
+        let mut spans = [[Span::default(); SPANS_MAX]; 2];
+        for (index, direction) in [&gets, &puts].into_iter().enumerate() {
+            for (at, message) in direction.kernel_order().enumerate() {
+                peers[index * SPANS_MAX + at] = message.peer.0;
+                let stretch = message.stretch;
+                spans[index][at] = Span { address: stretch.pointer.0, bytes: stretch.bytes as u64 };
+            }
+        }
+        let [gets_told, puts_told] = spans;
+        FarParameters {
+            outbox: self.outbox,
+            inbox: self.inbox,
+            cells: self.cells,
+            words: self.words,
+            state: self.state,
+            status: self.status,
+            deadline_ns: self.deadline_ns,
+            plan: u64::from(plan),
+            put_count: puts.count() as u32,
+            get_count: gets.count() as u32,
+            long_put_count: puts.long_count() as u32,
+            long_get_count: gets.long_count() as u32,
+            put_blocks: puts.blocks() as u32,
+            get_blocks: gets.blocks() as u32,
+            put_channels: puts.channels() as u32,
+            get_channels: gets.channels() as u32,
+            lanes: messages.lanes(lanes) as u32,
+            padding: 0,
+            peers,
+            puts: puts_told,
+            gets: gets_told,
+        }
+    }
+}
