@@ -418,7 +418,10 @@ extern "C" u64 emulator_constant(u32 which) {
                              offsetof(RelayParameters, gets), RELAY_SPANS, RELAY_CHANNELS, RELAY_SLOT_BYTES, RELAY_WORDS,
                              RELAY_POSTS, RELAY_POST_BYTES, RELAY_ROUNDS, RELAY_ANSWERED, RELAY_STATE_BYTES,
                              RELAY_SHORT_BYTES, RELAY_STRETCH_CELLS, RELAY_ROUND_CELLS_BYTES, RELAY_CELLS_GOT, SLOT_CHANNELS,
-                             SLOTS, SLICE_UNIT_BYTES, offsetof(PairParameters, before)};
+                             SLOTS, SLICE_UNIT_BYTES, offsetof(PairParameters, before), sizeof(FarParameters),
+                             offsetof(FarParameters, lanes), offsetof(FarParameters, peers), offsetof(FarParameters, puts),
+                             offsetof(FarParameters, gets), FAR_CHANNELS, FAR_PLACES, FAR_SLICE_BYTES, FAR_LANES, FAR_LONG_SPANS,
+                             FAR_PUTS, FAR_GETS, FAR_DOORS, FAR_STATE_BYTES};
     return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
 }
 

@@ -24,6 +24,7 @@ use crate::nvlink::pairs::{self, Numbers, PairParameters, Slots};
 use crate::nvlink::parameters::{Parameters, status};
 use crate::nvlink::part::Leaf;
 use crate::nvlink::room::Room;
+use crate::relay::far::parameters::FarParameters;
 use crate::relay::parameters::RelayParameters;
 
 /// The compiled kernels.
@@ -160,6 +161,8 @@ pub(super) enum Work {
     Pause(u32),
     /// A transfer between nodes, in so many blocks; of a type where it reduces.
     Relay(Box<RelayParameters>, u32, Option<DeviceElement>),
+    /// Messages between nodes, in so many blocks.
+    Far(Box<FarParameters>, u32),
     /// What is sent, and what is received.
     Messages(Vec<DeviceMessage>, Vec<DeviceMessage>),
 }
@@ -176,6 +179,7 @@ pub(super) fn slots(ranks: u32) -> Slots {
 enum Told {
     Nothing,
     Relay(Box<RelayParameters>),
+    Far(Box<FarParameters>),
     Call(Box<Parameters>),
     Messages(Box<PairParameters>),
 }
@@ -187,6 +191,7 @@ impl Work {
             Work::Relay(told, blocks, _) => {
                 (Told::Relay(told.clone()), Grid { blocks: *blocks, threads: THREADS })
             }
+            Work::Far(told, blocks) => (Told::Far(told.clone()), Grid { blocks: *blocks, threads: THREADS }),
             Work::Call(request) if request.leaf == Leaf::Slots => {
                 let slots = slots(standing.ranks).within(standing.ranks, standing.room);
                 let launch = pairs::of_blocks(standing, slots, request);
@@ -211,6 +216,7 @@ impl Work {
         Some(match self {
             Work::Pause(_) => return None,
             Work::Relay(_, _, element) => format!("relay_{}", element.map_or("bytes", element_name)),
+            Work::Far(..) => "far_messages_bytes".to_owned(),
             Work::Messages(..) | Work::Call(Request { leaf: Leaf::Slots, .. }) => "pairs_bytes".to_owned(),
             Work::Call(request) => {
                 let is_reduction = request.shape.is_reduction();
@@ -226,6 +232,7 @@ impl Told {
         match self {
             Told::Nothing => std::ptr::null(),
             Told::Relay(parameters) => std::ptr::from_ref(&**parameters).cast(),
+            Told::Far(parameters) => std::ptr::from_ref(&**parameters).cast(),
             Told::Call(parameters) => std::ptr::from_ref(&**parameters).cast(),
             Told::Messages(parameters) => std::ptr::from_ref(&**parameters).cast(),
         }

@@ -4,6 +4,8 @@
 mod collectives;
 mod eighth;
 mod emulator;
+mod far;
+mod far_hosts;
 mod gpus;
 mod launches;
 mod messages;

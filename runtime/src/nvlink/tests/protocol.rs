@@ -9,6 +9,7 @@ use crate::nvlink::layout;
 use crate::nvlink::pairs::{MESSAGES_MAX, PairParameters};
 use crate::nvlink::parameters::{Parameters, status};
 use crate::nvlink::part::Leaf;
+use crate::relay::far::parameters::{self as far, FarParameters};
 use crate::relay::parameters::{self as relay, RelayParameters};
 use efarun_wire::Rank;
 
@@ -62,6 +63,20 @@ fn kernels_and_host_have_one_layout() {
         layout::SLOTS,
         layout::SLICE_UNIT_BYTES,
         std::mem::offset_of!(PairParameters, before),
+        size_of::<FarParameters>(),
+        std::mem::offset_of!(FarParameters, lanes),
+        std::mem::offset_of!(FarParameters, peers),
+        std::mem::offset_of!(FarParameters, puts),
+        std::mem::offset_of!(FarParameters, gets),
+        far::CHANNELS,
+        far::PLACES,
+        far::SLICE_BYTES,
+        far::LANES_MAX,
+        far::LONG_MAX,
+        far::PUT_DOORS,
+        far::GET_DOORS,
+        far::DOORS,
+        far::FAR_STATE_BYTES,
     ];
     let found: Vec<_> = (0..expected.len() as u32).map(|which| emulator.constant(which) as usize).collect();
     assert_eq!(found, expected);

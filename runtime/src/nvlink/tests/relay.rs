@@ -178,17 +178,17 @@ impl Ranks {
     }
 }
 
-fn zeros(bytes: usize) -> Vec<AtomicU64> {
+pub(super) fn zeros(bytes: usize) -> Vec<AtomicU64> {
     (0..bytes / 8).map(|_| AtomicU64::new(0)).collect()
 }
 
-fn read(memory: &[AtomicU64], at: usize, len: usize) -> Vec<u8> {
+pub(super) fn read(memory: &[AtomicU64], at: usize, len: usize) -> Vec<u8> {
     assert!(at + len <= memory.len() * 8);
     // SAFETY: within the memory, of which whoever else writes to it runs on this thread.
     unsafe { std::slice::from_raw_parts(memory.as_ptr().cast::<u8>().add(at), len).to_vec() }
 }
 
-fn write(memory: &[AtomicU64], at: usize, bytes: &[u8]) {
+pub(super) fn write(memory: &[AtomicU64], at: usize, bytes: &[u8]) {
     assert!(at + bytes.len() <= memory.len() * 8);
     let to = memory.as_ptr().cast::<u8>().cast_mut();
     // SAFETY: as above; atomics may be written to behind a shared reference.
@@ -196,14 +196,14 @@ fn write(memory: &[AtomicU64], at: usize, bytes: &[u8]) {
 }
 
 /// Bytes at one end of a stretch, with a guard on both sides.
-struct Part {
+pub(super) struct Part {
     words: Vec<u64>,
     skew: usize,
     bytes: usize,
 }
 
 impl Part {
-    fn new(chance: &mut Chance, bytes: usize, is_given: bool) -> Part {
+    pub(super) fn new(chance: &mut Chance, bytes: usize, is_given: bool) -> Part {
         let skew = if chance.next().is_multiple_of(3) { 5 } else { 0 };
         let words = (skew + bytes).div_ceil(8) + 2;
         Part {
@@ -213,16 +213,16 @@ impl Part {
         }
     }
 
-    fn stretch(&self) -> Stretch {
+    pub(super) fn stretch(&self) -> Stretch {
         Stretch { pointer: pointer_to(&self.words).offset(self.skew), bytes: self.bytes }
     }
 
-    fn content(&self) -> &[u8] {
+    pub(super) fn content(&self) -> &[u8] {
         &bytemuck::cast_slice::<u64, u8>(&self.words)[self.skew..self.skew + self.bytes]
     }
 
     /// That it has these bytes and nothing was written beside them.
-    fn check(&self, expected: &[u8], what: &str) {
+    pub(super) fn check(&self, expected: &[u8], what: &str) {
         let mut whole = vec![NOISE; self.words.len()];
         bytemuck::cast_slice_mut::<u64, u8>(&mut whole)[self.skew..self.skew + self.bytes]
             .copy_from_slice(expected);
@@ -517,4 +517,4 @@ fn a_host_that_does_not_answer_is_told_of_at_the_deadline_and_nothing_goes_on() 
     }
 }
 
-const NOISE: u64 = 0xa5a5_a5a5_a5a5_a5a5;
+pub(super) const NOISE: u64 = 0xa5a5_a5a5_a5a5_a5a5;

@@ -1,0 +1,225 @@
+//! Messages between nodes on the emulator: what is sent arrives whole, and none waits for another, however slow hosts are.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use efarun_wire::Rank;
+
+use super::collectives::{Chance, STEPS_MAX};
+use super::emulator::{Emulator, Node};
+use super::far_hosts::Ranks;
+use super::relay::{NOISE, Part};
+use crate::nvlink::parameters::status;
+use crate::relay::far::messages::{FarMessage, Messages};
+use crate::relay::far::parameters::{PLACES, SLICE_BYTES};
+use crate::relay::parameters::{ROUNDS, SHORT_BYTES};
+
+/// What ranks send each other, and in which of their launches.
+#[derive(Default)]
+struct Traffic {
+    /// Of each message what is sent, and what is to be received.
+    parts: Vec<(Part, Part)>,
+    launches: Vec<Vec<Messages>>,
+}
+
+/// A launch of a rank.
+type At = (usize, usize);
+
+impl Traffic {
+    fn new(ranks: usize) -> Traffic {
+        Traffic { parts: Vec::new(), launches: vec![Vec::new(); ranks] }
+    }
+
+    fn message(&mut self, chance: &mut Chance, from: At, to: At, bytes: usize) {
+        let [given, got] = [true, false].map(|is_given| Part::new(chance, bytes, is_given));
+        let rank = |at: At| Rank(at.0 as u32);
+        self.launch(from).sends.push(FarMessage { peer: rank(to), stretch: given.stretch() });
+        self.launch(to).receives.push(FarMessage { peer: rank(from), stretch: got.stretch() });
+        self.parts.push((given, got));
+    }
+
+    fn launch(&mut self, (rank, launch): At) -> &mut Messages {
+        let launches = &mut self.launches[rank];
+        launches.resize_with(launches.len().max(launch + 1), Messages::default);
+        &mut launches[launch]
+    }
+
+    fn check(&self, what: &str) {
+        self.parts.iter().for_each(|(given, got)| got.check(given.content(), what));
+    }
+
+    /// Runs it to its end with hosts that have so many lanes and use one of so many turns; how many launches the first rank was
+    /// ahead of its host.
+    fn run(&self, emulator: &Emulator, (lanes, pace): (usize, u64), seed: u64, what: &str) -> usize {
+        let mut ranks = Ranks::new(&self.launches, lanes, seed, u64::MAX);
+        ranks.pace = pace;
+        ranks.run(emulator, seed, what);
+        for memory in &ranks.ranks {
+            assert_eq!(memory.status[0].load(Relaxed), 0, "{what}: nobody gave up");
+        }
+        self.check(what);
+        ranks.ranks[0].ahead
+    }
+}
+
+#[test]
+fn what_is_sent_arrives_in_whatever_calls_each_end_has_it() {
+    let name = "what_is_sent_arrives_in_whatever_calls_each_end_has_it";
+    let Some(emulator) = Emulator::new(name) else { return };
+    let lengths = [1, 5, 8, 1021, SHORT_BYTES, SHORT_BYTES + 1, SLICE_BYTES, SLICE_BYTES + 1, 200_001];
+    for seed in 0..24 {
+        let (ranks, lanes, mut chance) =
+            (2 + seed as usize % 2, [1, 2, 4][seed as usize / 2 % 3], Chance(seed));
+        let mut draw = |below: usize| chance.next() as usize % below;
+        // Each rank comes to messages in one order, and some call begins with each: so everything can end.
+        let (mut launch, mut messages) = (vec![0; ranks], Vec::new());
+        for _ in 0..20 {
+            let from = draw(ranks);
+            let to = (from + 1 + draw(ranks - 1)) % ranks;
+            for rank in [from, to] {
+                launch[rank] += usize::from(draw(5) == 0);
+            }
+            let bytes = if draw(12) == 0 { 600_000 } else { lengths[draw(lengths.len())] };
+            messages.push(((from, launch[from]), (to, launch[to]), bytes));
+        }
+        let mut traffic = Traffic::new(ranks);
+        for (from, to, bytes) in messages {
+            if [(from, true), (to, false)].iter().all(|&(at, is_from)| has_room(traffic.launch(at), is_from))
+            {
+                traffic.message(&mut chance, from, to, bytes);
+            }
+        }
+        traffic.run(&emulator, (lanes, 1 + seed % 3), seed, &format!("seed {seed}"));
+    }
+}
+
+/// Whether another message, of whatever length, goes with these.
+fn has_room(messages: &Messages, is_sent: bool) -> bool {
+    let direction = if is_sent { messages.puts() } else { messages.gets() };
+    direction.long_count() < 8 && direction.count() < 16
+}
+
+#[test]
+fn launches_of_all_shapes_follow_each_other() {
+    let Some(emulator) = Emulator::new("launches_of_all_shapes_follow_each_other") else { return };
+    let (short, long) = ([7; 8], [SLICE_BYTES + 1; 8]);
+    for (seed, lanes) in [1, 2, 4, 1, 2, 4].into_iter().enumerate() {
+        let mut chance = Chance(seed as u64);
+        // What the first sends and what the second does, in one launch.
+        let shapes: [(&[usize], &[usize]); 8] = [
+            (&[300_000], &[]),
+            (&long, &[9000; 8]),
+            (&[SHORT_BYTES; 16], &[1; 16]),
+            (&[&short[..], &[5000; 8]].concat(), &[20, 70_000, 3000, 4097, 4096]),
+            (&[], &[150_000; 3]),
+            (&[200_000, 65_536, 5], &[200_000, 9]),
+            (&[70_000; 6], &[400_000]),
+            (&[8], &[140_000; 2]),
+        ];
+        let mut traffic = Traffic::new(2);
+        for (launch, (firsts, seconds)) in shapes.into_iter().enumerate() {
+            let mut add = |from: usize, bytes| {
+                traffic.message(&mut chance, (from, launch), (1 - from, launch), bytes);
+            };
+            firsts.iter().for_each(|&bytes| add(0, bytes));
+            seconds.iter().for_each(|&bytes| add(1, bytes));
+        }
+        traffic.run(&emulator, (lanes, 1), seed as u64, &format!("{lanes} lanes"));
+    }
+}
+
+#[test]
+fn a_peer_may_do_behind_each_other_what_this_rank_does_at_once() {
+    let name = "a_peer_may_do_behind_each_other_what_this_rank_does_at_once";
+    let Some(emulator) = Emulator::new(name) else { return };
+    // More than all places of its channels have room for.
+    let bytes = 37 * SLICE_BYTES + 5;
+    // In which launches the peer has what is sent to it, and what it sends.
+    for (seed, (gets, puts)) in [(0, 1), (1, 0), (0, 0)].into_iter().enumerate() {
+        let (mut chance, mut traffic) = (Chance(seed as u64), Traffic::new(2));
+        for _ in 0..=seed % 2 {
+            traffic.message(&mut chance, (0, 0), (1, gets), bytes);
+            traffic.message(&mut chance, (1, puts), (0, 0), bytes);
+        }
+        traffic.run(&emulator, ([4, 2, 1][seed], 1), seed as u64, &format!("{gets} and {puts}"));
+    }
+}
+
+#[test]
+fn a_circle_of_ranks_that_receive_before_they_send_ends() {
+    let Some(emulator) = Emulator::new("a_circle_of_ranks_that_receive_before_they_send_ends") else {
+        return;
+    };
+    let (mut chance, mut traffic) = (Chance(1), Traffic::new(3));
+    for (from, to) in [((0, 0), (1, 0)), ((1, 1), (2, 0)), ((2, 1), (0, 0))] {
+        traffic.message(&mut chance, from, to, 36 * SLICE_BYTES);
+        traffic.message(&mut chance, from, to, 100);
+    }
+    traffic.run(&emulator, (4, 1), 1, "a circle");
+}
+
+#[test]
+fn who_only_sends_is_ahead_of_the_hosts_by_no_more_launches_than_there_are_places() {
+    let name = "who_only_sends_is_ahead_of_the_hosts_by_no_more_launches_than_there_are_places";
+    let Some(emulator) = Emulator::new(name) else { return };
+    for (seed, lanes) in [1, 2, 4, 4].into_iter().enumerate() {
+        let (mut chance, mut traffic) = (Chance(seed as u64), Traffic::new(2));
+        for launch in 0..3 * ROUNDS {
+            let len = if launch < 2 * ROUNDS { 300 } else { [3, 70_000, SHORT_BYTES][launch % 3] };
+            traffic.message(&mut chance, (0, launch), (1, launch), len);
+            traffic.message(&mut chance, (0, launch), (1, launch), len + 1);
+        }
+        // More than that the hosts see to (`Memory::look`).
+        assert_eq!(traffic.run(&emulator, (lanes, 100), seed as u64, "sends"), ROUNDS);
+    }
+}
+
+#[test]
+fn who_is_not_served_is_named_at_the_deadline_and_nothing_goes_on() {
+    let name = "who_is_not_served_is_named_at_the_deadline_and_nothing_goes_on";
+    let Some(emulator) = Emulator::new(name) else { return };
+    let lengths = [5000, 70_000, 9];
+    for (sends, peer) in [(true, 1), (true, 2), (false, 1), (false, 2), (false, 3)] {
+        let (mut chance, mut traffic) = (Chance(1), Traffic::new(4));
+        // Who sends fills the channel's places first, which takes as many launches.
+        let fails_in = if sends { PLACES } else { 0 };
+        for launch in 0..=fails_in + 1 {
+            for (other, bytes) in (1..).zip(lengths) {
+                let (from, to) = if sends { (0, other) } else { (other, 0) };
+                traffic.message(&mut chance, (from, launch), (to, launch), bytes);
+            }
+        }
+        let mut ranks = Ranks::new(&traffic.launches, 2, 1, 1 << 20);
+        ranks.ignored = Some((0, peer));
+        let what = format!("rank {peer}, sends: {sends}");
+        ranks.run(&emulator, 3, &what);
+        assert_eq!(ranks.cause(0), (status::CAUSE_TIMEOUT, peer as u32), "{what}");
+        if sends {
+            assert_eq!(ranks.cause(peer), (status::CAUSE_TIMEOUT, 0), "{what}");
+        }
+        assert!(ranks.ranks[0].posted(0, fails_in as u64 + 1).is_some(), "{what}");
+        assert!(ranks.ranks[0].posted(0, fails_in as u64 + 2).is_none(), "{what}: no launch behind it");
+        let (given, got) = &traffic.parts[peer - 1];
+        got.check(&vec![NOISE as u8; given.content().len()], "nothing was received");
+    }
+}
+
+#[test]
+fn a_host_that_takes_no_launch_or_says_stop_ends_every_wait() {
+    let Some(emulator) = Emulator::new("a_host_that_takes_no_launch_or_says_stop_ends_every_wait") else {
+        return;
+    };
+    for is_stopped in [false, true] {
+        let (mut chance, mut traffic) = (Chance(1), Traffic::new(2));
+        for launch in 0..ROUNDS + 2 {
+            traffic.message(&mut chance, (0, launch), (1, launch), 100);
+        }
+        traffic.launches[1].clear();
+        let ranks = Ranks::new(&traffic.launches, 1, 1, if is_stopped { u64::MAX } else { 1 << 18 });
+        ranks.ranks[0].status[status::STOP].store(u32::from(is_stopped), Relaxed);
+        let node = Node::new(2, u64::MAX);
+        assert!(emulator.run_all(&node, &ranks.works(), 3, STEPS_MAX), "it ends");
+        assert_eq!(ranks.cause(0), if is_stopped { (0, 0) } else { (status::CAUSE_TIMEOUT, 1) });
+        assert!(ranks.ranks[0].posted(0, ROUNDS as u64).is_some());
+        assert!(ranks.ranks[0].posted(0, ROUNDS as u64 + 1).is_none());
+    }
+}
