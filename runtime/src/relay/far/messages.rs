@@ -134,3 +134,128 @@ impl Way {
         Way { channel: number * channels + slice % channels, before: slice / channels }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::parameters::{LANES_MAX, PLACES};
+    use super::*;
+    use crate::cuda::DevicePointer;
+    use crate::relay::parameters::SHORT_BYTES;
+
+    fn messages(lengths: &[usize]) -> Vec<FarMessage> {
+        let message = |(at, &bytes): (usize, &usize)| FarMessage {
+            peer: Rank(at as u32),
+            stretch: Stretch { pointer: DevicePointer(at as u64 * 64), bytes },
+        };
+        lengths.iter().enumerate().map(message).collect()
+    }
+
+    fn lane_counts() -> impl Iterator<Item = usize> {
+        (0..).map(|power| 1 << power).take_while(|&count| count <= LANES_MAX)
+    }
+
+    #[test]
+    fn no_two_slices_that_are_on_their_way_share_a_place() {
+        for count in 1..=LONG_MAX {
+            let lengths: Vec<_> = (1..=count).map(|at| (30 + at) * SLICE_BYTES - at).collect();
+            let list = messages(&lengths);
+            let direction = Direction(&list);
+            let mut ways = BTreeMap::<usize, Vec<usize>>::new();
+            for (message, number) in list.iter().zip(direction.kernel_numbers()) {
+                for slice in 0..message.slices() {
+                    let way = Way::of(number, slice, direction.channels());
+                    ways.entry(way.channel).or_default().push(way.before);
+                }
+            }
+            // A channel's rounds are those of one message, in order, and each place has one of so many that follow each other.
+            assert!(ways.keys().all(|&channel| channel < CHANNELS), "{count} messages");
+            for rounds in ways.values() {
+                assert!(rounds.iter().copied().eq(0..rounds.len()), "{count} messages: {rounds:?}");
+            }
+            assert!(ways.values().any(|rounds| rounds.len() > PLACES));
+        }
+    }
+
+    #[test]
+    fn every_lane_has_channels_of_each_message_and_its_slices() {
+        for (count, lanes) in (1..=LONG_MAX).flat_map(|count| lane_counts().map(move |lanes| (count, lanes)))
+        {
+            let list = messages(&vec![SHORT_BYTES + 1; count]);
+            let channels = Direction(&list).channels();
+            for (number, slice) in (0..count).flat_map(|number| (0..100).map(move |slice| (number, slice))) {
+                let way = Way::of(number, slice, channels);
+                assert_eq!(way.channel % lanes, slice % lanes, "{count} messages, {lanes} lanes");
+            }
+        }
+    }
+
+    #[test]
+    fn as_many_lanes_have_a_part_as_the_longest_message_has_slices() {
+        let of = |sends: &[usize], receives: &[usize], count| {
+            Messages { sends: messages(sends), receives: messages(receives) }.lanes(count)
+        };
+        assert_eq!(of(&[1], &[], 4), 1);
+        assert_eq!(of(&[], &[SHORT_BYTES, 5], 4), 1);
+        assert_eq!(of(&[SLICE_BYTES], &[3], 4), 1);
+        assert_eq!(of(&[7], &[SLICE_BYTES + 1], 4), 2);
+        assert_eq!(of(&[3 * SLICE_BYTES, 9], &[SLICE_BYTES], 4), 3);
+        assert_eq!(of(&[100 * SLICE_BYTES], &[], 4), 4);
+        assert_eq!(of(&[100 * SLICE_BYTES], &[], 1), 1);
+    }
+
+    #[test]
+    fn the_kernel_has_the_long_ones_first_and_numbers_say_where() {
+        let (short, long) = (SHORT_BYTES, SHORT_BYTES + 1);
+        for lengths in [&[short, long, 1, long, short][..], &[long; 3], &[short; 4], &[long, short], &[]] {
+            let list = messages(lengths);
+            let direction = Direction(&list);
+            let order: Vec<_> = direction.kernel_order().collect();
+            let numbers = direction.kernel_numbers();
+            assert_eq!((order.len(), numbers.len()), (list.len(), list.len()));
+            assert!(
+                list.iter().zip(&numbers).all(|(message, &number)| order[number] == message),
+                "{lengths:?}"
+            );
+            assert!(order.iter().enumerate().all(|(at, it)| it.is_short() == (at >= direction.long_count())));
+            // Of each kind the first stays first.
+            assert!(
+                order
+                    .windows(2)
+                    .all(|two| two[0].is_short() != two[1].is_short() || two[0].peer < two[1].peer)
+            );
+        }
+    }
+
+    #[test]
+    fn blocks_divide_channels_and_both_fit_whatever_is_long() {
+        for (puts, gets) in (0..=LONG_MAX).flat_map(|puts| (0..=LONG_MAX).map(move |gets| (puts, gets))) {
+            let list =
+                |count: usize| messages(&[vec![SLICE_BYTES; count], vec![1; SPANS_MAX - count]].concat());
+            let all = Messages { sends: list(puts), receives: list(gets) };
+            assert!(all.fit() && all.grid_blocks() <= BLOCKS_MAX, "{puts} and {gets}");
+            for (direction, count) in [(all.puts(), puts), (all.gets(), gets)] {
+                assert_eq!(direction.long_count(), count);
+                assert!(direction.channels().is_multiple_of(direction.blocks()), "{count} long");
+                assert!(direction.channels().is_multiple_of(LANES_MAX), "{count} long");
+                assert!(count * direction.channels() <= CHANNELS, "{count} long");
+            }
+        }
+        let too_many = |sends: Vec<usize>| Messages { sends: messages(&sends), receives: Vec::new() };
+        assert!(!too_many(vec![SLICE_BYTES; LONG_MAX + 1]).fit());
+        assert!(!too_many(vec![1; SPANS_MAX + 1]).fit());
+    }
+
+    #[test]
+    fn slices_cover_a_message_and_nothing_else() {
+        for bytes in [1, SHORT_BYTES + 1, SLICE_BYTES - 1, SLICE_BYTES, SLICE_BYTES + 1, (1 << 24) + 3] {
+            let message = messages(&[bytes])[0];
+            let lengths: Vec<_> = (0..message.slices()).map(|slice| message.slice_len(slice)).collect();
+            assert_eq!(lengths.iter().sum::<usize>(), bytes);
+            assert!(lengths.iter().all(|&len| len > 0));
+            assert!(lengths.iter().rev().skip(1).all(|&len| len == SLICE_BYTES));
+            assert_eq!(message.slice_len(message.slices()), 0);
+        }
+    }
+}

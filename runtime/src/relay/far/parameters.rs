@@ -108,3 +108,70 @@ impl FarStanding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use efarun_wire::Rank;
+
+    use super::super::messages::FarMessage;
+    use super::*;
+    use crate::relay::parameters::SHORT_BYTES;
+    use crate::relay::transfer::Stretch;
+
+    fn standing() -> FarStanding {
+        let [outbox, inbox, cells, words, state, status] =
+            [1, 2, 3, 4, 5, 6].map(|at| DevicePointer(at << 32));
+        FarStanding { outbox, inbox, cells, words, state, status, deadline_ns: 7 }
+    }
+
+    fn message(peer: u32, at: u64, bytes: usize) -> FarMessage {
+        FarMessage { peer: Rank(peer), stretch: Stretch { pointer: DevicePointer(at), bytes } }
+    }
+
+    #[test]
+    fn what_is_told_has_the_long_ones_first_each_with_its_own_peer() {
+        let long = 3 * SLICE_BYTES;
+        let messages = Messages {
+            sends: vec![message(4, 100, 1), message(5, 200, long), message(6, 300, SHORT_BYTES)],
+            receives: vec![
+                message(7, 400, SHORT_BYTES + 1),
+                message(8, 500, 2),
+                message(4, 600, SLICE_BYTES),
+            ],
+        };
+        let told = standing().told(&messages, 9, 4);
+        let of = |spans: &[Span], peers: &[u32], count: u32| -> Vec<_> {
+            let count = count as usize;
+            assert!(spans[count..].iter().all(|span| *span == Span::default()));
+            spans[..count]
+                .iter()
+                .zip(peers)
+                .map(|(span, &peer)| (peer, span.address, span.bytes as usize))
+                .collect()
+        };
+        let (got, put) = told.peers.split_at(SPANS_MAX);
+        let puts = of(&told.puts, put, told.put_count);
+        assert_eq!(puts, [(5, 200, long), (4, 100, 1), (6, 300, SHORT_BYTES)]);
+        let gets = of(&told.gets, got, told.get_count);
+        assert_eq!(gets, [(7, 400, SHORT_BYTES + 1), (4, 600, SLICE_BYTES), (8, 500, 2)]);
+        assert_eq!((told.long_put_count, told.long_get_count), (1, 2));
+        assert_eq!((told.put_blocks, told.get_blocks), (8, 4));
+        assert_eq!((told.put_channels, told.get_channels), (16, 16));
+        assert_eq!((told.plan, told.lanes, told.deadline_ns), (9, 3, 7));
+    }
+
+    #[test]
+    #[should_panic(expected = "sends: [")]
+    fn what_does_not_fit_is_told_to_nobody() {
+        let sends = (0..=LONG_MAX as u32).map(|peer| message(peer, 0, SLICE_BYTES)).collect();
+        standing().told(&Messages { sends, receives: Vec::new() }, 1, 1);
+    }
+
+    #[test]
+    fn state_boxes_and_doors_lie_one_behind_the_other() {
+        assert_eq!((PUT_DOORS, GET_DOORS - PUT_DOORS, DOORS - GET_DOORS), (LANES_MAX, CHANNELS, CHANNELS));
+        assert!(FAR_STATE_BYTES >= STATE_BYTES + DOORS * 16 && STATE_BYTES.is_multiple_of(16));
+        // A place has room for a slice's last sixteen bytes, of which the kernel moves all.
+        assert!(SLICE_BYTES.is_multiple_of(16) && BOX_BYTES == CHANNELS * PLACES * SLICE_BYTES);
+    }
+}
