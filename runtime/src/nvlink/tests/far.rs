@@ -142,6 +142,15 @@ fn a_peer_may_do_behind_each_other_what_this_rank_does_at_once() {
         }
         traffic.run(&emulator, ([4, 2, 1][seed], 1), seed as u64, &format!("{gets} and {puts}"));
     }
+    // One of several behind the other, each more than there is room for where so many go at once.
+    let (mut chance, mut traffic) = (Chance(5), Traffic::new(2));
+    for launch in 0..5 {
+        traffic.message(&mut chance, (0, 0), (1, launch), 17 * SLICE_BYTES + 9);
+    }
+    for launch in 5..10 {
+        traffic.message(&mut chance, (1, launch), (0, 0), 17 * SLICE_BYTES + 9);
+    }
+    traffic.run(&emulator, (4, 1), 5, "one behind the other");
 }
 
 #[test]

@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn no_two_slices_that_are_on_their_way_share_a_place() {
         for count in 1..=LONG_MAX {
-            let lengths: Vec<_> = (1..=count).map(|at| (30 + at) * SLICE_BYTES - at).collect();
+            let lengths: Vec<_> = (1..=count).map(|at| (40 + at) * SLICE_BYTES - at).collect();
             let list = messages(&lengths);
             let direction = Direction(&list);
             let mut ways = BTreeMap::<usize, Vec<usize>>::new();
