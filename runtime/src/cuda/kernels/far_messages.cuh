@@ -186,16 +186,16 @@ DEVICE void pass_short(FarCall& call) {
 DEVICE void pass_far_messages(const FarParameters& p) {
     FarCall call = {p, block_index(), 0, false};
     if (!all_of_block(!load_shared_word(p.state + STATE_FAILED))) return;
-    u32 block = block_index(), puts = p.long_put_count * p.put_blocks, gets = p.long_get_count * p.get_blocks;
+    // The block that calls the lanes comes first: it needs no other, and nothing of this launch goes on before the lanes know of it.
+    if (block_index() == 0) return pass_short(call);
+    u32 block = block_index() - 1, puts = p.long_put_count * p.put_blocks;
     if (block < puts) {
         u32 i = block / p.put_blocks;
         u32 door = FAR_PUTS + i * p.put_channels;
         put_long(call, long_message(p.puts[i], RELAY_SPANS + i, door, p.put_channels, p.put_blocks, block % p.put_blocks));
-    } else if (block - puts < gets) {
+    } else {
         u32 i = (block - puts) / p.get_blocks;
         u32 door = FAR_GETS + i * p.get_channels;
         get_long(call, long_message(p.gets[i], i, door, p.get_channels, p.get_blocks, (block - puts) % p.get_blocks));
-    } else {
-        pass_short(call);
     }
 }
