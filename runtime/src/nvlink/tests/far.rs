@@ -7,6 +7,7 @@ use efarun_wire::Rank;
 use super::collectives::{Chance, STEPS_MAX};
 use super::emulator::{Emulator, Node};
 use super::far_hosts::Ranks;
+use super::protocol::seeds;
 use super::relay::{NOISE, Part};
 use crate::nvlink::parameters::status;
 use crate::relay::far::messages::{FarMessage, Messages};
@@ -66,7 +67,7 @@ fn what_is_sent_arrives_in_whatever_calls_each_end_has_it() {
     let name = "what_is_sent_arrives_in_whatever_calls_each_end_has_it";
     let Some(emulator) = Emulator::new(name) else { return };
     let lengths = [1, 5, 8, 1021, SHORT_BYTES, SHORT_BYTES + 1, SLICE_BYTES, SLICE_BYTES + 1, 200_001];
-    for seed in 0..24 {
+    for seed in 0..2 * seeds() {
         let (ranks, lanes, mut chance) =
             (2 + seed as usize % 2, [1, 2, 4][seed as usize / 2 % 3], Chance(seed));
         let mut draw = |below: usize| chance.next() as usize % below;

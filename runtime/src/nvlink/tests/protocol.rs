@@ -211,6 +211,6 @@ fn done_by(leaf: Leaf) -> DeviceCollective {
 }
 
 /// Few in CI, more by `scripts/test --all`.
-fn seeds() -> u64 {
+pub(super) fn seeds() -> u64 {
     if std::env::var_os("EFARUN_TEST_MATRIX").is_some_and(|matrix| matrix == "full") { 120 } else { 12 }
 }
