@@ -484,9 +484,9 @@ mod tests {
 
     #[test]
     fn ranks_of_several_nodes_share_gpus_as_processes_with_room_for_transfers() {
-        assert_eq!((sharing_refusal(false, None), sharing_refusal(false, Some(16))), (None, None));
+        assert_eq!((sharing_refusal(false, None), sharing_refusal(false, Some(17))), (None, None));
         let crowded = sharing_refusal(false, Some(13)).expect("an A100 of eight ranks");
-        assert!(crowded.contains("13 multiprocessors") && crowded.contains("takes 16"), "{crowded}");
+        assert!(crowded.contains("13 multiprocessors") && crowded.contains("takes 17"), "{crowded}");
         let threads = sharing_refusal(true, Some(66)).expect("threads");
         assert!(threads.contains("a process for each rank"), "{threads}");
     }

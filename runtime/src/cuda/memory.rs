@@ -451,6 +451,15 @@ impl HostMemory {
         unsafe { std::slice::from_raw_parts_mut(self.part(at, bytes).cast(), bytes) }
     }
 
+    /// So many bytes of it, as a pointer.
+    ///
+    /// # Panics
+    ///
+    /// When it has fewer.
+    pub(crate) fn raw(&self, at: usize, bytes: usize) -> *mut [u8] {
+        std::ptr::slice_from_raw_parts_mut(self.part(at, bytes).cast(), bytes)
+    }
+
     /// So many bytes of it, to be read.
     ///
     /// # Panics

@@ -1,8 +1,9 @@
 //! The host's part: threads that do with other hosts what slices ask for.
 //!
 //! Each thread has a World and the channels of its number. It waits for what they post, in the order in which the kernels take
-//! them: the slices of a call in turn, then those of the next call from its first channel on. Ranks that exchange
-//! something post it in the same order, so that both ends of a connection go through the same messages.
+//! them: the slices of a transfer in turn, then those of the next from its first channel on. Ranks that exchange
+//! something post it in the same order, so that both ends of a connection go through the same messages. Between transfers it
+//! serves launches of messages ([`far`](super::far)), as many as come before the next transfer, until they are done.
 //!
 //! # Safety
 //!
@@ -10,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,13 @@ use efarun_wire::Rank;
 
 use super::cells::Round;
 use super::direct;
+use super::far::lane::{self, Plan as MessagePlan};
+use super::far::parameters::{BOX_BYTES as FAR_BOX_BYTES, DOORS};
+use super::far::session::{Carrier, Places, Session, Surroundings};
 use super::parameters::{ANSWERED, CHANNELS, SLOT_BYTES, WORDS};
-use super::shorts::{Shorts, clear_got, clear_put};
-use super::staging::Staging;
+use super::shorts::{CELL_WORDS, Shorts, clear_got, clear_put};
+use super::staging::{BOX_BYTES, INBOX, OUTBOX, Staging};
 use super::transfer::{Caller, Transfer, is_short, part_len};
-use super::words::Early;
 use crate::cuda::HostMemory;
 use crate::error::Error;
 use crate::nvlink::status;
@@ -36,17 +39,28 @@ pub(super) struct Shared {
     pub(super) staging: Staging,
     pub(super) cells: HostMemory,
     pub(super) words: HostMemory,
+    /// The same for messages.
+    pub(super) far_cells: HostMemory,
+    pub(super) far_words: HostMemory,
     /// What kernels tell the host, and the host kernels.
     pub(super) status: HostMemory,
-    plans: Mutex<Plans>,
+    plans: Mutex<Plans<Plan>>,
+    far_plans: Mutex<Plans<FarPlan>>,
     failure: Mutex<Option<Error>>,
     is_over: AtomicBool,
 }
 
-#[derive(Debug, Default)]
-struct Plans {
+#[derive(Debug)]
+struct Plans<P> {
     last: u32,
-    by_number: HashMap<u32, Arc<Plan>>,
+    by_number: HashMap<u32, Arc<P>>,
+}
+
+/// What lanes do for a launch of messages, and how many are to learn of it before it is forgotten; never where a graph can run it again.
+#[derive(Debug)]
+struct FarPlan {
+    plan: Arc<MessagePlan>,
+    left: Option<AtomicUsize>,
 }
 
 /// What the hosts do with a call's slices.
@@ -64,13 +78,22 @@ pub(super) struct Plan {
 }
 
 impl Shared {
-    pub(super) fn new(staging: Staging, cells: HostMemory, words: HostMemory, status: HostMemory) -> Shared {
+    /// Of each kind of memory that of transfers and that of messages.
+    pub(super) fn new(
+        staging: Staging,
+        [cells, far_cells]: [HostMemory; 2],
+        [words, far_words]: [HostMemory; 2],
+        status: HostMemory,
+    ) -> Shared {
         Shared {
             staging,
             cells,
             words,
+            far_cells,
+            far_words,
             status,
             plans: Mutex::default(),
+            far_plans: Mutex::default(),
             failure: Mutex::default(),
             is_over: AtomicBool::new(false),
         }
@@ -78,17 +101,41 @@ impl Shared {
 
     /// Takes a plan in, and gives its number.
     pub(super) fn add(&self, transfer: &Transfer, caller: Caller, is_captured: bool) -> u32 {
-        let plan = Plan::of(transfer, caller, is_captured);
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that are captured are never forgotten.
-        let number = plans.next();
-        plans.by_number.insert(number, Arc::new(plan));
-        number
+        add(&self.plans, Plan::of(transfer, caller, is_captured))
+    }
+
+    /// The same of messages, in which so many lanes have a part.
+    pub(super) fn add_messages(&self, plan: MessagePlan, lanes: usize, is_captured: bool) -> u32 {
+        let left = (!is_captured).then(|| AtomicUsize::new(lanes));
+        add(&self.far_plans, FarPlan { plan: Arc::new(plan), left })
+    }
+
+    /// A plan of messages, of which each lane learns once each time a kernel asks for it.
+    fn far_plan(&self, number: u32) -> Option<Arc<MessagePlan>> {
+        let mut plans = self.far_plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let FarPlan { plan, left } = &**plans.by_number.get(&number)?;
+        let plan = Arc::clone(plan);
+        if left.as_ref().is_some_and(|left| left.fetch_sub(1, Ordering::AcqRel) == 1) {
+            plans.by_number.remove(&number);
+        }
+        Some(plan)
     }
 
     /// Why a thread ended before its time.
     pub(super) fn take_failure(&self) -> Option<Error> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn fail(&self, error: Error, caller: Option<Caller>) {
+        let error = match caller {
+            Some(Caller { operation, sequence }) => error.within(operation, sequence),
+            None => error,
+        };
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    fn far_words(&self) -> &[AtomicU64] {
+        self.far_words.words(0..DOORS * WORDS)
     }
 
     /// Ends what waits on the GPU, and every call from now on.
@@ -116,7 +163,22 @@ impl Shared {
     }
 }
 
-impl Plans {
+/// Takes a plan in, and gives its number.
+fn add<P>(plans: &Mutex<Plans<P>>, plan: P) -> u32 {
+    let mut plans = plans.lock().unwrap_or_else(PoisonError::into_inner);
+    // Those that are captured are never forgotten.
+    let number = plans.next();
+    plans.by_number.insert(number, Arc::new(plan));
+    number
+}
+
+impl<P> Default for Plans<P> {
+    fn default() -> Plans<P> {
+        Plans { last: 0, by_number: HashMap::new() }
+    }
+}
+
+impl<P> Plans<P> {
     /// A number that none of them has.
     fn next(&mut self) -> u32 {
         loop {
@@ -154,14 +216,6 @@ pub(super) struct Lane {
     pub(super) count: usize,
 }
 
-/// What a lane has in the host's memory from exchange to exchange.
-#[derive(Debug, Default)]
-struct Boxes {
-    shorts: Shorts,
-    /// Of slices that cards read.
-    early: Early,
-}
-
 /// Serves the lane's channels until the relay is over, or something fails. `reader` is the lane's where GPU memory is read by
 /// cards.
 pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World, mut reader: Option<Reader>) {
@@ -182,15 +236,29 @@ pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World, mut reader: O
 /// Serves until the relay is over; whether it was, and nothing has failed.
 fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut Reader>) -> bool {
     let mut rounds = [Round(1); CHANNELS];
-    let mut boxes = Boxes::default();
+    let mut shorts = Shorts::default();
+    let mut far = lane::Lane::new(lane.number, lane.count);
     let mut channel = lane.number;
-    while let Some((number, slice)) = await_post(shared, channel, rounds[channel]) {
+    while let Some(work) = await_work(shared, lane, &far, channel, &rounds) {
+        let (number, slice) = match work {
+            Work::Slice(number, slice) => (number, slice as usize),
+            Work::Messages => {
+                let transfers = transfers(&rounds, lane);
+                if let Err((error, caller)) =
+                    converse(shared, world, reader.as_deref_mut(), &mut far, transfers)
+                {
+                    shared.fail(error, caller);
+                    return false;
+                }
+                continue;
+            }
+        };
         let Some(plan) = shared.plan(number) else {
             log::error!("a kernel asked for plan {number}, which there is not");
             return false;
         };
-        let (round, slice) = (rounds[channel], slice as usize);
-        if slice == 0 && !boxes.shorts.take(&plan, &shared.cells, round, || shared.is_over()) {
+        let round = rounds[channel];
+        if slice == 0 && !shorts.take(&plan, &shared.cells, round, || shared.is_over()) {
             return true;
         }
         // All cells are those of the first channel.
@@ -199,14 +267,13 @@ fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut
             clear_got(&shared.cells, round);
         }
         if let Err(error) =
-            exchange(shared, world, reader.as_deref_mut(), &plan, (channel, slice), &mut boxes)
+            exchange(shared, world, reader.as_deref_mut(), &plan, (channel, slice), &mut shorts)
         {
-            let error = error.within(plan.caller.operation, plan.caller.sequence);
-            shared.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            shared.fail(error, Some(plan.caller));
             return false;
         }
         if slice == 0 {
-            boxes.shorts.give(&plan, &shared.cells, round);
+            shorts.give(&plan, &shared.cells, round);
         }
         shared.words.word(channel * WORDS + ANSWERED).store(round.0, Ordering::Release);
         rounds[channel] = Round(round.0 + 1);
@@ -217,23 +284,50 @@ fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut
     true
 }
 
-/// Waits for a channel's next post, of which plan and slice it is; nothing when the relay is over.
-fn await_post(shared: &Shared, channel: usize, round: Round) -> Option<(u32, u32)> {
+/// What a lane is to do next.
+enum Work {
+    /// This slice of a transfer's plan.
+    Slice(u32, u32),
+    Messages,
+}
+
+/// How many rounds of transfers a lane has served, of the channel that all in which it has a part use: messages say so behind how many
+/// they come.
+fn transfers(rounds: &[Round; CHANNELS], lane: Lane) -> u32 {
+    (rounds[lane.number].0 - 1) as u32
+}
+
+/// Waits for what comes next, on a transfer's next channel or between transfers; nothing when the relay is over.
+fn await_work(
+    shared: &Shared,
+    lane: Lane,
+    far: &lane::Lane,
+    channel: usize,
+    rounds: &[Round; CHANNELS],
+) -> Option<Work> {
+    let (round, transfers) = (rounds[channel], transfers(rounds, lane));
     let post = round.post();
     let post = shared.words.words(channel * WORDS + post.start..channel * WORDS + post.end);
+    let far_words = shared.far_words();
     let start = Instant::now();
     let mut looks = 0u32;
     loop {
-        if let Some(posted) = round.posted(post) {
-            return Some(posted);
+        // In this order: what is posted before the end is found, and what came before a transfer that is found is there.
+        let is_over = looks.is_multiple_of(LOOKS) && shared.is_over();
+        let posted = round.posted(post);
+        if channel == lane.number && far.called(far_words, transfers).is_some() {
+            return Some(Work::Messages);
+        }
+        if let Some((number, slice)) = posted {
+            return Some(Work::Slice(number, slice));
+        }
+        if is_over {
+            return None;
         }
         looks = looks.wrapping_add(1);
         if !looks.is_multiple_of(LOOKS) {
             std::hint::spin_loop();
             continue;
-        }
-        if shared.is_over() {
-            return None;
         }
         let waited = start.elapsed();
         if waited > NAP_FROM {
@@ -243,18 +337,48 @@ fn await_post(shared: &Shared, channel: usize, round: Round) -> Option<(u32, u32
     }
 }
 
+/// Passes messages until there are none; or why not, and of which call.
+fn converse(
+    shared: &Shared,
+    world: &mut World,
+    reader: Option<&mut Reader>,
+    lane: &mut lane::Lane,
+    transfers: u32,
+) -> Result<(), (Error, Option<Caller>)> {
+    let carrier = match (&shared.staging, reader) {
+        (Staging::Host { outbox, inbox }, _) => {
+            // SAFETY: the memory is shared's, which outlives this, and the session's as its paragraph says.
+            let places = |memory: &HostMemory| unsafe { Places::new(memory.raw(BOX_BYTES, FAR_BOX_BYTES)) };
+            let part_bytes = world.part_bytes();
+            Carrier::Transport { outbox: places(outbox), inbox: places(inbox), part_bytes }
+        }
+        (Staging::Gpu(_), Some(reader)) => {
+            Carrier::Cards { reader, outbox: OUTBOX + BOX_BYTES, inbox: INBOX + BOX_BYTES }
+        }
+        (Staging::Gpu(_), None) => unreachable!("a lane for GPU memory has a reader"),
+    };
+    let around = Surroundings {
+        words: shared.far_words(),
+        cells: shared.far_cells.words(0..CELL_WORDS),
+        plan: &|number| shared.far_plan(number),
+        is_over: &|| shared.is_over(),
+    };
+    let result = world.talk(&mut Session::new(lane, carrier, around, transfers));
+    result.map_err(|error| (error, lane.caller()))
+}
+
 fn exchange(
     shared: &Shared,
     world: &mut World,
     reader: Option<&mut Reader>,
     plan: &Plan,
     (channel, slice): (usize, usize),
-    Boxes { shorts, early }: &mut Boxes,
+    shorts: &mut Shorts,
 ) -> Result<(), Error> {
     let (outbox, inbox) = match (&shared.staging, reader) {
         (Staging::Host { outbox, inbox }, _) => (outbox, inbox),
         (Staging::Gpu(_), Some(reader)) => {
-            return direct::exchange(world, reader, plan, (channel, slice), shorts, early);
+            return direct::exchange(world, reader, plan, (channel, slice), shorts);
         }
         (Staging::Gpu(_), None) => unreachable!("a lane for GPU memory has a reader"),
     };

@@ -10,10 +10,9 @@
 //! it, and says when it has. So a slice costs two messages and a read, which are on their way for other slices meanwhile; and
 //! the hosts' processors touch none of the data. What is short is said itself, by one message.
 //!
-//! A rank's peers need not pair their calls as it does ([`words`](super::words)), and it hears, reads and answers each of them when that
-//! one is there, whether or not others are. What remains: an exchange is of one slice of a transfer, and the lane's next begins when all
-//! of it is done. So where a message has more slices than there are lanes, its later slices wait for what else the transfer has: of
-//! ranks that come to that only behind the whole message, and of those that wait for each other's calls in a circle, none gets on.
+//! Within an exchange every peer is heard, read from and answered when it is there, whether or not others are. The lane's next one begins
+//! when all of it is done, which is right for transfers, of which all ranks have the same; messages, of which they need not, go
+//! otherwise ([`far`](super::far)).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,8 +26,8 @@ use super::parameters::SLOT_BYTES;
 use super::shorts::Shorts;
 use super::staging::{INBOX, OUTBOX, ROOM_BYTES, Staging};
 use super::transfer::is_short;
-use super::words::{Early, Get, Heard, Hearing, Word};
-use crate::coll::executor::talk::{Next, Talk, Trouble};
+use super::words::{Get, Heard, Hearing, Word};
+use crate::coll::executor::talk::{self, Expected, Next, Said, Talk, Trouble};
 use crate::config::GpuDirect;
 use crate::cuda::{CudaError, Device, DeviceMemory};
 use crate::error::Error;
@@ -243,7 +242,6 @@ pub(super) fn exchange(
     plan: &Plan,
     (channel, slice): (usize, usize),
     shorts: &mut Shorts,
-    early: &mut Early,
 ) -> Result<(), Error> {
     let place = |index: usize| channel * SLOT_BYTES + index * plan.slice_bytes;
     let len = |bytes: usize| part_of(plan, bytes, slice);
@@ -266,13 +264,15 @@ pub(super) fn exchange(
         true => Space::Host(&mut parts.take(index)[..bytes]),
         false => Space::Room { into: INBOX + place(index), len: len(bytes) },
     };
+    let unsaid = Vec::with_capacity(peers.len());
     let mut talk = Exchange {
+        peers,
         reader,
-        hearing: Hearing::new(early, receives.iter().map(get).collect()),
+        hearing: Hearing::new(receives.iter().map(get).collect()),
         spaces: receives.iter().map(space).collect(),
         unanswered: Vec::new(),
         passes_on,
-        unsaid: Vec::with_capacity(peers.len()),
+        unsaid,
     };
     for &&(to, index, bytes) in &sends {
         let word = match is_short(bytes) {
@@ -281,7 +281,7 @@ pub(super) fn exchange(
         };
         talk.give(to, word);
     }
-    world.talk(&peers, &mut talk)
+    world.talk(&mut talk)
 }
 
 /// Where something goes that this rank gets.
@@ -292,15 +292,16 @@ enum Space<'s> {
 
 /// A rank's part in a slice, under way.
 struct Exchange<'e> {
+    peers: Vec<Rank>,
     reader: &'e mut Reader,
-    hearing: Hearing<'e>,
+    hearing: Hearing,
     /// Of each get.
     spaces: Vec<Space<'e>>,
     /// Of whom cards read, as often as they do.
     unanswered: Vec<Rank>,
     /// To whom the first get goes on, while it has not.
     passes_on: &'e [Rank],
-    unsaid: Vec<(Rank, Vec<u8>)>,
+    unsaid: Vec<Said>,
 }
 
 impl Exchange<'_> {
@@ -308,7 +309,7 @@ impl Exchange<'_> {
         if let Word::Ready { .. } = word {
             self.hearing.gave(to);
         }
-        self.unsaid.push((to, word.to_bytes()));
+        self.unsaid.push(Said::word(to, word.to_bytes()));
     }
 
     fn pass_on(&mut self, word: Word<'_>) {
@@ -319,7 +320,7 @@ impl Exchange<'_> {
 
     /// Says of all that was being read that it was.
     fn answer(&mut self) {
-        let done = |from| (from, Word::Done.to_bytes());
+        let done = |from| Said::word(from, Word::Done.to_bytes());
         self.unsaid.extend(self.unanswered.drain(..).map(done));
         if let Some(&Space::Room { into, len }) = self.spaces.first()
             && self.hearing.has_heard_of(0)
@@ -330,11 +331,16 @@ impl Exchange<'_> {
 }
 
 impl Talk for Exchange<'_> {
-    fn waits_for(&self, peer: Rank) -> bool {
-        self.hearing.waits_for(peer)
+    fn peers(&self) -> &[Rank] {
+        &self.peers
     }
 
-    fn hear(&mut self, from: Rank, said: &[u8]) -> Result<(), Trouble> {
+    fn expects(&mut self, peer: Rank) -> Option<Expected> {
+        self.hearing.waits_for(peer).then_some(Expected::Word)
+    }
+
+    fn hear(&mut self, from: Rank, said: talk::Heard<'_>) -> Result<(), Trouble> {
+        let talk::Heard::Word(said) = said else { unreachable!("only words are expected") };
         let heard = self.hearing.hear(from, said);
         let heard = heard.map_err(|difference| Trouble::Differs { peer: from, difference })?;
         match (heard, heard.get().map(|get| &mut self.spaces[get])) {
@@ -354,11 +360,7 @@ impl Talk for Exchange<'_> {
         Ok(())
     }
 
-    fn go_on(&mut self, say: &mut VecDeque<(Rank, Vec<u8>)>) -> Result<Next, Trouble> {
-        // Before anything that comes now.
-        while let Some((from, word)) = self.hearing.next_early() {
-            self.hear(from, &word)?;
-        }
+    fn go_on(&mut self, say: &mut VecDeque<Said>) -> Result<Next, Trouble> {
         if !self.unanswered.is_empty() && self.reader.poll().map_err(Trouble::Beside)? {
             self.answer();
         }

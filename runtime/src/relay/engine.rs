@@ -15,9 +15,12 @@ use efarun_wire::Rank;
 
 use super::carrier::{Lane, Shared, carry};
 use super::direct;
-use super::parameters::{CHANNELS, SLOT_BYTES, SPANS_MAX, STATE_BYTES, Standing, WORDS};
+use super::far::lane::Plan;
+use super::far::messages::Messages;
+use super::far::parameters::{DOORS, FAR_STATE_BYTES, FarStanding, LANES_MAX};
+use super::parameters::{CHANNELS, SLOT_BYTES, SPANS_MAX, Standing, WORDS};
 use super::shorts::CELL_WORDS;
-use super::staging::Staging;
+use super::staging::{BOX_BYTES, Staging};
 use super::transfer::{Caller, Transfer};
 use crate::cuda::{CudaError, Device, DeviceMemory, Event, Grid, HostMemory, Kernel, Module, Stream};
 use crate::error::Error;
@@ -33,6 +36,7 @@ pub struct Relay {
     threads: Vec<JoinHandle<()>>,
     state: DeviceMemory<u64>,
     kernels: HashMap<Option<DeviceElement>, Kernel>,
+    far_kernel: Option<Kernel>,
     deadline_ns: u64,
     /// Where the last transfer was enqueued, so that one on another stream comes behind it.
     last: Option<Stream>,
@@ -47,7 +51,12 @@ impl Relay {
     ///
     /// [`Error::Gpu`] when memory cannot be had, [`Error::Bootstrap`] when a rank does not come, and [`Error::Setup`] where
     /// the cards must reach GPU memory and do not.
+    ///
+    /// # Panics
+    ///
+    /// When there are 3 Worlds, or more than 4: slices of a message could not go by all in turn.
     pub fn new(device: &Device, mut worlds: Vec<World>, deadline: Duration) -> Result<Relay, Error> {
+        assert!(matches!(worlds.len(), 0..=2 | LANES_MAX), "{} lanes", worlds.len());
         let rank = worlds.first().map_or(Rank(0), World::rank);
         let (staging, readers) = direct::agree(device, &mut worlds)?;
         let made = Relay::assemble(device, worlds, staging, readers, deadline);
@@ -63,11 +72,11 @@ impl Relay {
     ) -> Result<Relay, CudaError> {
         let shared = Arc::new(Shared::new(
             staging,
-            HostMemory::new(device, CELL_WORDS)?,
-            HostMemory::new(device, CHANNELS * WORDS)?,
+            [HostMemory::new(device, CELL_WORDS)?, HostMemory::new(device, CELL_WORDS)?],
+            [HostMemory::new(device, CHANNELS * WORDS)?, HostMemory::new(device, DOORS * WORDS)?],
             HostMemory::new(device, status::WORDS.div_ceil(2))?,
         ));
-        let state = DeviceMemory::zeroed(device, STATE_BYTES / size_of::<u64>())?;
+        let state = DeviceMemory::zeroed(device, FAR_STATE_BYTES / size_of::<u64>())?;
         let order = Event::new(device)?;
         let count = worlds.len();
         let readers = readers.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
@@ -86,18 +95,22 @@ impl Relay {
             threads,
             state,
             kernels: HashMap::new(),
+            far_kernel: None,
             deadline_ns: u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX),
             last: None,
             order,
         })
     }
 
-    /// Loads the kernel for a type, or for what is only moved. Done once; without it, the first transfer does it.
+    /// Loads the kernel for a type, or those for what is only moved. Done once; without it, the first transfer does it.
     ///
     /// # Errors
     ///
     /// [`CudaError::Call`].
     pub fn prepare(&mut self, element: Option<DeviceElement>) -> Result<(), CudaError> {
+        if element.is_none() {
+            self.far_kernel()?;
+        }
         self.kernel(element).map(|_| ())
     }
 
@@ -142,6 +155,39 @@ impl Relay {
         Ok(())
     }
 
+    /// Enqueues messages, behind all before them, and returns. What fails of them is told of the caller.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    ///
+    /// # Panics
+    ///
+    /// When they do not [fit](Messages::fit) into a launch.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Relay::enqueue`], of every stretch.
+    pub unsafe fn enqueue_messages(
+        &mut self,
+        stream: &Stream,
+        messages: &Messages,
+        caller: Caller,
+    ) -> Result<(), CudaError> {
+        let is_captured = stream.is_captured()?;
+        self.order(stream, is_captured)?;
+        let kernel = self.far_kernel()?.clone();
+        let lanes = self.threads.len();
+        let plan = Plan { caller, messages: messages.clone() };
+        let plan = self.shared.add_messages(plan, messages.lanes(lanes), is_captured);
+        let parameters = self.far_standing().told(messages, plan, lanes);
+        let grid = Grid { blocks: messages.grid_blocks(), threads: THREADS };
+        // SAFETY: what the module's paragraph says, and the caller's promise.
+        unsafe { kernel.launch(stream, grid, &parameters)? };
+        self.threads.iter().for_each(|thread| thread.thread().unpark());
+        Ok(())
+    }
+
     /// Why the network part of a transfer failed, once; without waiting.
     pub fn failure(&self) -> Option<Error> {
         self.shared.take_failure()
@@ -164,6 +210,18 @@ impl Relay {
         }
     }
 
+    fn far_standing(&self) -> FarStanding {
+        FarStanding {
+            outbox: self.shared.staging.outbox().offset(BOX_BYTES),
+            inbox: self.shared.staging.inbox().offset(BOX_BYTES),
+            cells: self.shared.far_cells.pointer(),
+            words: self.shared.far_words.pointer(),
+            state: self.state.pointer(),
+            status: self.shared.status.pointer(),
+            deadline_ns: self.deadline_ns,
+        }
+    }
+
     /// Lets a stream wait for the one that was used last, as the kernels share channels.
     fn order(&mut self, stream: &Stream, is_captured: bool) -> Result<(), CudaError> {
         if self.last.as_ref() == Some(stream) || is_captured {
@@ -175,6 +233,13 @@ impl Relay {
         }
         self.last = Some(stream.clone());
         Ok(())
+    }
+
+    fn far_kernel(&mut self) -> Result<&Kernel, CudaError> {
+        if self.far_kernel.is_none() {
+            self.far_kernel = Some(Module::load(&self.device, ptx(None))?.kernel(c"far_messages")?);
+        }
+        Ok(self.far_kernel.as_ref().expect("it was loaded"))
     }
 
     fn kernel(&mut self, element: Option<DeviceElement>) -> Result<&Kernel, CudaError> {

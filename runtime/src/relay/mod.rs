@@ -8,6 +8,9 @@
 //! ([`staging`]), and the hosts only tell each other what can be read ([`direct`], [`words`]). The host moves bytes only; what is
 //! reduced is reduced on the GPU, so that all types and operations are as within a node.
 //!
+//! [`Messages`] of single ranks go by a kernel of their own, in which none waits for another ([`far`]), as ranks need not make the same
+//! calls of them; transfers are those that all ranks have alike, as the parts of collectives.
+//!
 //! A short stretch ([`cells`]) always goes by way of the host, which sends it with what it would say of it: no fence, no answer and
 //! no read is waited for.
 //!
@@ -31,5 +34,6 @@ mod words;
 
 pub use self::engine::Relay;
 pub use self::far::messages::{FarMessage, Messages};
-pub use self::parameters::{BLOCKS_MAX, SPANS_MAX};
+pub use self::far::parameters::{BLOCKS_MAX, LONG_MAX as LONG_MESSAGES_MAX};
+pub use self::parameters::SPANS_MAX;
 pub use self::transfer::{Caller, Reduction, Stretch, Transfer};

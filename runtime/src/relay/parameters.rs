@@ -9,8 +9,6 @@ use crate::nvlink::DeviceOp;
 pub const SPANS_MAX: usize = 16;
 /// How many slices are on their way at once.
 pub(crate) const CHANNELS: usize = 16;
-/// How many blocks a transfer has at most.
-pub const BLOCKS_MAX: u32 = CHANNELS as u32;
 /// What a channel has room for in each direction.
 pub(crate) const SLOT_BYTES: usize = 1 << 20;
 /// How many rounds of a channel a host may have been told of and not answered.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::far::parameters::BOX_BYTES as FAR_BOX_BYTES;
 use super::parameters::{CHANNELS, SLOT_BYTES};
 use crate::cuda::{CudaError, Device, DevicePointer, HostMemory};
 use crate::transport::fabric::reads::Room;
 
-/// What kernels put slices into, and what they get them from: a part for each channel.
+/// What kernels put slices into, and what they get them from: a part for each channel, and behind those of transfers the places of
+/// messages.
 #[derive(Debug)]
 pub(super) enum Staging {
     /// Memory of the host, which Worlds send from and receive into.
@@ -23,7 +25,7 @@ pub(super) enum Staging {
 impl Staging {
     /// Memory of the host.
     pub(super) fn on_host(device: &Device) -> Result<Staging, CudaError> {
-        let words = BOX_BYTES / size_of::<u64>();
+        let words = (BOX_BYTES + FAR_BOX_BYTES) / size_of::<u64>();
         Ok(Staging::Host { outbox: HostMemory::new(device, words)?, inbox: HostMemory::new(device, words)? })
     }
 
@@ -42,8 +44,9 @@ impl Staging {
     }
 }
 
-const BOX_BYTES: usize = CHANNELS * SLOT_BYTES;
+/// What transfers take of an outbox or an inbox.
+pub(super) const BOX_BYTES: usize = CHANNELS * SLOT_BYTES;
 /// Of a room on the GPU: where what is put lies, and what is got.
 pub(super) const OUTBOX: usize = 0;
-pub(super) const INBOX: usize = BOX_BYTES;
-pub(super) const ROOM_BYTES: usize = 2 * BOX_BYTES;
+pub(super) const INBOX: usize = BOX_BYTES + FAR_BOX_BYTES;
+pub(super) const ROOM_BYTES: usize = 2 * (BOX_BYTES + FAR_BOX_BYTES);

@@ -1,8 +1,6 @@
 //! What hosts do for a transfer that cards read, in rooms of the host's memory on soft EFA devices: the same exchange as for rooms
 //! of GPUs, which need one.
 
-mod groups;
-
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +13,6 @@ use super::parameters::SLOT_BYTES;
 use super::shorts::{Shorts, Stretches};
 use super::staging::{INBOX, OUTBOX, ROOM_BYTES};
 use super::transfer::{Caller, Transfer, is_short};
-use super::words::Early;
 use crate::config::{LocalTransport, Provider};
 use crate::cuda::DevicePointer;
 use crate::error::Error;
@@ -33,28 +30,6 @@ fn slices_are_read_from_whoever_has_put_them() {
     }
 }
 
-/// They failed with a difference that was none: who waits for the end of what it gave hears of what it gets next, and the other way
-/// round.
-#[test]
-fn ranks_need_not_pair_their_messages_as_their_peers_do() {
-    for (device, nics) in [("p4d", "4"), ("p5", "2")] {
-        let options = ["--device", device, "--nics", nics, "--manners", "all"];
-        soft_efa::run_at("2.5.1", &format!("relay-pairs-{device}"), "relay::tests::bodies::pairs", &options);
-    }
-}
-
-#[test]
-fn ranks_that_receive_of_several_answer_each_of_them() {
-    let options = ["--device", "p5", "--manners", "all"];
-    soft_efa::run_at("2.5.1", "relay-circle", "relay::tests::bodies::circles", &options);
-}
-
-#[test]
-fn calls_in_one_order_end_however_they_are_cut() {
-    let options = ["--device", "p4d", "--nics", "2", "--manners", "all"];
-    soft_efa::run_at("2.5.1", "relay-order", "relay::tests::bodies::orders", &options);
-}
-
 #[test]
 fn ranks_that_disagree_about_a_slice_are_told_of_each_other() {
     let options = ["--device", "p5"];
@@ -69,29 +44,6 @@ mod bodies {
         if support::body_runs_on().is_some() {
             super::everybody_to_everybody();
             super::passed_on();
-        }
-    }
-
-    #[test]
-    fn pairs() {
-        if support::body_runs_on().is_some() {
-            super::groups::one_call_meets_two();
-            super::groups::several_messages_of_a_pair();
-            super::groups::what_came_early_goes_first();
-        }
-    }
-
-    #[test]
-    fn circles() {
-        if support::body_runs_on().is_some() {
-            super::groups::nobody_waits_in_a_circle();
-        }
-    }
-
-    #[test]
-    fn orders() {
-        if support::body_runs_on().is_some() {
-            super::groups::whatever_is_in_one_order();
         }
     }
 
@@ -206,9 +158,9 @@ fn run_one(station: &mut Station, transfer: &Transfer, shorts: &mut Shorts) -> R
         let bytes = shorts.put.of_mut(index).iter_mut().enumerate();
         bytes.for_each(|(at, byte)| *byte = byte_of(me, 0, index * SLICE + at));
     }
-    let (plan, mut early) = (plan_of(transfer), Early::default());
+    let plan = plan_of(transfer);
     (0..transfer.slices()).try_for_each(|slice| {
-        exchange(&mut station.world, &mut station.reader, &plan, (slice, slice), shorts, &mut early)?;
+        exchange(&mut station.world, &mut station.reader, &plan, (slice, slice), shorts)?;
         // What kernels do next: nobody reads what was put any more.
         station.write(OUTBOX + slice * SLOT_BYTES, &[0xFF; SLOT_BYTES]);
         Ok(())
@@ -216,9 +168,9 @@ fn run_one(station: &mut Station, transfer: &Transfer, shorts: &mut Shorts) -> R
 }
 
 /// A rank with a room that the others may read.
-struct Station {
-    world: World,
-    reader: Reader,
+pub(super) struct Station {
+    pub(super) world: World,
+    pub(super) reader: Reader,
     room: Arc<Room>,
 }
 
@@ -235,9 +187,8 @@ fn on_all<T: Send>(
     let one = |world: World| {
         let mut station = Station::open(world);
         let (found, result) = body(&mut station);
-        let Station { world, reader, room } = station;
-        reader.close().unwrap();
-        (room, found, result.and_then(|()| world.close()))
+        let room = Arc::clone(&station.room);
+        (room, found, result.and(station.close()))
     };
     thread::scope(|scope| {
         let one = &one;
@@ -248,7 +199,7 @@ fn on_all<T: Send>(
 }
 
 impl Station {
-    fn open(mut world: World) -> Station {
+    pub(super) fn open(mut world: World) -> Station {
         let me = world.rank();
         let room = Arc::new(Room::Host(Memory::on_large_pages(ROOM_BYTES)));
         let (network, devices) = world.cards().unwrap();
@@ -273,11 +224,18 @@ impl Station {
         Station { world, reader, room }
     }
 
+    /// The Reader goes first, so that no card touches the room any more.
+    pub(super) fn close(self) -> Result<(), Error> {
+        let Station { world, reader, .. } = self;
+        reader.close().unwrap();
+        world.close()
+    }
+
     fn me(&self) -> usize {
         self.world.rank().index()
     }
 
-    fn memory(&self) -> &Memory {
+    pub(super) fn memory(&self) -> &Memory {
         let Room::Host(memory) = &*self.room else { panic!("memory of the host") };
         memory
     }
@@ -286,12 +244,6 @@ impl Station {
     fn write(&mut self, start: usize, bytes: &[u8]) {
         // SAFETY: that no card reads it, or writes it, is what is tested.
         unsafe { self.memory().write(start, bytes) };
-    }
-
-    #[expect(unsafe_code, reason = "reads what no card writes")]
-    fn read(&self, start: usize, len: usize) -> Vec<u8> {
-        // SAFETY: as for writes.
-        unsafe { self.memory().bytes(start..start + len) }.to_vec()
     }
 }
 

@@ -1,14 +1,10 @@
 //! What hosts say to each other of slices that cards read, and what a rank makes of what it hears.
 //!
 //! A [`Word`] is one message: that a slice can be read, and where; that it was read; or a short stretch, which is said instead. It says
-//! itself what it is, as two ranks need not be in the same call: one may send and receive at the same time where its peer does one
-//! behind the other. Then who waits for the end of what it gave hears of what it gets by a later call. That is kept in
-//! [`Early`], and is the first that the later call hears. What two ranks give each other keeps its order either way, and what was
-//! read is done in any order, as a call ends when all that it gave is.
+//! itself what it is. [`Hearing`] is what a rank makes of those of an exchange of transfers; of messages that is part of a
+//! [session](super::far::session). What two ranks give each other keeps its order.
 //!
-//! Pure. What it cannot do: bound what is kept, which a peer can add to while this rank waits for it to read.
-
-use std::collections::{HashMap, VecDeque};
+//! Pure.
 
 use efarun_wire::Rank;
 
@@ -35,7 +31,7 @@ impl<'w> Word<'w> {
     }
 
     /// What a message says; nothing when that is no word.
-    fn parse(bytes: &'w [u8]) -> Option<Word<'w>> {
+    pub(super) fn parse(bytes: &'w [u8]) -> Option<Word<'w>> {
         let (kind, rest) = bytes.split_first_chunk()?;
         match (u64::from_le_bytes(*kind), rest.as_chunks::<8>()) {
             (READY, ([at, len], [])) => {
@@ -45,26 +41,6 @@ impl<'w> Word<'w> {
             (WHOLE, _) => Some(Word::Whole(rest)),
             _ => None,
         }
-    }
-}
-
-/// What a lane has heard before it was asked for, by peer.
-#[derive(Debug, Default)]
-pub(super) struct Early(HashMap<Rank, VecDeque<Vec<u8>>>);
-
-impl Early {
-    fn keep(&mut self, from: Rank, word: &[u8]) {
-        self.0.entry(from).or_default().push_back(word.to_vec());
-    }
-
-    /// The first that came of a peer.
-    pub(super) fn take(&mut self, from: Rank) -> Option<Vec<u8>> {
-        let words = self.0.get_mut(&from)?;
-        let word = words.pop_front();
-        if words.is_empty() {
-            self.0.remove(&from);
-        }
-        word
     }
 }
 
@@ -79,8 +55,7 @@ pub(super) struct Get {
 
 /// What a rank hears in an exchange, and what it still has to.
 #[derive(Debug)]
-pub(super) struct Hearing<'e> {
-    early: &'e mut Early,
+pub(super) struct Hearing {
     gets: Vec<Get>,
     /// Which of them it has heard of.
     are_heard: Vec<bool>,
@@ -108,20 +83,11 @@ impl Heard<'_> {
     }
 }
 
-impl<'e> Hearing<'e> {
+impl Hearing {
     /// Of one peer's gets the first comes first.
-    pub(super) fn new(early: &'e mut Early, gets: Vec<Get>) -> Hearing<'e> {
+    pub(super) fn new(gets: Vec<Get>) -> Hearing {
         let are_heard = vec![false; gets.len()];
-        Hearing { early, gets, are_heard, unread: Vec::new() }
-    }
-
-    /// What came before this exchange and belongs to it: the next of it, to be heard before anything else.
-    pub(super) fn next_early(&mut self) -> Option<(Rank, Vec<u8>)> {
-        if self.early.0.is_empty() {
-            return None;
-        }
-        let unheard = self.gets.iter().zip(&self.are_heard).filter(|(_, is_heard)| !**is_heard);
-        unheard.map(|(get, _)| get.from).find_map(|from| Some((from, self.early.take(from)?)))
+        Hearing { gets, are_heard, unread: Vec::new() }
     }
 
     /// Says that a peer was told to read something.
@@ -155,10 +121,8 @@ impl<'e> Hearing<'e> {
             self.unread.remove(given);
             return Ok(Heard::Nothing);
         }
-        let Some(number) = self.next_get(from) else {
-            self.early.keep(from, word);
-            return Ok(Heard::Nothing);
-        };
+        let number = self.next_get(from);
+        let number = number.ok_or_else(|| "gives more than it is asked for".to_owned())?;
         let Get { len, is_short, .. } = self.gets[number];
         let (found, fits, heard) = match parsed {
             Word::Ready { at, len } => (len, !is_short, Heard::Slice { get: number, at }),
@@ -229,37 +193,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_a_later_call_is_kept_while_an_answer_is_waited_for() {
-        let mut early = Early::default();
-        let mut first = Hearing::new(&mut early, Vec::new());
-        first.gave(A);
-        assert!(first.waits_for(A) && !first.waits_for(B) && first.next_early().is_none());
-        for word in [ready(64, 5000), Word::Whole(&[9; 10]).to_bytes(), ready(128, 6000)] {
-            assert_eq!(first.hear(A, &word), Ok(Heard::Nothing));
-        }
-        assert_eq!(first.waits(), Some(A));
-        assert_eq!(first.hear(A, &done()), Ok(Heard::Nothing));
-        assert_eq!(first.waits(), None);
-        // Somebody else's is not taken for it, and a call takes no more than it gets.
-        let mut second = Hearing::new(&mut early, vec![slice(B, 5000), slice(A, 5000), short(A, 10)]);
-        for expected in [Heard::Slice { get: 1, at: 64 }, Heard::Whole { get: 2, bytes: &[9; 10] }] {
-            let (from, word) = second.next_early().expect("it came early");
-            assert_eq!((from, second.hear(from, &word)), (A, Ok(expected)));
-        }
-        assert_eq!(second.next_early(), None);
-        assert!(second.waits_for(B) && !second.waits_for(A));
-        let mut third = Hearing::new(&mut early, vec![slice(A, 6000), slice(A, 7000)]);
-        let (from, word) = third.next_early().expect("it came early");
-        assert_eq!(third.hear(from, &word), Ok(Heard::Slice { get: 0, at: 128 }));
-        assert_eq!(third.next_early(), None);
-        assert_eq!(third.hear(A, &ready(0, 7000)), Ok(Heard::Slice { get: 1, at: 0 }));
-        assert_eq!(third.waits(), None);
-    }
-
-    #[test]
     fn messages_of_a_pair_keep_their_order_and_answers_are_counted() {
-        let mut early = Early::default();
-        let mut hearing = Hearing::new(&mut early, vec![slice(A, 10), short(B, 3), slice(A, 20)]);
+        let mut hearing = Hearing::new(vec![slice(A, 10), short(B, 3), slice(A, 20)]);
         hearing.gave(A);
         hearing.gave(A);
         assert_eq!(hearing.hear(A, &ready(1, 10)), Ok(Heard::Slice { get: 0, at: 1 }));
@@ -277,12 +212,12 @@ mod tests {
     #[test]
     fn what_cannot_be_said_is_told() {
         let said = |gets: &[Get], given: &[Rank], word: &[u8]| {
-            let mut early = Early::default();
-            let mut hearing = Hearing::new(&mut early, gets.to_vec());
+            let mut hearing = Hearing::new(gets.to_vec());
             given.iter().for_each(|to| hearing.gave(*to));
             hearing.hear(A, word).expect_err("it differs")
         };
         assert!(said(&[slice(A, 10)], &[B], &done()).contains("what it was not given"));
+        assert!(said(&[slice(B, 10)], &[A], &ready(0, 10)).contains("more than it is asked for"));
         assert_eq!(said(&[slice(A, 10)], &[], &ready(0, 11)), "has 11 bytes where 10 belong");
         assert_eq!(
             said(&[short(A, 10)], &[A], &Word::Whole(&[0; 9]).to_bytes()),

@@ -1,7 +1,5 @@
 //! What the relay needs of a World whose cards read GPU memory: the cards, and to say what can be read.
 
-use efarun_wire::Rank;
-
 use super::World;
 use super::messages::Means;
 use crate::coll::executor::talk::Talk;
@@ -14,14 +12,19 @@ impl World {
         self.cards.as_ref().map(|(network, names)| (*network, &names[..]))
     }
 
-    /// Talks to these peers, none of which is this rank, and blocks until nothing is waited for and what was said is read.
+    /// Talks to others, and blocks until nothing is waited for and what was said is read.
     ///
     /// # Errors
     ///
     /// As [`World::send_receive`].
-    pub(crate) fn talk(&mut self, peers: &[Rank], talk: &mut dyn Talk) -> Result<(), Error> {
+    pub(crate) fn talk(&mut self, talk: &mut dyn Talk) -> Result<(), Error> {
         self.beside_calls(|Means { executor, transport, patience, interrupt, .. }| {
-            executor.talk(peers, talk, patience, transport, interrupt)
+            executor.talk(talk, patience, transport, interrupt)
         })
+    }
+
+    /// The most that a part of something that is talked carries, the same on all ranks.
+    pub(crate) fn part_bytes(&self) -> usize {
+        self.peers.as_ref().map_or(usize::MAX, |peers| peers.limits.messages().slot_bytes)
     }
 }

@@ -1,23 +1,19 @@
 //! What a group of messages between ranks of several nodes is made of.
 //!
-//! Pure. What goes within the node goes first, over NVLink, and then what goes to other nodes, in rounds: of each pair of ranks
-//! the first messages of either direction, then the next, so many that a round fits into one transfer, where that can be. What two
-//! ranks have in a round is in one transfer at both ends, whatever else they send, so that their hosts say the same things in the
-//! same order.
+//! Pure. What goes within the node goes first, over NVLink, and then what goes to other nodes, where no message waits for another:
+//! the other ends may have theirs in groups of their own, and one behind the other, as NCCL allows.
 //!
-//! The other end may have its messages in groups of their own, as NCCL allows. So what takes more than a slice has a round to itself:
-//! slices of several messages would take turns, where the other end has one message behind the other.
+//! What does not fit into one launch goes in rounds: of each pair of ranks the first messages of either direction, then the next, so
+//! many that a round fits into one launch, where that can be. What two ranks have in a round is in one launch at both ends. Where other
+//! nodes have more ranks than a launch has room for, a round's pairs go in order of rank. So all pairs have one order, by round and by
+//! both ranks, of which each rank's launches follow its own part: who waits for a rank to come to a launch waits for one that is
+//! at an earlier pair, and no ranks wait in a circle.
 //!
-//! What it cannot do: let a rank send more than 256 KiB, a slice for each lane, in a group in which it also receives from a peer that
-//! sends only behind having received. A slice's exchange waits for what it gets, and the next slice's for it.
-//!
-//! Where other nodes have more ranks than a transfer has room for, a round's pairs go in order of rank. So all pairs have one order,
-//! by round and by both ranks, of which each rank's transfers follow its own part: who waits for a rank to come to a transfer waits for
-//! one that is at an earlier pair, and no ranks wait in a circle.
+//! What it cannot do: let a rank come to messages of a later round whose peer waits for them before it comes to an earlier one.
 
 use efarun_rt::Rank;
 use efarun_rt::nvlink::DeviceMessage;
-use efarun_rt::relay::{SPANS_MAX, Stretch, Transfer};
+use efarun_rt::relay::{FarMessage, LONG_MESSAGES_MAX, Messages, SPANS_MAX, Stretch};
 
 use super::steps::{Standpoint, Step};
 
@@ -50,51 +46,68 @@ pub(super) fn steps(sends: &[DeviceMessage], receives: &[DeviceMessage], at: &St
         .filter(|(message, _)| !is_near(message) && message.bytes > 0)
         .map(|(message, is_sent)| Far { round: 0, is_sent, message })
         .collect();
-    // So many that those of all pairs fit into one transfer, where that can be.
-    let at_once = (SPANS_MAX / at.far_ranks().max(1)).max(1);
+    let all = launch(&far);
+    if all.fit() {
+        if !far.is_empty() {
+            steps.push(Step::Far(all));
+        }
+        return steps;
+    }
+    // So many that those of all pairs fit into one launch, where that can be.
+    let of_each = |room: usize| (room / at.far_ranks().max(1)).max(1);
+    let (at_once, long_at_once) = (of_each(SPANS_MAX), of_each(LONG_MESSAGES_MAX));
     // Both sorts keep the order of what is sent to one rank, and of what comes from it.
     far.sort_by_key(|it| (it.message.peer, it.is_sent));
-    let slice_bytes = slice_bytes();
     for of_peer in far.chunk_by_mut(|a, b| (a.message.peer, a.is_sent) == (b.message.peer, b.is_sent)) {
-        let (mut round, mut room) = (0, at_once);
+        let (mut round, mut room, mut long_room) = (0, at_once, long_at_once);
         for it in of_peer {
-            let is_alone = it.message.bytes > slice_bytes;
-            if room == 0 || is_alone && room < at_once {
-                (round, room) = (round + 1, at_once);
+            let is_long = !FarMessage::from(&*it).is_short();
+            if room == 0 || is_long && long_room == 0 {
+                (round, room, long_room) = (round + 1, at_once, long_at_once);
             }
             it.round = round;
-            room = if is_alone { 0 } else { room - 1 };
+            room -= 1;
+            long_room -= usize::from(is_long);
         }
     }
     far.sort_by_key(|it| (it.round, it.message.peer));
     for round in far.chunk_by(|a, b| a.round == b.round) {
-        transfers(round, &mut steps);
+        launches(round, &mut steps);
     }
     steps
 }
 
-/// The transfers of a round.
-fn transfers(round: &[Far], steps: &mut Vec<Step>) {
-    let slice_bytes = slice_bytes();
-    let mut transfer = Transfer { slice_bytes, ..Transfer::default() };
+/// The launches of a round.
+fn launches(round: &[Far], steps: &mut Vec<Step>) {
+    let mut messages = Messages::default();
     for of_peer in round.chunk_by(|a, b| a.message.peer == b.message.peer) {
-        let sent = of_peer.iter().filter(|it| it.is_sent).count();
-        let received = of_peer.len() - sent;
-        if transfer.puts.len() + sent > SPANS_MAX || transfer.gets.len() + received > SPANS_MAX {
-            let full = std::mem::replace(&mut transfer, Transfer { slice_bytes, ..Transfer::default() });
-            steps.push(Step::Relay(full));
+        let mut with = messages.clone();
+        add(&mut with, of_peer);
+        if !with.fit() {
+            steps.push(Step::Far(messages));
+            with = launch(of_peer);
         }
-        for Far { is_sent, message, .. } in of_peer {
-            let Transfer { puts, gets, sends, receives, .. } = &mut transfer;
-            let (stretches, peers) = if *is_sent { (puts, sends) } else { (gets, receives) };
-            peers.push((message.peer, stretches.len()));
-            stretches.push(Stretch { pointer: message.data, bytes: message.bytes });
-        }
+        messages = with;
     }
-    steps.push(Step::Relay(transfer));
+    steps.push(Step::Far(messages));
 }
 
-/// Both ends cut a message alike, whatever else they have.
-fn slice_bytes() -> usize {
-    Transfer::slice_bytes(usize::MAX / 2, SPANS_MAX)
+fn launch(far: &[Far]) -> Messages {
+    let mut messages = Messages::default();
+    add(&mut messages, far);
+    messages
+}
+
+fn add(messages: &mut Messages, far: &[Far]) {
+    for it in far {
+        let direction = if it.is_sent { &mut messages.sends } else { &mut messages.receives };
+        direction.push(FarMessage::from(it));
+    }
+}
+
+impl From<&Far> for FarMessage {
+    fn from(far: &Far) -> FarMessage {
+        let DeviceMessage { peer, data, bytes } = far.message;
+        FarMessage { peer, stretch: Stretch { pointer: data, bytes } }
+    }
 }

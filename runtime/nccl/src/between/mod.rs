@@ -151,6 +151,7 @@ impl Between {
                 match step {
                     Step::Copy { from, to, bytes } => stream.copy(*from, *to, *bytes)?,
                     Step::Relay(transfer) => self.relay.enqueue(stream, transfer, caller)?,
+                    Step::Far(messages) => self.relay.enqueue_messages(stream, messages, caller)?,
                     Step::Node(call) => {
                         if let Some(node) = &mut self.node {
                             node.on(stream).staged().call(call)?;

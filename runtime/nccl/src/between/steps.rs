@@ -14,7 +14,7 @@
 
 use efarun_rt::cuda::DevicePointer;
 use efarun_rt::nvlink::{DeviceCall, DeviceCollective, DeviceMessage, DeviceOp};
-use efarun_rt::relay::{Reduction, Stretch, Transfer};
+use efarun_rt::relay::{Messages as FarMessages, Reduction, Stretch, Transfer};
 use efarun_rt::{Rank, ReduceOp};
 
 /// Where a rank stands.
@@ -69,6 +69,8 @@ pub(crate) enum Step {
     Messages { sends: Vec<DeviceMessage>, receives: Vec<DeviceMessage> },
     /// Something with other nodes.
     Relay(Transfer),
+    /// Messages to other nodes and from them, all at the same time.
+    Far(FarMessages),
     /// Within this GPU's memory.
     Copy { from: DevicePointer, to: DevicePointer, bytes: usize },
 }

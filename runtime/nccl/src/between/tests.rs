@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use efarun_rt::cuda::DevicePointer;
 use efarun_rt::nvlink::{DeviceCall, DeviceCollective, DeviceElement, DeviceOp, Factor};
-use efarun_rt::relay::{SPANS_MAX, Transfer};
+use efarun_rt::relay::{FarMessage, SPANS_MAX, Stretch, Transfer};
 use efarun_rt::{ElementType, Rank, ReduceOp};
 
 use super::steps::{BY_NODE_BYTES_MAX, SHARED_BYTES_MIN, Standpoint, Step, Steps, scratch_bytes};
@@ -176,6 +176,10 @@ fn play_node(ranks: &mut [Played], node: u32) -> bool {
 struct Wire {
     posts: HashMap<(u32, Rank), VecDeque<Post>>,
     comings: HashMap<(u32, Rank), usize>,
+    /// Messages between two ranks that were sent, places for those that are awaited, and how many a rank has under way.
+    sent: HashMap<(u32, u32), VecDeque<Vec<u8>>>,
+    awaited: HashMap<(u32, u32), VecDeque<Stretch>>,
+    left: HashMap<u32, usize>,
 }
 
 /// What a rank sends another in one transfer, and how many messages it expects of it there.
@@ -282,6 +286,51 @@ fn land(played: &mut Played, transfer: &Transfer, mut got: Vec<Vec<u8>>) {
     }
 }
 
+/// Lets a rank begin the messages to other nodes that it is at, or end them when all of them have found their other ends: nothing
+/// is taken for sent before its receiver has come to it.
+fn play_far(played: &mut Played, wire: &mut Wire) -> bool {
+    let Some(Step::Far(messages)) = played.step().cloned() else { return false };
+    let me = rank_of(&played.at);
+    assert!(messages.fit(), "{messages:?}");
+    match played.stage {
+        Stage::Before => {
+            for FarMessage { peer, stretch } in &messages.sends {
+                let data = played.read(stretch.pointer, stretch.bytes);
+                wire.sent.entry((me, peer.0)).or_default().push_back(data);
+            }
+            for FarMessage { peer, stretch } in &messages.receives {
+                wire.awaited.entry((peer.0, me)).or_default().push_back(*stretch);
+            }
+            wire.left.insert(me, messages.sends.len() + messages.receives.len());
+            played.stage = Stage::Said;
+            true
+        }
+        _ if wire.left[&me] == 0 => {
+            (played.stage, played.next) = (Stage::Before, played.next + 1);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Brings messages of which both ends are there to where they belong.
+fn deliver(ranks: &mut [Played], wire: &mut Wire) -> bool {
+    let mut has_moved = false;
+    for (&(from, to), awaited) in &mut wire.awaited {
+        let Some(sent) = wire.sent.get_mut(&(from, to)) else { continue };
+        while !awaited.is_empty() && !sent.is_empty() {
+            let (Some(stretch), Some(data)) = (awaited.pop_front(), sent.pop_front()) else { unreachable!() };
+            assert_eq!(data.len(), stretch.bytes, "{from} to {to}");
+            ranks[to as usize].write(stretch.pointer, &data);
+            for rank in [from, to] {
+                *wire.left.get_mut(&rank).expect("it has begun") -= 1;
+            }
+            has_moved = true;
+        }
+    }
+    has_moved
+}
+
 /// Plays until all are done.
 fn play(ranks: &mut [Played], what: &str) {
     let nodes = ranks[0].at.nodes;
@@ -300,8 +349,9 @@ fn play(ranks: &mut [Played], what: &str) {
             has_moved |= play_node(ranks, node);
         }
         for rank in &mut *ranks {
-            has_moved |= play_transfer(rank, &mut wire);
+            has_moved |= play_transfer(rank, &mut wire) | play_far(rank, &mut wire);
         }
+        has_moved |= deliver(ranks, &mut wire);
         if ranks.iter().all(|rank| rank.step().is_none()) {
             return;
         }

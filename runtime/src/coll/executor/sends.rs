@@ -65,6 +65,12 @@ impl Sends {
         true
     }
 
+    /// Whether a send that was in flight is complete.
+    pub(super) fn is_complete(&self, token: SendToken) -> bool {
+        let index = token.0.checked_sub(self.front).and_then(|index| usize::try_from(index).ok());
+        index.is_none_or(|index| self.in_flight.get(index).is_some_and(|send| send.is_complete))
+    }
+
     /// The receiver of the oldest send that is not complete, if it is one of this call's first `count`.
     pub(super) fn oldest_of(&self, count: usize) -> Option<Rank> {
         let complete = self.front - self.first;
@@ -91,8 +97,13 @@ mod tests {
         sends.start(3);
         let tokens = post(&mut sends, 3);
         assert!(sends.completed(tokens[1]));
+        assert_eq!(
+            tokens.iter().map(|token| sends.is_complete(*token)).collect::<Vec<_>>(),
+            [false, true, false]
+        );
         assert_eq!(sends.oldest_of(1), Some(Rank(0)));
         assert!(sends.completed(tokens[0]));
+        assert!(sends.is_complete(tokens[0]) && !sends.is_complete(tokens[2]));
         assert_eq!(sends.oldest_of(2), None);
         assert_eq!(sends.oldest_of(3), Some(Rank(2)));
     }

@@ -7,7 +7,7 @@
 // channel and posts that; it waits for the answers of the slices that had the place before. Who receives one posts that a place is
 // free, some slices ahead, and finds it filled when that is answered. One block more passes what is short, through cells
 // (cells.cuh), and calls the lanes that have a part in all this, as often as messages are launched: so lanes learn of launches in
-// their order.
+// their order, and by how many rounds of transfers come before, of the order of both.
 //
 // What two ranks give each other keeps its order: the lanes send the slices of a message behind those of messages before it.
 #pragma once
@@ -165,7 +165,9 @@ DEVICE void pass_short(FarCall& call) {
         Wait wait = {0, 0};
         u32 any = p.get_count ? 0 : RELAY_SPANS;
         while (answered + RELAY_ROUNDS < mine && goes_on(wait, call, peer_of(p, any))) answered = load_acquire(words + RELAY_ANSWERED);
-        if (!call.is_given_up) post(words, mine, p.plan, 0, false);
+        // A transfer that a lane has a part in has a round of the channel of its number.
+        u32 before = (u32) * (const u64*)(p.state + RELAY_COUNTS + lane * 16);
+        if (!call.is_given_up) post(words, mine, p.plan, before, false);
     }
     // Behind it, cells are free that were put so many rounds before.
     if (!all_of_block(!call.is_given_up)) return;

@@ -5,14 +5,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use efarun_wire::Rank;
 
 use super::collectives::{Chance, STEPS_MAX};
-use super::emulator::{Emulator, Node};
+use super::emulator::{Emulator, Node, Work};
 use super::far_hosts::Ranks;
 use super::protocol::seeds;
-use super::relay::{NOISE, Part};
+use super::relay::{NOISE, Part, zeros};
 use crate::nvlink::parameters::status;
 use crate::relay::far::messages::{FarMessage, Messages};
 use crate::relay::far::parameters::{PLACES, SLICE_BYTES};
-use crate::relay::parameters::{ROUNDS, SHORT_BYTES};
+use crate::relay::parameters::{CHANNELS, GOT_CELL_WORDS, ROUNDS, SHORT_BYTES, WORDS};
+use crate::relay::transfer::Transfer;
 
 /// What ranks send each other, and in which of their launches.
 #[derive(Default)]
@@ -232,4 +233,39 @@ fn a_host_that_takes_no_launch_or_says_stop_ends_every_wait() {
         assert!(ranks.ranks[0].posted(0, ROUNDS as u64).is_some());
         assert!(ranks.ranks[0].posted(0, ROUNDS as u64 + 1).is_none());
     }
+}
+
+/// So hosts know which come first.
+#[test]
+fn lanes_are_told_behind_how_many_transfers_they_are_called() {
+    let Some(emulator) = Emulator::new("lanes_are_told_behind_how_many_transfers_they_are_called") else {
+        return;
+    };
+    let mut chance = Chance(5);
+    let mut traffic = Traffic::new(1);
+    for bytes in [5, 2 * SLICE_BYTES] {
+        let part = Part::new(&mut chance, bytes, true);
+        let message = FarMessage { peer: Rank(1), stretch: part.stretch() };
+        traffic.launch((0, 0)).sends.push(message);
+        traffic.parts.push((part, Part::new(&mut chance, bytes, false)));
+    }
+    // Of one slice, of the first lane, and of three, of both: nobody need answer either.
+    let (words, cells) = (zeros(CHANNELS * WORDS * 8), zeros(2 * GOT_CELL_WORDS * 8));
+    let given = [700, 20_000].map(|bytes| Part::new(&mut chance, bytes, true));
+    let transfer = |part: &Part| Transfer {
+        puts: vec![part.stretch()],
+        sends: vec![(Rank(1), 0)],
+        slice_bytes: 8192,
+        ..Transfer::default()
+    };
+    let ranks = Ranks::new(&traffic.launches, 2, 5, u64::MAX);
+    let mut works = ranks.works();
+    let standing = ranks.ranks[0].beside(&words, &cells);
+    for part in &given {
+        let transfer = transfer(part);
+        works[0].insert(0, Work::Relay(Box::new(standing.told(&transfer, 1)), transfer.blocks(), None));
+    }
+    assert!(emulator.run_all(&Node::new(1, u64::MAX), &works, 5, STEPS_MAX), "it ends");
+    let posted = |lane| ranks.ranks[0].posted(lane, 1);
+    assert_eq!((posted(0), posted(1)), (Some((1, 2)), Some((1, 1))));
 }

@@ -20,7 +20,7 @@ use crate::relay::far::messages::{FarMessage, Messages, Way};
 use crate::relay::far::parameters::{
     BOX_BYTES, DOORS, FAR_STATE_BYTES, FarStanding, GET_DOORS, PLACES, PUT_DOORS, SLICE_BYTES,
 };
-use crate::relay::parameters::{ANSWERED, GOT_CELL_WORDS, ROUNDS, WORDS};
+use crate::relay::parameters::{ANSWERED, GOT_CELL_WORDS, ROUNDS, Standing, WORDS};
 
 /// A rank of each node, with its host.
 pub(super) struct Ranks<'t> {
@@ -93,6 +93,19 @@ impl Memory {
         }
     }
 
+    /// What transfers of the same rank are told, where nobody answers them.
+    pub(super) fn beside(&self, words: &[AtomicU64], cells: &[AtomicU64]) -> Standing {
+        Standing {
+            outbox: pointer_to(&self.outbox),
+            inbox: pointer_to(&self.inbox),
+            cells: pointer_to(cells),
+            words: pointer_to(words),
+            state: pointer_to(&self.state),
+            status: pointer_to(&self.status),
+            deadline_ns: u64::MAX,
+        }
+    }
+
     pub(super) fn posted(&self, door: usize, round: u64) -> Option<(u32, u32)> {
         let post = Round(round).post();
         Round(round).posted(&self.words[door * WORDS..][post])
@@ -137,9 +150,9 @@ impl Memory {
         assert_eq!(slice, 0);
         let messages = &launches[plan as usize - 1];
         let mut taken = VecDeque::new();
-        let short = |message: &&FarMessage| message.is_short() && lane == 0;
-        for (message, number) in messages.sends.iter().zip(messages.puts().kernel_numbers()) {
-            if !short(&message) {
+        let short = |message: &FarMessage| message.is_short() && lane == 0;
+        for (message, number) in messages.puts().in_order() {
+            if !short(message) {
                 continue;
             }
             let mut bytes = vec![0; message.stretch.bytes];
@@ -155,14 +168,14 @@ impl Memory {
                 all.iter().for_each(|word| word.store(NOISE, Relaxed));
             }
         }
-        for (is_sent, list) in [(true, &messages.sends), (false, &messages.receives)] {
+        for is_sent in [true, false] {
             let direction = if is_sent { messages.puts() } else { messages.gets() };
             let first = if is_sent { PUT_DOORS } else { GET_DOORS };
             let before: Vec<_> = self.doors.iter().map(|door| door.told).collect();
-            for (message, number) in list.iter().zip(direction.kernel_numbers()) {
+            for (message, number) in direction.in_order() {
                 let units = if is_sent { &mut self.sends } else { &mut self.receives };
                 let units = units.entry((lane, message.peer.index())).or_default();
-                if short(&message) {
+                if short(message) {
                     let passage = match is_sent {
                         true => Passage::Taken(taken.pop_front().expect("it was taken")),
                         false => Passage::Cells { round, number },

@@ -61,7 +61,8 @@ impl Messages {
 }
 
 impl FarMessage {
-    pub(crate) fn is_short(&self) -> bool {
+    /// Whether it goes whole, as one of the short ones of a launch.
+    pub fn is_short(&self) -> bool {
         is_short(self.stretch.bytes)
     }
 
@@ -94,15 +95,14 @@ impl<'m> Direction<'m> {
         long.chain(self.0.iter().filter(|message| message.is_short()))
     }
 
-    /// Of each message, in order, its number among the kernel's.
-    pub(crate) fn kernel_numbers(self) -> Vec<usize> {
+    /// In their order, each with its number among the kernel's.
+    pub(crate) fn in_order(self) -> impl Iterator<Item = (&'m FarMessage, usize)> {
         let (mut long, mut short) = (0, self.long_count());
-        let mut number = |message: &FarMessage| {
+        self.0.iter().map(move |message| {
             let next = if message.is_short() { &mut short } else { &mut long };
             *next += 1;
-            *next - 1
-        };
-        self.0.iter().map(&mut number).collect()
+            (message, *next - 1)
+        })
     }
 
     /// How many channels each long message has, by which its slices go in turn: of each lane as many.
@@ -163,7 +163,7 @@ mod tests {
             let list = messages(&lengths);
             let direction = Direction(&list);
             let mut ways = BTreeMap::<usize, Vec<usize>>::new();
-            for (message, number) in list.iter().zip(direction.kernel_numbers()) {
+            for (message, number) in direction.in_order() {
                 for slice in 0..message.slices() {
                     let way = Way::of(number, slice, direction.channels());
                     ways.entry(way.channel).or_default().push(way.before);
@@ -212,7 +212,7 @@ mod tests {
             let list = messages(lengths);
             let direction = Direction(&list);
             let order: Vec<_> = direction.kernel_order().collect();
-            let numbers = direction.kernel_numbers();
+            let numbers: Vec<_> = direction.in_order().map(|(_, number)| number).collect();
             assert_eq!((order.len(), numbers.len()), (list.len(), list.len()));
             assert!(
                 list.iter().zip(&numbers).all(|(message, &number)| order[number] == message),

@@ -13,9 +13,10 @@ pub(crate) const SLICE_BYTES: usize = 64 << 10;
 /// How many lanes there can be. Each has the channels that are its number modulo their count.
 pub(crate) const LANES_MAX: usize = 4;
 /// How many long messages a launch has of each direction.
-pub(crate) const LONG_MAX: usize = 8;
-/// Blocks of a launch: of what is put, of what is got, and one that passes what is short.
-pub(crate) const BLOCKS_MAX: u32 = 2 * LONG_MAX as u32 + 1;
+pub const LONG_MAX: usize = 8;
+/// How many blocks a launch has at most, more than any other of the relay: of what is put, of what is got, and one that passes what is
+/// short.
+pub const BLOCKS_MAX: u32 = 2 * LONG_MAX as u32 + 1;
 /// Whose words come one behind the other, and whose counts: first the lanes'.
 pub(crate) const PUT_DOORS: usize = LANES_MAX;
 pub(crate) const GET_DOORS: usize = PUT_DOORS + CHANNELS;

@@ -5,46 +5,54 @@ use std::collections::{HashMap, VecDeque};
 use efarun_rt::Rank;
 use efarun_rt::cuda::DevicePointer;
 use efarun_rt::nvlink::DeviceMessage;
-use efarun_rt::relay::Transfer;
+use efarun_rt::relay::FarMessage;
 
 use super::super::messages;
 use super::super::steps::{Standpoint, Step};
 use super::{INPUT, OUTPUT, Played, Stage, play, rank_of, standpoints};
 
 #[test]
-fn messages_of_one_pair_go_in_order_some_at_a_time() {
+fn messages_go_at_the_same_time_and_what_does_not_fit_in_rounds() {
     let at = Standpoint { nodes: 3, locals: 2, node: 0, local: 0 };
     let message = |peer, data, bytes| DeviceMessage { peer: Rank(peer), data: DevicePointer(data), bytes };
     let sends = [message(2, 1, 8), message(1, 2, 8), message(2, 3, 16), message(3, 4, 8), message(2, 5, 0)];
     let steps = messages::steps(&sends, &[message(3, 6, 8)], &at);
-    let [Step::Messages { sends: near, .. }, Step::Relay(transfer)] = &steps[..] else {
-        panic!("{steps:?}");
-    };
+    let [Step::Messages { sends: near, .. }, Step::Far(far)] = &steps[..] else { panic!("{steps:?}") };
     assert_eq!(near, &[message(1, 2, 8)]);
-    let put = |transfer: &Transfer, (to, index): (Rank, usize)| (to.0, transfer.puts[index].pointer.0);
-    let puts =
-        |transfer: &Transfer| -> Vec<_> { transfer.sends.iter().map(|&it| put(transfer, it)).collect() };
-    assert_eq!((puts(transfer), transfer.receives.len()), (vec![(2, 1), (2, 3), (3, 4)], 1));
-    let many: Vec<_> = (1..=5).map(|data| message(4, data, 8)).collect();
-    let steps = messages::steps(&many, &[message(4, 6, 8), message(2, 7, 8)], &at);
-    let [Step::Relay(first), Step::Relay(second)] = &steps[..] else { panic!("{steps:?}") };
-    assert_eq!((puts(first), puts(second)), (vec![(4, 1), (4, 2), (4, 3), (4, 4)], vec![(4, 5)]));
-    assert_eq!((first.receives.len(), second.receives.len()), (2, 0));
-    // What has several slices would take turns with others.
-    let lens = [8, 8, (64 << 10) + 1, (64 << 10) + 1, 64 << 10, 8];
-    let mixed: Vec<_> = (1..).zip(lens).map(|(data, bytes)| message(4, data, bytes)).collect();
-    let of_transfers: Vec<_> = messages::steps(&[], &mixed, &at)
-        .iter()
-        .map(|step| match step {
-            Step::Relay(transfer) => transfer.gets.len(),
+    let data = |list: &[FarMessage]| -> Vec<_> {
+        list.iter().map(|message| (message.peer.0, message.stretch.pointer.0)).collect()
+    };
+    assert_eq!((data(&far.sends), data(&far.receives)), (vec![(2, 1), (2, 3), (3, 4)], vec![(3, 6)]));
+    let launches = |sends: &[DeviceMessage], receives: &[DeviceMessage], at: &Standpoint| -> Vec<_> {
+        let launch = |step: &Step| match step {
+            Step::Far(far) => (data(&far.sends), data(&far.receives)),
             other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!(of_transfers, [2, 1, 1, 2]);
-    // Of everybody on other nodes one each way, as many as a transfer has room for.
+        };
+        messages::steps(sends, receives, at).iter().map(launch).collect()
+    };
+    let many = |peer, count: u64, bytes| (0..count).map(|at| message(peer, at, bytes)).collect::<Vec<_>>();
+    // As many as there is room for, whoever they are for.
+    assert_eq!(launches(&many(4, 16, 8), &many(2, 16, 8), &at).len(), 1);
+    assert_eq!(launches(&many(4, 8, 1 << 20), &[many(2, 8, 8), many(3, 8, 8192)].concat(), &at).len(), 1);
+    // One more: of each pair the first four, or two where they are long.
+    let numbers = |range: std::ops::Range<u64>, peer| range.map(|at| (peer, at)).collect::<Vec<_>>();
+    let more = [many(4, 17, 8), many(5, 5, 8)].concat();
+    let of_rounds = launches(&more, &many(5, 1, 8), &at);
+    assert_eq!(of_rounds.len(), 5);
+    assert_eq!(of_rounds[0], ([numbers(0..4, 4), numbers(0..4, 5)].concat(), vec![(5, 0)]));
+    assert_eq!(of_rounds[1], ([numbers(4..8, 4), numbers(4..5, 5)].concat(), vec![]));
+    assert_eq!(of_rounds[4].0, numbers(16..17, 4));
+    let of_rounds = launches(&many(4, 9, 5000), &[], &at);
+    assert_eq!(of_rounds.iter().map(|(sends, _)| sends.len()).collect::<Vec<_>>(), [2, 2, 2, 2, 1]);
+    // Of more ranks than there is room for, in their order, and of a rank both directions together.
     let at = Standpoint { nodes: 3, locals: 8, node: 0, local: 0 };
     let of_all: Vec<_> = (8..24).map(|peer| message(peer, u64::from(peer), 8)).collect();
-    assert_eq!(messages::steps(&of_all, &of_all, &at).len(), 1);
+    assert_eq!(launches(&of_all, &of_all, &at).len(), 1);
+    let of_all: Vec<_> = (8..24).map(|peer| message(peer, u64::from(peer), 1 << 20)).collect();
+    let of_rounds = launches(&of_all, &of_all, &at);
+    assert_eq!(of_rounds.len(), 2);
+    let half = |range: std::ops::Range<u32>| range.map(|peer| (peer, u64::from(peer))).collect::<Vec<_>>();
+    assert_eq!(of_rounds, [(half(8..16), half(8..16)), (half(16..24), half(16..24))]);
 }
 
 /// Passes what ranks send each other within their nodes, where they do.
