@@ -84,6 +84,26 @@ def check_all(check, rank, ranks, count, dtype):
     check.equal("send and recv", result, everybody[before])
 
 
+def check_unpaired(check, rank, ranks, count):
+    """One rank of two sends and receives at the same time what the other does one behind the other; in turns."""
+    peer = rank ^ 1
+    if peer >= ranks:
+        return
+    for in_one in range(2):
+        mine = [data(rank + which, count, torch.float32) for which in range(2)]
+        result = [torch.empty_like(vector) for vector in mine]
+        sends = [dist.P2POp(dist.isend, vector, peer) for vector in mine]
+        receives = [dist.P2POp(dist.irecv, vector, peer) for vector in result]
+        if rank % 2 == in_one:
+            calls = [[sends[0], receives[0], receives[1], sends[1]]]
+        else:
+            calls = [[receives[0]], [receives[1]], [sends[0]], [sends[1]]]
+        for work in [work for call in calls for work in dist.batch_isend_irecv(call)]:
+            work.wait()
+        for which, vector in enumerate(result):
+            check.equal("send and recv, not in pairs", vector, data(peer + which, count, torch.float32))
+
+
 def time_all_reduce(rank):
     for count in TIMED_COUNTS:
         vector = torch.ones(count, device="cuda")
@@ -136,6 +156,7 @@ def main():
     for count in COUNTS:
         for dtype in TYPES:
             check_all(check, rank, ranks, count, dtype)
+        check_unpaired(check, rank, ranks, count)
     time_all_reduce(rank)
     print(f"rank {rank}: {check.results} results, {check.wrong} wrong", flush=True)
     dist.destroy_process_group()
