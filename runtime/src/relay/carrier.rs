@@ -308,14 +308,15 @@ fn await_work(
     let (round, transfers) = (rounds[channel], transfers(rounds, lane));
     let post = round.post();
     let post = shared.words.words(channel * WORDS + post.start..channel * WORDS + post.end);
-    let far_words = shared.far_words();
+    let (call, called) = far.next_call(shared.far_words());
     let start = Instant::now();
     let mut looks = 0u32;
     loop {
         // In this order: what is posted before the end is found, and what came before a transfer that is found is there.
         let is_over = looks.is_multiple_of(LOOKS) && shared.is_over();
         let posted = round.posted(post);
-        if channel == lane.number && far.called(far_words, transfers).is_some() {
+        let is_called = call.posted(called).is_some_and(|(_, before)| before == transfers);
+        if is_called && channel == lane.number {
             return Some(Work::Messages);
         }
         if let Some((number, slice)) = posted {

@@ -51,6 +51,7 @@ impl Round {
     }
 
     /// Which plan and slice a post says, when it is there.
+    #[inline]
     pub(crate) fn posted(self, post: &[AtomicU64]) -> Option<(u32, u32)> {
         // The slice's word comes with what lies in the outbox, behind which it was written.
         let slice = self.half(post[1].load(Ordering::Acquire))?;

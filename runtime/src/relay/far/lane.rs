@@ -119,10 +119,15 @@ impl Lane {
         }
     }
 
+    /// Where a kernel calls next, and in which round.
+    pub(crate) fn next_call<'w>(&self, words: &'w [AtomicU64]) -> (Round, &'w [AtomicU64]) {
+        (self.next, &words[self.number * WORDS..][self.next.post()])
+    }
+
     /// The plan for which a kernel calls, where so many rounds of transfers come before it.
     pub(crate) fn called(&self, words: &[AtomicU64], transfers: u32) -> Option<u32> {
-        let post = self.next.post();
-        let (plan, before) = self.next.posted(&words[self.number * WORDS..][post])?;
+        let (round, post) = self.next_call(words);
+        let (plan, before) = round.posted(post)?;
         (before == transfers).then_some(plan)
     }
 
