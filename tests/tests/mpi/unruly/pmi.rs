@@ -72,8 +72,8 @@ impl Dialect {
             .beside_others()
     }
 
-    /// Runs each of these as rank 2 of a job of its own, with two ranks on each of two hosts. The others enter two barriers:
-    /// one that rank 2 enters too, before it dies, may be over before its death is seen.
+    /// Runs each of these as rank 2 of a job of its own, with two ranks on each of two hosts. The others enter three barriers:
+    /// two that rank 2 enters too, before it dies, may be over before its death is seen.
     fn ends_its_own_job(&self, cases: &[Case]) {
         let testbed = Testbed::up(2);
         let gates = Gates::new();
@@ -82,7 +82,7 @@ impl Dialect {
             format!("barrier; echo there; read go <{gate}/$PMI_RANK; barrier; finalize; echo through");
         let bystander = Bystander::start(self.job(&testbed, "h1,h2", &waiting), gates);
         let start = |script: &str| {
-            let script = format!("if [ $PMI_RANK = 2 ]; then {script}; else barrier; barrier; fi");
+            let script = format!("if [ $PMI_RANK = 2 ]; then {script}; else barrier; barrier; barrier; fi");
             self.job(&testbed, "h1:2,h2:2", &script).start()
         };
         // Some at once: what some do not do is waited for.
@@ -183,9 +183,10 @@ fn a_rank_or_a_stranger_at_the_port_of_pmi_harms_no_other_job() {
             9,
             "rank 2 on h2 aborted the job with code 9: out of luck",
         ),
-        // Wrong numbers, nonsense and no word at all, more at a time than are let be; then the job goes on to its end.
+        // Wrong numbers, nonsense and no word at all, more at a time than are let be; then the job goes on to its end. When all ranks
+        // have come: one that comes amid them may be turned away.
         (
-            "exec 5>&4; for i in $(seq 100); do connect; eval \"exec $((i + 10))>&4\"; done
+            "barrier; exec 5>&4; for i in $(seq 100); do connect; eval \"exec $((i + 10))>&4\"; done
              connect; ask cmd=initack\\ pmiid=1; read answer <&4 && exit 7
              connect; ask nonsense; read answer <&4 && exit 8
              exec 4<&5; barrier; exit 3",
