@@ -9,7 +9,8 @@
 //! both ranks, of which each rank's launches follow its own part: who waits for a rank to come to a launch waits for one that is
 //! at an earlier pair, and no ranks wait in a circle.
 //!
-//! What it cannot do: let a rank come to messages of a later round whose peer waits for them before it comes to an earlier one.
+//! What it cannot do: let a rank come to messages of a later round whose peer waits for them before it comes to an earlier one, or to those
+//! with other nodes before those within its own are done.
 
 use efarun_rt::Rank;
 use efarun_rt::nvlink::DeviceMessage;
