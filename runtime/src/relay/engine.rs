@@ -17,7 +17,7 @@ use super::carrier::{Lane, Shared, carry};
 use super::direct;
 use super::far::lane::Plan;
 use super::far::messages::Messages;
-use super::far::parameters::{DOORS, FAR_STATE_BYTES, FarStanding, LANES_MAX};
+use super::far::parameters::{DOORS, FAR_STATE_BYTES, LANES_MAX};
 use super::parameters::{CHANNELS, SLOT_BYTES, SPANS_MAX, Standing, WORDS};
 use super::shorts::CELL_WORDS;
 use super::staging::{BOX_BYTES, Staging};
@@ -180,7 +180,7 @@ impl Relay {
         let lanes = self.threads.len();
         let plan = Plan { caller, messages: messages.clone() };
         let plan = self.shared.add_messages(plan, messages.lanes(lanes), is_captured);
-        let parameters = self.far_standing().told(messages, plan, lanes);
+        let parameters = self.far_standing().told_of_messages(messages, plan, lanes);
         let grid = Grid { blocks: messages.grid_blocks(), threads: THREADS };
         // SAFETY: what the module's paragraph says, and the caller's promise.
         unsafe { kernel.launch(stream, grid, &parameters)? };
@@ -210,15 +210,15 @@ impl Relay {
         }
     }
 
-    fn far_standing(&self) -> FarStanding {
-        FarStanding {
-            outbox: self.shared.staging.outbox().offset(BOX_BYTES),
-            inbox: self.shared.staging.inbox().offset(BOX_BYTES),
+    /// The same for messages, which have words, cells and places of their own.
+    fn far_standing(&self) -> Standing {
+        let Standing { outbox, inbox, .. } = self.standing();
+        Standing {
+            outbox: outbox.offset(BOX_BYTES),
+            inbox: inbox.offset(BOX_BYTES),
             cells: self.shared.far_cells.pointer(),
             words: self.shared.far_words.pointer(),
-            state: self.state.pointer(),
-            status: self.shared.status.pointer(),
-            deadline_ns: self.deadline_ns,
+            ..self.standing()
         }
     }
 

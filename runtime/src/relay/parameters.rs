@@ -56,7 +56,7 @@ pub(crate) struct RelayParameters {
     pub(crate) copied_to: DevicePointer,
 }
 
-/// What all transfers of a rank have in common.
+/// What all transfers of a rank have in common, or all its launches of messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standing {
     pub(crate) outbox: DevicePointer,

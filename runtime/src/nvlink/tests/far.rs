@@ -260,7 +260,7 @@ fn lanes_are_told_behind_how_many_transfers_they_are_called() {
     };
     let ranks = Ranks::new(&traffic.launches, 2, 5, u64::MAX);
     let mut works = ranks.works();
-    let standing = ranks.ranks[0].beside(&words, &cells);
+    let standing = ranks.ranks[0].standing(&words, &cells, u64::MAX);
     for part in &given {
         let transfer = transfer(part);
         works[0].insert(0, Work::Relay(Box::new(standing.told(&transfer, 1)), transfer.blocks(), None));

@@ -18,7 +18,7 @@ use crate::nvlink::parameters::status;
 use crate::relay::cells::Round;
 use crate::relay::far::messages::{FarMessage, Messages, Way};
 use crate::relay::far::parameters::{
-    BOX_BYTES, DOORS, FAR_STATE_BYTES, FarStanding, GET_DOORS, PLACES, PUT_DOORS, SLICE_BYTES,
+    BOX_BYTES, DOORS, FAR_STATE_BYTES, GET_DOORS, PLACES, PUT_DOORS, SLICE_BYTES,
 };
 use crate::relay::parameters::{ANSWERED, GOT_CELL_WORDS, ROUNDS, Standing, WORDS};
 
@@ -93,8 +93,8 @@ impl Memory {
         }
     }
 
-    /// What transfers of the same rank are told, where nobody answers them.
-    pub(super) fn beside(&self, words: &[AtomicU64], cells: &[AtomicU64]) -> Standing {
+    /// What kernels are told that have these words and cells.
+    pub(super) fn standing(&self, words: &[AtomicU64], cells: &[AtomicU64], deadline_ns: u64) -> Standing {
         Standing {
             outbox: pointer_to(&self.outbox),
             inbox: pointer_to(&self.inbox),
@@ -102,7 +102,7 @@ impl Memory {
             words: pointer_to(words),
             state: pointer_to(&self.state),
             status: pointer_to(&self.status),
-            deadline_ns: u64::MAX,
+            deadline_ns,
         }
     }
 
@@ -244,17 +244,9 @@ impl<'t> Ranks<'t> {
     /// A rank's launches as work for the emulator.
     pub(super) fn works(&self) -> Vec<Vec<Work>> {
         let of = |(memory, launches): (&Memory, &Vec<Messages>)| {
-            let standing = FarStanding {
-                outbox: pointer_to(&memory.outbox),
-                inbox: pointer_to(&memory.inbox),
-                cells: pointer_to(&memory.cells),
-                words: pointer_to(&memory.words),
-                state: pointer_to(&memory.state),
-                status: pointer_to(&memory.status),
-                deadline_ns: self.deadline_ns,
-            };
+            let standing = memory.standing(&memory.words, &memory.cells, self.deadline_ns);
             let work = |(number, messages): (usize, &Messages)| {
-                let told = standing.told(messages, number as u32 + 1, self.lanes);
+                let told = standing.told_of_messages(messages, number as u32 + 1, self.lanes);
                 Work::Far(Box::new(told), messages.grid_blocks())
             };
             launches.iter().enumerate().map(work).collect()

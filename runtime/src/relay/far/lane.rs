@@ -150,7 +150,13 @@ impl Lane {
         self.by_rank[&rank]
     }
 
-    /// Adds what a direction of a launch has for this lane.
+    /// Takes a launch in, which is not done before its own [`finish`](Lane::finish), as there may be nothing of it for this lane.
+    pub(super) fn begin(&mut self, caller: Caller) -> usize {
+        self.launches.push_back((caller, 1));
+        self.first + self.launches.len() - 1
+    }
+
+    /// Adds what a direction of the last launch has for this lane.
     pub(super) fn enter(
         &mut self,
         plan: u32,
@@ -185,7 +191,7 @@ impl Lane {
                 items += 1;
             }
         }
-        self.launches.back_mut().expect("the launch's own").1 += items;
+        self.launches.back_mut().expect("it has begun").1 += items;
     }
 
     /// Takes in that something of a launch is done.

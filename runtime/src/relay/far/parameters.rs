@@ -2,7 +2,7 @@
 
 use super::messages::Messages;
 use crate::cuda::DevicePointer;
-use crate::relay::parameters::{SPANS_MAX, STATE_BYTES, Span};
+use crate::relay::parameters::{SPANS_MAX, STATE_BYTES, Span, Standing};
 
 /// The channels of each direction.
 pub(crate) const CHANNELS: usize = 64;
@@ -53,25 +53,13 @@ pub(crate) struct FarParameters {
     pub(crate) gets: [Span; SPANS_MAX],
 }
 
-/// What all launches of a rank have in common.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FarStanding {
-    pub(crate) outbox: DevicePointer,
-    pub(crate) inbox: DevicePointer,
-    pub(crate) cells: DevicePointer,
-    pub(crate) words: DevicePointer,
-    pub(crate) state: DevicePointer,
-    pub(crate) status: DevicePointer,
-    pub(crate) deadline_ns: u64,
-}
-
-impl FarStanding {
+impl Standing {
     /// What the kernel is told of messages whose plan has this number, where there are so many lanes.
     ///
     /// # Panics
     ///
     /// When they do not fit into a launch ([`Messages::fit`]).
-    pub(crate) fn told(&self, messages: &Messages, plan: u32, lanes: usize) -> FarParameters {
+    pub(crate) fn told_of_messages(&self, messages: &Messages, plan: u32, lanes: usize) -> FarParameters {
         assert!(messages.fit(), "{messages:?}");
         let (puts, gets) = (messages.puts(), messages.gets());
         let mut peers = [0; 2 * SPANS_MAX];
@@ -119,10 +107,10 @@ mod tests {
     use crate::relay::parameters::SHORT_BYTES;
     use crate::relay::transfer::Stretch;
 
-    fn standing() -> FarStanding {
+    fn standing() -> Standing {
         let [outbox, inbox, cells, words, state, status] =
             [1, 2, 3, 4, 5, 6].map(|at| DevicePointer(at << 32));
-        FarStanding { outbox, inbox, cells, words, state, status, deadline_ns: 7 }
+        Standing { outbox, inbox, cells, words, state, status, deadline_ns: 7 }
     }
 
     fn message(peer: u32, at: u64, bytes: usize) -> FarMessage {
@@ -140,7 +128,7 @@ mod tests {
                 message(4, 600, SLICE_BYTES),
             ],
         };
-        let told = standing().told(&messages, 9, 4);
+        let told = standing().told_of_messages(&messages, 9, 4);
         let of = |spans: &[Span], peers: &[u32], count: u32| -> Vec<_> {
             let count = count as usize;
             assert!(spans[count..].iter().all(|span| *span == Span::default()));
@@ -165,7 +153,7 @@ mod tests {
     #[should_panic(expected = "sends: [")]
     fn what_does_not_fit_is_told_to_nobody() {
         let sends = (0..=LONG_MAX as u32).map(|peer| message(peer, 0, SLICE_BYTES)).collect();
-        standing().told(&Messages { sends, receives: Vec::new() }, 1, 1);
+        standing().told_of_messages(&Messages { sends, receives: Vec::new() }, 1, 1);
     }
 
     #[test]

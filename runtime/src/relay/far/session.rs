@@ -97,7 +97,7 @@ impl Session<'_> {
                 plan.ok_or_else(|| broken(format!("a kernel asked for plan {number}, which there is not")))?;
             let round = self.lane.next;
             self.lane.next = Round(round.0 + 1);
-            self.lane.launches.push_back((plan.caller, 0));
+            let launch = self.lane.begin(plan.caller);
             let (cells, is_over) = (self.around.cells, self.around.is_over);
             let is_first = self.lane.number == 0;
             let mut is_whole = true;
@@ -117,9 +117,6 @@ impl Session<'_> {
                 }
             }
             self.answer(self.lane.number, round);
-            // There may be nothing of it for this lane.
-            let launch = self.lane.first + self.lane.launches.len() - 1;
-            self.lane.launches.back_mut().expect("entered").1 += 1;
             self.lane.finish(launch);
         }
         Ok(())
