@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 
 COUNTS = [1, 3, 250, 4096, 50_000, 1 << 20, (4 << 20) + 17]
+# More than a GPU has room for that its owner does not wait for yet.
+LONG_COUNT = 12 << 20
 TYPES = [torch.float32, torch.bfloat16, torch.int64]
 TIMED_COUNTS = [2, 1 << 10, 1 << 14, 1 << 18, 1 << 22]
 TIMED_ROUNDS = 15
@@ -104,6 +106,25 @@ def check_unpaired(check, rank, ranks, count):
             check.equal("send and recv, not in pairs", vector, data(peer + which, count, torch.float32))
 
 
+def check_circle(check, rank, ranks, count):
+    """The first and last of four ranks send and receive at the same time what the two between them do one behind the other, in
+    either order: whichever ranks are near each other, somebody who waits for one message must be served with the other."""
+    first, place = rank // 4 * 4, rank % 4
+    if first + 4 > ranks:
+        return
+    after, before = first + [1, 3, 0, 2][place], first + [2, 0, 3, 1][place]
+    for is_received_first in (True, False):
+        mine, result = data(rank, count, torch.float32), torch.empty(count, device="cuda")
+        both = [dist.P2POp(dist.isend, mine, after), dist.P2POp(dist.irecv, result, before)]
+        if place in (1, 2):
+            calls = [[message] for message in (both[::-1] if is_received_first else both)]
+        else:
+            calls = [both]
+        for work in [work for call in calls for work in dist.batch_isend_irecv(call)]:
+            work.wait()
+        check.equal("send and recv in a circle", result, data(before, count, torch.float32))
+
+
 def time_all_reduce(rank):
     for count in TIMED_COUNTS:
         vector = torch.ones(count, device="cuda")
@@ -148,15 +169,19 @@ def die(rank, ranks):
 
 def main():
     rank, local_rank, ranks = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-    torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl", device_id=torch.device("cuda", local_rank))
+    # Ranks that share GPUs, where efarun's library is told that they may.
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", device_id=device)
     if "--die" in sys.argv[1:]:
         die(rank, ranks)
     check = Check(rank)
     for count in COUNTS:
         for dtype in TYPES:
             check_all(check, rank, ranks, count, dtype)
+    for count in [*COUNTS, LONG_COUNT]:
         check_unpaired(check, rank, ranks, count)
+        check_circle(check, rank, ranks, count)
     time_all_reduce(rank)
     print(f"rank {rank}: {check.results} results, {check.wrong} wrong", flush=True)
     dist.destroy_process_group()

@@ -16,7 +16,7 @@ use super::call::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessage, De
 use super::launch::{Reached, Request, Standing};
 use super::layout::{RANKS_MAX, STATE_BYTES};
 use super::lodger::Lodger;
-use super::pairs::{self, MESSAGES_MAX, Numbers, PairLaunch, Slots};
+use super::pairs::{self, MESSAGES_MAX, NearMessages, Numbers, PairLaunch, Slots};
 use super::parameters::status;
 use super::part::{Leaf, Shape};
 use super::room::Room;
@@ -80,6 +80,19 @@ pub(crate) struct Wanted {
     pub(crate) leaf: Option<Leaf>,
     /// Through windows, whether or not buffers are registered.
     pub(crate) is_staged: bool,
+}
+
+/// Messages that no launch has yet.
+#[derive(Debug)]
+struct Unsent {
+    sends: Vec<DeviceMessage>,
+    receives: Vec<DeviceMessage>,
+}
+
+impl Unsent {
+    fn is_empty(&self) -> bool {
+        self.sends.is_empty() && self.receives.is_empty()
+    }
 }
 
 /// The kernels for one element type, or for bytes.
@@ -291,6 +304,54 @@ impl Engine {
         sends: &[DeviceMessage],
         receives: &[DeviceMessage],
     ) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise.
+        let mut messages = unsafe { self.begin_messages(stream, sends, receives)? };
+        while let Some(launch) = self.next_launch(&mut messages) {
+            // SAFETY: the caller's promise.
+            unsafe { self.launch_pairs(stream, &launch)? };
+        }
+        Ok(())
+    }
+
+    /// As [`Engine::pass_messages`], beside what `launch_beside` enqueues, which has so many blocks: it is given the last launch of
+    /// these to be one with its own; or nothing, where no GPU has room for both, or there are none.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Engine::pass_messages`]; and `launch_beside` enqueues what it is given.
+    pub(crate) unsafe fn pass_messages_beside(
+        &mut self,
+        stream: &Stream,
+        sends: &[DeviceMessage],
+        receives: &[DeviceMessage],
+        blocks: u32,
+        launch_beside: impl FnOnce(Option<NearMessages>) -> Result<(), CudaError>,
+    ) -> Result<(), CudaError> {
+        // SAFETY: the caller's promise.
+        let mut messages = unsafe { self.begin_messages(stream, sends, receives)? };
+        let mut last = None;
+        while let Some(launch) = self.next_launch(&mut messages) {
+            let room = self.standing.room;
+            last = messages.is_empty().then(|| NearMessages::beside(launch, blocks, room)).flatten();
+            if last.is_none() {
+                // SAFETY: the caller's promise.
+                unsafe { self.launch_pairs(stream, &launch)? };
+            }
+        }
+        launch_beside(last)
+    }
+
+    /// Lets messages come behind all calls before. Gives those that are for launches; what this rank has for itself is enqueued.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Engine::pass_messages`].
+    unsafe fn begin_messages(
+        &mut self,
+        stream: &Stream,
+        sends: &[DeviceMessage],
+        receives: &[DeviceMessage],
+    ) -> Result<Unsent, CudaError> {
         let (rank, has_length) = (self.standing.rank, |message: &DeviceMessage| message.bytes > 0);
         let (own_sends, sends): (Vec<DeviceMessage>, Vec<DeviceMessage>) =
             sends.iter().copied().filter(has_length).partition(|message| message.peer.0 == rank);
@@ -304,21 +365,24 @@ impl Engine {
         if stream.is_captured()? {
             self.numbers = Numbers::unknown();
         }
-        let slots = Slots::of(self.standing.ranks, self.standing.room);
-        // More than a launch can have go one launch behind the other.
-        let (mut sends, mut receives) = (&sends[..], &receives[..]);
-        while !sends.is_empty() || !receives.is_empty() {
-            let half = MESSAGES_MAX / 2;
-            let receive_count = receives.len().min(MESSAGES_MAX - sends.len().min(half));
-            let send_count = sends.len().min(MESSAGES_MAX - receive_count);
-            let (now_sent, now_received) = (&sends[..send_count], &receives[..receive_count]);
-            let launch = pairs::launch(&self.standing, slots, self.numbers, now_sent, now_received);
-            self.numbers.count(now_sent, now_received);
-            (sends, receives) = (&sends[send_count..], &receives[receive_count..]);
-            // SAFETY: the caller's promise.
-            unsafe { self.launch_pairs(stream, &launch)? };
+        Ok(Unsent { sends, receives })
+    }
+
+    /// As many of the messages as a launch can have; none where there are none left.
+    fn next_launch(&mut self, messages: &mut Unsent) -> Option<PairLaunch> {
+        if messages.is_empty() {
+            return None;
         }
-        Ok(())
+        let Unsent { sends, receives } = messages;
+        let half = MESSAGES_MAX / 2;
+        let receive_count = receives.len().min(MESSAGES_MAX - sends.len().min(half));
+        let send_count = sends.len().min(MESSAGES_MAX - receive_count);
+        let (sends, receives) = (sends.drain(..send_count), receives.drain(..receive_count));
+        let slots = Slots::of(self.standing.ranks, self.standing.room);
+        let (sends, receives) = (sends.as_slice(), receives.as_slice());
+        let launch = pairs::launch(&self.standing, slots, self.numbers, sends, receives);
+        self.numbers.count(sends, receives);
+        Some(launch)
     }
 
     /// # Safety

@@ -26,5 +26,7 @@ pub(crate) mod window;
 pub use self::call::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessage, DeviceOp, Factor};
 pub(crate) use self::engine::{Trouble, ptx};
 pub(crate) use self::layout::THREADS;
+pub use self::pairs::NearMessages;
+pub(crate) use self::pairs::PairParameters;
 pub(crate) use self::parameters::status;
 pub use self::part::Leaf;

@@ -19,7 +19,7 @@ pub(super) const MESSAGES_MAX: usize = 120;
 /// The kernel's `PairParameters`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) struct PairParameters {
+pub(crate) struct PairParameters {
     window: [DevicePointer; RANKS_MAX],
     state: DevicePointer,
     status: DevicePointer,
@@ -42,8 +42,8 @@ pub(super) struct PairParameters {
     receive_long_count: [u32; RANKS_MAX],
     send_number: [u32; RANKS_MAX],
     receive_number: [u32; RANKS_MAX],
-    pub(super) before: [u8; MESSAGES_MAX],
-    pub(super) messages: [Span; MESSAGES_MAX],
+    pub(in crate::nvlink) before: [u8; MESSAGES_MAX],
+    pub(in crate::nvlink) messages: [Span; MESSAGES_MAX],
 }
 
 /// Where a message is.
@@ -59,6 +59,27 @@ pub(super) struct Span {
 pub(super) struct PairLaunch {
     pub(super) parameters: PairParameters,
     pub(super) grid: Grid,
+}
+
+/// Messages within the node that somebody else's launch passes beside its own.
+#[derive(Clone, Copy, Debug)]
+pub struct NearMessages(PairLaunch);
+
+impl NearMessages {
+    /// These, where a GPU has room for so many more blocks beside theirs.
+    pub(super) fn beside(launch: PairLaunch, blocks: u32, room: Room) -> Option<NearMessages> {
+        (blocks <= room.blocks().saturating_sub(launch.grid.blocks)).then_some(NearMessages(launch))
+    }
+
+    /// What the kernel is told of them.
+    pub(crate) fn parameters(&self) -> PairParameters {
+        self.0.parameters
+    }
+
+    /// How many blocks they take.
+    pub(crate) fn blocks(&self) -> u32 {
+        self.0.grid.blocks
+    }
 }
 
 /// What the next message for each rank is counted as, and the next one from it, from 1 on; 0 where that is not known. Both ends
@@ -375,6 +396,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn messages_go_beside_others_where_a_gpu_has_room_for_all_their_blocks() {
+        let at = |room| Standing {
+            rank: 0,
+            ranks: 2,
+            room,
+            windows: [DevicePointer(0); RANKS_MAX],
+            state: DevicePointer(0),
+            status: DevicePointer(0),
+            deadline_ns: 0,
+        };
+        let shared = Room::of(2, 66);
+        let slots = Slots::of(2, shared);
+        let message = [DeviceMessage { peer: Rank(1), data: DevicePointer(0), bytes: 1 << 20 }];
+        let near = launch(&at(shared), slots, Numbers::unknown(), &message, &message);
+        let left = shared.blocks() - near.grid.blocks;
+        assert!(left > 0, "{near:?}");
+        let beside = |blocks, room| NearMessages::beside(near, blocks, room).map(|near| near.blocks());
+        assert_eq!(beside(left, shared), Some(near.grid.blocks));
+        assert_eq!(beside(left + 1, shared), None);
+        // Who has a GPU to itself begins with what there is room for.
+        assert_eq!(beside(1000, Room::WHOLE), Some(near.grid.blocks));
     }
 
     #[test]

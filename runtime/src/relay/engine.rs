@@ -17,14 +17,14 @@ use super::carrier::{Lane, Shared, carry};
 use super::direct;
 use super::far::lane::Plan;
 use super::far::messages::Messages;
-use super::far::parameters::{DOORS, FAR_STATE_BYTES, LANES_MAX};
+use super::far::parameters::{AllParameters, DOORS, FAR_STATE_BYTES, LANES_MAX};
 use super::parameters::{CHANNELS, SLOT_BYTES, SPANS_MAX, Standing, WORDS};
 use super::shorts::CELL_WORDS;
 use super::staging::{BOX_BYTES, Staging};
 use super::transfer::{Caller, Transfer};
 use crate::cuda::{CudaError, Device, DeviceMemory, Event, Grid, HostMemory, Kernel, Module, Stream};
 use crate::error::Error;
-use crate::nvlink::{DeviceElement, THREADS, ptx, status};
+use crate::nvlink::{DeviceElement, NearMessages, THREADS, ptx, status};
 use crate::transport::fabric::reads::Reader;
 use crate::world::World;
 
@@ -35,12 +35,21 @@ pub struct Relay {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     state: DeviceMemory<u64>,
+    /// Of transfers.
     kernels: HashMap<Option<DeviceElement>, Kernel>,
-    far_kernel: Option<Kernel>,
+    messages: Option<MessageKernels>,
     deadline_ns: u64,
     /// Where the last transfer was enqueued, so that one on another stream comes behind it.
     last: Option<Stream>,
     order: Event,
+}
+
+/// The kernels for messages.
+#[derive(Clone, Debug)]
+struct MessageKernels {
+    far: Kernel,
+    /// For those within the node beside them.
+    all: Kernel,
 }
 
 impl Relay {
@@ -95,7 +104,7 @@ impl Relay {
             threads,
             state,
             kernels: HashMap::new(),
-            far_kernel: None,
+            messages: None,
             deadline_ns: u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX),
             last: None,
             order,
@@ -108,9 +117,6 @@ impl Relay {
     ///
     /// [`CudaError::Call`].
     pub fn prepare(&mut self, element: Option<DeviceElement>) -> Result<(), CudaError> {
-        if element.is_none() {
-            self.far_kernel()?;
-        }
         self.kernel(element).map(|_| ())
     }
 
@@ -155,7 +161,8 @@ impl Relay {
         Ok(())
     }
 
-    /// Enqueues messages, behind all before them, and returns. What fails of them is told of the caller.
+    /// Enqueues messages, behind all before them, and returns; in the same launch those within the node that are given. What fails
+    /// of the ones with other nodes is told of the caller.
     ///
     /// # Errors
     ///
@@ -167,23 +174,29 @@ impl Relay {
     ///
     /// # Safety
     ///
-    /// As of [`Relay::enqueue`], of every stretch.
+    /// As of [`Relay::enqueue`], of every stretch and every message within the node.
     pub unsafe fn enqueue_messages(
         &mut self,
         stream: &Stream,
         messages: &Messages,
+        near: Option<NearMessages>,
         caller: Caller,
     ) -> Result<(), CudaError> {
         let is_captured = stream.is_captured()?;
         self.order(stream, is_captured)?;
-        let kernel = self.far_kernel()?.clone();
+        let kernels = self.message_kernels()?.clone();
         let lanes = self.threads.len();
         let plan = Plan { caller, messages: messages.clone() };
         let plan = self.shared.add_messages(plan, messages.lanes(lanes), is_captured);
-        let parameters = self.far_standing().told_of_messages(messages, plan, lanes);
-        let grid = Grid { blocks: messages.grid_blocks(), threads: THREADS };
-        // SAFETY: what the module's paragraph says, and the caller's promise.
-        unsafe { kernel.launch(stream, grid, &parameters)? };
+        let far = self.far_standing().told_of_messages(messages, plan, lanes);
+        let blocks = messages.blocks() + near.map_or(0, |near| near.blocks());
+        let grid = Grid { blocks, threads: THREADS };
+        match near.map(|near| near.parameters()) {
+            // SAFETY: what the module's paragraph says, and the caller's promise.
+            None => unsafe { kernels.far.launch(stream, grid, &far)? },
+            // SAFETY: as above.
+            Some(near) => unsafe { kernels.all.launch(stream, grid, &AllParameters { far, near })? },
+        }
         self.threads.iter().for_each(|thread| thread.thread().unpark());
         Ok(())
     }
@@ -235,17 +248,19 @@ impl Relay {
         Ok(())
     }
 
-    fn far_kernel(&mut self) -> Result<&Kernel, CudaError> {
-        if self.far_kernel.is_none() {
-            self.far_kernel = Some(Module::load(&self.device, ptx(None))?.kernel(c"far_messages")?);
-        }
-        Ok(self.far_kernel.as_ref().expect("it was loaded"))
+    fn message_kernels(&mut self) -> Result<&MessageKernels, CudaError> {
+        self.kernel(None)?;
+        Ok(self.messages.as_ref().expect("they are loaded with those for bytes"))
     }
 
     fn kernel(&mut self, element: Option<DeviceElement>) -> Result<&Kernel, CudaError> {
         if !self.kernels.contains_key(&element) {
-            let kernel = Module::load(&self.device, ptx(element))?.kernel(c"relay")?;
-            self.kernels.insert(element, kernel);
+            let module = Module::load(&self.device, ptx(element))?;
+            if element.is_none() {
+                let (far, all) = (module.kernel(c"far_messages")?, module.kernel(c"all_messages")?);
+                self.messages = Some(MessageKernels { far, all });
+            }
+            self.kernels.insert(element, module.kernel(c"relay")?);
         }
         Ok(&self.kernels[&element])
     }

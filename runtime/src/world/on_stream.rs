@@ -23,7 +23,7 @@ use crate::cuda::{CudaError, DevicePointer, DeviceSlice, DeviceSliceMut, Stream}
 use crate::element::{Element, ReduceOp};
 use crate::error::{Error, Place};
 use crate::nvlink::engine::{Engine, Wanted};
-use crate::nvlink::{DeviceCall, DeviceCollective, DeviceMessage, DeviceOp, Leaf};
+use crate::nvlink::{DeviceCall, DeviceCollective, DeviceMessage, DeviceOp, Leaf, NearMessages};
 
 /// A World's collectives on one stream.
 #[derive(Debug)]
@@ -319,20 +319,58 @@ impl OnStream<'_> {
         sends: &[DeviceMessage],
         receives: &[DeviceMessage],
     ) -> Result<(), Error> {
-        let (operation, world_size) = ("send_receive", self.world.world_size());
-        if let Some(stranger) = sends.iter().chain(receives).find(|it| it.peer.0 >= world_size) {
-            return Err(Error::Root { operation, root: stranger.peer, world_size });
-        }
+        let operation = self.are_for_ranks(sends, receives)?;
         let (engine, stream) = self.begin(operation)?;
         let enqueued = match engine {
             // SAFETY: the caller's promise.
             Some(engine) => unsafe { engine.pass_messages(stream, sends, receives) },
-            None => sends.iter().zip(receives).try_for_each(|(from, to)| {
-                // SAFETY: the caller's promise, for the shorter of both.
-                unsafe { stream.copy(from.data, to.data, from.bytes.min(to.bytes)) }
-            }),
+            // SAFETY: the caller's promise.
+            None => unsafe { copy_own(stream, sends, receives) },
         };
         self.end(enqueued)
+    }
+
+    /// As [`OnStream::pass_messages`], at the same time as what `launch_beside` enqueues on the stream, of so many blocks: it is
+    /// given what its launch is to pass beside its own; or nothing, where that goes by itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`OnStream::send_receive`], and what `launch_beside` fails with.
+    ///
+    /// # Safety
+    ///
+    /// As [`OnStream::call`]; and `launch_beside` enqueues what it is given.
+    pub unsafe fn pass_messages_beside(
+        &mut self,
+        sends: &[DeviceMessage],
+        receives: &[DeviceMessage],
+        blocks: u32,
+        launch_beside: impl FnOnce(Option<NearMessages>) -> Result<(), CudaError>,
+    ) -> Result<(), Error> {
+        let operation = self.are_for_ranks(sends, receives)?;
+        let (engine, stream) = self.begin(operation)?;
+        let enqueued = match engine {
+            // SAFETY: the caller's promise.
+            Some(engine) => unsafe {
+                engine.pass_messages_beside(stream, sends, receives, blocks, launch_beside)
+            },
+            // SAFETY: the caller's promise.
+            None => unsafe { copy_own(stream, sends, receives) }.and_then(|()| launch_beside(None)),
+        };
+        self.end(enqueued)
+    }
+
+    /// The operation's name, where no message is for a stranger or from one.
+    fn are_for_ranks(
+        &self,
+        sends: &[DeviceMessage],
+        receives: &[DeviceMessage],
+    ) -> Result<&'static str, Error> {
+        let (operation, world_size) = ("send_receive", self.world.world_size());
+        match sends.iter().chain(receives).find(|it| it.peer.0 >= world_size) {
+            Some(stranger) => Err(Error::Root { operation, root: stranger.peer, world_size }),
+            None => Ok(operation),
+        }
     }
 
     /// Lets what is enqueued behind it wait until every rank's stream has come to it.
@@ -468,6 +506,22 @@ impl OnStream<'_> {
         }
         Ok(len / world_size as usize)
     }
+}
+
+/// What a rank without others has for itself.
+///
+/// # Safety
+///
+/// As [`OnStream::pass_messages`].
+unsafe fn copy_own(
+    stream: &Stream,
+    sends: &[DeviceMessage],
+    receives: &[DeviceMessage],
+) -> Result<(), CudaError> {
+    sends.iter().zip(receives).try_for_each(|(from, to)| {
+        // SAFETY: the caller's promise, for the shorter of both.
+        unsafe { stream.copy(from.data, to.data, from.bytes.min(to.bytes)) }
+    })
 }
 
 fn unfit(collective: DeviceCollective, input_len: usize, output_len: usize, rule: String) -> Error {

@@ -1,22 +1,21 @@
 //! What a group of messages between ranks of several nodes is made of.
 //!
-//! Pure. What goes within the node goes first, over NVLink, and then what goes to other nodes, where no message waits for another:
-//! the other ends may have theirs in groups of their own, and one behind the other, as NCCL allows.
+//! Pure. What goes within the node, over NVLink, and what goes to other nodes is passed by one launch, in which no message waits for
+//! another: the other ends may have theirs in groups of their own, and one behind the other, as NCCL allows.
 //!
 //! What does not fit into one launch goes in rounds: of each pair of ranks the first messages of either direction, then the next, so
 //! many that a round fits into one launch, where that can be. What two ranks have in a round is in one launch at both ends. Where other
-//! nodes have more ranks than a launch has room for, a round's pairs go in order of rank. So all pairs have one order, by round and by
-//! both ranks, of which each rank's launches follow its own part: who waits for a rank to come to a launch waits for one that is
-//! at an earlier pair, and no ranks wait in a circle.
+//! nodes have more ranks than a launch has room for, a round's pairs go in order of rank. So all pairs have one order, first those within
+//! nodes and then by round and by both ranks, of which each rank's launches follow its own part: who waits for a rank to come to a
+//! launch waits for one that is at an earlier pair, and no ranks wait in a circle.
 //!
-//! What it cannot do: let a rank come to messages of a later round whose peer waits for them before it comes to an earlier one, or to those
-//! with other nodes before those within its own are done.
+//! What it cannot do: let a rank come to messages of a later round whose peer waits for them before it comes to an earlier one.
 
 use efarun_rt::Rank;
 use efarun_rt::nvlink::DeviceMessage;
 use efarun_rt::relay::{FarMessage, LONG_MESSAGES_MAX, Messages, SPANS_MAX, Stretch};
 
-use super::steps::{Standpoint, Step};
+use super::steps::{NearMessages, Standpoint, Step};
 
 /// A message to another node or from one.
 struct Far {
@@ -28,18 +27,17 @@ struct Far {
 /// The steps of these messages on this rank.
 pub(super) fn steps(sends: &[DeviceMessage], receives: &[DeviceMessage], at: &Standpoint) -> Vec<Step> {
     let is_near = |message: &DeviceMessage| at.place(message.peer).0 == at.node;
-    let near = |messages: &[DeviceMessage]| -> Vec<DeviceMessage> {
+    let of_node = |messages: &[DeviceMessage]| -> Vec<DeviceMessage> {
         let near = messages.iter().filter(|message| is_near(message) && message.bytes > 0);
         near.map(|message| DeviceMessage { peer: Rank(at.place(message.peer).1), ..*message }).collect()
     };
-    let (near_sends, near_receives) = (near(sends), near(receives));
+    let mut near = NearMessages { sends: of_node(sends), receives: of_node(receives) };
     let mut steps = Vec::new();
     if at.locals == 1 {
-        for (from, to) in near_sends.iter().zip(&near_receives) {
+        for (from, to) in near.sends.iter().zip(&near.receives) {
             steps.push(Step::Copy { from: from.data, to: to.data, bytes: from.bytes.min(to.bytes) });
         }
-    } else if !near_sends.is_empty() || !near_receives.is_empty() {
-        steps.push(Step::Messages { sends: near_sends, receives: near_receives });
+        near = NearMessages::default();
     }
     let both = [(sends, true), (receives, false)].into_iter();
     let mut far: Vec<Far> = both
@@ -49,8 +47,8 @@ pub(super) fn steps(sends: &[DeviceMessage], receives: &[DeviceMessage], at: &St
         .collect();
     let all = launch(&far);
     if all.fit() {
-        if !far.is_empty() {
-            steps.push(Step::Far(all));
+        if !far.is_empty() || !near.is_empty() {
+            steps.push(Step::Messages { near, far: all });
         }
         return steps;
     }
@@ -72,25 +70,25 @@ pub(super) fn steps(sends: &[DeviceMessage], receives: &[DeviceMessage], at: &St
         }
     }
     far.sort_by_key(|it| (it.round, it.message.peer));
-    for round in far.chunk_by(|a, b| a.round == b.round) {
-        launches(round, &mut steps);
-    }
+    let rounds = far.chunk_by(|a, b| a.round == b.round).flat_map(launches);
+    // What goes within the node goes with the first.
+    steps.extend(rounds.map(|far| Step::Messages { near: std::mem::take(&mut near), far }));
     steps
 }
 
 /// The launches of a round.
-fn launches(round: &[Far], steps: &mut Vec<Step>) {
-    let mut messages = Messages::default();
+fn launches(round: &[Far]) -> Vec<Messages> {
+    let mut launches = vec![Messages::default()];
     for of_peer in round.chunk_by(|a, b| a.message.peer == b.message.peer) {
-        let mut with = messages.clone();
+        let last = launches.last_mut().expect("there is one");
+        let mut with = last.clone();
         add(&mut with, of_peer);
-        if !with.fit() {
-            steps.push(Step::Far(messages));
-            with = launch(of_peer);
+        match with.fit() {
+            true => *last = with,
+            false => launches.push(launch(of_peer)),
         }
-        messages = with;
     }
-    steps.push(Step::Far(messages));
+    launches
 }
 
 fn launch(far: &[Far]) -> Messages {

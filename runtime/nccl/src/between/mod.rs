@@ -1,7 +1,7 @@
 //! Collectives and messages of ranks on several nodes.
 //!
-//! What a call is made of stands in [`steps`], and of messages in [`messages`], which are pure: collectives within the node, and
-//! transfers between nodes, of a rank with those of its number on the others. Here they are enqueued, one behind the other on the caller's stream, so that a
+//! What a call is made of stands in [`steps`], and of messages in [`messages`], which are pure: collectives within the node,
+//! transfers between nodes, of a rank with those of its number on the others, and messages with any. Here they are enqueued, one behind the other on the caller's stream, so that a
 //! call returns at once and can be captured into a graph. The bytes between nodes are read by the nodes' cards from GPU to GPU, or go through
 //! memory of the hosts ([`efarun_rt::relay`]), over connections of their own.
 //!
@@ -151,17 +151,28 @@ impl Between {
                 match step {
                     Step::Copy { from, to, bytes } => stream.copy(*from, *to, *bytes)?,
                     Step::Relay(transfer) => self.relay.enqueue(stream, transfer, caller)?,
-                    Step::Far(messages) => self.relay.enqueue_messages(stream, messages, caller)?,
                     Step::Node(call) => {
                         if let Some(node) = &mut self.node {
                             node.on(stream).staged().call(call)?;
                         }
                     }
-                    Step::Messages { sends, receives } => {
-                        if let Some(node) = &mut self.node {
-                            node.on(stream).pass_messages(sends, receives)?;
+                    Step::Messages { near, far } => match &mut self.node {
+                        Some(node) if far.is_empty() => {
+                            node.on(stream).pass_messages(&near.sends, &near.receives)?;
                         }
-                    }
+                        Some(node) if !near.is_empty() => {
+                            let relay = &mut self.relay;
+                            let beside = |near| relay.enqueue_messages(stream, far, near, caller);
+                            let mut on_stream = node.on(stream);
+                            on_stream.pass_messages_beside(
+                                &near.sends,
+                                &near.receives,
+                                far.blocks(),
+                                beside,
+                            )?;
+                        }
+                        _ => self.relay.enqueue_messages(stream, far, None, caller)?,
+                    },
                 }
             }
         }

@@ -65,14 +65,25 @@ impl Standpoint {
 pub(crate) enum Step {
     /// A collective of the node's ranks, by their numbers there.
     Node(DeviceCall),
-    /// Messages between ranks of the node, by their numbers there.
-    Messages { sends: Vec<DeviceMessage>, receives: Vec<DeviceMessage> },
+    /// Messages, all at the same time: between ranks of the node, and with other nodes.
+    Messages { near: NearMessages, far: FarMessages },
     /// Something with other nodes.
     Relay(Transfer),
-    /// Messages to other nodes and from them, all at the same time.
-    Far(FarMessages),
     /// Within this GPU's memory.
     Copy { from: DevicePointer, to: DevicePointer, bytes: usize },
+}
+
+/// Messages between ranks of a node, by their numbers there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NearMessages {
+    pub(crate) sends: Vec<DeviceMessage>,
+    pub(crate) receives: Vec<DeviceMessage>,
+}
+
+impl NearMessages {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sends.is_empty() && self.receives.is_empty()
+    }
 }
 
 /// How much scratch memory a call needs.

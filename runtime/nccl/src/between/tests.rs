@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
 use efarun_rt::cuda::DevicePointer;
-use efarun_rt::nvlink::{DeviceCall, DeviceCollective, DeviceElement, DeviceOp, Factor};
+use efarun_rt::nvlink::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessage, DeviceOp, Factor};
 use efarun_rt::relay::{FarMessage, SPANS_MAX, Stretch, Transfer};
 use efarun_rt::{ElementType, Rank, ReduceOp};
 
@@ -286,22 +286,34 @@ fn land(played: &mut Played, transfer: &Transfer, mut got: Vec<Vec<u8>>) {
     }
 }
 
-/// Lets a rank begin the messages to other nodes that it is at, or end them when all of them have found their other ends: nothing
-/// is taken for sent before its receiver has come to it.
-fn play_far(played: &mut Played, wire: &mut Wire) -> bool {
-    let Some(Step::Far(messages)) = played.step().cloned() else { return false };
+/// Lets a rank begin the messages that it is at, or end them when all of them have found their other ends: nothing is taken for sent
+/// before its receiver has come to it.
+fn play_messages(played: &mut Played, wire: &mut Wire) -> bool {
+    let Some(Step::Messages { near, far }) = played.step().cloned() else { return false };
     let me = rank_of(&played.at);
-    assert!(messages.fit(), "{messages:?}");
+    assert!(far.fit(), "{far:?}");
     match played.stage {
         Stage::Before => {
-            for FarMessage { peer, stretch } in &messages.sends {
+            let first = played.at.node * played.at.locals;
+            let of_node = |list: &[DeviceMessage]| -> Vec<FarMessage> {
+                let anyone = |&DeviceMessage { peer, data, bytes }: &_| FarMessage {
+                    peer: Rank(first + peer.0),
+                    stretch: Stretch { pointer: data, bytes },
+                };
+                list.iter().map(anyone).collect()
+            };
+            let (sends, receives) = (
+                [of_node(&near.sends), far.sends].concat(),
+                [of_node(&near.receives), far.receives].concat(),
+            );
+            for FarMessage { peer, stretch } in &sends {
                 let data = played.read(stretch.pointer, stretch.bytes);
                 wire.sent.entry((me, peer.0)).or_default().push_back(data);
             }
-            for FarMessage { peer, stretch } in &messages.receives {
+            for FarMessage { peer, stretch } in &receives {
                 wire.awaited.entry((peer.0, me)).or_default().push_back(*stretch);
             }
-            wire.left.insert(me, messages.sends.len() + messages.receives.len());
+            wire.left.insert(me, sends.len() + receives.len());
             played.stage = Stage::Said;
             true
         }
@@ -349,7 +361,7 @@ fn play(ranks: &mut [Played], what: &str) {
             has_moved |= play_node(ranks, node);
         }
         for rank in &mut *ranks {
-            has_moved |= play_transfer(rank, &mut wire) | play_far(rank, &mut wire);
+            has_moved |= play_transfer(rank, &mut wire) | play_messages(rank, &mut wire);
         }
         has_moved |= deliver(ranks, &mut wire);
         if ranks.iter().all(|rank| rank.step().is_none()) {

@@ -1,4 +1,5 @@
 // The kernels that move bytes and reduce nothing.
+#include "all_messages.cuh"
 #include "direct.cuh"
 #include "far_messages.cuh"
 #include "one_shot.cuh"
@@ -13,12 +14,14 @@
 #define RELAY_PARAMETERS const RelayParameters& parameters
 #define PAIR_PARAMETERS const PairParameters& parameters
 #define FAR_PARAMETERS const FarParameters& parameters
+#define ALL_PARAMETERS const AllParameters& parameters
 #else
 #define NAME(leaf) leaf
 #define PARAMETERS const __grid_constant__ Parameters parameters
 #define RELAY_PARAMETERS const __grid_constant__ RelayParameters parameters
 #define PAIR_PARAMETERS const __grid_constant__ PairParameters parameters
 #define FAR_PARAMETERS const __grid_constant__ FarParameters parameters
+#define ALL_PARAMETERS const __grid_constant__ AllParameters parameters
 #endif
 
 KERNEL(NAME(one_shot), PARAMETERS, one_shot<Bytes>(parameters, false))
@@ -26,5 +29,6 @@ KERNEL(NAME(two_shot), PARAMETERS, two_shot<Bytes>(parameters))
 KERNEL(NAME(direct), PARAMETERS, direct<Bytes>(parameters))
 KERNEL(NAME(ring), PARAMETERS, ring<Bytes>(parameters))
 KERNEL(NAME(relay), RELAY_PARAMETERS, relay<Bytes>(parameters))
-KERNEL(NAME(pairs), PAIR_PARAMETERS, pass_messages(parameters))
-KERNEL(NAME(far_messages), FAR_PARAMETERS, pass_far_messages(parameters))
+KERNEL(NAME(pairs), PAIR_PARAMETERS, pass_messages(parameters, block_index()))
+KERNEL(NAME(far_messages), FAR_PARAMETERS, pass_far_messages(parameters, block_index()))
+KERNEL(NAME(all_messages), ALL_PARAMETERS, pass_all_messages(parameters))

@@ -185,12 +185,17 @@ DEVICE void pass_short(FarCall& call) {
     *(u64*)(far_counts(p, lane) + 8) = answered;
 }
 
-DEVICE void pass_far_messages(const FarParameters& p) {
-    FarCall call = {p, block_index(), 0, false};
+// How many blocks a launch has.
+DEVICE u32 far_blocks(const FarParameters& p) {
+    return 1 + p.long_put_count * p.put_blocks + p.long_get_count * p.get_blocks;
+}
+
+DEVICE void pass_far_messages(const FarParameters& p, u32 index) {
+    FarCall call = {p, index, 0, false};
     if (!all_of_block(!load_shared_word(p.state + STATE_FAILED))) return;
     // The block that calls the lanes comes first: it needs no other, and nothing of this launch goes on before the lanes know of it.
-    if (block_index() == 0) return pass_short(call);
-    u32 block = block_index() - 1, puts = p.long_put_count * p.put_blocks;
+    if (index == 0) return pass_short(call);
+    u32 block = index - 1, puts = p.long_put_count * p.put_blocks;
     if (block < puts) {
         u32 i = block / p.put_blocks;
         u32 door = FAR_PUTS + i * p.put_channels;

@@ -158,12 +158,13 @@ DEVICE void pass_short(PairCall& call, u32 peer) {
     else receive_messages(call, peer, warp - PAIR_WARPS, lane, column);
 }
 
-DEVICE void pass_messages(const PairParameters& p) {
+// `block` counts the blocks that these messages have, from 0 on.
+DEVICE void pass_messages(const PairParameters& p, u32 block) {
     // Blocks of one channel stand beside each other: where not all fit on the GPU at once, those of lower channels, which
     // wait for nothing but the same channel of their peers, make room for the others.
     u32 per_channel = p.peer_count + p.long_peer_count;
-    PairCall call = {p, block_index() / per_channel, 0, false};
-    u32 index = block_index() % per_channel;
+    PairCall call = {p, block / per_channel, 0, false};
+    u32 index = block % per_channel;
     if (index >= p.peer_count) pass_long(call, p.long_peers[index - p.peer_count]);
     else if (call.channel < PAIR_CHANNELS) pass_short(call, p.peers[index]);
 }

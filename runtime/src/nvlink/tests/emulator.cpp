@@ -421,7 +421,8 @@ extern "C" u64 emulator_constant(u32 which) {
                              SLOTS, SLICE_UNIT_BYTES, offsetof(PairParameters, before), sizeof(FarParameters),
                              offsetof(FarParameters, lanes), offsetof(FarParameters, peers), offsetof(FarParameters, puts),
                              offsetof(FarParameters, gets), FAR_CHANNELS, FAR_PLACES, FAR_SLICE_BYTES, FAR_LANES, FAR_LONG_SPANS,
-                             FAR_PUTS, FAR_GETS, FAR_DOORS, FAR_STATE_BYTES};
+                             FAR_PUTS, FAR_GETS, FAR_DOORS, FAR_STATE_BYTES, sizeof(AllParameters),
+                             offsetof(AllParameters, near)};
     return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
 }
 

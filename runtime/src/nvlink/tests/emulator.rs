@@ -20,11 +20,11 @@ use crate::element::ElementType;
 use crate::nvlink::call::{DeviceElement, DeviceMessage};
 use crate::nvlink::launch::{Request, Standing};
 use crate::nvlink::layout::{RANKS_MAX, SLICE_UNIT_BYTES, STATE_BYTES, THREADS};
-use crate::nvlink::pairs::{self, Numbers, PairParameters, Slots};
+use crate::nvlink::pairs::{self, Numbers, PairLaunch, PairParameters, Slots};
 use crate::nvlink::parameters::{Parameters, status};
 use crate::nvlink::part::Leaf;
 use crate::nvlink::room::Room;
-use crate::relay::far::parameters::FarParameters;
+use crate::relay::far::parameters::{AllParameters, FarParameters};
 use crate::relay::parameters::RelayParameters;
 
 /// The compiled kernels.
@@ -163,6 +163,8 @@ pub(super) enum Work {
     Relay(Box<RelayParameters>, u32, Option<DeviceElement>),
     /// Messages between nodes, in so many blocks.
     Far(Box<FarParameters>, u32),
+    /// The same, beside what is sent and received within a node.
+    All(Box<FarParameters>, u32, Vec<DeviceMessage>, Vec<DeviceMessage>),
     /// What is sent, and what is received.
     Messages(Vec<DeviceMessage>, Vec<DeviceMessage>),
 }
@@ -180,6 +182,7 @@ enum Told {
     Nothing,
     Relay(Box<RelayParameters>),
     Far(Box<FarParameters>),
+    All(Box<AllParameters>),
     Call(Box<Parameters>),
     Messages(Box<PairParameters>),
 }
@@ -201,12 +204,13 @@ impl Work {
                 let launch = request.launch(standing);
                 (Told::Call(Box::new(launch.parameters)), launch.grid)
             }
+            Work::All(far, blocks, sends, receives) => {
+                let launch = next_launch(standing, numbers, sends, receives);
+                let told = AllParameters { far: **far, near: launch.parameters };
+                (Told::All(Box::new(told)), Grid { blocks: blocks + launch.grid.blocks, threads: THREADS })
+            }
             Work::Messages(sends, receives) => {
-                let mut now = numbers.get();
-                let slots = slots(standing.ranks).within(standing.ranks, standing.room);
-                let launch = pairs::launch(standing, slots, now, sends, receives);
-                now.count(sends, receives);
-                numbers.set(now);
+                let launch = next_launch(standing, numbers, sends, receives);
                 (Told::Messages(Box::new(launch.parameters)), launch.grid)
             }
         }
@@ -217,6 +221,7 @@ impl Work {
             Work::Pause(_) => return None,
             Work::Relay(_, _, element) => format!("relay_{}", element.map_or("bytes", element_name)),
             Work::Far(..) => "far_messages_bytes".to_owned(),
+            Work::All(..) => "all_messages_bytes".to_owned(),
             Work::Messages(..) | Work::Call(Request { leaf: Leaf::Slots, .. }) => "pairs_bytes".to_owned(),
             Work::Call(request) => {
                 let is_reduction = request.shape.is_reduction();
@@ -233,10 +238,26 @@ impl Told {
             Told::Nothing => std::ptr::null(),
             Told::Relay(parameters) => std::ptr::from_ref(&**parameters).cast(),
             Told::Far(parameters) => std::ptr::from_ref(&**parameters).cast(),
+            Told::All(parameters) => std::ptr::from_ref(&**parameters).cast(),
             Told::Call(parameters) => std::ptr::from_ref(&**parameters).cast(),
             Told::Messages(parameters) => std::ptr::from_ref(&**parameters).cast(),
         }
     }
+}
+
+/// Messages of a rank that has so many behind it.
+fn next_launch(
+    standing: &Standing,
+    numbers: &Cell<Numbers>,
+    sends: &[DeviceMessage],
+    receives: &[DeviceMessage],
+) -> PairLaunch {
+    let mut now = numbers.get();
+    let slots = slots(standing.ranks).within(standing.ranks, standing.room);
+    let launch = pairs::launch(standing, slots, now, sends, receives);
+    now.count(sends, receives);
+    numbers.set(now);
+    launch
 }
 
 /// What the ranks of a node have: windows, counters and statuses.

@@ -6,14 +6,15 @@ use efarun_wire::Rank;
 
 use super::collectives::{Chance, STEPS_MAX};
 use super::emulator::{Emulator, Node, Work};
-use super::far_hosts::Ranks;
+use super::far_hosts::{Near, Ranks};
 use super::protocol::seeds;
 use super::relay::{NOISE, Part, zeros};
+use crate::nvlink::call::DeviceMessage;
 use crate::nvlink::parameters::status;
 use crate::relay::far::messages::{FarMessage, Messages};
 use crate::relay::far::parameters::{PLACES, SLICE_BYTES};
 use crate::relay::parameters::{CHANNELS, GOT_CELL_WORDS, ROUNDS, SHORT_BYTES, WORDS};
-use crate::relay::transfer::Transfer;
+use crate::relay::transfer::{Stretch, Transfer};
 
 /// What ranks send each other, and in which of their launches.
 #[derive(Default)]
@@ -21,6 +22,7 @@ struct Traffic {
     /// Of each message what is sent, and what is to be received.
     parts: Vec<(Part, Part)>,
     launches: Vec<Vec<Messages>>,
+    near: Vec<Vec<Near>>,
 }
 
 /// A launch of a rank.
@@ -28,7 +30,7 @@ type At = (usize, usize);
 
 impl Traffic {
     fn new(ranks: usize) -> Traffic {
-        Traffic { parts: Vec::new(), launches: vec![Vec::new(); ranks] }
+        Traffic { parts: Vec::new(), launches: vec![Vec::new(); ranks], near: vec![Vec::new(); ranks] }
     }
 
     fn message(&mut self, chance: &mut Chance, from: At, to: At, bytes: usize) {
@@ -37,6 +39,25 @@ impl Traffic {
         self.launch(from).sends.push(FarMessage { peer: rank(to), stretch: given.stretch() });
         self.launch(to).receives.push(FarMessage { peer: rank(from), stretch: got.stretch() });
         self.parts.push((given, got));
+    }
+
+    /// The same, between ranks of one node.
+    fn near_message(&mut self, chance: &mut Chance, from: At, to: At, bytes: usize) {
+        let [given, got] = [true, false].map(|is_given| Part::new(chance, bytes, is_given));
+        let message = |peer: At, part: &Part| {
+            let Stretch { pointer, bytes } = part.stretch();
+            DeviceMessage { peer: Rank(peer.0 as u32), data: pointer, bytes }
+        };
+        self.near(from).sends.push(message(to, &given));
+        self.near(to).receives.push(message(from, &got));
+        self.parts.push((given, got));
+    }
+
+    fn near(&mut self, (rank, launch): At) -> &mut Near {
+        self.launch((rank, launch));
+        let near = &mut self.near[rank];
+        near.resize_with(near.len().max(launch + 1), Near::default);
+        &mut near[launch]
     }
 
     fn launch(&mut self, (rank, launch): At) -> &mut Messages {
@@ -53,7 +74,7 @@ impl Traffic {
     /// ahead of its host.
     fn run(&self, emulator: &Emulator, (lanes, pace): (usize, u64), seed: u64, what: &str) -> usize {
         let mut ranks = Ranks::new(&self.launches, lanes, seed, u64::MAX);
-        ranks.pace = pace;
+        (ranks.pace, ranks.near) = (pace, &self.near);
         ranks.run(emulator, seed, what);
         for memory in &ranks.ranks {
             assert_eq!(memory.status[0].load(Relaxed), 0, "{what}: nobody gave up");
@@ -98,6 +119,57 @@ fn what_is_sent_arrives_in_whatever_calls_each_end_has_it() {
 fn has_room(messages: &Messages, is_sent: bool) -> bool {
     let direction = if is_sent { messages.puts() } else { messages.gets() };
     direction.long_count() < 8 && direction.count() < 16
+}
+
+#[test]
+fn what_goes_within_the_node_arrives_beside_what_goes_to_others() {
+    let name = "what_goes_within_the_node_arrives_beside_what_goes_to_others";
+    let Some(emulator) = Emulator::new(name) else { return };
+    let lengths = [1, 8, 1021, SHORT_BYTES, SHORT_BYTES + 1, 29_999, 30_000, SLICE_BYTES + 1, 200_001];
+    for seed in 0..seeds() {
+        // Two nodes of two.
+        let (ranks, mut chance) = (4, Chance(seed));
+        let (mut launch, mut traffic) = ([0; 4], Traffic::new(ranks));
+        for _ in 0..20 {
+            let mut draw = |below: usize| chance.next() as usize % below;
+            let from = draw(ranks);
+            let is_near = draw(2) == 0;
+            let to = if is_near { from ^ 1 } else { (from & 2 ^ 2) + draw(2) };
+            for rank in [from, to] {
+                launch[rank] += usize::from(draw(4) == 0);
+            }
+            let bytes = lengths[draw(lengths.len())];
+            let (from, to) = ((from, launch[from]), (to, launch[to]));
+            if is_near {
+                traffic.near_message(&mut chance, from, to, bytes);
+            } else if has_room(traffic.launch(from), true) && has_room(traffic.launch(to), false) {
+                traffic.message(&mut chance, from, to, bytes);
+            }
+        }
+        let lanes = [1, 2, 4][seed as usize % 3];
+        traffic.run(&emulator, (lanes, 1 + seed % 2), seed, &format!("seed {seed}"));
+    }
+}
+
+#[test]
+fn what_goes_within_the_node_and_what_goes_to_others_do_not_wait_for_each_other() {
+    let name = "what_goes_within_the_node_and_what_goes_to_others_do_not_wait_for_each_other";
+    let Some(emulator) = Emulator::new(name) else { return };
+    // More than a sender may be ahead by either way.
+    let (near_bytes, far_bytes) = (400_000, 37 * SLICE_BYTES);
+    // Ranks 0 and 3 have in one launch what 1 and 2, of their nodes, have one behind the other: those within the node first, or last.
+    for (seed, (near, far)) in [(0, 1), (1, 0)].into_iter().enumerate() {
+        let (mut chance, mut traffic) = (Chance(seed as u64), Traffic::new(4));
+        for (first, second) in [((0, 0), (1, near)), ((3, 0), (2, near))] {
+            traffic.near_message(&mut chance, first, second, near_bytes);
+            traffic.near_message(&mut chance, second, first, 100);
+        }
+        for (first, second) in [((1, far), (3, 0)), ((2, far), (0, 0))] {
+            traffic.message(&mut chance, first, second, far_bytes);
+            traffic.message(&mut chance, second, first, 100);
+        }
+        traffic.run(&emulator, (4, 1), seed as u64, &format!("within the node in launch {near}"));
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use super::collectives::{Chance, STEPS_MAX};
 use super::emulator::{Emulator, Node, Work, pointer_to};
 use super::relay::{NOISE, read, write, zeros};
+use crate::nvlink::call::DeviceMessage;
 use crate::nvlink::parameters::status;
 use crate::relay::cells::Round;
 use crate::relay::far::messages::{FarMessage, Messages, Way};
@@ -22,9 +23,18 @@ use crate::relay::far::parameters::{
 };
 use crate::relay::parameters::{ANSWERED, GOT_CELL_WORDS, ROUNDS, Standing, WORDS};
 
-/// A rank of each node, with its host.
+/// What a launch passes within the node.
+#[derive(Clone, Default)]
+pub(super) struct Near {
+    pub(super) sends: Vec<DeviceMessage>,
+    pub(super) receives: Vec<DeviceMessage>,
+}
+
+/// Ranks of some nodes, with their hosts.
 pub(super) struct Ranks<'t> {
     launches: &'t [Vec<Messages>],
+    /// Beside each of those, where any are.
+    pub(super) near: &'t [Vec<Near>],
     pub(super) ranks: Vec<Memory>,
     lanes: usize,
     /// What was sent and not received, between two ranks by one lane.
@@ -230,6 +240,7 @@ impl<'t> Ranks<'t> {
     pub(super) fn new(launches: &'t [Vec<Messages>], lanes: usize, seed: u64, deadline_ns: u64) -> Ranks<'t> {
         Ranks {
             launches,
+            near: &[],
             ranks: launches.iter().map(|_| Memory::new()).collect(),
             lanes,
             mail: HashMap::new(),
@@ -243,15 +254,24 @@ impl<'t> Ranks<'t> {
 
     /// A rank's launches as work for the emulator.
     pub(super) fn works(&self) -> Vec<Vec<Work>> {
-        let of = |(memory, launches): (&Memory, &Vec<Messages>)| {
+        let of = |(rank, memory): (usize, &Memory)| {
             let standing = memory.standing(&memory.words, &memory.cells, self.deadline_ns);
             let work = |(number, messages): (usize, &Messages)| {
-                let told = standing.told_of_messages(messages, number as u32 + 1, self.lanes);
-                Work::Far(Box::new(told), messages.grid_blocks())
+                let near = self.near.get(rank).and_then(|of_rank| of_rank.get(number)).cloned();
+                let Near { sends, receives } = near.unwrap_or_default();
+                let has_near = !sends.is_empty() || !receives.is_empty();
+                if has_near && messages.is_empty() {
+                    return Work::Messages(sends, receives);
+                }
+                let told = Box::new(standing.told_of_messages(messages, number as u32 + 1, self.lanes));
+                match has_near {
+                    true => Work::All(told, messages.blocks(), sends, receives),
+                    false => Work::Far(told, messages.blocks()),
+                }
             };
-            launches.iter().enumerate().map(work).collect()
+            self.launches[rank].iter().enumerate().map(work).collect()
         };
-        self.ranks.iter().zip(self.launches).map(of).collect()
+        self.ranks.iter().enumerate().map(of).collect()
     }
 
     /// One lane of one host looks at its doors and does what it can with one peer.

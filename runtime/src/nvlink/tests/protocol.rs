@@ -9,7 +9,7 @@ use crate::nvlink::layout;
 use crate::nvlink::pairs::{MESSAGES_MAX, PairParameters};
 use crate::nvlink::parameters::{Parameters, status};
 use crate::nvlink::part::Leaf;
-use crate::relay::far::parameters::{self as far, FarParameters};
+use crate::relay::far::parameters::{self as far, AllParameters, FarParameters};
 use crate::relay::parameters::{self as relay, RelayParameters};
 use efarun_wire::Rank;
 
@@ -77,6 +77,8 @@ fn kernels_and_host_have_one_layout() {
         far::GET_DOORS,
         far::DOORS,
         far::FAR_STATE_BYTES,
+        size_of::<AllParameters>(),
+        std::mem::offset_of!(AllParameters, near),
     ];
     let found: Vec<_> = (0..expected.len() as u32).map(|which| emulator.constant(which) as usize).collect();
     assert_eq!(found, expected);

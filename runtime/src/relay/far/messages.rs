@@ -32,6 +32,11 @@ pub struct Messages {
 }
 
 impl Messages {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sends.is_empty() && self.receives.is_empty()
+    }
+
     /// Whether a launch has room for them.
     pub fn fit(&self) -> bool {
         [self.puts(), self.gets()].iter().all(|it| it.count() <= SPANS_MAX && it.long_count() <= LONG_MAX)
@@ -52,7 +57,7 @@ impl Messages {
     }
 
     /// How many blocks pass them.
-    pub(crate) fn grid_blocks(&self) -> u32 {
+    pub fn blocks(&self) -> u32 {
         let of = |direction: Direction<'_>| direction.long_count() * direction.blocks();
         let blocks = (of(self.puts()) + of(self.gets()) + 1) as u32;
         debug_assert!(blocks <= BLOCKS_MAX);
@@ -234,7 +239,7 @@ mod tests {
             let list =
                 |count: usize| messages(&[vec![SLICE_BYTES; count], vec![1; SPANS_MAX - count]].concat());
             let all = Messages { sends: list(puts), receives: list(gets) };
-            assert!(all.fit() && all.grid_blocks() <= BLOCKS_MAX, "{puts} and {gets}");
+            assert!(all.fit() && all.blocks() <= BLOCKS_MAX, "{puts} and {gets}");
             for (direction, count) in [(all.puts(), puts), (all.gets(), gets)] {
                 assert_eq!(direction.long_count(), count);
                 assert!(direction.channels().is_multiple_of(direction.blocks()), "{count} long");

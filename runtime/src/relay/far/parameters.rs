@@ -2,6 +2,7 @@
 
 use super::messages::Messages;
 use crate::cuda::DevicePointer;
+use crate::nvlink::PairParameters;
 use crate::relay::parameters::{SPANS_MAX, STATE_BYTES, Span, Standing};
 
 /// The channels of each direction.
@@ -51,6 +52,14 @@ pub(crate) struct FarParameters {
     pub(crate) peers: [u32; 2 * SPANS_MAX],
     pub(crate) puts: [Span; SPANS_MAX],
     pub(crate) gets: [Span; SPANS_MAX],
+}
+
+/// The `AllParameters` of the kernel that passes messages within the node beside these.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct AllParameters {
+    pub(crate) far: FarParameters,
+    pub(crate) near: PairParameters,
 }
 
 impl Standing {

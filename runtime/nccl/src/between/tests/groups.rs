@@ -1,6 +1,6 @@
 //! Plays groups of messages of all ranks on memory of the host.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use efarun_rt::Rank;
 use efarun_rt::cuda::DevicePointer;
@@ -17,15 +17,15 @@ fn messages_go_at_the_same_time_and_what_does_not_fit_in_rounds() {
     let message = |peer, data, bytes| DeviceMessage { peer: Rank(peer), data: DevicePointer(data), bytes };
     let sends = [message(2, 1, 8), message(1, 2, 8), message(2, 3, 16), message(3, 4, 8), message(2, 5, 0)];
     let steps = messages::steps(&sends, &[message(3, 6, 8)], &at);
-    let [Step::Messages { sends: near, .. }, Step::Far(far)] = &steps[..] else { panic!("{steps:?}") };
-    assert_eq!(near, &[message(1, 2, 8)]);
+    let [Step::Messages { near, far }] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!((&near.sends[..], &near.receives[..]), (&[message(1, 2, 8)][..], &[][..]));
     let data = |list: &[FarMessage]| -> Vec<_> {
         list.iter().map(|message| (message.peer.0, message.stretch.pointer.0)).collect()
     };
     assert_eq!((data(&far.sends), data(&far.receives)), (vec![(2, 1), (2, 3), (3, 4)], vec![(3, 6)]));
     let launches = |sends: &[DeviceMessage], receives: &[DeviceMessage], at: &Standpoint| -> Vec<_> {
         let launch = |step: &Step| match step {
-            Step::Far(far) => (data(&far.sends), data(&far.receives)),
+            Step::Messages { near, far } if near.is_empty() => (data(&far.sends), data(&far.receives)),
             other => panic!("{other:?}"),
         };
         messages::steps(sends, receives, at).iter().map(launch).collect()
@@ -53,28 +53,6 @@ fn messages_go_at_the_same_time_and_what_does_not_fit_in_rounds() {
     assert_eq!(of_rounds.len(), 2);
     let half = |range: std::ops::Range<u32>| range.map(|peer| (peer, u64::from(peer))).collect::<Vec<_>>();
     assert_eq!(of_rounds, [(half(8..16), half(8..16)), (half(16..24), half(16..24))]);
-}
-
-/// Passes what ranks send each other within their nodes, where they do.
-fn play_messages(ranks: &mut [Played]) {
-    let mut sent: HashMap<(u32, Rank, Rank), VecDeque<Vec<u8>>> = HashMap::new();
-    for rank in &*ranks {
-        let Some(Step::Messages { sends, .. }) = rank.step() else { continue };
-        for it in sends {
-            let of_pair = sent.entry((rank.at.node, Rank(rank.at.local), it.peer)).or_default();
-            of_pair.push_back(rank.read(it.data, it.bytes));
-        }
-    }
-    for rank in ranks {
-        let Some(Step::Messages { receives, .. }) = rank.step().cloned() else { continue };
-        for it in receives {
-            let of_pair = sent.get_mut(&(rank.at.node, it.peer, Rank(rank.at.local)));
-            let data = of_pair.and_then(VecDeque::pop_front).expect("it is sent");
-            assert_eq!(data.len(), it.bytes);
-            rank.write(it.data, &data);
-        }
-        rank.next += 1;
-    }
 }
 
 /// Numbers that follow from a seed.
@@ -157,9 +135,42 @@ fn check_messages((nodes, locals): (u32, u32), seed: u64) {
         let memory = HashMap::from([(INPUT, input), (OUTPUT, vec![0; output_len])]);
         all.push(Played { at, steps, next: 0, stage: Stage::Before, memory });
     }
-    play_messages(&mut all);
     play(&mut all, &what);
     for (rank, expected) in all.iter().zip(expected) {
         assert!(rank.memory[&OUTPUT] == expected, "{what}: rank {}", rank_of(&rank.at));
+    }
+}
+
+/// Ranks 0 and 3 have at once what 1 and 2 have one behind the other: 1 and 2 come to each other's nodes first.
+#[test]
+fn neither_messages_of_the_node_nor_those_of_others_wait_for_each_other() {
+    let message = |peer, data| DeviceMessage { peer: Rank(peer), data: DevicePointer(data), bytes: 4 };
+    // Who passes what to whom, in which of their groups: those within nodes first, and last.
+    for is_near_first in [true, false] {
+        let (near, far) = if is_near_first { (0, 1) } else { (1, 0) };
+        // Of each message both ends: the rank, and its group.
+        let passed = [((0, 0), (1, near)), ((1, far), (3, 0)), ((3, 0), (2, near)), ((2, far), (0, 0))];
+        let mut groups: HashMap<(u32, usize), (Vec<DeviceMessage>, Vec<DeviceMessage>)> = HashMap::new();
+        for ((from, first), (to, second)) in passed {
+            groups.entry((from, first)).or_default().0.push(message(to, INPUT));
+            groups.entry((to, second)).or_default().1.push(message(from, OUTPUT));
+        }
+        let steps = |at: &Standpoint| -> Vec<Step> {
+            let of_rank = (0..2).filter_map(|group| groups.get(&(rank_of(at), group)));
+            of_rank.flat_map(|(sends, receives)| messages::steps(sends, receives, at)).collect()
+        };
+        let memory = |rank: u32| HashMap::from([(INPUT, vec![rank as u8; 4]), (OUTPUT, vec![9; 4])]);
+        let played = |at: Standpoint| Played {
+            at,
+            steps: steps(&at),
+            next: 0,
+            stage: Stage::Before,
+            memory: memory(rank_of(&at)),
+        };
+        let mut all: Vec<_> = standpoints(2, 2).map(played).collect();
+        play(&mut all, &format!("near first: {is_near_first}"));
+        for (rank, from) in [2, 0, 3, 1].into_iter().enumerate() {
+            assert_eq!(all[rank].memory[&OUTPUT], [from; 4], "near first: {is_near_first}, rank {rank}");
+        }
     }
 }
