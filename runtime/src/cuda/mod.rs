@@ -10,6 +10,7 @@
 //! What is enqueued on a stream runs later. Memory that work in flight may touch is not given back before that work is
 //! done: freeing waits for the device.
 
+mod code;
 mod device;
 mod driver;
 mod error;
@@ -22,6 +23,7 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use self::code::{Code, MachineCode};
 pub use self::device::Device;
 pub use self::driver::version;
 pub use self::error::CudaError;

@@ -1,9 +1,10 @@
-//! Kernels: loading PTX, and launching what is in it.
+//! Kernels: loading their code, and launching what is in it.
 //!
 //! Where device and driver can (Hopper, CUDA 12.3), a kernel is launched as soon as the blocks of the one in front of it on its
 //! stream have ended, and not only when what those wrote has arrived (programmatic dependent launch): 0.9 us of a small
-//! collective's 5.9. Its first instruction waits for the latter, so that nothing else changes. That instruction is a comment in the
-//! PTX, which is for sm_80, and made code here; a kernel without it is launched behind all that is in front of it.
+//! collective's 5.9. Its first instruction waits for the latter, so that nothing else changes. That instruction is in the machine code
+//! for Hopper, and a comment in the PTX, which is for sm_80, and made code here; a kernel without it is launched behind all that is
+//! in front of it.
 //!
 //! # Safety
 //!
@@ -20,9 +21,9 @@ use cudarc::driver::sys::{
     CUmodule, CUstreamCaptureMode,
 };
 
-use super::{CudaError, Device, Stream, version};
+use super::{Code, CudaError, Device, Stream, version};
 
-/// Code for one device, compiled from PTX by the driver. The driver keeps what it compiled in the user's cache.
+/// Code on one device.
 #[derive(Clone, Debug)]
 pub struct Module(Arc<Loaded>);
 
@@ -40,7 +41,30 @@ unsafe impl Send for Loaded {}
 unsafe impl Sync for Loaded {}
 
 impl Module {
-    /// Compiles PTX and loads it. Takes up to seconds the first time.
+    /// Loads machine code for the device where there is some that the driver takes, else PTX.
+    ///
+    /// # Errors
+    ///
+    /// As [`Module::load`].
+    pub fn of(device: &Device, code: &Code) -> Result<Module, CudaError> {
+        match Module::of_machine_code(device, code) {
+            Some(Ok(module)) => return Ok(module),
+            // A driver that is older than it is for compiles PTX of that age, too, or says why not.
+            Some(Err(error)) => log::debug!("machine code is not taken, PTX is compiled instead: {error}"),
+            None => {}
+        }
+        Module::load(device, code.ptx)
+    }
+
+    /// Loads machine code; nothing where there is none for the device.
+    pub(crate) fn of_machine_code(device: &Device, code: &Code) -> Option<Result<Module, CudaError>> {
+        let capability = device.compute_capability().ok()?;
+        let code = code.for_device(capability)?;
+        let load = || Module::load_image(device, &code.unpacked(), code.waits && captures_waits()?);
+        Some(load())
+    }
+
+    /// Compiles PTX and loads it. Takes up to seconds, unless the driver finds what it made of it in the user's cache.
     ///
     /// # Errors
     ///
@@ -50,21 +74,26 @@ impl Module {
     ///
     /// When the PTX has a zero byte.
     pub fn load(device: &Device, ptx: &str) -> Result<Module, CudaError> {
-        let can_wait = device.compute_capability()? >= (9, 0) && version()? >= VERSION_THAT_CAPTURES;
+        let can_wait = device.compute_capability()? >= (9, 0) && captures_waits()?;
         let hopper = if can_wait { for_hopper(ptx) } else { None };
         let waits = hopper.is_some();
         let ptx = CString::new(hopper.unwrap_or_else(|| ptx.to_owned())).expect("PTX is text");
+        Module::load_image(device, ptx.as_bytes_with_nul(), waits)
+    }
+
+    /// Loads what the driver takes: PTX with a zero byte behind it, or an ELF file, which says itself how long it is.
+    fn load_image(device: &Device, image: &[u8], waits: bool) -> Result<Module, CudaError> {
         let mut raw = ptr::null_mut();
         let _current = device.make_current()?;
         // A stream of this thread may be being captured, into which loading does not go: it allocates, and is none of it.
         let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        // SAFETY: the image is a C string, which PTX must be, and is read during the call only. The mode is put back.
+        // SAFETY: the image has an end that the driver sees, and is read during the call only. The mode is put back.
         let result = unsafe {
             device.check(
                 "cuThreadExchangeStreamCaptureMode",
                 sys::cuThreadExchangeStreamCaptureMode(&mut mode),
             )?;
-            let result = sys::cuModuleLoadData(&mut raw, ptx.as_ptr().cast());
+            let result = sys::cuModuleLoadData(&mut raw, image.as_ptr().cast());
             device.check(
                 "cuThreadExchangeStreamCaptureMode",
                 sys::cuThreadExchangeStreamCaptureMode(&mut mode),
@@ -163,6 +192,10 @@ impl Kernel {
 
 /// Whose driver takes such launches into a graph.
 const VERSION_THAT_CAPTURES: i32 = 12_030;
+
+fn captures_waits() -> Result<bool, CudaError> {
+    Ok(version()? >= VERSION_THAT_CAPTURES)
+}
 
 /// The PTX with those of its comments as code that are instructions of Hopper's; nothing where there are none.
 pub(crate) fn for_hopper(ptx: &str) -> Option<String> {

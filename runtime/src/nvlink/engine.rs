@@ -13,6 +13,7 @@ use std::time::Duration;
 use efarun_wire::Rank;
 
 use super::call::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessage, DeviceOp};
+use super::code::code;
 use super::launch::{Reached, Request, Standing};
 use super::layout::{RANKS_MAX, STATE_BYTES};
 use super::lodger::Lodger;
@@ -517,7 +518,7 @@ impl Engine {
         if !self.kernels.contains_key(&element) {
             let module = match &self.lodger {
                 Some(lodger) => lodger.module(&self.device, element)?,
-                None => Module::load(&self.device, ptx(element))?,
+                None => Module::of(&self.device, &code(element))?,
             };
             let kernels = Kernels {
                 one_shot: module.kernel(c"one_shot")?,
@@ -541,34 +542,5 @@ impl Kernels {
             Leaf::Ring => &self.ring,
             Leaf::Slots => self.pairs.as_ref().expect("blocks that are moved are bytes"),
         }
-    }
-}
-
-/// What scripts/kernels made of the sources.
-pub(crate) fn ptx(element: Option<DeviceElement>) -> &'static str {
-    macro_rules! ptx {
-        ($name:literal) => {
-            include_str!(concat!("../cuda/kernels/ptx/", $name, ".ptx"))
-        };
-    }
-    let element = match element {
-        None => return ptx!("copy"),
-        Some(DeviceElement::F8E4M3) => return ptx!("f8e4m3"),
-        Some(DeviceElement::F8E5M2) => return ptx!("f8e5m2"),
-        Some(DeviceElement::Of(element)) => element,
-    };
-    match element {
-        ElementType::I8 => ptx!("i8"),
-        ElementType::U8 => ptx!("u8"),
-        ElementType::I16 => ptx!("i16"),
-        ElementType::U16 => ptx!("u16"),
-        ElementType::I32 => ptx!("i32"),
-        ElementType::U32 => ptx!("u32"),
-        ElementType::I64 => ptx!("i64"),
-        ElementType::U64 => ptx!("u64"),
-        ElementType::F16 => ptx!("f16"),
-        ElementType::Bf16 => ptx!("bf16"),
-        ElementType::F32 => ptx!("f32"),
-        ElementType::F64 => ptx!("f64"),
     }
 }

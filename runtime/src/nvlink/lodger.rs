@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::call::DeviceElement;
-use super::engine::ptx;
+use super::code::code;
 use crate::cuda::{CudaError, Device, Module};
 
 /// One such rank.
@@ -44,7 +44,7 @@ impl Lodger {
         if let Some(module) = modules.get(&key) {
             return Ok(module.clone());
         }
-        let module = Module::load(device, ptx(element))?;
+        let module = Module::of(device, &code(element))?;
         modules.insert(key, module.clone());
         Ok(module)
     }

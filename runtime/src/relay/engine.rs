@@ -24,7 +24,7 @@ use super::staging::{BOX_BYTES, Staging};
 use super::transfer::{Caller, Transfer};
 use crate::cuda::{CudaError, Device, DeviceMemory, Event, Grid, HostMemory, Kernel, Module, Stream};
 use crate::error::Error;
-use crate::nvlink::{DeviceElement, NearMessages, THREADS, ptx, status};
+use crate::nvlink::{DeviceElement, NearMessages, THREADS, code, status};
 use crate::transport::fabric::reads::Reader;
 use crate::world::World;
 
@@ -255,7 +255,7 @@ impl Relay {
 
     fn kernel(&mut self, element: Option<DeviceElement>) -> Result<&Kernel, CudaError> {
         if !self.kernels.contains_key(&element) {
-            let module = Module::load(&self.device, ptx(element))?;
+            let module = Module::of(&self.device, &code(element))?;
             if element.is_none() {
                 let (far, all) = (module.kernel(c"far_messages")?, module.kernel(c"all_messages")?);
                 self.messages = Some(MessageKernels { far, all });
