@@ -1,7 +1,7 @@
 //! The host's part: threads that do with other hosts what slices ask for.
 //!
 //! Each thread has a World and the channels of its number. It waits for what they post, in the order in which the kernels take
-//! them: the slices of a transfer in turn, then those of the next from its first channel on. Ranks that exchange
+//! them: the slices of a transfer in turn, then those of the next from its first channel on ([`lanes`](super::lanes)). Ranks that exchange
 //! something post it in the same order, so that both ends of a connection go through the same messages. Between transfers it
 //! serves launches of messages ([`far`](super::far)), as many as come before the next transfer, until they are done.
 //!
@@ -22,8 +22,9 @@ use super::direct;
 use super::far::lane::{self, Plan as MessagePlan};
 use super::far::parameters::{BOX_BYTES as FAR_BOX_BYTES, DOORS};
 use super::far::session::{Carrier, Places, Session, Surroundings};
-use super::parameters::{ANSWERED, CHANNELS, SLOT_BYTES, WORDS};
-use super::shorts::{CELL_WORDS, Shorts, clear_got, clear_put};
+use super::lanes::Lane;
+use super::parameters::{ANSWERED, CHANNELS, LANE_CELL_WORDS, SLOT_BYTES, WORDS};
+use super::shorts::{Shorts, clear_got, clear_put};
 use super::staging::{BOX_BYTES, INBOX, OUTBOX, Staging};
 use super::transfer::{Caller, Transfer, is_short, part_len};
 use crate::cuda::HostMemory;
@@ -209,13 +210,6 @@ impl Plan {
     }
 }
 
-/// A thread's place among those of a relay.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Lane {
-    pub(super) number: usize,
-    pub(super) count: usize,
-}
-
 /// Serves the lane's channels until the relay is over, or something fails. `reader` is the lane's where GPU memory is read by
 /// cards.
 pub(super) fn carry(shared: &Shared, lane: Lane, mut world: World, mut reader: Option<Reader>) {
@@ -238,8 +232,13 @@ fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut
     let mut rounds = [Round(1); CHANNELS];
     let mut shorts = Shorts::default();
     let mut far = lane::Lane::new(lane.number, lane.count);
-    let mut channel = lane.number;
-    while let Some(work) = await_work(shared, lane, &far, channel, &rounds) {
+    let cells = shared.cells.words(lane.number * LANE_CELL_WORDS..(lane.number + 1) * LANE_CELL_WORDS);
+    let mut channel = lane.first_channel();
+    // Who sends first what is only received, as in the transfer before: by then it is on its way.
+    let mut sender = None;
+    while let Some(work) = await_work(shared, lane, &far, channel, &rounds, || {
+        sender.take_if(|sender| world.look_ahead(*sender));
+    }) {
         let (number, slice) = match work {
             Work::Slice(number, slice) => (number, slice as usize),
             Work::Messages => {
@@ -258,13 +257,13 @@ fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut
             return false;
         };
         let round = rounds[channel];
-        if slice == 0 && !shorts.take(&plan, &shared.cells, round, || shared.is_over()) {
+        if slice == 0 && !shorts.take(&plan, cells, round, || shared.is_over()) {
             return true;
         }
-        // All cells are those of the first channel.
-        if channel == 0 && round.clears() {
-            clear_put(&shared.cells, round);
-            clear_got(&shared.cells, round);
+        // All cells are those of the lane's first channel.
+        if channel == lane.first_channel() && round.clears() {
+            clear_put(cells, round);
+            clear_got(cells, round);
         }
         if let Err(error) =
             exchange(shared, world, reader.as_deref_mut(), &plan, (channel, slice), &mut shorts)
@@ -273,13 +272,15 @@ fn serve(shared: &Shared, lane: Lane, world: &mut World, mut reader: Option<&mut
             return false;
         }
         if slice == 0 {
-            shorts.give(&plan, &shared.cells, round);
+            shorts.give(&plan, cells, round);
         }
         shared.words.word(channel * WORDS + ANSWERED).store(round.0, Ordering::Release);
         rounds[channel] = Round(round.0 + 1);
         shared.done(number, &plan);
-        let next = slice + lane.count;
-        channel = if next < plan.slices { next % CHANNELS } else { lane.number };
+        // What is longer would be copied twice for it.
+        let is_only_received = plan.sends.is_empty() && plan.slices <= lane.count;
+        sender = plan.receives.first().filter(|_| is_only_received).map(|(from, ..)| *from);
+        channel = lane.next_channel(channel, slice, plan.slices);
     }
     true
 }
@@ -297,13 +298,15 @@ fn transfers(rounds: &[Round; CHANNELS], lane: Lane) -> u32 {
     (rounds[lane.number].0 - 1) as u32
 }
 
-/// Waits for what comes next, on a transfer's next channel or between transfers; nothing when the relay is over.
+/// Waits for what comes next, on a transfer's next channel or between transfers; nothing when the relay is over. Meanwhile does
+/// something else now and then.
 fn await_work(
     shared: &Shared,
     lane: Lane,
     far: &lane::Lane,
     channel: usize,
     rounds: &[Round; CHANNELS],
+    mut meanwhile: impl FnMut(),
 ) -> Option<Work> {
     let (round, transfers) = (rounds[channel], transfers(rounds, lane));
     let post = round.post();
@@ -316,7 +319,7 @@ fn await_work(
         let is_over = looks.is_multiple_of(LOOKS) && shared.is_over();
         let posted = round.posted(post);
         let is_called = call.posted(called).is_some_and(|(_, before)| before == transfers);
-        if is_called && channel == lane.number {
+        if is_called && channel == lane.first_channel() {
             return Some(Work::Messages);
         }
         if let Some((number, slice)) = posted {
@@ -326,6 +329,9 @@ fn await_work(
             return None;
         }
         looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(LOOKS_AHEAD) {
+            meanwhile();
+        }
         if !looks.is_multiple_of(LOOKS) {
             std::hint::spin_loop();
             continue;
@@ -360,7 +366,7 @@ fn converse(
     };
     let around = Surroundings {
         words: shared.far_words(),
-        cells: shared.far_cells.words(0..CELL_WORDS),
+        cells: shared.far_cells.words(0..LANE_CELL_WORDS),
         plan: &|number| shared.far_plan(number),
         is_over: &|| shared.is_over(),
     };
@@ -419,6 +425,8 @@ pub(super) fn part_of(plan: &Plan, bytes: usize, slice: usize) -> usize {
 
 /// Between two looks at the clock.
 const LOOKS: u32 = 256;
+/// Between two looks at something else, which may take a system call.
+const LOOKS_AHEAD: u32 = 16;
 /// How long a thread looks without a pause: from call to call of a program that does little else.
 const NAP_FROM: Duration = Duration::from_millis(2);
 const NAP: Duration = Duration::from_millis(1);

@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use efarun_wire::Rank;
 
-use super::carrier::{Lane, Shared, carry};
+use super::carrier::{Shared, carry};
 use super::direct;
 use super::far::lane::Plan;
 use super::far::messages::Messages;
 use super::far::parameters::{AllParameters, DOORS, FAR_STATE_BYTES, LANES_MAX};
-use super::parameters::{CHANNELS, SLOT_BYTES, SPANS_MAX, Standing, WORDS};
-use super::shorts::CELL_WORDS;
+use super::lanes::Lane;
+use super::parameters::{CHANNELS, LANE_CELL_WORDS, SLOT_BYTES, SPANS_MAX, Standing, WORDS};
 use super::staging::{BOX_BYTES, Staging};
 use super::transfer::{Caller, Transfer};
 use crate::cuda::{CudaError, Device, DeviceMemory, Event, Grid, HostMemory, Kernel, Module, Stream};
@@ -81,7 +81,10 @@ impl Relay {
     ) -> Result<Relay, CudaError> {
         let shared = Arc::new(Shared::new(
             staging,
-            [HostMemory::new(device, CELL_WORDS)?, HostMemory::new(device, CELL_WORDS)?],
+            [
+                HostMemory::new(device, worlds.len().max(1) * LANE_CELL_WORDS)?,
+                HostMemory::new(device, LANE_CELL_WORDS)?,
+            ],
             [HostMemory::new(device, CHANNELS * WORDS)?, HostMemory::new(device, DOORS * WORDS)?],
             HostMemory::new(device, status::WORDS.div_ceil(2))?,
         ));
@@ -153,7 +156,7 @@ impl Relay {
         let element = transfer.reduction.map(|reduction| reduction.element);
         let kernel = self.kernel(element)?.clone();
         let plan = self.shared.add(transfer, caller, is_captured);
-        let parameters = self.standing().told(transfer, plan);
+        let parameters = self.standing().told(transfer, plan, self.threads.len());
         let grid = Grid { blocks: transfer.blocks(), threads: THREADS };
         // SAFETY: what the module's paragraph says, and the caller's promise.
         unsafe { kernel.launch(stream, grid, &parameters)? };

@@ -24,6 +24,7 @@ pub(crate) mod cells;
 mod direct;
 mod engine;
 pub(crate) mod far;
+pub(crate) mod lanes;
 pub(crate) mod parameters;
 mod shorts;
 mod staging;

@@ -26,6 +26,8 @@ pub(crate) const SHORT_BYTES: usize = 4 << 10;
 pub(crate) const STRETCH_CELL_WORDS: usize = SHORT_BYTES / 8 * 2;
 pub(crate) const ROUND_CELL_WORDS: usize = SPANS_MAX * STRETCH_CELL_WORDS;
 pub(crate) const GOT_CELL_WORDS: usize = ROUNDS * ROUND_CELL_WORDS;
+/// Of all rounds in both directions: those of a lane.
+pub(crate) const LANE_CELL_WORDS: usize = 2 * GOT_CELL_WORDS;
 
 /// The kernels' `RelayParameters`.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,8 @@ pub(crate) struct RelayParameters {
     pub(crate) op: u32,
     pub(crate) ranks: u32,
     pub(crate) peer: u32,
+    pub(crate) lanes: u32,
+    pub(crate) goes_one_way: u32,
     pub(crate) puts: [Span; SPANS_MAX],
     pub(crate) gets: [Span; SPANS_MAX],
     pub(crate) copied: Span,
@@ -69,8 +73,8 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// What the kernel is told of a transfer whose plan has this number.
-    pub(crate) fn told(&self, transfer: &Transfer, plan: u32) -> RelayParameters {
+    /// What the kernel is told of a transfer whose plan has this number, where there are so many lanes.
+    pub(crate) fn told(&self, transfer: &Transfer, plan: u32, lanes: usize) -> RelayParameters {
         let span = |stretch: &Stretch| Span { address: stretch.pointer.0, bytes: stretch.bytes as u64 };
         let spans = |stretches: &[Stretch]| {
             let mut spans = [Span::default(); SPANS_MAX];
@@ -103,6 +107,8 @@ impl Standing {
             op: op.code(),
             ranks: reduction.map_or(1, |reduction| reduction.ranks),
             peer: peers.map(|(rank, _)| rank.0).next().unwrap_or(0),
+            lanes: lanes.max(1) as u32,
+            goes_one_way: u32::from(transfer.goes_one_way()),
             puts: spans(&transfer.puts),
             gets: spans(&transfer.gets),
             copied: transfer.copy.map_or_else(Span::default, |(from, _)| span(&from)),

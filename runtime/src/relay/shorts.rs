@@ -1,10 +1,11 @@
 //! Short stretches on their way: what a lane has taken out of cells to be sent, and has received to be put there.
 
+use std::sync::atomic::AtomicU64;
+
 use super::carrier::Plan;
 use super::cells::{Round, clear};
-use super::parameters::{GOT_CELL_WORDS, ROUND_CELL_WORDS, SHORT_BYTES, SPANS_MAX};
+use super::parameters::{ROUND_CELL_WORDS, SHORT_BYTES, SPANS_MAX};
 use super::transfer::is_short;
-use crate::cuda::HostMemory;
 
 /// A lane's.
 #[derive(Debug, Default)]
@@ -18,7 +19,7 @@ impl Shorts {
     pub(super) fn take(
         &mut self,
         plan: &Plan,
-        cells: &HostMemory,
+        cells: &[AtomicU64],
         round: Round,
         is_over: impl Fn() -> bool,
     ) -> bool {
@@ -27,7 +28,7 @@ impl Shorts {
             if std::mem::replace(&mut are_taken[index], true) {
                 continue;
             }
-            let (cells, into) = (cells.words(round.put(index)), &mut self.put.of_mut(index)[..bytes]);
+            let (cells, into) = (&cells[round.put(index)], &mut self.put.of_mut(index)[..bytes]);
             let (mut taken, mut looks) = (0, 0u32);
             while !round.take(cells, into, &mut taken) {
                 looks = looks.wrapping_add(1);
@@ -41,27 +42,24 @@ impl Shorts {
     }
 
     /// Puts what has come where the round's kernel looks for it.
-    pub(super) fn give(&self, plan: &Plan, cells: &HostMemory, round: Round) {
+    pub(super) fn give(&self, plan: &Plan, cells: &[AtomicU64], round: Round) {
         for &(_, index, bytes) in plan.receives.iter().filter(|(.., bytes)| is_short(*bytes)) {
-            round.fill(cells.words(round.got(index)), &self.got.of(index)[..bytes]);
+            round.fill(&cells[round.got(index)], &self.got.of(index)[..bytes]);
         }
     }
 }
 
 /// Clears what a round may put, when that has been taken.
-pub(super) fn clear_put(cells: &HostMemory, round: Round) {
+pub(super) fn clear_put(cells: &[AtomicU64], round: Round) {
     let start = round.put(0).start;
-    clear(cells.words(start..start + ROUND_CELL_WORDS));
+    clear(&cells[start..start + ROUND_CELL_WORDS]);
 }
 
 /// Clears what a round may get, before it gets anything.
-pub(super) fn clear_got(cells: &HostMemory, round: Round) {
+pub(super) fn clear_got(cells: &[AtomicU64], round: Round) {
     let start = round.got(0).start;
-    clear(cells.words(start..start + ROUND_CELL_WORDS));
+    clear(&cells[start..start + ROUND_CELL_WORDS]);
 }
-
-/// How many words all cells take.
-pub(super) const CELL_WORDS: usize = 2 * GOT_CELL_WORDS;
 
 /// Room for a stretch of each number.
 #[derive(Debug)]

@@ -17,7 +17,8 @@ pub struct Stretch {
     pub bytes: usize,
 }
 
-/// One rank's part in what GPUs of several nodes give each other.
+/// One rank's part in what GPUs of several nodes give each other. Ranks that ever exchange something make the same transfers, in the same
+/// order, and of as many slices: which lane of the hosts carries a slice follows from how many transfers there were.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transfer {
     /// What the GPU gives, [`SPANS_MAX`] at most.
@@ -73,9 +74,14 @@ impl Transfer {
     }
 
     /// How many slices the longest stretch has.
-    pub(crate) fn slices(&self) -> usize {
+    pub fn slices(&self) -> usize {
         let longest = self.puts.iter().chain(&self.gets).map(|it| it.bytes).max().unwrap_or(0);
         longest.div_ceil(self.slice_bytes.max(1))
+    }
+
+    /// Whether each rank only gives or only gets, which is the same on all of them.
+    pub fn goes_one_way(&self) -> bool {
+        self.puts.is_empty() || self.gets.is_empty()
     }
 
     /// By how many channels they go, a block for each.

@@ -206,6 +206,12 @@ pub trait Transport: Send {
     /// The next message from `from`, by number, if it is here. The same one until [`Transport::release`].
     fn arrived(&mut self, from: Rank) -> Result<Option<Message<'_>>, TransportError>;
 
+    /// Takes in what has come from `from` where somebody else holds it, so that [`Transport::arrived`] need not. Whether something
+    /// is here, or nothing is to be taken in. An error is told by `arrived`.
+    fn look_ahead(&mut self, _from: Rank) -> bool {
+        true
+    }
+
     /// Gives the slot of the message that [`Transport::arrived`] shows back to its sender.
     fn release(&mut self, from: Rank) -> Result<(), TransportError>;
 

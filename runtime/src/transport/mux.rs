@@ -193,6 +193,10 @@ impl Transport for Mux {
         self.leg(from)?.arrived(from)
     }
 
+    fn look_ahead(&mut self, from: Rank) -> bool {
+        self.leg(from).is_ok_and(|leg| leg.look_ahead(from))
+    }
+
     fn release(&mut self, from: Rank) -> Result<(), TransportError> {
         self.leg(from)?.release(from)
     }

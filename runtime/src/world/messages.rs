@@ -61,6 +61,12 @@ impl World {
         })
     }
 
+    /// Takes in what has come from a rank, without waiting, for whoever receives it next. Whether something has, or nothing is to be
+    /// taken in; what goes wrong is told then.
+    pub(crate) fn look_ahead(&mut self, from: Rank) -> bool {
+        self.peers.as_mut().is_none_or(|peers| peers.transport.look_ahead(from))
+    }
+
     /// Does something with others that is no collective, and says what went wrong of it.
     pub(super) fn beside_calls(
         &mut self,

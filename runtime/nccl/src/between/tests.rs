@@ -380,6 +380,12 @@ fn standpoints(nodes: u32, locals: u32) -> impl Iterator<Item = Standpoint> {
     (0..nodes * locals).map(place)
 }
 
+/// Of a transfer that is one, and whether it goes one way.
+fn slices(step: &Step) -> Option<(usize, bool)> {
+    let Step::Relay(transfer) = step else { return None };
+    (transfer.slices() > 0).then(|| (transfer.slices(), transfer.goes_one_way()))
+}
+
 fn check(
     collective: DeviceCollective,
     (nodes, locals): (u32, u32),
@@ -432,6 +438,13 @@ fn check(
         .collect();
     let outputs: Vec<_> = played.iter().map(|(_, _, output)| *output).collect();
     let mut all: Vec<_> = played.drain(..).map(|(rank, _, _)| rank).collect();
+    // By which lane a slice goes follows from the transfers before.
+    for rail in 0..locals {
+        let of_rank = |rank: &Played| rank.steps.iter().filter_map(slices).collect::<Vec<_>>();
+        let mut transfers = all.iter().filter(|rank| rank.at.local == rail).map(of_rank);
+        let first = transfers.next();
+        assert!(transfers.all(|other| Some(&other) == first.as_ref()), "{what}: transfers of rail {rail}");
+    }
     play(&mut all, &what);
     for ((rank, expected), output) in all.iter().zip(meaning(collective, op, len, &inputs)).zip(outputs) {
         if let Some(expected) = expected {

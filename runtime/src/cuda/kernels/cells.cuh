@@ -42,8 +42,10 @@ DEVICE bool find_cell(const ShortSpans& all, u64 index, Cell& found) {
     return false;
 }
 
-// A round's cells, of what is put.
-template <class P> DEVICE u64 cells_of(const P& p, u64 number) { return p.cells + number % RELAY_ROUNDS * RELAY_ROUND_CELLS_BYTES; }
+// A round's cells, of what is put. Its channel is the first of a lane.
+template <class P> DEVICE u64 cells_of(const CallOf<P>& call, u64 number) {
+    return call.p.cells + call.channel * RELAY_LANE_CELLS_BYTES + number % RELAY_ROUNDS * RELAY_ROUND_CELLS_BYTES;
+}
 
 // Eight bytes of this node's input, times its factor where the operation has one.
 template <class T> DEVICE u64 load_word_of_input(const RelayParameters& p, u64 address, i64 left) {
@@ -53,8 +55,9 @@ template <class T> DEVICE u64 load_word_of_input(const RelayParameters& p, u64 a
 }
 
 // Puts the short spans, all threads of the block some cells of any of them.
-template <class T> DEVICE void put_cells(const RelayParameters& p, u64 number) {
-    ShortSpans all = {p.puts, p.put_count, cells_of(p, number)};
+template <class T> DEVICE void put_cells(const RelayCall& call, u64 number) {
+    const RelayParameters& p = call.p;
+    ShortSpans all = {p.puts, p.put_count, cells_of(call, number)};
     u32 mark = mark_of(number);
     Cell cell;
     for (u64 index = thread_index(); find_cell(all, index, cell); index += THREADS) {
@@ -77,7 +80,7 @@ template <class P> DEVICE u64 await_mark(CallOf<P>& call, u32 span, u64 at, u32 
 // Gets the short spans. Two cells are looked at at once, as a look takes a way to the host and back.
 template <class P> DEVICE void get_cells(CallOf<P>& call, u64 number) {
     const P& p = call.p;
-    ShortSpans all = {p.gets, p.get_count, cells_of(p, number) + RELAY_CELLS_GOT};
+    ShortSpans all = {p.gets, p.get_count, cells_of(call, number) + RELAY_CELLS_GOT};
     Cell cells[2];
     for (u64 index = thread_index(); find_cell(all, index, cells[0]); index += 2 * THREADS) {
         bool are_two = find_cell(all, index + THREADS, cells[1]);
@@ -99,7 +102,7 @@ template <class P> DEVICE void get_cells(CallOf<P>& call, u64 number) {
 // Reduces short parts that the nodes gave, this one's among it, in order of node. Four cells are looked at at once.
 template <class T> DEVICE void reduce_cells(RelayCall& call, u64 number) {
     const RelayParameters& p = call.p;
-    u64 round = cells_of(p, number) + RELAY_CELLS_GOT, len = p.gets[0].bytes;
+    u64 round = cells_of(call, number) + RELAY_CELLS_GOT, len = p.gets[0].bytes;
     for (u64 at = thread_index() * 8; at < len; at += (u64)THREADS * 8) {
         Pack<T> result = Pack<T>::of(0);
         auto add = [&](u32 node, u64 data) {

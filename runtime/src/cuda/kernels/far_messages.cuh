@@ -17,7 +17,7 @@
 constexpr u32 FAR_CHANNELS = 64;
 constexpr u32 FAR_PLACES = 2;
 constexpr u64 FAR_SLICE_BYTES = 64 << 10;
-constexpr u32 FAR_LANES = 4;
+constexpr u32 FAR_LANES = RELAY_LANES;
 // How many long messages a launch has of each direction.
 constexpr u32 FAR_LONG_SPANS = 8;
 // Whose words come one behind the other, and whose counts: the lanes', the channels' of what is put, and of what is got.
@@ -171,7 +171,7 @@ DEVICE void pass_short(FarCall& call) {
     }
     // Behind it, cells are free that were put so many rounds before.
     if (!all_of_block(!call.is_given_up)) return;
-    ShortSpans all = {p.puts, p.put_count, cells_of(p, number)};
+    ShortSpans all = {p.puts, p.put_count, cells_of(call, number)};
     u32 mark = mark_of(number);
     Cell cell;
     for (u64 index = thread_index(); find_cell(all, index, cell); index += THREADS) {

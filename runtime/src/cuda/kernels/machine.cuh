@@ -45,6 +45,7 @@ u64 load_acquire(u64 address);
 u32 load_shared_word(u64 address);
 void store_shared_word(u64 address, u32 value);
 u32 exchange(u64 address, u32 value);
+u32 add(u64 address, u32 value);
 void store_word(u64 address, u64 value);
 u64 load_word(u64 address);
 void fence();
@@ -135,6 +136,11 @@ DEVICE void store_shared_word(u64 address, u32 value) {
 DEVICE u32 exchange(u64 address, u32 value) {
     u32 before;
     asm volatile("atom.global.exch.b32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");
+    return before;
+}
+DEVICE u32 add(u64 address, u32 value) {
+    u32 before;
+    asm volatile("atom.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");
     return before;
 }
 DEVICE void fence() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }

@@ -1,7 +1,7 @@
 // What GPUs of several nodes give each other, through memory of their hosts or read by cards.
 //
-// A call moves spans: what is put is passed to the host, what is got comes from it. Both are cut into slices, which channels
-// take in turn. A block copies its slice of every span into its channel's part of the outbox, and posts that it is there, with the
+// A call moves spans: what is put is passed to the host, what is got comes from it. Both are cut into slices, which lanes and their
+// channels take in turn, from one call to the next. A block copies its slice of every span into its channel's part of the outbox, and posts that it is there, with the
 // number of the host's plan; the host does what the plan says with the other hosts, and answers when the channel's part of the
 // inbox has what is got. While it does so for one channel, the others copy. Who only puts does not wait for the answer: who puts
 // into the outbox the next time does. Short spans go through cells instead.
@@ -61,14 +61,15 @@ template <class T> DEVICE void reduce_parts(const RelayParameters& p, u64 inbox,
 }
 
 template <class T> DEVICE void relay(const RelayParameters& p) {
-    RelayCall call = {p, block_index(), 0, false};
-    u64 counters = p.state + RELAY_COUNTS + (u64)call.channel * 16;
+    u64 transfers;
+    Counts counts = begin_channel(p, transfers);
+    RelayCall call = {p, counts.channel, 0, false};
     // `told` is what the first thread knows of the answers, and `answered` what all threads do.
-    u64 number = *(const u64*)counters, answered = *(const u64*)(counters + 8), told = answered;
+    u64 number = counts.number, answered = counts.answered, told = answered;
     bool goes_well = all_of_block(!load_shared_word(p.state + STATE_FAILED));
     u64 words = p.words + (u64)call.channel * RELAY_WORDS;
     u64 outbox = p.outbox + (u64)call.channel * RELAY_SLOT_BYTES, inbox = p.inbox + (u64)call.channel * RELAY_SLOT_BYTES;
-    for (u64 slice = call.channel; slice < p.slices && goes_well; slice += block_count()) {
+    for (u64 slice = block_index(); slice < p.slices && goes_well; slice += block_count()) {
         u64 at = slice * p.slice_bytes;
         bool puts_long = has_long(p.puts, p.put_count, at);
         // The outbox is the host's until its last answer, a round's words and cells until that of the round which had them before.
@@ -79,7 +80,7 @@ template <class T> DEVICE void relay(const RelayParameters& p) {
             if (!goes_well) break;
             answered = wanted;
         }
-        if (slice == 0) put_cells<T>(p, number);
+        if (slice == 0) put_cells<T>(call, number);
         for (u32 i = 0; puts_long && i < p.put_count; i++) {
             if (is_short(p.puts[i])) continue;
             put_part<T>(p, p.puts[i].address + at, outbox + i * p.slice_bytes, part_of(p, p.puts[i], at));
@@ -108,7 +109,15 @@ template <class T> DEVICE void relay(const RelayParameters& p) {
     }
     block_barrier();
     if (thread_index() == 0) {
-        *(u64*)counters = number;
-        *(u64*)(counters + 8) = told;
+        u64 own = p.state + RELAY_COUNTS + (u64)call.channel * 16;
+        *(u64*)own = number;
+        *(u64*)(own + 8) = told;
+        // When the last block is done, none of them asks how many there were. To be told so takes a way to the memory and back.
+        bool is_last = p.goes_one_way && block_count() == 1;
+        if (p.goes_one_way && !is_last && add(p.state + RELAY_BLOCKS_DONE, 1) + 1 == block_count()) {
+            store_shared_word(p.state + RELAY_BLOCKS_DONE, 0);
+            is_last = true;
+        }
+        if (is_last) *(u64*)(p.state + RELAY_TRANSFERS) = transfers + 1;
     }
 }

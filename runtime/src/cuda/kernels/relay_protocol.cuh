@@ -10,6 +10,7 @@
 
 constexpr u32 RELAY_SPANS = 16;
 constexpr u32 RELAY_CHANNELS = 16;
+constexpr u32 RELAY_LANES = 4;
 // Of a channel, in the outbox and in the inbox.
 constexpr u64 RELAY_SLOT_BYTES = 1 << 20;
 // How many rounds of a channel the host may have been told of and not answered.
@@ -20,15 +21,19 @@ constexpr u64 RELAY_WORDS = 256;
 constexpr u64 RELAY_POSTS = 0;
 constexpr u64 RELAY_POST_BYTES = 16;
 constexpr u64 RELAY_ANSWERED = 128;
-// In the relay's own state, behind whether a call has failed: how many rounds each channel has posted, and how many of them are
-// known to be answered.
+// In the relay's own state, behind whether a call has failed: how many transfers went one way, how many blocks of the one under way are
+// done, and how many rounds each channel has posted, and how many of them are known to be answered.
+constexpr u64 RELAY_TRANSFERS = 64;
+constexpr u64 RELAY_BLOCKS_DONE = 72;
 constexpr u64 RELAY_COUNTS = 128;
 constexpr u64 RELAY_STATE_BYTES = RELAY_COUNTS + RELAY_CHANNELS * 16;
-// A stretch of no more bytes goes through cells: for each round, and each stretch that is put, and then for each that is got.
+// A stretch of no more bytes goes through cells. Of each lane's first channel: for each round, and each stretch that is put, and then for
+// each that is got.
 constexpr u64 RELAY_SHORT_BYTES = 4 << 10;
 constexpr u64 RELAY_STRETCH_CELLS = RELAY_SHORT_BYTES / 8;
 constexpr u64 RELAY_ROUND_CELLS_BYTES = RELAY_SPANS * RELAY_STRETCH_CELLS * 16;
 constexpr u64 RELAY_CELLS_GOT = RELAY_ROUNDS * RELAY_ROUND_CELLS_BYTES;
+constexpr u64 RELAY_LANE_CELLS_BYTES = 2 * RELAY_CELLS_GOT;
 
 struct Span {
     u64 address;
@@ -60,6 +65,10 @@ struct RelayParameters {
     u32 ranks;
     // Who is waited for, for messages.
     u32 peer;
+    // How many lanes the host has, 1, 2 or 4, of which each has every so-manieth channel.
+    u32 lanes;
+    // Whether each rank only gives or only gets.
+    u32 goes_one_way;
     Span puts[RELAY_SPANS];
     Span gets[RELAY_SPANS];
     // What this rank has for itself, and where it goes; none where it has no length.
@@ -68,6 +77,41 @@ struct RelayParameters {
 };
 
 typedef CallOf<RelayParameters> RelayCall;
+
+// The channel of a block's slices, and how far it has come.
+struct Counts {
+    u32 channel;
+    u64 number;
+    u64 answered;
+};
+
+// On each lane a transfer begins with the lane's first channel. Where ranks only give or only get, it begins on the lane behind that on
+// which the last such began: hosts and boxes can then still be busy with one when others are given the next. Where both wait for each
+// other nothing would be gained, and the number of transfers asked for in vain, which costs 1 us of 10. It is not waited for before
+// the counts are asked for, which are those of all lanes.
+DEVICE Counts begin_channel(const RelayParameters& p, u64& transfers) {
+    u64 counts = p.state + RELAY_COUNTS;
+    transfers = 0;
+    if (!p.goes_one_way) {
+        u64 own = counts + (u64)block_index() * 16;
+        return {block_index(), *(const u64*)own, *(const u64*)(own + 8)};
+    }
+    u32 first = block_index() & ~(p.lanes - 1);
+    transfers = load_word(p.state + RELAY_TRANSFERS);
+    Pair of_lanes[RELAY_LANES];
+#pragma unroll
+    for (u32 lane = 0; lane < RELAY_LANES; lane++) {
+        u64 at = counts + (u64)(first + (lane & (p.lanes - 1))) * 16;
+        of_lanes[lane] = {load_word(at), load_word(at + 8)};
+    }
+    u32 lane = ((u32)transfers + block_index()) & (p.lanes - 1);
+    Counts found = {first + lane, 0, 0};
+#pragma unroll
+    for (u32 i = 0; i < RELAY_LANES; i++) {
+        if (i == lane) found = {first + i, of_lanes[i].lo, of_lanes[i].hi};
+    }
+    return found;
+}
 
 // Who is waited for where something is got.
 DEVICE u32 peer_of(const RelayParameters& p, u32) { return p.peer; }

@@ -389,6 +389,11 @@ u32 exchange(u64 address, u32 value) {
     *(u32*)address = value;
     return before;
 }
+u32 add(u64 address, u32 value) {
+    u32 before = *(u32*)address;
+    *(u32*)address = before + value;
+    return before;
+}
 void fence() { deliver_all(ranks[current->block->rank]); }
 float f32_of_f16(u16 bits) {
     _Float16 value;

@@ -13,7 +13,7 @@ use crate::nvlink::call::DeviceMessage;
 use crate::nvlink::parameters::status;
 use crate::relay::far::messages::{FarMessage, Messages};
 use crate::relay::far::parameters::{PLACES, SLICE_BYTES};
-use crate::relay::parameters::{CHANNELS, GOT_CELL_WORDS, ROUNDS, SHORT_BYTES, WORDS};
+use crate::relay::parameters::{CHANNELS, LANE_CELL_WORDS, ROUNDS, SHORT_BYTES, WORDS};
 use crate::relay::transfer::{Stretch, Transfer};
 
 /// What ranks send each other, and in which of their launches.
@@ -321,8 +321,8 @@ fn lanes_are_told_behind_how_many_transfers_they_are_called() {
         traffic.launch((0, 0)).sends.push(message);
         traffic.parts.push((part, Part::new(&mut chance, bytes, false)));
     }
-    // Of one slice, of the first lane, and of three, of both: nobody need answer either.
-    let (words, cells) = (zeros(CHANNELS * WORDS * 8), zeros(2 * GOT_CELL_WORDS * 8));
+    // Of three slices, of both lanes, and of one, with which the second begins: nobody need answer either.
+    let (words, cells) = (zeros(CHANNELS * WORDS * 8), zeros(2 * LANE_CELL_WORDS * 8));
     let given = [700, 20_000].map(|bytes| Part::new(&mut chance, bytes, true));
     let transfer = |part: &Part| Transfer {
         puts: vec![part.stretch()],
@@ -335,9 +335,9 @@ fn lanes_are_told_behind_how_many_transfers_they_are_called() {
     let standing = ranks.ranks[0].standing(&words, &cells, u64::MAX);
     for part in &given {
         let transfer = transfer(part);
-        works[0].insert(0, Work::Relay(Box::new(standing.told(&transfer, 1)), transfer.blocks(), None));
+        works[0].insert(0, Work::Relay(Box::new(standing.told(&transfer, 1, 2)), transfer.blocks(), None));
     }
     assert!(emulator.run_all(&Node::new(1, u64::MAX), &works, 5, STEPS_MAX), "it ends");
     let posted = |lane| ranks.ranks[0].posted(lane, 1);
-    assert_eq!((posted(0), posted(1)), (Some((1, 2)), Some((1, 1))));
+    assert_eq!((posted(0), posted(1)), (Some((1, 1)), Some((1, 2))));
 }

@@ -16,8 +16,10 @@ use crate::element::{ElementType, ReduceOp};
 use crate::nvlink::call::{DeviceElement, DeviceOp, Factor};
 use crate::nvlink::parameters::status;
 use crate::relay::cells::Round;
+use crate::relay::far::parameters::LANES_MAX;
+use crate::relay::lanes::channel_of;
 use crate::relay::parameters::{
-    ANSWERED, CHANNELS, GOT_CELL_WORDS, ROUNDS, SHORT_BYTES, SLOT_BYTES, STATE_BYTES, Standing, WORDS,
+    ANSWERED, CHANNELS, LANE_CELL_WORDS, ROUNDS, SHORT_BYTES, SLOT_BYTES, STATE_BYTES, Standing, WORDS,
 };
 use crate::relay::transfer::{is_short, part_len};
 use crate::relay::{Reduction, Stretch, Transfer};
@@ -27,6 +29,7 @@ struct Ranks {
     ranks: Vec<Memory>,
     /// What each rank's hosts do, from its first transfer on.
     plans: Vec<Vec<Transfer>>,
+    lanes: usize,
     /// What was sent and not received, between two ranks by one channel.
     mail: HashMap<(usize, usize, usize), VecDeque<Vec<u8>>>,
     chance: Chance,
@@ -54,7 +57,7 @@ impl Memory {
         Memory {
             outbox: zeros(CHANNELS * SLOT_BYTES),
             inbox: zeros(CHANNELS * SLOT_BYTES),
-            cells: zeros(2 * GOT_CELL_WORDS * 8),
+            cells: zeros(LANES_MAX * LANE_CELL_WORDS * 8),
             words: zeros(CHANNELS * WORDS * 8),
             state: zeros(STATE_BYTES),
             status: (0..status::WORDS).map(|_| AtomicU32::new(0)).collect(),
@@ -68,7 +71,8 @@ impl Ranks {
     fn new(seed: u64, plans: Vec<Vec<Transfer>>, deadline_ns: u64) -> Ranks {
         let ranks = plans.iter().map(|_| Memory::new()).collect();
         let (mail, chance, late) = (HashMap::new(), Chance(seed), Vec::new());
-        Ranks { ranks, plans, mail, chance, pace: 1, late, deadline_ns }
+        let lanes = [4, 1, 2][seed as usize % 3];
+        Ranks { ranks, plans, lanes, mail, chance, pace: 1, late, deadline_ns }
     }
 
     /// A rank's transfers as work for the emulator.
@@ -85,7 +89,7 @@ impl Ranks {
             };
             let work = |(number, transfer): (usize, &Transfer)| {
                 let element = transfer.reduction.map(|reduction| reduction.element);
-                let told = standing.told(transfer, number as u32 + 1);
+                let told = standing.told(transfer, number as u32 + 1, self.lanes);
                 Work::Relay(Box::new(told), transfer.blocks(), element)
             };
             let has_slices = |(_, transfer): &(usize, &Transfer)| transfer.slices() > 0;
@@ -110,7 +114,12 @@ impl Ranks {
         let (round, post) = (memory.rounds[channel], memory.rounds[channel].post());
         let post = &memory.words[channel * WORDS + post.start..channel * WORDS + post.end];
         let Some((plan, slice)) = round.posted(post) else { return };
-        let (plan, slice) = (&self.plans[rank][plan as usize - 1], slice as usize);
+        let (plans, slice) = (&self.plans[rank][..plan as usize], slice as usize);
+        let (plan, before) = plans.split_last().expect("plans are counted from 1");
+        let before = before.iter().filter(|before| plan.goes_one_way() && before.goes_one_way()).count();
+        assert_eq!(channel, channel_of(before, slice, self.lanes), "slice {slice} behind {before}");
+        // Those of a transfer's first slice, which goes by its lane's first channel.
+        let cells = channel % self.lanes * LANE_CELL_WORDS;
         let place = |index: usize| channel * SLOT_BYTES + index * plan.slice_bytes;
         let len = |stretch: &Stretch| part_len(stretch.bytes, slice, plan.slice_bytes);
         if !memory.has_sent[channel] {
@@ -122,7 +131,7 @@ impl Ranks {
                 if is_short(stretch.bytes) {
                     let mut bytes = vec![0; stretch.bytes];
                     // What is put may come later than the post.
-                    if !round.take(&memory.cells[round.put(index)], &mut bytes, &mut 0) {
+                    if !round.take(&memory.cells[cells..][round.put(index)], &mut bytes, &mut 0) {
                         return;
                     }
                     parts.push(bytes);
@@ -151,9 +160,9 @@ impl Ranks {
             let bytes = mail.and_then(VecDeque::pop_front).expect("it was counted");
             assert_eq!(bytes.len(), len(&plan.gets[index]), "both ends cut alike");
             if is_short(plan.gets[index].bytes) {
-                let (cells, place) = (zeros(round.got(0).len() * 8), round.got(index));
-                round.fill(&cells, &bytes);
-                let words = cells.iter().map(|word| word.load(Relaxed)).zip(place);
+                let (filled, place) = (zeros(round.got(0).len() * 8), round.got(index));
+                round.fill(&filled, &bytes);
+                let words = filled.iter().map(|word| word.load(Relaxed)).zip(place.map(|word| cells + word));
                 self.late
                     .extend(words.filter(|(value, _)| *value != 0).map(|(value, word)| (rank, word, value)));
             } else {
@@ -248,6 +257,11 @@ impl Exchange {
                 Part::new(chance, len, true)
             };
             given.push((0..ranks).map(&mut part).collect::<Vec<_>>());
+        }
+        // All have a part in it: they make the same transfers.
+        for from in 0..ranks {
+            let bytes = 1 + chance.next() as usize % 40_000;
+            given[from][(from + 1) % ranks] = Part::new(chance, bytes, true);
         }
         let mut got = Vec::new();
         for to in 0..ranks {

@@ -425,6 +425,11 @@ impl Transport for TcpTransport {
         }
     }
 
+    fn look_ahead(&mut self, from: Rank) -> bool {
+        // A connection that is lost stays so.
+        !matches!(self.arrived(from), Ok(None))
+    }
+
     fn release(&mut self, from: Rank) -> Result<(), TransportError> {
         self.check_open()?;
         let peer = self.peer(from)?;

@@ -110,6 +110,34 @@ fn what_was_sent_before_closing_is_delivered_then_the_peer_is_lost() {
     assert!(matches!(lost, TransportError::PeerLost { peer: Rank(0), .. }), "{lost}");
 }
 
+#[test]
+fn what_was_taken_in_ahead_is_received_once_and_in_order() {
+    let mut two = world(2, &TcpConfig::new(None)).into_iter();
+    let [mut sender, mut receiver] = [(); 2].map(|()| two.next().unwrap());
+    sender.open(&[], &[Rank(1)]).unwrap();
+    receiver.open(&[Rank(0)], &[]).unwrap();
+    assert!(!receiver.look_ahead(Rank(0)), "nothing was sent");
+    for said in [&b"first"[..], b"second"] {
+        assert!(send_within(&mut sender, Rank(1), said));
+    }
+    let deadline = soon();
+    while !receiver.look_ahead(Rank(0)) {
+        assert!(Instant::now() < deadline, "it was sent");
+    }
+    for said in [&b"first"[..], b"second"] {
+        assert!(receiver.look_ahead(Rank(0)) || said == b"second", "it stays until it is released");
+        assert_eq!(await_arrival(&mut receiver, Rank(0)).unwrap(), said);
+        receiver.release(Rank(0)).unwrap();
+    }
+    assert!(!receiver.look_ahead(Rank(0)), "both were received");
+    // Whoever receives next is told that nothing comes any more.
+    sender.close();
+    while !receiver.look_ahead(Rank(0)) {
+        assert!(Instant::now() < deadline, "it was closed");
+    }
+    assert!(matches!(receiver.arrived(Rank(0)), Err(TransportError::PeerLost { peer: Rank(0), .. })));
+}
+
 /// Sends a short message as soon as there is credit; says whether there was in time.
 #[expect(unsafe_code, reason = "try_send's contract")]
 fn send_within(transport: &mut TcpTransport, to: Rank, payload: &[u8]) -> bool {
