@@ -360,6 +360,32 @@ fn who_only_gives_is_ahead_of_the_hosts_by_no_more_rounds_than_there_are_places(
 }
 
 #[test]
+fn transfers_of_one_direction_and_of_both_follow_each_other() {
+    let name = "transfers_of_one_direction_and_of_both_follow_each_other";
+    let Some(emulator) = Emulator::new(name) else { return };
+    for seed in 0..6 {
+        let mut chance = Chance(seed);
+        let (mut plans, mut parts) = ([Vec::new(), Vec::new()], Vec::new());
+        for _ in 0..24 {
+            let mut draw = |below: usize| chance.next() as usize % below;
+            let (direction, bytes) = (draw(3), [3, SHORT_BYTES, 20_000, 150_001][draw(4)]);
+            let mut transfers = [0, 1].map(|_| Transfer { slice_bytes: 8192, ..Transfer::default() });
+            for from in (0..2).filter(|from| direction != 1 - from) {
+                let [given, got] = [true, false].map(|is_given| Part::new(&mut chance, bytes, is_given));
+                transfers[from].puts.push(given.stretch());
+                transfers[from].sends.push((Rank(1 - from as u32), 0));
+                transfers[1 - from].gets.push(got.stretch());
+                transfers[1 - from].receives.push((Rank(from as u32), 0));
+                parts.push((given, got));
+            }
+            plans.iter_mut().zip(transfers).for_each(|(plan, transfer)| plan.push(transfer));
+        }
+        Ranks::new(seed, plans.into(), u64::MAX).run(&emulator, seed, &format!("seed {seed}"));
+        parts.iter().for_each(|(given, got)| got.check(given.content(), &format!("seed {seed}")));
+    }
+}
+
+#[test]
 fn several_messages_of_two_ranks_go_in_their_order_whether_short_or_long() {
     let Some(emulator) =
         Emulator::new("several_messages_of_two_ranks_go_in_their_order_whether_short_or_long")
