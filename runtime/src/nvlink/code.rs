@@ -5,10 +5,11 @@ use crate::cuda::{Code, MachineCode};
 use crate::element::ElementType;
 
 /// The kernels that reduce elements of a type, or those that move bytes.
-pub(crate) fn code(element: Option<DeviceElement>) -> Code {
+pub(crate) fn code(element: Option<DeviceElement>) -> &'static Code {
+    // Of what is no static every place that asks for it may have a copy.
     macro_rules! code {
-        ($name:literal) => {
-            Code {
+        ($name:literal) => {{
+            static CODE: Code = Code {
                 ptx: include_str!(concat!("../cuda/kernels/ptx/", $name, ".ptx")),
                 machine_codes: &[
                     MachineCode {
@@ -22,8 +23,9 @@ pub(crate) fn code(element: Option<DeviceElement>) -> Code {
                         packed: include_bytes!(concat!("../cuda/kernels/cubin/sm_90/", $name, ".zlib")),
                     },
                 ],
-            }
-        };
+            };
+            &CODE
+        }};
     }
     let element = match element {
         None => return code!("copy"),
@@ -65,7 +67,7 @@ mod tests {
         for element in std::iter::once(None).chain(elements) {
             let Code { ptx, machine_codes } = code(element);
             assert!(names(ptx).len() >= 5, "{element:?}");
-            for code in machine_codes {
+            for code in *machine_codes {
                 let unpacked = code.unpacked();
                 let file = object::read::elf::ElfFile64::<object::Endianness>::parse(&*unpacked);
                 let file = file.expect("an ELF file");

@@ -518,7 +518,7 @@ impl Engine {
         if !self.kernels.contains_key(&element) {
             let module = match &self.lodger {
                 Some(lodger) => lodger.module(&self.device, element)?,
-                None => Module::of(&self.device, &code(element))?,
+                None => Module::of(&self.device, code(element))?,
             };
             let kernels = Kernels {
                 one_shot: module.kernel(c"one_shot")?,

@@ -44,7 +44,7 @@ impl Lodger {
         if let Some(module) = modules.get(&key) {
             return Ok(module.clone());
         }
-        let module = Module::of(device, &code(element))?;
+        let module = Module::of(device, code(element))?;
         modules.insert(key, module.clone());
         Ok(module)
     }

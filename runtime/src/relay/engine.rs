@@ -258,7 +258,7 @@ impl Relay {
 
     fn kernel(&mut self, element: Option<DeviceElement>) -> Result<&Kernel, CudaError> {
         if !self.kernels.contains_key(&element) {
-            let module = Module::of(&self.device, &code(element))?;
+            let module = Module::of(&self.device, code(element))?;
             if element.is_none() {
                 let (far, all) = (module.kernel(c"far_messages")?, module.kernel(c"all_messages")?);
                 self.messages = Some(MessageKernels { far, all });

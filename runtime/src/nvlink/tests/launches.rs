@@ -33,7 +33,7 @@ fn the_driver_takes_machine_code_and_ptx_alike() {
     let test = "the_driver_takes_machine_code_and_ptx_alike";
     let Some(device) = device(test) else { return };
     for element in std::iter::once(None).chain(DeviceElement::all().map(Some)) {
-        let Some(module) = Module::of_machine_code(&device, &code(element)) else {
+        let Some(module) = Module::of_machine_code(&device, code(element)) else {
             println!("SKIPPED: {test}: there is no machine code for this GPU");
             return;
         };
