@@ -2,9 +2,9 @@
 //!
 //! [`call`] is what is asked for. [`layout`] says where things lie, [`part`] who gives whom what, [`select`] which leaf does
 //! a call, [`room`] with how many blocks at most, [`launch`] and [`pairs`] what its kernel is told; these are pure. [`window`]
-//! makes the memory that ranks share, [`mod@code`] is what the kernels are
-//! compiled to, [`engine`] enqueues them, [`lodger`] is what threads with one GPU have together. What happens on the GPU stands in `cuda/kernels`, where `protocol.cuh` says why cells may be written
-//! again; the tests run the same kernels on the CPU, in any order of events.
+//! makes the memory that ranks share, [`mod@code`] is what the kernels are compiled to, [`engine`] enqueues them, [`lodger`] is
+//! what threads with one GPU have together. What happens on the GPU stands in `cuda/kernels`, where `protocol.cuh` says why cells
+//! may be written again; the tests run the same kernels on the CPU, in any order of events.
 //!
 //! A call enqueues one kernel and returns. It can be captured into a graph: what is counted is counted in the GPU's memory.
 

@@ -75,9 +75,9 @@ DEVICE u64 nanoseconds() {
 }
 // Every kernel's first act, as it may be launched when the blocks in front of it on its stream have ended, and what they wrote is
 // still on its way (cuda/module.rs): waits for that. sm_80 has no such instruction, so that it is a comment in its PTX, of which
-// the host makes code for devices that have it and for which there is no machine code. The other half of it, to let the launch behind begin while this one runs
-// (griddepcontrol.launch_dependents), would take room from other streams' kernels, and made small calls slower: 5.2 us
-// instead of 4.9.
+// the host makes code for devices that have it and for which there is no machine code. The other half of it, to let the launch
+// behind begin while this one runs (griddepcontrol.launch_dependents), would take room from other streams' kernels, and made small
+// calls slower: 5.2 us instead of 4.9.
 DEVICE void follow_previous_launch() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");

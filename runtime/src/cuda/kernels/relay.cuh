@@ -1,9 +1,9 @@
 // What GPUs of several nodes give each other, through memory of their hosts or read by cards.
 //
 // A call moves spans: what is put is passed to the host, what is got comes from it. Both are cut into slices, which lanes and their
-// channels take in turn, from one call to the next. A block copies its slice of every span into its channel's part of the outbox, and posts that it is there, with the
-// number of the host's plan; the host does what the plan says with the other hosts, and answers when the channel's part of the
-// inbox has what is got. While it does so for one channel, the others copy. Who only puts does not wait for the answer: who puts
+// channels take in turn. A block copies its slice of every span into its channel's part of the outbox, and posts that it is there,
+// with the number of the host's plan; the host does what the plan says with the other hosts, and answers when the channel's part of
+// the inbox has what is got. While it does so for one channel, the others copy. Who only puts does not wait for the answer: who puts
 // into the outbox the next time does. Short spans go through cells instead.
 //
 // Where the spans that are got are other nodes' parts of a reduction, they are reduced with this node's own, in order of
