@@ -2,6 +2,8 @@
 // seed. What a rank writes into another's memory arrives later and in another order, each half of a 16-byte cell by
 // itself; only what a release or a fence orders comes in order, and what one warp stores at once as a line comes as one.
 //
+// Of some launches blocks begin late, one behind the other.
+//
 // It finds what is wrong with indices, masks, tails, types, parities and epochs under any order of events. It cannot find a
 // fence that a GPU needs and this does not.
 #define EMULATED
@@ -84,6 +86,9 @@ constexpr u64 HOST_ONE_IN = 32;
 // How many stores of a rank may be on their way, and for how many steps one is while memory is slow.
 constexpr size_t STORES_MAX = 48;
 constexpr u64 SLOW_STEPS = 64;
+// Of how many launches one begins with its first block alone, and in about how many turns of its rank at most all others have begun.
+constexpr u64 LATE_ONE_IN = 3;
+constexpr u64 LATE_TURNS_MAX = 1 << 17;
 
 struct Block;
 
@@ -127,6 +132,9 @@ struct Rank {
     const Launch* launches;
     size_t count, next;
     u32 blocks_left;
+    // Of the launch under way, how many blocks have begun, and of how many turns one begins another.
+    u32 blocks_begun;
+    u64 begun_one_in;
     // When its pause ends; 0 without one.
     u64 pause_end;
     std::deque<Store> stores;
@@ -270,7 +278,17 @@ void start_next(u32 rank) {
         return;
     }
     of.blocks_left = launch.blocks;
-    for (u32 i = 0; i < launch.blocks; i++) start_block(rank, launch, i);
+    of.blocks_begun = draw(LATE_ONE_IN) == 0 ? 1 : launch.blocks;
+    of.begun_one_in = draw(LATE_TURNS_MAX) / launch.blocks + 1;
+    for (u32 i = 0; i < of.blocks_begun; i++) start_block(rank, launch, i);
+}
+
+// Starts a block that is late. A GPU's others run on meanwhile, and may be done before.
+void start_late_block(u32 rank) {
+    Rank& of = ranks[rank];
+    if (of.next == 0 || !of.blocks_left) return;
+    const Launch& launch = of.launches[of.next - 1];
+    if (of.blocks_begun < launch.blocks) start_block(rank, launch, of.blocks_begun++);
 }
 
 void end_pause(u32 rank, bool at_once) {
@@ -280,9 +298,12 @@ void end_pause(u32 rank, bool at_once) {
     start_next(rank);
 }
 
-// Whether anything is left to run. Where all pause, nobody waits for their end.
+// Whether anything is left to run. Where all pause, or blocks are late, nobody waits for that to end.
 bool has_work() {
-    for (u32 i = 0; i < ranks.size() && runnable.empty(); i++) end_pause(i, true);
+    for (u32 i = 0; i < ranks.size() && runnable.empty(); i++) {
+        end_pause(i, true);
+        start_late_block(i);
+    }
     return !runnable.empty();
 }
 
@@ -463,6 +484,7 @@ extern "C" u64 emulate(u32 rank_count, const Launch* const* launches, const u64*
         bool is_due = !memory_is_slow || draw(SLOW_STEPS) == 0;
         if (is_due && !rank.stores.empty()) deliver(rank, draw(rank.stores.size()));
         end_pause(other, false);
+        if (rank.blocks_left && draw(rank.begun_one_in) == 0) start_late_block(other);
         if (host && draw(HOST_ONE_IN) == 0) host(context);
     }
     for (Rank& rank : ranks) {
