@@ -1,9 +1,9 @@
 //! Collectives and messages of ranks on several nodes.
 //!
 //! What a call is made of stands in [`steps`], and of messages in [`messages`], which are pure: collectives within the node,
-//! transfers between nodes, of a rank with those of its number on the others, and messages with any. Here they are enqueued, one behind the other on the caller's stream, so that a
-//! call returns at once and can be captured into a graph. The bytes between nodes are read by the nodes' cards from GPU to GPU, or go through
-//! memory of the hosts ([`efarun_rt::relay`]), over connections of their own.
+//! transfers between nodes, of a rank with those of its number on the others, and messages with any. Here they are enqueued, one
+//! behind the other on the caller's stream, so that a call returns at once and can be captured into a graph. The bytes between nodes
+//! are read by the nodes' cards from GPU to GPU, or go through memory of the hosts ([`efarun_rt::relay`]), over connections of their own.
 //!
 //! # Safety
 //!
