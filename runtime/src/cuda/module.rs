@@ -49,7 +49,7 @@ impl Module {
     pub fn of(device: &Device, code: &Code) -> Result<Module, CudaError> {
         match Module::of_machine_code(device, code) {
             Some(Ok(module)) => return Ok(module),
-            // A driver that is older than it is for compiles PTX of that age, too, or says why not.
+            // As by a driver that is older than the code. What then fails of the PTX is told.
             Some(Err(error)) => log::debug!("machine code is not taken, PTX is compiled instead: {error}"),
             None => {}
         }
