@@ -70,12 +70,17 @@ pub(super) fn one_shot_bytes_within(room: Room) -> usize {
 /// From how many bytes on whole stores to one neighbour are worth a longer way than two exchanges with everybody.
 fn ring_bytes_min(shape: Shape) -> usize {
     match shape.collective {
-        // Two exchanges move what is between two ranks twice. Where there are more, the root has no block of its own, and they
-        // move 16 MiB among 4 in 69 us instead of 74, and 32 MiB in 131 instead of 120.
+        // Two exchanges move what is between two ranks twice: 4 MiB of a broadcast in 19.4 us instead of 20.4, but 8 in 33.1 instead
+        // of 32.1, and of a reduce 8 in 32.8 instead of 33.4 and 16 in 60.4 instead of 57.3. Where there are more ranks, the
+        // root has no block of its own, and they move 16 MiB among 4 in 69 us instead of 74, and 32 MiB in 131 instead of 120.
         DeviceCollective::Broadcast { .. } | DeviceCollective::Reduce { .. } if shape.ranks > 2 => 20 << 20,
-        DeviceCollective::Broadcast { .. } | DeviceCollective::Reduce { .. } => 3 << 20,
-        // 8 MiB in 29.4 us instead of 31.2 among 4, and 19.9 instead of 21.2 between 2; an all_reduce takes a way twice as long.
-        DeviceCollective::AllGather | DeviceCollective::ReduceScatter if shape.ranks <= 4 => 6 << 20,
+        DeviceCollective::Broadcast { .. } => 6 << 20,
+        DeviceCollective::Reduce { .. } => 10 << 20,
+        // Between 2 at no length that was measured: 8 MiB take 19.9 us instead of 21.6, and 32 MiB 64.2 instead of 66.3.
+        DeviceCollective::ReduceScatter if shape.ranks == 2 => 40 << 20,
+        // Between 2, 8 MiB of an all_gather take 19.4 us instead of 19.9 and 16 MiB 34.1 instead of 32.9; of an all_reduce 59.8
+        // instead of 58.9. Among 4, 8 MiB of an all_gather took 31.2 instead of 29.4 by the two-shot leaf's code for any number of
+        // ranks; by that for 4 this is 27 by reckoning, as 2 MiB of 4 ranks that share two GPUs took 12.2 instead of 14.6.
         _ => 12 << 20,
     }
 }
