@@ -7,8 +7,8 @@
 /// The code of a module.
 #[derive(Clone, Copy, Debug)]
 pub struct Code {
-    /// For all other devices.
-    pub ptx: &'static str,
+    /// For all other devices, as zlib packs it.
+    pub packed_ptx: &'static [u8],
     /// For some devices.
     pub machine_codes: &'static [MachineCode],
 }
@@ -25,6 +25,15 @@ pub struct MachineCode {
 }
 
 impl Code {
+    /// The text of the PTX.
+    ///
+    /// # Panics
+    ///
+    /// When it is not what zlib packed, or no text.
+    pub fn ptx(&self) -> String {
+        String::from_utf8(unpacked(self.packed_ptx)).expect("PTX is text")
+    }
+
     /// What runs on a device of this compute capability without being compiled.
     pub(crate) fn for_device(&self, (major, minor): (u32, u32)) -> Option<&MachineCode> {
         let fits = |code: &&MachineCode| {
@@ -42,8 +51,12 @@ impl MachineCode {
     ///
     /// When it is not what zlib packed.
     pub(crate) fn unpacked(&self) -> Vec<u8> {
-        miniz_oxide::inflate::decompress_to_vec_zlib(self.packed).expect("it is what scripts/kernels packed")
+        unpacked(self.packed)
     }
+}
+
+fn unpacked(packed: &[u8]) -> Vec<u8> {
+    miniz_oxide::inflate::decompress_to_vec_zlib(packed).expect("it is what scripts/kernels packed")
 }
 
 #[cfg(test)]
@@ -56,7 +69,7 @@ mod tests {
             MachineCode { compute_capability, waits: false, packed: &[] }
         }
         const CODES: &[MachineCode] = &[code((8, 0)), code((8, 6)), code((9, 0))];
-        let code = Code { ptx: "", machine_codes: CODES };
+        let code = Code { packed_ptx: &[], machine_codes: CODES };
         let taken = |device| code.for_device(device).map(|code| code.compute_capability);
         assert_eq!(taken((8, 0)), Some((8, 0)));
         assert_eq!((taken((8, 6)), taken((8, 9))), (Some((8, 6)), Some((8, 6))));

@@ -53,7 +53,7 @@ impl Module {
             Some(Err(error)) => log::debug!("machine code is not taken, PTX is compiled instead: {error}"),
             None => {}
         }
-        Module::load(device, code.ptx)
+        Module::load(device, &code.ptx())
     }
 
     /// Loads machine code; nothing where there is none for the device.

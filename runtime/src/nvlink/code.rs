@@ -10,7 +10,7 @@ pub(crate) fn code(element: Option<DeviceElement>) -> &'static Code {
     macro_rules! code {
         ($name:literal) => {{
             static CODE: Code = Code {
-                ptx: include_str!(concat!("../cuda/kernels/ptx/", $name, ".ptx")),
+                packed_ptx: include_bytes!(concat!("../cuda/kernels/ptx/", $name, ".zlib")),
                 machine_codes: &[
                     MachineCode {
                         compute_capability: (8, 0),
@@ -65,9 +65,9 @@ mod tests {
     fn machine_code_is_for_the_devices_that_are_said_and_has_all_kernels() {
         let elements = DeviceElement::all().map(Some);
         for element in std::iter::once(None).chain(elements) {
-            let Code { ptx, machine_codes } = code(element);
-            assert!(names(ptx).len() >= 5, "{element:?}");
-            for code in *machine_codes {
+            let (ptx, machine_codes) = (code(element).ptx(), code(element).machine_codes);
+            assert!(names(&ptx).len() >= 5, "{element:?}");
+            for code in machine_codes {
                 let unpacked = code.unpacked();
                 let file = object::read::elf::ElfFile64::<object::Endianness>::parse(&*unpacked);
                 let file = file.expect("an ELF file");
@@ -77,7 +77,7 @@ mod tests {
                 let number = header.e_flags.get(object::Endianness::Little).0 & 0xff;
                 assert_eq!(number, 10 * major + minor, "{element:?}");
                 let defined: Vec<_> = file.symbols().filter_map(|symbol| symbol.name().ok()).collect();
-                for name in names(ptx) {
+                for name in names(&ptx) {
                     assert!(defined.contains(&name), "{element:?} for sm_{number}: {name} in {defined:?}");
                 }
             }

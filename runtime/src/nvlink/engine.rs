@@ -14,7 +14,7 @@ use efarun_wire::Rank;
 
 use super::call::{DeviceCall, DeviceCollective, DeviceElement, DeviceMessage, DeviceOp};
 use super::code::code;
-use super::launch::{Reached, Request, Standing};
+use super::launch::{NodeStep, Reached, Request, Standing};
 use super::layout::{RANKS_MAX, STATE_BYTES};
 use super::lodger::Lodger;
 use super::pairs::{self, MESSAGES_MAX, NearMessages, Numbers, PairLaunch, Slots};
@@ -274,10 +274,8 @@ impl Engine {
             return Ok(());
         }
         self.order(stream)?;
-        let leaf = self.leaf(call, wanted);
-        let reached = if leaf == Leaf::Direct { self.reached(call) } else { None };
-        let DeviceCall { element, op, input, output, .. } = *call;
-        let request = Request { shape, leaf, element, op, input, output, reached };
+        let request = self.request(call, wanted);
+        let Request { leaf, element, .. } = request;
         if leaf == Leaf::Slots {
             let launch = pairs::of_blocks(
                 &self.standing,
@@ -291,6 +289,39 @@ impl Engine {
         let kernel = self.kernels(shape.is_reduction().then_some(element))?.of(leaf);
         // SAFETY: what the module's paragraph says, and the caller's promise.
         unsafe { kernel.launch(stream, launch.grid, &launch.parameters) }
+    }
+
+    /// Whether a call can be a step of somebody else's launch.
+    pub(crate) fn is_short(&self, call: &DeviceCall, wanted: Wanted) -> bool {
+        self.request(call, wanted).is_short()
+    }
+
+    /// As [`Engine::enqueue`], as a step of what `launch` enqueues.
+    ///
+    /// # Panics
+    ///
+    /// When the call is not [short](Engine::is_short).
+    ///
+    /// # Safety
+    ///
+    /// As of [`Engine::enqueue`]; and `launch` enqueues what it is given, on the same stream.
+    pub(crate) unsafe fn enqueue_within(
+        &mut self,
+        stream: &Stream,
+        call: &DeviceCall,
+        wanted: Wanted,
+        launch: impl FnOnce(NodeStep) -> Result<(), CudaError>,
+    ) -> Result<(), CudaError> {
+        let step = self.request(call, wanted).step(&self.standing).expect("the call is short");
+        self.order(stream)?;
+        launch(step)
+    }
+
+    fn request(&self, call: &DeviceCall, wanted: Wanted) -> Request {
+        let (shape, leaf) = (self.shape(call), self.leaf(call, wanted));
+        let reached = if leaf == Leaf::Direct { self.reached(call) } else { None };
+        let DeviceCall { element, op, input, output, .. } = *call;
+        Request { shape, leaf, element, op, input, output, reached }
     }
 
     /// Enqueues messages to other ranks and from them, all on their way at the same time, and to this rank itself. Those of

@@ -57,7 +57,37 @@ pub(super) struct Launch {
     pub(super) grid: Grid,
 }
 
+/// A collective of the node that somebody else's launch does among its own steps: one exchange, in one block.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeStep {
+    parameters: Parameters,
+    element: Option<DeviceElement>,
+}
+
+impl NodeStep {
+    /// What the kernel is told of it.
+    pub(crate) fn parameters(&self) -> Parameters {
+        self.parameters
+    }
+
+    /// What it reduces, where it does.
+    pub(crate) fn element(&self) -> Option<DeviceElement> {
+        self.element
+    }
+}
+
 impl Request {
+    /// Whether it is one exchange, and done by one block.
+    pub(super) fn is_short(&self) -> bool {
+        self.leaf == Leaf::OneShot && self.shape.count_bytes > 0 && select::blocks(self.leaf, self.shape) == 1
+    }
+
+    /// This as a step of somebody else's launch, where it is [short](Request::is_short).
+    pub(super) fn step(&self, standing: &Standing) -> Option<NodeStep> {
+        let element = self.shape.is_reduction().then_some(self.element);
+        self.is_short().then(|| NodeStep { parameters: self.launch(standing).parameters, element })
+    }
+
     /// What the kernel is told, by any leaf but the slots leaf, whose launch is [`super::pairs::of_blocks`].
     pub(super) fn launch(&self, standing: &Standing) -> Launch {
         let Standing { rank, ranks, room, windows, state, status, deadline_ns } = *standing;

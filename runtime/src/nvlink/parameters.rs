@@ -6,7 +6,7 @@ use crate::cuda::DevicePointer;
 /// The kernels' `Parameters`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) struct Parameters {
+pub(crate) struct Parameters {
     pub(super) window: [DevicePointer; RANKS_MAX],
     pub(super) peer_input: [DevicePointer; RANKS_MAX],
     pub(super) peer_output: [DevicePointer; RANKS_MAX],

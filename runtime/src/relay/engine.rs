@@ -19,7 +19,8 @@ use super::far::lane::Plan;
 use super::far::messages::Messages;
 use super::far::parameters::{AllParameters, DOORS, FAR_STATE_BYTES, LANES_MAX};
 use super::lanes::Lane;
-use super::parameters::{CHANNELS, LANE_CELL_WORDS, SLOT_BYTES, SPANS_MAX, Standing, WORDS};
+use super::parameters::{CHANNELS, LANE_CELL_WORDS, RelayParameters, SLOT_BYTES, SPANS_MAX, Standing, WORDS};
+use super::short_steps::ShortSteps;
 use super::staging::{BOX_BYTES, Staging};
 use super::transfer::{Caller, Transfer};
 use crate::cuda::{CudaError, Device, DeviceMemory, Event, Grid, HostMemory, Kernel, Module, Stream};
@@ -35,13 +36,22 @@ pub struct Relay {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     state: DeviceMemory<u64>,
-    /// Of transfers.
-    kernels: HashMap<Option<DeviceElement>, Kernel>,
+    kernels: HashMap<Option<DeviceElement>, TransferKernels>,
     messages: Option<MessageKernels>,
     deadline_ns: u64,
     /// Where the last transfer was enqueued, so that one on another stream comes behind it.
     last: Option<Stream>,
     order: Event,
+}
+
+/// The kernels for transfers, of one type.
+#[derive(Clone, Debug)]
+struct TransferKernels {
+    relay: Kernel,
+    /// For what is short.
+    short_relay: Kernel,
+    /// For that, with a step of the node.
+    short_steps: Kernel,
 }
 
 /// The kernels for messages.
@@ -120,7 +130,7 @@ impl Relay {
     ///
     /// [`CudaError::Call`].
     pub fn prepare(&mut self, element: Option<DeviceElement>) -> Result<(), CudaError> {
-        self.kernel(element).map(|_| ())
+        self.kernels(element).map(|_| ())
     }
 
     /// Enqueues a transfer, behind all before it, and returns. What fails of it is told of the caller.
@@ -143,25 +153,66 @@ impl Relay {
         transfer: &Transfer,
         caller: Caller,
     ) -> Result<(), CudaError> {
-        let slices = transfer.slices();
-        if slices == 0 {
+        if transfer.slices() == 0 {
             return Ok(());
         }
+        let element = transfer.reduction.map(|reduction| reduction.element);
+        let kernels = self.kernels(element)?;
+        let kernel = if transfer.is_short() { &kernels.short_relay } else { &kernels.relay }.clone();
+        let told = self.begin_transfer(stream, transfer, caller)?;
+        let grid = Grid { blocks: transfer.blocks(), threads: THREADS };
+        // SAFETY: what the module's paragraph says, and the caller's promise.
+        unsafe { kernel.launch(stream, grid, &told)? };
+        self.call_lanes();
+        Ok(())
+    }
+
+    /// As [`Relay::enqueue`], with a collective of the node before the transfer or behind it, in the same launch.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Call`].
+    ///
+    /// # Panics
+    ///
+    /// When the transfer is not [short](Transfer::is_short), or reduces something else than the node does.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Relay::enqueue`], and of what made the node's step, which is this rank's.
+    pub unsafe fn enqueue_steps(
+        &mut self,
+        stream: &Stream,
+        steps: &ShortSteps<'_>,
+        caller: Caller,
+    ) -> Result<(), CudaError> {
+        let kernel = self.kernels(steps.element())?.short_steps.clone();
+        let told = steps.told(self.begin_transfer(stream, steps.transfer, caller)?);
+        // SAFETY: what the module's paragraph says, and the caller's promise.
+        unsafe { kernel.launch(stream, Grid { blocks: 1, threads: THREADS }, &told)? };
+        self.call_lanes();
+        Ok(())
+    }
+
+    /// Lets a transfer come behind all before it, and the host know of it. Says what its kernel is told.
+    fn begin_transfer(
+        &mut self,
+        stream: &Stream,
+        transfer: &Transfer,
+        caller: Caller,
+    ) -> Result<RelayParameters, CudaError> {
         let stretches = transfer.puts.len().max(transfer.gets.len());
         assert!(stretches <= SPANS_MAX && stretches * transfer.slice_bytes <= SLOT_BYTES, "{transfer:?}");
         let copied = transfer.copy.map_or(0, |(from, _)| from.bytes);
-        assert!(copied <= slices * transfer.slice_bytes, "{transfer:?}");
+        assert!(copied <= transfer.slices() * transfer.slice_bytes, "{transfer:?}");
         let is_captured = stream.is_captured()?;
         self.order(stream, is_captured)?;
-        let element = transfer.reduction.map(|reduction| reduction.element);
-        let kernel = self.kernel(element)?.clone();
         let plan = self.shared.add(transfer, caller, is_captured);
-        let parameters = self.standing().told(transfer, plan, self.threads.len());
-        let grid = Grid { blocks: transfer.blocks(), threads: THREADS };
-        // SAFETY: what the module's paragraph says, and the caller's promise.
-        unsafe { kernel.launch(stream, grid, &parameters)? };
+        Ok(self.standing().told(transfer, plan, self.threads.len()))
+    }
+
+    fn call_lanes(&self) {
         self.threads.iter().for_each(|thread| thread.thread().unpark());
-        Ok(())
     }
 
     /// Enqueues messages, behind all before them, and returns; in the same launch those within the node that are given. What fails
@@ -200,7 +251,7 @@ impl Relay {
             // SAFETY: as above.
             Some(near) => unsafe { kernels.all.launch(stream, grid, &AllParameters { far, near })? },
         }
-        self.threads.iter().for_each(|thread| thread.thread().unpark());
+        self.call_lanes();
         Ok(())
     }
 
@@ -252,18 +303,23 @@ impl Relay {
     }
 
     fn message_kernels(&mut self) -> Result<&MessageKernels, CudaError> {
-        self.kernel(None)?;
+        self.kernels(None)?;
         Ok(self.messages.as_ref().expect("they are loaded with those for bytes"))
     }
 
-    fn kernel(&mut self, element: Option<DeviceElement>) -> Result<&Kernel, CudaError> {
+    fn kernels(&mut self, element: Option<DeviceElement>) -> Result<&TransferKernels, CudaError> {
         if !self.kernels.contains_key(&element) {
             let module = Module::of(&self.device, code(element))?;
             if element.is_none() {
                 let (far, all) = (module.kernel(c"far_messages")?, module.kernel(c"all_messages")?);
                 self.messages = Some(MessageKernels { far, all });
             }
-            self.kernels.insert(element, module.kernel(c"relay")?);
+            let kernels = TransferKernels {
+                relay: module.kernel(c"relay")?,
+                short_relay: module.kernel(c"short_relay")?,
+                short_steps: module.kernel(c"short_steps")?,
+            };
+            self.kernels.insert(element, kernels);
         }
         Ok(&self.kernels[&element])
     }

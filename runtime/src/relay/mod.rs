@@ -11,6 +11,9 @@
 //! [`Messages`] of single ranks go by a kernel of their own, in which none waits for another ([`far`]), as ranks need not make the same
 //! calls of them; transfers are those that all ranks have alike, as the parts of collectives.
 //!
+//! Where a transfer is short, so may be what the node's ranks do before it or behind it: then the two can be one launch
+//! ([`ShortSteps`]).
+//!
 //! A short stretch ([`cells`]) always goes by way of the host, which sends it with what it would say of it: no fence, no answer and
 //! no read is waited for.
 //!
@@ -26,6 +29,7 @@ mod engine;
 pub(crate) mod far;
 pub(crate) mod lanes;
 pub(crate) mod parameters;
+pub(crate) mod short_steps;
 mod shorts;
 mod staging;
 #[cfg(test)]
@@ -37,4 +41,5 @@ pub use self::engine::Relay;
 pub use self::far::messages::{FarMessage, Messages};
 pub use self::far::parameters::{BLOCKS_MAX, LONG_MAX as LONG_MESSAGES_MAX};
 pub use self::parameters::SPANS_MAX;
+pub use self::short_steps::ShortSteps;
 pub use self::transfer::{Caller, Reduction, Stretch, Transfer};

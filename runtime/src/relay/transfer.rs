@@ -79,6 +79,11 @@ impl Transfer {
         longest.div_ceil(self.slice_bytes.max(1))
     }
 
+    /// Whether one block does it, in one slice and through cells alone.
+    pub fn is_short(&self) -> bool {
+        self.slices() == 1 && self.puts.iter().chain(&self.gets).all(|stretch| is_short(stretch.bytes))
+    }
+
     /// Whether each rank only gives or only gets, which is the same on all of them.
     pub fn goes_one_way(&self) -> bool {
         self.puts.is_empty() || self.gets.is_empty()

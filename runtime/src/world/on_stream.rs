@@ -23,7 +23,7 @@ use crate::cuda::{CudaError, DevicePointer, DeviceSlice, DeviceSliceMut, Stream}
 use crate::element::{Element, ReduceOp};
 use crate::error::{Error, Place};
 use crate::nvlink::engine::{Engine, Wanted};
-use crate::nvlink::{DeviceCall, DeviceCollective, DeviceMessage, DeviceOp, Leaf, NearMessages};
+use crate::nvlink::{DeviceCall, DeviceCollective, DeviceMessage, DeviceOp, Leaf, NearMessages, NodeStep};
 
 /// A World's collectives on one stream.
 #[derive(Debug)]
@@ -303,6 +303,39 @@ impl OnStream<'_> {
         self.rooted(call.collective)?;
         // SAFETY: the caller's promise.
         unsafe { self.enqueue_call(call) }
+    }
+
+    /// Whether a call can be a step of somebody else's launch ([`OnStream::call_within`]); the same on all ranks.
+    pub fn is_short(&self, call: &DeviceCall) -> bool {
+        let engine = self.world.gpu.as_ref().and_then(|gpu| gpu.engine.as_ref());
+        engine.is_some_and(|engine| engine.is_short(call, self.wanted))
+    }
+
+    /// As [`OnStream::call`], as a step of what `launch` enqueues on the stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`OnStream::call`], and what `launch` fails with.
+    ///
+    /// # Panics
+    ///
+    /// When the call is not [short](OnStream::is_short).
+    ///
+    /// # Safety
+    ///
+    /// As [`OnStream::call`]; and `launch` enqueues what it is given.
+    pub unsafe fn call_within(
+        &mut self,
+        call: &DeviceCall,
+        launch: impl FnOnce(NodeStep) -> Result<(), CudaError>,
+    ) -> Result<(), Error> {
+        self.rooted(call.collective)?;
+        let wanted = self.wanted;
+        let (engine, stream) = self.begin(call.collective.name())?;
+        let engine = engine.expect("who is alone has no steps of a node");
+        // SAFETY: the caller's promise.
+        let enqueued = unsafe { engine.enqueue_within(stream, call, wanted, launch) };
+        self.end(enqueued)
     }
 
     /// As [`OnStream::send_receive`], on memory that somebody else is in charge of.

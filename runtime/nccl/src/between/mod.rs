@@ -1,9 +1,10 @@
 //! Collectives and messages of ranks on several nodes.
 //!
-//! What a call is made of stands in [`steps`], and of messages in [`messages`], which are pure: collectives within the node,
-//! transfers between nodes, of a rank with those of its number on the others, and messages with any. Here they are enqueued, one
-//! behind the other on the caller's stream, so that a call returns at once and can be captured into a graph. The bytes between nodes
-//! are read by the nodes' cards from GPU to GPU, or go through memory of the hosts ([`efarun_rt::relay`]), over connections of their own.
+//! What a call is made of stands in [`steps`], and of messages in [`messages`]: collectives within the node, transfers between nodes,
+//! of a rank with those of its number on the others, and messages with any. What of that is one launch stands in [`mod@launches`]. These
+//! are pure. Here launches are enqueued, one behind the other on the caller's stream, so that a call returns at once and can be captured
+//! into a graph. The bytes between nodes are read by the nodes' cards from GPU to GPU, or go through memory of the hosts
+//! ([`efarun_rt::relay`]), over connections of their own.
 //!
 //! # Safety
 //!
@@ -11,6 +12,7 @@
 //! device is waited for before it is freed.
 #![allow(unsafe_code)]
 
+mod launches;
 mod messages;
 mod steps;
 #[cfg(test)]
@@ -20,10 +22,11 @@ use std::time::Duration;
 
 use efarun_rt::cuda::{Device, DeviceMemory, DevicePointer, Event, Stream};
 use efarun_rt::nvlink::{DeviceCall, DeviceElement, DeviceMessage};
-use efarun_rt::relay::{Caller, Relay, SPANS_MAX};
+use efarun_rt::relay::{Caller, Relay, SPANS_MAX, ShortSteps};
 use efarun_rt::topology::Topology;
 use efarun_rt::{Rank, World};
 
+use self::launches::{Launch, launches};
 use self::steps::{Standpoint, Step, Steps};
 use crate::outcome::Failure;
 
@@ -144,36 +147,51 @@ impl Between {
     fn run(&mut self, stream: &Stream, steps: &[Step], operation: &'static str) -> Result<(), Failure> {
         let caller = Caller { operation, sequence: self.calls };
         self.calls = self.calls.wrapping_add(1);
-        for step in steps {
-            // SAFETY: NCCL's contract is ours: buffers are the device's until what was enqueued is done; and what the
-            // module's paragraph says.
-            unsafe {
-                match step {
-                    Step::Copy { from, to, bytes } => stream.copy(*from, *to, *bytes)?,
-                    Step::Relay(transfer) => self.relay.enqueue(stream, transfer, caller)?,
-                    Step::Node(call) => {
-                        if let Some(node) = &mut self.node {
-                            node.on(stream).staged().call(call)?;
-                        }
-                    }
-                    Step::Messages { near, far } => match &mut self.node {
-                        Some(node) if far.is_empty() => {
-                            node.on(stream).pass_messages(&near.sends, &near.receives)?;
-                        }
-                        Some(node) if !near.is_empty() => {
-                            let relay = &mut self.relay;
-                            let beside = |near| relay.enqueue_messages(stream, far, near, caller);
-                            let mut on_stream = node.on(stream);
-                            on_stream.pass_messages_beside(
-                                &near.sends,
-                                &near.receives,
-                                far.blocks(),
-                                beside,
-                            )?;
-                        }
-                        _ => self.relay.enqueue_messages(stream, far, None, caller)?,
-                    },
+        let mut node = self.node.as_mut();
+        let is_short =
+            |call: &DeviceCall| node.as_mut().is_some_and(|node| node.on(stream).staged().is_short(call));
+        for launch in launches(steps, is_short) {
+            match (launch, &mut self.node) {
+                (Launch::One(step), _) => self.run_step(stream, step, caller)?,
+                (Launch::Together { transfer, node: call, is_node_first }, Some(node)) => {
+                    let relay = &mut self.relay;
+                    // SAFETY: as of `run_step`.
+                    let launch = |node| unsafe {
+                        relay.enqueue_steps(stream, &ShortSteps { transfer, node, is_node_first }, caller)
+                    };
+                    // SAFETY: as of `run_step`.
+                    unsafe { node.on(stream).staged().call_within(call, launch)? };
                 }
+                (Launch::Together { .. }, None) => unreachable!("nothing is short where there is no node"),
+            }
+        }
+        Ok(())
+    }
+
+    fn run_step(&mut self, stream: &Stream, step: &Step, caller: Caller) -> Result<(), Failure> {
+        // SAFETY: NCCL's contract is ours: buffers are the device's until what was enqueued is done; and what the
+        // module's paragraph says.
+        unsafe {
+            match step {
+                Step::Copy { from, to, bytes } => stream.copy(*from, *to, *bytes)?,
+                Step::Relay(transfer) => self.relay.enqueue(stream, transfer, caller)?,
+                Step::Node(call) => {
+                    if let Some(node) = &mut self.node {
+                        node.on(stream).staged().call(call)?;
+                    }
+                }
+                Step::Messages { near, far } => match &mut self.node {
+                    Some(node) if far.is_empty() => {
+                        node.on(stream).pass_messages(&near.sends, &near.receives)?;
+                    }
+                    Some(node) if !near.is_empty() => {
+                        let relay = &mut self.relay;
+                        let beside = |near| relay.enqueue_messages(stream, far, near, caller);
+                        let mut on_stream = node.on(stream);
+                        on_stream.pass_messages_beside(&near.sends, &near.receives, far.blocks(), beside)?;
+                    }
+                    _ => self.relay.enqueue_messages(stream, far, None, caller)?,
+                },
             }
         }
         Ok(())

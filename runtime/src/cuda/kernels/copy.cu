@@ -6,12 +6,14 @@
 #include "pairs.cuh"
 #include "relay.cuh"
 #include "ring.cuh"
+#include "short_steps.cuh"
 #include "two_shot.cuh"
 
 #ifdef EMULATED
 #define NAME(leaf) leaf##_bytes
 #define PARAMETERS const Parameters& parameters
 #define RELAY_PARAMETERS const RelayParameters& parameters
+#define SHORT_STEPS_PARAMETERS const ShortStepsParameters& parameters
 #define PAIR_PARAMETERS const PairParameters& parameters
 #define FAR_PARAMETERS const FarParameters& parameters
 #define ALL_PARAMETERS const AllParameters& parameters
@@ -19,6 +21,7 @@
 #define NAME(leaf) leaf
 #define PARAMETERS const __grid_constant__ Parameters parameters
 #define RELAY_PARAMETERS const __grid_constant__ RelayParameters parameters
+#define SHORT_STEPS_PARAMETERS const __grid_constant__ ShortStepsParameters parameters
 #define PAIR_PARAMETERS const __grid_constant__ PairParameters parameters
 #define FAR_PARAMETERS const __grid_constant__ FarParameters parameters
 #define ALL_PARAMETERS const __grid_constant__ AllParameters parameters
@@ -29,6 +32,8 @@ KERNEL(NAME(two_shot), PARAMETERS, two_shot<Bytes>(parameters))
 KERNEL(NAME(direct), PARAMETERS, direct<Bytes>(parameters))
 KERNEL(NAME(ring), PARAMETERS, ring<Bytes>(parameters))
 KERNEL(NAME(relay), RELAY_PARAMETERS, relay<Bytes>(parameters))
+KERNEL(NAME(short_relay), RELAY_PARAMETERS, short_relay<Bytes>(parameters))
+KERNEL(NAME(short_steps), SHORT_STEPS_PARAMETERS, short_steps<Bytes>(parameters, false))
 KERNEL(NAME(pairs), PAIR_PARAMETERS, pass_messages(parameters, block_index()))
 KERNEL(NAME(far_messages), FAR_PARAMETERS, pass_far_messages(parameters, block_index()))
 KERNEL(NAME(all_messages), ALL_PARAMETERS, pass_all_messages(parameters))

@@ -191,3 +191,11 @@ template <> struct Pack<Bytes> {
     DEVICE u64 bytes(u32, u32) const { return value; }
 };
 template <> DEVICE u64 multiplied<Bytes>(u64 bytes, u64) { return bytes; }
+
+// Whether a type has code of its own for numbers of ranks also where it is long (protocol.cuh): what most bytes are of, as for all types that
+// takes the compiler a third longer.
+template <class T> constexpr bool IS_COMMON = false;
+template <> constexpr bool IS_COMMON<f16> = true;
+template <> constexpr bool IS_COMMON<bf16> = true;
+template <> constexpr bool IS_COMMON<float> = true;
+template <> constexpr bool IS_COMMON<Bytes> = true;

@@ -28,9 +28,10 @@ DEVICE u64 await_cell(Call& call, u32 peer, Quad found) {
     return (u64)found.z << 32 | found.x;
 }
 
-template <class T> DEVICE void one_shot(const Parameters& p, bool is_reduction) {
-    Call call = {p, 0, 0, false};
-    if (!begin(call)) return;
+// The whole of a call that has begun.
+template <class T, u32 RANKS> DEVICE void exchange_once_among(Call& call, bool is_reduction) {
+    const Parameters& p = call.p;
+    u32 ranks = ranks_of<RANKS>(p);
     greet_peers(call);
     u64 at = ((u64)call.channel * THREADS + thread_index()) * 8;
     i64 left = (i64)p.block_bytes - (i64)at;
@@ -39,38 +40,38 @@ template <class T> DEVICE void one_shot(const Parameters& p, bool is_reduction) 
         // Who neither sends nor needs its own input may have none.
         bool has_own = p.send || has(p.receive, p.rank);
         u64 own = has_own ? load8(p.input + p.rank * p.input_stride + at, left) : 0;
-        u64 given[RANKS_MAX];
+        u64 given[MOST<RANKS>];
 #pragma unroll
-        for (u32 k = 1; k < RANKS_MAX; k++) {
+        for (u32 k = 1; k < MOST<RANKS>; k++) {
             given[k] = own;
-            if (k < p.ranks && p.input_stride && has(p.send, turn(p, k))) {
-                given[k] = load8(p.input + turn(p, k) * p.input_stride + at, left);
+            if (k < ranks && p.input_stride && has(p.send, turn<RANKS>(p, k))) {
+                given[k] = load8(p.input + turn<RANKS>(p, k) * p.input_stride + at, left);
             }
         }
         if (p.op == OP_PRE_MUL_SUM) {
             u64 factor = factor_of<T>(p);
             own = multiplied<T>(own, factor);
 #pragma unroll
-            for (u32 k = 1; k < RANKS_MAX; k++) given[k] = p.input_stride ? multiplied<T>(given[k], factor) : own;
+            for (u32 k = 1; k < MOST<RANKS>; k++) given[k] = p.input_stride ? multiplied<T>(given[k], factor) : own;
         }
 #pragma unroll
-        for (u32 k = 1; k < RANKS_MAX; k++) {
-            if (k >= p.ranks || !has(p.send, turn(p, k))) continue;
+        for (u32 k = 1; k < MOST<RANKS>; k++) {
+            if (k >= ranks || !has(p.send, turn<RANKS>(p, k))) continue;
             Quad data = {(u32)given[k], call.number, (u32)(given[k] >> 32), call.number};
-            store_quad(cell(call, turn(p, k), p.rank), data);
+            store_quad(cell(call, turn<RANKS>(p, k), p.rank), data);
         }
-        Quad found[RANKS_MAX];
+        Quad found[MOST<RANKS>];
 #pragma unroll
-        for (u32 from = 0; from < RANKS_MAX; from++) {
-            if (from < p.ranks && from != p.rank && has(p.receive, from)) {
+        for (u32 from = 0; from < MOST<RANKS>; from++) {
+            if (from < ranks && from != p.rank && has(p.receive, from)) {
                 found[from] = load_quad(cell(call, p.rank, from));
             }
         }
         Pack<T> result = Pack<T>::of(0);
         bool is_first = true;
 #pragma unroll
-        for (u32 from = 0; from < RANKS_MAX; from++) {
-            if (from >= p.ranks || !has(p.receive, from)) continue;
+        for (u32 from = 0; from < MOST<RANKS>; from++) {
+            if (from >= ranks || !has(p.receive, from)) continue;
             u64 data = from == p.rank ? own : await_cell(call, from, found[from]);
             if (is_reduction) {
                 if (is_first) result = Pack<T>::of(data);
@@ -80,7 +81,7 @@ template <class T> DEVICE void one_shot(const Parameters& p, bool is_reduction) 
                 store8(p.output + from * p.output_stride + at, data, left);
             }
         }
-        if (is_reduction && p.keep) store8(p.output + at, result.bytes(p.op, p.ranks), left);
+        if (is_reduction && p.keep) store8(p.output + at, result.bytes(p.op, ranks), left);
     }
     await_greetings(call);
     // Peers write this parity's cells again when they have heard of this rank's next call.
@@ -90,4 +91,18 @@ template <class T> DEVICE void one_shot(const Parameters& p, bool is_reduction) 
     }
     block_barrier();
     finish(call);
+}
+
+template <class T, bool HAS_OWN> DEVICE void exchange_once(Call& call, bool is_reduction) {
+    if constexpr (HAS_OWN) {
+        if (call.p.ranks == 2) return exchange_once_among<T, 2>(call, is_reduction);
+        if (call.p.ranks == 4) return exchange_once_among<T, 4>(call, is_reduction);
+        if (call.p.ranks == 8) return exchange_once_among<T, 8>(call, is_reduction);
+    }
+    exchange_once_among<T, 0>(call, is_reduction);
+}
+
+template <class T> DEVICE void one_shot(const Parameters& p, bool is_reduction) {
+    Call call = {p, 0, 0, false};
+    if (begin(call)) exchange_once<T, true>(call, is_reduction);
 }

@@ -151,10 +151,16 @@ template <class T> DEVICE u64 factor_of(const Parameters& p) {
     return p.factor_at ? load8(p.factor_at, sizeof(T)) : p.factor;
 }
 
+// The leaves that serve every peer have code of their own for 2, 4 and 8 ranks, whose number is then `RANKS`, and code for any number,
+// where it is 0. What is for other ranks need not be fetched and stepped over: between two H200 an all_reduce of 8 B takes 2.6 us in a
+// graph instead of 3.1, and an all_gather of 4 MiB 11.4 instead of 13.9.
+template <u32 RANKS> constexpr u32 MOST = RANKS ? RANKS : RANKS_MAX;
+template <u32 RANKS> DEVICE u32 ranks_of(const Parameters& p) { return RANKS ? RANKS : p.ranks; }
+
 // Peers are served from this rank's successor on, so that not all ranks begin with the same one.
-DEVICE u32 turn(const Parameters& p, u32 k) {
-    u32 rank = p.rank + k;
-    return rank < p.ranks ? rank : rank - p.ranks;
+template <u32 RANKS = 0> DEVICE u32 turn(const Parameters& p, u32 k) {
+    u32 rank = p.rank + k, ranks = ranks_of<RANKS>(p);
+    return rank < ranks ? rank : rank - ranks;
 }
 
 template <class P> DEVICE u64 status_word(const P& p, u32 word) { return p.status + word * 4; }
@@ -205,11 +211,15 @@ template <class P> DEVICE u64 notice(const CallOf<P>& call, u64 kind, u32 at, u3
 // What a notice says: the call, and what this rank takes it to be.
 template <class P> DEVICE u64 notice_of(const CallOf<P>& call) { return (u64)call.p.signature << 32 | call.number; }
 
+// Which peer a thread of the last warp sees to, of which there are as many; other threads none. Where a call is short that warp has
+// nothing else to wait for.
+DEVICE u32 greeted_peer() { return thread_index() - (THREADS - RANKS_MAX); }
+
 // One thread per peer tells it that this rank has begun the call, and nothing else: no fence stands in front, which would hold up
 // what the warp sends for as long as a write takes to a peer and back (1.6 us of a call of 512 KiB, and 0.6 of one of 8 B, on two
 // H200). What was read in earlier calls was there when they ended, and is not read again.
 template <class P> DEVICE void greet_peers(const CallOf<P>& call) {
-    u32 peer = thread_index();
+    u32 peer = greeted_peer();
     if (peer >= call.p.ranks || peer == call.p.rank) return;
     store_word(notice(call, GREETINGS, peer, call.p.rank), notice_of(call));
 }
@@ -243,7 +253,7 @@ template <class P> DEVICE void await_greeting(CallOf<P>& call, u32 peer) {
 
 // The same threads as greet wait for the peers' greetings.
 template <class P> DEVICE void await_greetings(CallOf<P>& call) {
-    u32 peer = thread_index();
+    u32 peer = greeted_peer();
     if (peer < call.p.ranks && peer != call.p.rank) await_greeting(call, peer);
 }
 

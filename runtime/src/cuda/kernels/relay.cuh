@@ -9,7 +9,7 @@
 // Where the spans that are got are other nodes' parts of a reduction, they are reduced with this node's own, in order of
 // node, and rounded once.
 #pragma once
-#include "cells.cuh"
+#include "short_relay.cuh"
 
 // Sixteen bytes of this node's input, times its factor where the operation has one.
 template <class T> DEVICE Pair load_input(const RelayParameters& p, u64 address, i64 left) {
@@ -36,9 +36,6 @@ DEVICE void get_part(u64 from, u64 to, u64 len) {
         [=](u64 at, Pair data, i64 left) { store16(to + at, data, left); });
 }
 
-// Copies a slice within this GPU's memory.
-DEVICE void copy_part(u64 from, u64 to, u64 len) { copy_plainly(from, to, len, thread_index() * 16, RELAY_STEP); }
-
 // Reduces a slice of what the nodes gave, this one's among it.
 template <class T> DEVICE void reduce_parts(const RelayParameters& p, u64 inbox, u64 at, u64 len) {
     for (u64 base = thread_index() * 16; base < len; base += RELAY_STEP) {
@@ -61,12 +58,11 @@ template <class T> DEVICE void reduce_parts(const RelayParameters& p, u64 inbox,
 }
 
 template <class T> DEVICE void relay(const RelayParameters& p) {
-    u64 transfers;
-    Counts counts = begin_channel(p, transfers);
-    RelayCall call = {p, counts.channel, 0, false};
+    RelayStart start = begin_transfer(p);
+    RelayCall call = {p, start.counts.channel, 0, false};
     // `told` is what the first thread knows of the answers, and `answered` what all threads do.
-    u64 number = counts.number, answered = counts.answered, told = answered;
-    bool goes_well = all_of_block(!load_shared_word(p.state + STATE_FAILED));
+    u64 number = start.counts.number, answered = start.counts.answered, told = answered;
+    bool goes_well = all_of_block(start.goes_well);
     u64 words = p.words + (u64)call.channel * RELAY_WORDS;
     u64 outbox = p.outbox + (u64)call.channel * RELAY_SLOT_BYTES, inbox = p.inbox + (u64)call.channel * RELAY_SLOT_BYTES;
     for (u64 slice = block_index(); slice < p.slices && goes_well; slice += block_count()) {
@@ -118,6 +114,6 @@ template <class T> DEVICE void relay(const RelayParameters& p) {
             store_shared_word(p.state + RELAY_BLOCKS_DONE, 0);
             is_last = true;
         }
-        if (is_last) *(u64*)(p.state + RELAY_TRANSFERS) = transfers + 1;
+        if (is_last) *(u64*)(p.state + RELAY_TRANSFERS) = start.transfers + 1;
     }
 }

@@ -113,6 +113,22 @@ DEVICE Counts begin_channel(const RelayParameters& p, u64& transfers) {
     return found;
 }
 
+// What a transfer begins with.
+struct RelayStart {
+    Counts counts;
+    // How many went one way before it.
+    u64 transfers;
+    // Whether none of those before has failed.
+    bool goes_well;
+};
+
+DEVICE RelayStart begin_transfer(const RelayParameters& p) {
+    RelayStart start;
+    start.goes_well = !load_shared_word(p.state + STATE_FAILED);
+    start.counts = begin_channel(p, start.transfers);
+    return start;
+}
+
 // Who is waited for where something is got.
 DEVICE u32 peer_of(const RelayParameters& p, u32) { return p.peer; }
 

@@ -77,19 +77,20 @@ DEVICE i64 left_of(const Parameters& p, u32 rank, u64 at) {
 
 // The rest of a round in which blocks are only moved. Who gets lines from a rank sends it lines, empty ones if need be, so
 // that what is said above of parities holds between the two; ranks that exchange none write nothing to each other.
-DEVICE void store_apart(Call& call, const Lane& lane, u64 round, Pair own, const Pair* parts) {
+template <u32 RANKS> DEVICE void store_apart(Call& call, const Lane& lane, u64 round, Pair own, const Pair* parts) {
     const Parameters& p = call.p;
+    u32 ranks = ranks_of<RANKS>(p);
 #pragma unroll
-    for (u32 k = 1; k < RANKS_MAX; k++) {
-        if (k >= p.ranks || !has(p.forward, turn(p, k))) continue;
-        send_line(line(call, lane, round, 0, turn(p, k), p.rank), lane, Pair{0, 0}, round);
+    for (u32 k = 1; k < MOST<RANKS>; k++) {
+        if (k >= ranks || !has(p.forward, turn<RANKS>(p, k))) continue;
+        send_line(line(call, lane, round, 0, turn<RANKS>(p, k), p.rank), lane, Pair{0, 0}, round);
     }
     if (p.keep) {
         store_part(p.output + p.rank * p.output_stride + lane.at, lane, own, left_of(p, p.rank, lane.at));
     }
 #pragma unroll
-    for (u32 from = 0; from < RANKS_MAX; from++) {
-        if (from >= p.ranks || from == p.rank || !has(p.receive, from)) continue;
+    for (u32 from = 0; from < MOST<RANKS>; from++) {
+        if (from >= ranks || from == p.rank || !has(p.receive, from)) continue;
         Pair data = await_line(call, line(call, lane, round, 0, p.rank, from), parts[from], lane, round, from);
         if (has(p.collect, from)) {
             store_part(p.output + from * p.output_stride + lane.at, lane, data, left_of(p, from, lane.at));
@@ -97,9 +98,10 @@ DEVICE void store_apart(Call& call, const Lane& lane, u64 round, Pair own, const
     }
 }
 
-template <class T> DEVICE void two_shot(const Parameters& p) {
-    Call call = {p, 0, 0, false};
-    if (!begin(call)) return;
+// The whole of a call that has begun.
+template <class T, u32 RANKS> DEVICE void exchange_twice_among(Call& call) {
+    const Parameters& p = call.p;
+    u32 ranks = ranks_of<RANKS>(p);
     greet_peers(call);
     u32 warp = thread_index() / WARP, index = thread_index() % WARP;
     Lane lane = {0, index % 8 == 7, index * 16};
@@ -112,44 +114,44 @@ template <class T> DEVICE void two_shot(const Parameters& p) {
         lane.at = base + index / 8 * 120 + index % 8 * 16;
         i64 left = left_of(p, p.rank, lane.at);
         // Loads stand together in front of what needs them, so that they wait for memory at the same time.
-        Pair parts[RANKS_MAX];
+        Pair parts[MOST<RANKS>];
         Pair own = {0, 0};
         if (has(p.receive, p.rank)) own = load_part(p.input + block_of(p, p.rank) * p.input_stride + lane.at, lane, left);
 #pragma unroll
-        for (u32 k = 1; k < RANKS_MAX; k++) {
-            if (k >= p.ranks || !has(p.send, turn(p, k))) continue;
-            u32 peer = turn(p, k);
+        for (u32 k = 1; k < MOST<RANKS>; k++) {
+            if (k >= ranks || !has(p.send, turn<RANKS>(p, k))) continue;
+            u32 peer = turn<RANKS>(p, k);
             parts[k] = load_part(p.input + block_of(p, peer) * p.input_stride + lane.at, lane, left_of(p, peer, lane.at));
         }
         if (p.op == OP_PRE_MUL_SUM) {
             u64 factor = factor_of<T>(p);
             own = Pair{multiplied<T>(own.lo, factor), multiplied<T>(own.hi, factor)};
 #pragma unroll
-            for (u32 k = 1; k < RANKS_MAX; k++) {
-                if (k >= p.ranks || !has(p.send, turn(p, k))) continue;
+            for (u32 k = 1; k < MOST<RANKS>; k++) {
+                if (k >= ranks || !has(p.send, turn<RANKS>(p, k))) continue;
                 parts[k] = Pair{multiplied<T>(parts[k].lo, factor), multiplied<T>(parts[k].hi, factor)};
             }
         }
 #pragma unroll
-        for (u32 k = 1; k < RANKS_MAX; k++) {
-            if (k >= p.ranks || !has(p.send, turn(p, k))) continue;
-            send_line(line(call, lane, round, 0, turn(p, k), p.rank), lane, parts[k], round);
+        for (u32 k = 1; k < MOST<RANKS>; k++) {
+            if (k >= ranks || !has(p.send, turn<RANKS>(p, k))) continue;
+            send_line(line(call, lane, round, 0, turn<RANKS>(p, k), p.rank), lane, parts[k], round);
         }
 #pragma unroll
-        for (u32 from = 0; from < RANKS_MAX; from++) {
-            if (from >= p.ranks || from == p.rank || !has(p.receive, from)) continue;
+        for (u32 from = 0; from < MOST<RANKS>; from++) {
+            if (from >= ranks || from == p.rank || !has(p.receive, from)) continue;
             parts[from] = load_pair(line(call, lane, round, 0, p.rank, from));
         }
         if (Pack<T>::IS_MOVED_ONLY && p.apart) {
-            store_apart(call, lane, round, own, parts);
+            store_apart<RANKS>(call, lane, round, own, parts);
             if (!all_of_warp(!call.is_given_up)) break;
             continue;
         }
         Pack<T> lo = Pack<T>::of(0), hi = lo;
         bool is_first = true;
 #pragma unroll
-        for (u32 from = 0; from < RANKS_MAX; from++) {
-            if (from >= p.ranks || !has(p.receive, from)) continue;
+        for (u32 from = 0; from < MOST<RANKS>; from++) {
+            if (from >= ranks || !has(p.receive, from)) continue;
             Pair next = own;
             if (from != p.rank) {
                 next = await_line(call, line(call, lane, round, 0, p.rank, from), parts[from], lane, round, from);
@@ -163,22 +165,22 @@ template <class T> DEVICE void two_shot(const Parameters& p) {
             }
             is_first = false;
         }
-        Pair result = {lo.bytes(p.op, p.ranks), hi.bytes(p.op, p.ranks)};
+        Pair result = {lo.bytes(p.op, ranks), hi.bytes(p.op, ranks)};
 #pragma unroll
-        for (u32 k = 1; k < RANKS_MAX; k++) {
-            if (k >= p.ranks || !has(p.forward, turn(p, k))) continue;
-            send_line(line(call, lane, round, 1, turn(p, k), p.rank), lane, result, round);
+        for (u32 k = 1; k < MOST<RANKS>; k++) {
+            if (k >= ranks || !has(p.forward, turn<RANKS>(p, k))) continue;
+            send_line(line(call, lane, round, 1, turn<RANKS>(p, k), p.rank), lane, result, round);
         }
         if (p.keep) store_part(p.output + block_of(p, p.rank) * p.output_stride + lane.at, lane, result, left);
 #pragma unroll
-        for (u32 k = 1; k < RANKS_MAX; k++) {
-            if (k >= p.ranks || !has(p.collect, turn(p, k))) continue;
-            parts[k] = load_pair(line(call, lane, round, 1, p.rank, turn(p, k)));
+        for (u32 k = 1; k < MOST<RANKS>; k++) {
+            if (k >= ranks || !has(p.collect, turn<RANKS>(p, k))) continue;
+            parts[k] = load_pair(line(call, lane, round, 1, p.rank, turn<RANKS>(p, k)));
         }
 #pragma unroll
-        for (u32 k = 1; k < RANKS_MAX; k++) {
-            if (k >= p.ranks || !has(p.collect, turn(p, k))) continue;
-            u32 peer = turn(p, k);
+        for (u32 k = 1; k < MOST<RANKS>; k++) {
+            if (k >= ranks || !has(p.collect, turn<RANKS>(p, k))) continue;
+            u32 peer = turn<RANKS>(p, k);
             Pair data = await_line(call, line(call, lane, round, 1, p.rank, peer), parts[k], lane, round, peer);
             store_part(p.output + block_of(p, peer) * p.output_stride + lane.at, lane, data, left_of(p, peer, lane.at));
         }
@@ -188,4 +190,15 @@ template <class T> DEVICE void two_shot(const Parameters& p) {
     await_greetings(call);
     block_barrier();
     finish(call);
+}
+
+template <class T> DEVICE void two_shot(const Parameters& p) {
+    Call call = {p, 0, 0, false};
+    if (!begin(call)) return;
+    if constexpr (IS_COMMON<T>) {
+        if (p.ranks == 2) return exchange_twice_among<T, 2>(call);
+        if (p.ranks == 4) return exchange_twice_among<T, 4>(call);
+        if (p.ranks == 8) return exchange_twice_among<T, 8>(call);
+    }
+    exchange_twice_among<T, 0>(call);
 }

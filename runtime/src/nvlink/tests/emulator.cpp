@@ -65,6 +65,7 @@
 #undef NAME
 #undef PARAMETERS
 #undef RELAY_PARAMETERS
+#undef SHORT_STEPS_PARAMETERS
 #include "../../cuda/kernels/copy.cu"
 
 // What a kernel is told it takes by reference, as one of two types.
@@ -448,7 +449,8 @@ extern "C" u64 emulator_constant(u32 which) {
                              offsetof(FarParameters, lanes), offsetof(FarParameters, peers), offsetof(FarParameters, puts),
                              offsetof(FarParameters, gets), FAR_CHANNELS, FAR_PLACES, FAR_SLICE_BYTES, FAR_LANES, FAR_LONG_SPANS,
                              FAR_PUTS, FAR_GETS, FAR_DOORS, FAR_STATE_BYTES, sizeof(AllParameters),
-                             offsetof(AllParameters, near)};
+                             offsetof(AllParameters, near), sizeof(ShortStepsParameters),
+                             offsetof(ShortStepsParameters, node), offsetof(ShortStepsParameters, is_node_first)};
     return which < sizeof(constants) / 8 ? constants[which] : ~0ull;
 }
 

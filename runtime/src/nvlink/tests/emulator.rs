@@ -18,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::cuda::{DevicePointer, Grid};
 use crate::element::ElementType;
 use crate::nvlink::call::{DeviceElement, DeviceMessage};
-use crate::nvlink::launch::{Request, Standing};
+use crate::nvlink::launch::{NodeStep, Request, Standing};
 use crate::nvlink::layout::{RANKS_MAX, SLICE_UNIT_BYTES, STATE_BYTES, THREADS};
 use crate::nvlink::pairs::{self, Numbers, PairLaunch, PairParameters, Slots};
 use crate::nvlink::parameters::{Parameters, status};
@@ -26,6 +26,7 @@ use crate::nvlink::part::Leaf;
 use crate::nvlink::room::Room;
 use crate::relay::far::parameters::{AllParameters, FarParameters};
 use crate::relay::parameters::RelayParameters;
+use crate::relay::short_steps::ShortStepsParameters;
 
 /// The compiled kernels.
 pub(super) struct Emulator {
@@ -161,6 +162,12 @@ pub(super) enum Work {
     Pause(u32),
     /// A transfer between nodes, in so many blocks; of a type where it reduces.
     Relay(Box<RelayParameters>, u32, Option<DeviceElement>),
+    /// One that is short.
+    ShortRelay(Box<RelayParameters>, Option<DeviceElement>),
+    /// A collective of one of several nodes.
+    NodeStep(NodeStep),
+    /// A transfer that is short, and what the node does before it or behind it.
+    ShortSteps(Box<ShortStepsParameters>, Option<DeviceElement>),
     /// Messages between nodes, in so many blocks.
     Far(Box<FarParameters>, u32),
     /// The same, beside what is sent and received within a node.
@@ -181,6 +188,7 @@ pub(super) fn slots(ranks: u32) -> Slots {
 enum Told {
     Nothing,
     Relay(Box<RelayParameters>),
+    ShortSteps(Box<ShortStepsParameters>),
     Far(Box<FarParameters>),
     All(Box<AllParameters>),
     Call(Box<Parameters>),
@@ -193,6 +201,13 @@ impl Work {
             Work::Pause(blocks) => (Told::Nothing, Grid { blocks: *blocks, threads: 0 }),
             Work::Relay(told, blocks, _) => {
                 (Told::Relay(told.clone()), Grid { blocks: *blocks, threads: THREADS })
+            }
+            Work::ShortRelay(told, _) => (Told::Relay(told.clone()), Grid { blocks: 1, threads: THREADS }),
+            Work::NodeStep(step) => {
+                (Told::Call(Box::new(step.parameters())), Grid { blocks: 1, threads: THREADS })
+            }
+            Work::ShortSteps(told, _) => {
+                (Told::ShortSteps(told.clone()), Grid { blocks: 1, threads: THREADS })
             }
             Work::Far(told, blocks) => (Told::Far(told.clone()), Grid { blocks: *blocks, threads: THREADS }),
             Work::Call(request) if request.leaf == Leaf::Slots => {
@@ -220,6 +235,9 @@ impl Work {
         Some(match self {
             Work::Pause(_) => return None,
             Work::Relay(_, _, element) => format!("relay_{}", element.map_or("bytes", element_name)),
+            Work::ShortRelay(_, element) => format!("short_relay_{}", element.map_or("bytes", element_name)),
+            Work::NodeStep(step) => format!("one_shot_{}", step.element().map_or("bytes", element_name)),
+            Work::ShortSteps(_, element) => format!("short_steps_{}", element.map_or("bytes", element_name)),
             Work::Far(..) => "far_messages_bytes".to_owned(),
             Work::All(..) => "all_messages_bytes".to_owned(),
             Work::Messages(..) | Work::Call(Request { leaf: Leaf::Slots, .. }) => "pairs_bytes".to_owned(),
@@ -237,6 +255,7 @@ impl Told {
         match self {
             Told::Nothing => std::ptr::null(),
             Told::Relay(parameters) => std::ptr::from_ref(&**parameters).cast(),
+            Told::ShortSteps(parameters) => std::ptr::from_ref(&**parameters).cast(),
             Told::Far(parameters) => std::ptr::from_ref(&**parameters).cast(),
             Told::All(parameters) => std::ptr::from_ref(&**parameters).cast(),
             Told::Call(parameters) => std::ptr::from_ref(&**parameters).cast(),
@@ -330,7 +349,7 @@ impl Node {
         self.statuses[rank][status::STOP] = 1;
     }
 
-    fn standing(&self, rank: u32) -> Standing {
+    pub(super) fn standing(&self, rank: u32) -> Standing {
         let mut windows = [DevicePointer(0); RANKS_MAX];
         for (pointer, window) in windows.iter_mut().zip(&self.windows) {
             *pointer = pointer_to(window);

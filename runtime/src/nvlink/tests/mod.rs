@@ -12,3 +12,4 @@ mod messages;
 mod protocol;
 mod relay;
 mod shared_gpus;
+mod short_steps;

@@ -11,6 +11,7 @@ use crate::nvlink::parameters::{Parameters, status};
 use crate::nvlink::part::Leaf;
 use crate::relay::far::parameters::{self as far, AllParameters, FarParameters};
 use crate::relay::parameters::{self as relay, RelayParameters};
+use crate::relay::short_steps::ShortStepsParameters;
 use efarun_wire::Rank;
 
 #[test]
@@ -79,6 +80,9 @@ fn kernels_and_host_have_one_layout() {
         far::FAR_STATE_BYTES,
         size_of::<AllParameters>(),
         std::mem::offset_of!(AllParameters, near),
+        size_of::<ShortStepsParameters>(),
+        std::mem::offset_of!(ShortStepsParameters, node),
+        std::mem::offset_of!(ShortStepsParameters, is_node_first),
     ];
     let found: Vec<_> = (0..expected.len() as u32).map(|which| emulator.constant(which) as usize).collect();
     assert_eq!(found, expected);

@@ -19,14 +19,15 @@ use crate::relay::cells::Round;
 use crate::relay::far::parameters::LANES_MAX;
 use crate::relay::lanes::channel_of;
 use crate::relay::parameters::{
-    ANSWERED, CHANNELS, LANE_CELL_WORDS, ROUNDS, SHORT_BYTES, SLOT_BYTES, STATE_BYTES, Standing, WORDS,
+    ANSWERED, CHANNELS, LANE_CELL_WORDS, ROUNDS, RelayParameters, SHORT_BYTES, SLOT_BYTES, STATE_BYTES,
+    Standing, WORDS,
 };
 use crate::relay::transfer::{is_short, part_len};
 use crate::relay::{Reduction, Stretch, Transfer};
 
 /// A rank of each node, with its host.
-struct Ranks {
-    ranks: Vec<Memory>,
+pub(super) struct Ranks {
+    pub(super) ranks: Vec<Memory>,
     /// What each rank's hosts do, from its first transfer on.
     plans: Vec<Vec<Transfer>>,
     lanes: usize,
@@ -34,19 +35,19 @@ struct Ranks {
     mail: HashMap<(usize, usize, usize), VecDeque<Vec<u8>>>,
     chance: Chance,
     /// Of how many of its turns a host uses one.
-    pace: u64,
+    pub(super) pace: u64,
     /// What hosts have put into cells and is on its way: of which rank, which word and what.
     late: Vec<(usize, usize, u64)>,
     deadline_ns: u64,
 }
 
-struct Memory {
+pub(super) struct Memory {
     outbox: Vec<AtomicU64>,
     inbox: Vec<AtomicU64>,
     cells: Vec<AtomicU64>,
     words: Vec<AtomicU64>,
     state: Vec<AtomicU64>,
-    status: Vec<AtomicU32>,
+    pub(super) status: Vec<AtomicU32>,
     /// Of each channel, the round that is to be served next.
     rounds: [Round; CHANNELS],
     has_sent: [bool; CHANNELS],
@@ -68,34 +69,46 @@ impl Memory {
 }
 
 impl Ranks {
-    fn new(seed: u64, plans: Vec<Vec<Transfer>>, deadline_ns: u64) -> Ranks {
+    pub(super) fn new(seed: u64, plans: Vec<Vec<Transfer>>, deadline_ns: u64) -> Ranks {
         let ranks = plans.iter().map(|_| Memory::new()).collect();
         let (mail, chance, late) = (HashMap::new(), Chance(seed), Vec::new());
         let lanes = [4, 1, 2][seed as usize % 3];
         Ranks { ranks, plans, lanes, mail, chance, pace: 1, late, deadline_ns }
     }
 
-    /// A rank's transfers as work for the emulator.
-    fn works(&self) -> Vec<Vec<Work>> {
-        let of = |(memory, plans): (&Memory, &Vec<Transfer>)| {
-            let standing = Standing {
-                outbox: pointer_to(&memory.outbox),
-                inbox: pointer_to(&memory.inbox),
-                cells: pointer_to(&memory.cells),
-                words: pointer_to(&memory.words),
-                state: pointer_to(&memory.state),
-                status: pointer_to(&memory.status),
-                deadline_ns: self.deadline_ns,
-            };
-            let work = |(number, transfer): (usize, &Transfer)| {
-                let element = transfer.reduction.map(|reduction| reduction.element);
-                let told = standing.told(transfer, number as u32 + 1, self.lanes);
-                Work::Relay(Box::new(told), transfer.blocks(), element)
-            };
-            let has_slices = |(_, transfer): &(usize, &Transfer)| transfer.slices() > 0;
-            plans.iter().enumerate().filter(has_slices).map(work).collect()
+    /// What the kernel of a rank's so-manieth transfer is told.
+    pub(super) fn told(&self, rank: usize, number: usize) -> RelayParameters {
+        let memory = &self.ranks[rank];
+        let standing = Standing {
+            outbox: pointer_to(&memory.outbox),
+            inbox: pointer_to(&memory.inbox),
+            cells: pointer_to(&memory.cells),
+            words: pointer_to(&memory.words),
+            state: pointer_to(&memory.state),
+            status: pointer_to(&memory.status),
+            deadline_ns: self.deadline_ns,
         };
-        self.ranks.iter().zip(&self.plans).map(of).collect()
+        standing.told(&self.plans[rank][number], number as u32 + 1, self.lanes)
+    }
+
+    /// A rank's transfer as work for the emulator.
+    pub(super) fn work(&self, rank: usize, number: usize) -> Work {
+        let transfer = &self.plans[rank][number];
+        let element = transfer.reduction.map(|reduction| reduction.element);
+        let told = Box::new(self.told(rank, number));
+        match transfer.is_short() {
+            true => Work::ShortRelay(told, element),
+            false => Work::Relay(told, transfer.blocks(), element),
+        }
+    }
+
+    /// All of them.
+    fn works(&self) -> Vec<Vec<Work>> {
+        let of = |(rank, plans): (usize, &Vec<Transfer>)| {
+            let has_slices = |number: &usize| plans[*number].slices() > 0;
+            (0..plans.len()).filter(has_slices).map(|number| self.work(rank, number)).collect()
+        };
+        self.plans.iter().enumerate().map(of).collect()
     }
 
     /// One host does one thing for one channel, if there is any: sends what was posted, or receives and answers.
@@ -177,10 +190,16 @@ impl Ranks {
         memory.has_sent[channel] = false;
     }
 
-    fn run(&mut self, emulator: &Emulator, seed: u64, what: &str) {
-        let (node, works) = (Node::new(self.ranks.len() as u32, u64::MAX), self.works());
+    /// Runs each rank's work to its end, of which these transfers are a part.
+    pub(super) fn run_works(&mut self, emulator: &Emulator, works: &[Vec<Work>], seed: u64, what: &str) {
+        let node = Node::new(self.ranks.len() as u32, u64::MAX);
         let mut host = || self.step();
-        assert!(emulator.run_beside(&node, &works, seed, STEPS_MAX, Some(&mut host)), "{what}: it ends");
+        assert!(emulator.run_beside(&node, works, seed, STEPS_MAX, Some(&mut host)), "{what}: it ends");
+    }
+
+    fn run(&mut self, emulator: &Emulator, seed: u64, what: &str) {
+        let works = self.works();
+        self.run_works(emulator, &works, seed, what);
         for memory in &self.ranks {
             assert_eq!(memory.status[0].load(Relaxed), 0, "{what}: nobody gave up");
         }
@@ -247,8 +266,10 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn new(chance: &mut Chance, ranks: usize) -> Exchange {
-        let lengths = [0, 5, SHORT_BYTES, 40_000, 150_001, SHORT_BYTES + 1, 1021];
+    /// Where it is short, nothing of it is longer than what goes through cells.
+    fn new(chance: &mut Chance, ranks: usize, is_short: bool) -> Exchange {
+        let lengths = [0, 5, SHORT_BYTES, 1021, 40_000, 150_001, SHORT_BYTES + 1];
+        let lengths = if is_short { &lengths[..4] } else { &lengths };
         let slice_bytes = (1 + chance.next() as usize % 2) * 8192;
         let mut given = Vec::new();
         for _ in 0..ranks {
@@ -260,7 +281,7 @@ impl Exchange {
         }
         // All have a part in it: they make the same transfers.
         for from in 0..ranks {
-            let bytes = 1 + chance.next() as usize % 40_000;
+            let bytes = 1 + chance.next() as usize % if is_short { SHORT_BYTES } else { 40_000 };
             given[from][(from + 1) % ranks] = Part::new(chance, bytes, true);
         }
         let mut got = Vec::new();
@@ -317,7 +338,7 @@ fn what_nodes_give_each_other_arrives_whatever_its_length_and_the_hosts_pace() {
     for seed in 0..6 {
         let (ranks, mut chance) = (2 + seed as usize % 2, Chance(seed));
         // One behind the other, also by ranks of which some have nothing, and channels that were used before.
-        let exchanges: Vec<_> = (0..4).map(|_| Exchange::new(&mut chance, ranks)).collect();
+        let exchanges: Vec<_> = (0..6).map(|at| Exchange::new(&mut chance, ranks, at % 3 == 1)).collect();
         let plans = (0..ranks).map(|rank| exchanges.iter().map(|it| it.of(rank)).collect());
         Ranks::new(seed, plans.collect(), u64::MAX).run(&emulator, seed, &format!("seed {seed}"));
         exchanges.iter().for_each(|exchange| exchange.check(&format!("seed {seed}")));
