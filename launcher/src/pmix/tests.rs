@@ -52,13 +52,14 @@ fn gathered(key: &GatherKey, blobs: &[(Rank, Vec<u8>)]) -> OobDown {
     OobDown::Gathered { key: key.clone(), blobs: blobs.to_vec() }
 }
 
-#[test]
-fn a_fence_gives_every_node_what_all_contributed_in_the_order_of_nodes() {
-    let mut relays = relays();
-    let mut contributions = Vec::new();
-    let mut keys = Vec::new();
-    for (relay, blob) in relays.iter_mut().zip([&b"first"[..], b"second"]) {
-        match &relay.reported(fence(7, Participants::World, blob))[..] {
+/// What the head gathers where each node's ranks report this: the key, which is the same from all, and what all contribute.
+fn contributed<'r>(
+    relays: impl IntoIterator<Item = &'r mut Relay>,
+    reports: impl IntoIterator<Item = Report>,
+) -> (GatherKey, Vec<(Rank, Vec<u8>)>) {
+    let (mut keys, mut contributions) = (Vec::new(), Vec::new());
+    for (relay, report) in relays.into_iter().zip(reports) {
+        match &relay.reported(report)[..] {
             [Action::Up(OobUp::Gather { key, blobs })] => {
                 contributions.extend(blobs.clone());
                 keys.push(key.clone());
@@ -66,16 +67,24 @@ fn a_fence_gives_every_node_what_all_contributed_in_the_order_of_nodes() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(keys[0], keys[1]);
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
     contributions.sort();
+    (keys.swap_remove(0), contributions)
+}
+
+#[test]
+fn a_fence_gives_every_node_what_all_contributed_in_the_order_of_nodes() {
+    let mut relays = relays();
+    let reports = [&b"first"[..], b"second"].map(|blob| fence(7, Participants::World, blob));
+    let (key, contributions) = contributed(&mut relays, reports);
     for relay in &mut relays {
         let order = Order::Fenced { token: 7, blob: Some(b"firstsecond".to_vec()) };
-        assert_eq!(relay.hear(gathered(&keys[0], &contributions)), Ok(vec![Action::Order(order)]));
-        assert_eq!(relay.hear(gathered(&keys[0], &contributions)), Ok(vec![]), "it is over");
+        assert_eq!(relay.hear(gathered(&key, &contributions)), Ok(vec![Action::Order(order)]));
+        assert_eq!(relay.hear(gathered(&key, &contributions)), Ok(vec![]), "it is over");
     }
     // The next one of the same ranks is another.
     match &relays[0].reported(fence(8, Participants::World, b""))[..] {
-        [Action::Up(OobUp::Gather { key, .. })] => assert_ne!(*key, keys[0]),
+        [Action::Up(OobUp::Gather { key: next, .. })] => assert_ne!(*next, key),
         other => panic!("{other:?}"),
     }
 }
@@ -381,20 +390,9 @@ fn a_group_has_the_first_nodes_number_on_all_nodes_and_another_one_the_next_time
     let mut relays = relays();
     let mut numbers = Vec::new();
     for round in 0..2 {
-        let mut contributions = Vec::new();
-        let mut keys = Vec::new();
-        for (relay, blob) in relays.iter_mut().zip([&b"first"[..], b"second"]) {
-            match &relay.reported(group(round, Participants::World, blob))[..] {
-                [Action::Up(OobUp::Gather { key, blobs })] => {
-                    contributions.extend(blobs.clone());
-                    keys.push(key.clone());
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        assert_eq!(keys[0], keys[1]);
-        contributions.sort();
-        let made = relays.each_mut().map(|relay| relay.hear(gathered(&keys[0], &contributions)).unwrap());
+        let reports = [&b"first"[..], b"second"].map(|blob| group(round, Participants::World, blob));
+        let (key, contributions) = contributed(&mut relays, reports);
+        let made = relays.each_mut().map(|relay| relay.hear(gathered(&key, &contributions)).unwrap());
         assert_eq!(made[0], made[1]);
         let [Action::Order(Order::Grouped { token, group: Some(group) })] = &made[0][..] else {
             panic!("{made:?}")
