@@ -27,6 +27,8 @@ pub(crate) mod cells;
 mod direct;
 mod engine;
 pub(crate) mod far;
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod lanes;
 pub(crate) mod parameters;
 pub(crate) mod short_steps;

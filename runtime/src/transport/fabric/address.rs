@@ -62,10 +62,16 @@ impl Address {
         if bytes.first().is_some_and(|&format| format != FORMAT) {
             return Err(malformed(format!("its address has format {}, ours has {FORMAT}", bytes[0])));
         }
-        match postcard::take_from_bytes(bytes) {
-            Ok((address, [])) => Ok(address),
+        match postcard::take_from_bytes::<Address>(bytes) {
+            Ok((address, [])) if address.is_whole() => Ok(address),
             Ok(_) | Err(_) => Err(malformed(format!("its address of {} bytes does not parse", bytes.len()))),
         }
+    }
+
+    /// Whether the mailbox has a key for each rail, and ends where there are addresses.
+    fn is_whole(&self) -> bool {
+        let fits = |it: &Mailbox| it.keys.len() == self.rails.len() && it.address < ADDRESS_LIMIT;
+        self.mailbox.as_ref().is_none_or(fits)
     }
 
     /// Says no when messages between the two would not be understood.
@@ -123,6 +129,9 @@ impl Address {
 
 pub(super) const FORMAT: u8 = 6;
 
+/// Above all that a processor gives a process, so that no place behind an address below it overflows.
+const ADDRESS_LIMIT: u64 = 1 << 62;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +171,25 @@ mod tests {
             let refused = cause(Address::parse(Rank(7), bytes).map(|_| ()));
             assert!(refused.contains("the same efarun"), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_mailbox_without_a_key_for_each_rail_or_beyond_all_addresses_is_refused() {
+        let with = |address, keys: &[u64]| Address {
+            mailbox: Some(Mailbox { address, keys: keys.to_vec() }),
+            ..address_of_rails()
+        };
+        let parse = |address: &Address| Address::parse(Rank(7), &address.to_bytes());
+        let whole = with(1 << 40, &[5, 6]);
+        assert_eq!(parse(&whole), Ok(whole.clone()));
+        for broken in [with(1 << 40, &[5]), with(1 << 40, &[]), with(u64::MAX - 5, &[5, 6])] {
+            let refused = cause(parse(&broken).map(|_| ()));
+            assert!(refused.contains("does not parse"), "{refused}");
+        }
+    }
+
+    fn address_of_rails() -> Address {
+        Address { rails: vec![address().rails[0].clone(); 2], ..address() }
     }
 
     #[test]

@@ -46,6 +46,8 @@ mod credit;
 mod diagnosis;
 mod direct;
 mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbox;
 mod operation;
 mod protocol;

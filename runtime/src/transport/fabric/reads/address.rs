@@ -53,7 +53,8 @@ impl ReaderAddress {
 
     /// Reads what `peer` sent.
     pub(super) fn parse(peer: Rank, bytes: &[u8]) -> Result<Self, TransportError> {
-        let address: Option<ReaderAddress> = postcard::from_bytes(bytes).ok();
+        let read = postcard::take_from_bytes::<ReaderAddress>(bytes).ok();
+        let address = read.and_then(|(address, rest)| rest.is_empty().then_some(address));
         let is_whole = |address: &ReaderAddress| {
             let is_inside = address.room_address.checked_add(address.room_bytes).is_some();
             is_inside && address.rails.len() == address.room_keys.len() && !address.rails.is_empty()
@@ -115,6 +116,7 @@ mod tests {
         ];
         let mut bytes: Vec<Vec<u8>> = broken.iter().map(ReaderAddress::to_bytes).collect();
         bytes.push(ours.to_bytes()[..20].to_vec());
+        bytes.push([&ours.to_bytes()[..], &[0]].concat());
         for bytes in bytes {
             let refused = ReaderAddress::parse(Rank(1), &bytes).unwrap_err();
             assert!(matches!(refused, TransportError::Incompatible { peer: Rank(1), .. }), "{refused}");

@@ -58,6 +58,13 @@ use crate::fabric::{
 use crate::transport::TransportError;
 use crate::warning;
 
+/// What a peer says of its room, as it would be written again.
+pub(super) fn read_again(peer: Rank, bytes: &[u8]) -> Result<Vec<u8>, TransportError> {
+    let address = ReaderAddress::parse(peer, bytes)?;
+    address.check(peer, &address)?;
+    Ok(address.to_bytes())
+}
+
 /// How a rank's Reader is made. All ranks need the same, but for the cards' names.
 #[derive(Clone, Debug)]
 pub(crate) struct ReaderConfig {
