@@ -4,8 +4,8 @@
 //! over NVLink; between nodes a rank exchanges with those of its own number only, its *rail*, so that every byte leaves its node
 //! once and all ranks of a node share the work.
 //!
-//! What is short is bound by the number of its steps, as each is a launch: it goes in one within the node and one between nodes,
-//! though more bytes move. Short vectors are reduced in the node whole, and then by every rail alike, or each block by the rail
+//! What is short is bound by the number of its launches: it goes in one step within the node and one between nodes, which can be one
+//! launch, though more bytes move. Short vectors are reduced in the node whole, and then by every rail alike, or each block by the rail
 //! that it is for. Short blocks that are gathered everywhere go over every rail for the whole node; those of a root go over its rail
 //! alone.
 //!
