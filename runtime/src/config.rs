@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use efarun_wire::env;
@@ -30,6 +31,8 @@ pub struct Config {
     pub gpu_direct: GpuDirect,
     /// Whether several ranks may share a GPU.
     pub shared_gpus: bool,
+    /// How many blocks a collective of a node's GPUs has at most, each on a multiprocessor of its own.
+    pub gpu_blocks: Option<NonZeroU32>,
     /// After how long without progress a collective is an error.
     pub deadline: Duration,
     /// After how long a world that is not complete is an error.
@@ -85,6 +88,12 @@ impl Config {
                 Some("1") => true,
                 Some(value) => return Err(ConfigError::new(env::EFARUN_SHARED_GPUS, value, "0 or 1")),
             },
+            gpu_blocks: match environment.text(env::EFARUN_GPU_BLOCKS)? {
+                None => defaults.gpu_blocks,
+                Some(value) => Some(value.parse().map_err(|_| {
+                    ConfigError::new(env::EFARUN_GPU_BLOCKS, value, "a whole number, 1 at least")
+                })?),
+            },
             provider: provider(environment)?,
             node_address: environment
                 .text(env::EFARUN_NODE_ADDRESS)?
@@ -112,6 +121,7 @@ impl Default for Config {
             leaves: true,
             gpu_direct: GpuDirect::Auto,
             shared_gpus: false,
+            gpu_blocks: None,
             deadline: Duration::from_secs(300),
             bootstrap_timeout: Duration::from_secs(60),
         }
@@ -204,7 +214,7 @@ pub struct Setting {
 }
 
 /// Every variable that the runtime reads, but for those by which other launchers name ranks.
-pub const SETTINGS: [Setting; 17] = [
+pub const SETTINGS: [Setting; 18] = [
     Setting {
         name: env::EFARUN_RANK,
         default: "what another launcher's variables say",
@@ -276,6 +286,14 @@ pub const SETTINGS: [Setting; 17] = [
         about: "1 lets several ranks of a node share a GPU, to try a job out with fewer GPUs than ranks: slowly, as each \
                 has a part of the GPU. Processes without NVIDIA's MPS take turns by the driver's clock, and are slower \
                 still. Threads of one process want CUDA_DEVICE_MAX_CONNECTIONS=32. The same on every rank.",
+    },
+    Setting {
+        name: env::EFARUN_GPU_BLOCKS,
+        default: "as many as are fastest, up to 128",
+        about: "How many blocks a collective on GPU memory may have within a node, each of which keeps a multiprocessor: fewer \
+                leave more to what computes at the same time, and move large vectors slower. A block for each rank of the node \
+                it has in any case. The least that any rank of the node says holds. For programs of NCCL their NCCL_MAX_CTAS \
+                and their configuration (maxCTAs) say the same, in this order behind this. Between nodes a call has up to 17.",
     },
     Setting {
         name: env::EFARUN_NODE_ADDRESS,
@@ -420,6 +438,7 @@ mod tests {
         for (value, shared_gpus) in [("0", false), ("1", true)] {
             assert_eq!(parse(env::EFARUN_SHARED_GPUS, value).expect("good").shared_gpus, shared_gpus);
         }
+        assert_eq!(parse(env::EFARUN_GPU_BLOCKS, "24").expect("good").gpu_blocks, NonZeroU32::new(24));
         let address = parse(env::EFARUN_NODE_ADDRESS, "10.0.0.7").expect("good").node_address;
         assert_eq!(address, Some(IpAddr::from([10, 0, 0, 7])));
     }
@@ -456,6 +475,9 @@ mod tests {
             (env::EFARUN_PROVIDER, "verbs"),
             (env::EFARUN_GPUDIRECT, "on"),
             (env::EFARUN_SHARED_GPUS, "yes"),
+            (env::EFARUN_GPU_BLOCKS, "0"),
+            (env::EFARUN_GPU_BLOCKS, "-1"),
+            (env::EFARUN_GPU_BLOCKS, "all"),
             (env::EFARUN_NODE_ADDRESS, "myhost"),
         ] {
             let text = parse(name, value).expect_err("refused").to_string();

@@ -315,6 +315,7 @@ const OTHERS: &[&str] = &[
     efarun_wire::env::EFARUN_ALGORITHM,
     efarun_wire::env::EFARUN_LEAVES,
     efarun_wire::env::EFARUN_SHARED_GPUS,
+    efarun_wire::env::EFARUN_GPU_BLOCKS,
     efarun_wire::env::EFARUN_DEADLINE,
 ];
 

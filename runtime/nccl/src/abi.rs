@@ -26,18 +26,6 @@ pub(crate) struct UniqueId {
     pub(crate) internal: [u8; 128],
 }
 
-/// The beginning of `ncclConfig_t`, which is all that we look at.
-#[repr(C)]
-pub(crate) struct Config {
-    pub(crate) size: usize,
-    pub(crate) magic: c_uint,
-    pub(crate) version: c_uint,
-    pub(crate) blocking: c_int,
-}
-
-/// What `NCCL_CONFIG_INITIALIZER` puts into a configuration.
-pub(crate) const CONFIG_MAGIC: c_uint = 0xcafe_beef;
-
 /// `ncclSimInfo_t`.
 #[repr(C)]
 pub(crate) struct SimInfo {

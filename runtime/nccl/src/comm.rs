@@ -13,6 +13,7 @@ use crate::abi::{CommHandle, StreamHandle};
 use crate::between::Between;
 use crate::memory::Registered;
 use crate::outcome::Failure;
+use crate::settings::Settings;
 
 /// One rank of a communicator.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Comm {
     pub(crate) rank: u32,
     pub(crate) ranks: u32,
     pub(crate) device: Device,
+    /// What it was made with.
+    pub(crate) settings: Settings,
     /// None once it was destroyed.
     world: Mutex<Option<World>>,
     health: Mutex<Health>,
@@ -55,7 +58,12 @@ pub(crate) struct Health {
 impl Comm {
     /// Makes a World a communicator, and gives the handle by which callers know it. `between` is what ranks
     /// of several nodes have in place of a World on their GPU.
-    pub(crate) fn publish(world: World, device: Device, between: Option<Between>) -> CommHandle {
+    pub(crate) fn publish(
+        world: World,
+        device: Device,
+        between: Option<Between>,
+        settings: Settings,
+    ) -> CommHandle {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         // Not an address, as nobody is to look behind it, but never null.
         let number = NEXT.fetch_add(1, Ordering::Relaxed) << 8;
@@ -64,6 +72,7 @@ impl Comm {
             rank: world.rank().0,
             ranks: world.world_size(),
             device,
+            settings,
             world: Mutex::new(Some(world)),
             health: Mutex::default(),
             is_ill: AtomicBool::new(false),

@@ -14,13 +14,14 @@ use efarun_rt::cuda::Device;
 use efarun_rt::relay::BLOCKS_MAX;
 use efarun_rt::{Rank, World};
 
-use crate::abi::{CONFIG_MAGIC, CommHandle, Config, NO_COLOR, StaticText, UniqueId, VERSION};
+use crate::abi::{CommHandle, NO_COLOR, StaticText, UniqueId, VERSION};
 use crate::between::Between;
 use crate::comm::Comm;
 use crate::export::export;
 use crate::group::{self, Job, Setup};
 use crate::meeting;
 use crate::outcome::{Failure, Outcome, last_reason};
+use crate::settings::{Config, Settings};
 use crate::watch;
 
 export! {
@@ -41,7 +42,7 @@ export! {
 
     /// Makes this process's rank of a communicator, on the current device. Blocks until all ranks have called it.
     fn ncclCommInitRank, pncclCommInitRank(comm: *mut CommHandle, ranks: c_int, id: UniqueId, rank: c_int) {
-        group::submit(init_rank(comm, ranks, &id, rank))
+        group::submit(init_rank(comm, ranks, &id, rank, Settings::default()))
     }
 
     /// As `ncclCommInitRank`; a configuration that asks not to block is answered when it is done.
@@ -49,8 +50,8 @@ export! {
         comm: *mut CommHandle, ranks: c_int, id: UniqueId, rank: c_int, config: *mut Config,
     ) {
         // SAFETY: the caller's pointer.
-        unsafe { check_config(config) }?;
-        group::submit(init_rank(comm, ranks, &id, rank))
+        let settings = unsafe { Settings::of(config) }?;
+        group::submit(init_rank(comm, ranks, &id, rank, settings.unwrap_or_default()))
     }
 
     /// As `ncclCommInitRankConfig`; the first of the ids is the one that is used.
@@ -61,8 +62,8 @@ export! {
             return Err(Failure::argument("there is no unique id"));
         }
         // SAFETY: the caller's pointers; there is one at least.
-        let id = unsafe { check_config(config)?; *ids };
-        group::submit(init_rank(comm, ranks, &id, rank))
+        let (settings, id) = unsafe { (Settings::of(config)?, *ids) };
+        group::submit(init_rank(comm, ranks, &id, rank, settings.unwrap_or_default()))
     }
 
     /// Makes all ranks of a communicator in this process, one on each of these devices, of which one is named more than once
@@ -91,8 +92,8 @@ export! {
         comm: CommHandle, color: c_int, key: c_int, new_comm: *mut CommHandle, config: *mut Config,
     ) {
         // SAFETY: the caller's pointer.
-        unsafe { check_config(config) }?;
-        group::submit(split(comm, color, key, new_comm))
+        let settings = unsafe { Settings::of(config) }?;
+        group::submit(split(comm, color, key, new_comm, settings))
     }
 
     /// Makes a communicator of the ranks that are not left out. Only they call it.
@@ -101,7 +102,7 @@ export! {
         flags: c_int,
     ) {
         // SAFETY: the caller's pointer.
-        unsafe { check_config(config) }?;
+        let settings = unsafe { Settings::of(config) }?;
         if flags != 0 {
             return Err(Failure::usage(
                 "ncclCommShrink after an abort is not supported: make a communicator by ncclCommInitRank",
@@ -113,7 +114,7 @@ export! {
         }
         // SAFETY: the caller's pointer to so many numbers.
         let excluded: Vec<c_int> = (0..count).map(|index| unsafe { *excluded.add(index) }).collect();
-        group::submit(shrink(comm, &excluded, new_comm))
+        group::submit(shrink(comm, &excluded, new_comm, settings))
     }
 
     /// Waits for nothing: what was enqueued ends by itself, and `ncclCommDestroy` waits for it.
@@ -223,21 +224,6 @@ pub(crate) unsafe fn put<T>(to: *mut T, value: T, name: &str) -> Result<(), Fail
     Ok(())
 }
 
-/// Refuses what is no configuration.
-///
-/// # Safety
-///
-/// Where `config` is not null it begins as a configuration does.
-unsafe fn check_config(config: *const Config) -> Result<(), Failure> {
-    // SAFETY: the caller's promise.
-    match unsafe { config.as_ref() } {
-        Some(config) if config.magic != CONFIG_MAGIC => {
-            Err(Failure::argument("the configuration was not begun with NCCL_CONFIG_INITIALIZER"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Where a handle goes when it is made: by a thread, which takes no pointer.
 #[derive(Clone, Copy)]
 struct Place(usize);
@@ -257,7 +243,13 @@ impl Place {
     }
 }
 
-fn init_rank(to: *mut CommHandle, ranks: c_int, id: &UniqueId, rank: c_int) -> Result<Job, Failure> {
+fn init_rank(
+    to: *mut CommHandle,
+    ranks: c_int,
+    id: &UniqueId,
+    rank: c_int,
+    settings: Settings,
+) -> Result<Job, Failure> {
     let place = Place::of(to)?;
     let (count, number) = (u32::try_from(ranks).unwrap_or(0), u32::try_from(rank).unwrap_or(u32::MAX));
     if number >= count {
@@ -269,7 +261,7 @@ fn init_rank(to: *mut CommHandle, ranks: c_int, id: &UniqueId, rank: c_int) -> R
     let act = Box::new(move |is_only| {
         let by_efarun = if is_only && count > 1 { meeting::by_efarun(&id, number, count)? } else { None };
         let identity = by_efarun.unwrap_or_else(|| invited(number, count, invitation));
-        place.fill(connect(identity, device)?);
+        place.fill(connect(identity, device, settings)?);
         watch::start();
         Ok(())
     });
@@ -284,22 +276,22 @@ fn invited(rank: u32, world_size: u32, invitation: Invitation) -> Identity {
 }
 
 /// Makes a World, and a communicator of it.
-fn connect(identity: Identity, device: Device) -> Result<CommHandle, Failure> {
+fn connect(identity: Identity, device: Device, settings: Settings) -> Result<CommHandle, Failure> {
     let builder = World::builder()
         .identity(identity)
         .deadline(meeting::deadline())
         .bootstrap_timeout(meeting::patience());
-    let mut world = builder.init()?;
+    let mut world = settings.apply(builder)?.init()?;
     if world.node_count() == 1 {
         world.use_device(&device)?;
-        return Ok(Comm::publish(world, device, None));
+        return Ok(Comm::publish(world, device, None, settings));
     }
-    let between = meet_between(&mut world, &device)?;
-    Ok(Comm::publish(world, device, Some(between)))
+    let between = meet_between(&mut world, &device, settings)?;
+    Ok(Comm::publish(world, device, Some(between), settings))
 }
 
 /// Makes what ranks of several nodes have: a World of the node's ranks on their GPUs, and Worlds that carry between nodes.
-fn meet_between(world: &mut World, device: &Device) -> Result<Between, Failure> {
+fn meet_between(world: &mut World, device: &Device, settings: Settings) -> Result<Between, Failure> {
     let (rank, ranks) = (world.rank().0, world.world_size());
     let at = Between::standpoint(world.topology(), world.rank());
     // The first of a node invites the others of it, and the first of all everybody, as often as there are lanes.
@@ -317,7 +309,7 @@ fn meet_between(world: &mut World, device: &Device) -> Result<Between, Failure> 
             .identity(invited(rank, count, invitation))
             .deadline(meeting::deadline())
             .bootstrap_timeout(meeting::patience());
-        Ok::<World, Failure>(builder.init()?)
+        Ok::<World, Failure>(settings.apply(builder)?.init()?)
     };
     let node = if at.locals > 1 {
         let mut node = join(at.node * at.locals, 0, at.local, at.locals)?;
@@ -363,7 +355,8 @@ fn init_all(devices: Vec<Device>) -> Result<Vec<CommHandle>, Failure> {
         .deadline(meeting::deadline())
         .bootstrap_timeout(meeting::patience())
         .shared_gpus(meeting::shared_gpus()?);
-    let worlds = builder.thread_worlds(devices.len() as u32)?;
+    let settings = Settings::default();
+    let worlds = settings.apply(builder)?.thread_worlds(devices.len() as u32)?;
     let give = |(mut world, device): (World, Device)| {
         world.use_device(&device)?;
         Ok((world, device))
@@ -378,10 +371,16 @@ fn init_all(devices: Vec<Device>) -> Result<Vec<CommHandle>, Failure> {
     });
     let given = given.into_iter().collect::<Result<Vec<_>, _>>()?;
     watch::start();
-    Ok(given.into_iter().map(|(world, device)| Comm::publish(world, device, None)).collect())
+    Ok(given.into_iter().map(|(world, device)| Comm::publish(world, device, None, settings)).collect())
 }
 
-fn split(comm: CommHandle, color: c_int, key: c_int, to: *mut CommHandle) -> Result<Job, Failure> {
+fn split(
+    comm: CommHandle,
+    color: c_int,
+    key: c_int,
+    to: *mut CommHandle,
+    settings: Option<Settings>,
+) -> Result<Job, Failure> {
     let (comm, place) = (Comm::of(comm)?, Place::of(to)?);
     if color < 0 && color != NO_COLOR {
         return Err(Failure::argument(format!(
@@ -403,14 +402,19 @@ fn split(comm: CommHandle, color: c_int, key: c_int, to: *mut CommHandle) -> Res
             .collect();
         members.sort_unstable();
         let members: Vec<u32> = members.into_iter().map(|(_, rank)| rank).collect();
-        let handle = subset(&comm, &members, None)?;
+        let handle = subset(&comm, &members, None, settings)?;
         place.fill(handle);
         Ok(())
     });
     Ok(Job::Setup(Setup { order, act }))
 }
 
-fn shrink(comm: CommHandle, excluded: &[c_int], to: *mut CommHandle) -> Result<Job, Failure> {
+fn shrink(
+    comm: CommHandle,
+    excluded: &[c_int],
+    to: *mut CommHandle,
+    settings: Option<Settings>,
+) -> Result<Job, Failure> {
     let (comm, place) = (Comm::of(comm)?, Place::of(to)?);
     let is_excluded = |rank: &u32| excluded.contains(&(*rank as c_int));
     if is_excluded(&comm.rank) {
@@ -421,15 +425,21 @@ fn shrink(comm: CommHandle, excluded: &[c_int], to: *mut CommHandle) -> Result<J
     let act = Box::new(move |_| {
         comm.check()?;
         let among: Vec<Rank> = members.iter().copied().map(Rank).collect();
-        place.fill(subset(&comm, &members, Some(&among))?);
+        place.fill(subset(&comm, &members, Some(&among), settings)?);
         Ok(())
     });
     Ok(Job::Setup(Setup { order, act }))
 }
 
 /// Makes a communicator of some ranks of another, in this order; none for a rank that is not among them. `among` are
-/// those who call this, all where it is none.
-fn subset(comm: &Arc<Comm>, members: &[u32], among: Option<&[Rank]>) -> Result<CommHandle, Failure> {
+/// those who call this, all where it is none. Its settings are the other's, unless there are others.
+fn subset(
+    comm: &Arc<Comm>,
+    members: &[u32],
+    among: Option<&[Rank]>,
+    settings: Option<Settings>,
+) -> Result<CommHandle, Failure> {
+    let settings = settings.unwrap_or(comm.settings);
     let place = members.iter().position(|&rank| rank == comm.rank);
     // The first member invites the others.
     let id = if place == Some(0) && members.len() > 1 { Some(meeting::open()?) } else { None };
@@ -437,7 +447,7 @@ fn subset(comm: &Arc<Comm>, members: &[u32], among: Option<&[Rank]>) -> Result<C
     let all = comm.with_world(|world| Ok(world.exchange("nccl-subset", among, mine)?))?;
     let Some(place) = place else { return Ok(std::ptr::null_mut()) };
     if members.len() == 1 {
-        return connect(Identity::Alone, comm.device.clone());
+        return connect(Identity::Alone, comm.device.clone(), settings);
     }
     let index = match among {
         Some(among) => among.iter().position(|rank| rank.0 == members[0]).unwrap_or(0),
@@ -446,7 +456,7 @@ fn subset(comm: &Arc<Comm>, members: &[u32], among: Option<&[Rank]>) -> Result<C
     let bytes = all.get(index).and_then(|bytes| bytes.as_slice().try_into().ok());
     let invitation = meeting::invitation(&UniqueId { internal: bytes.unwrap_or([0; 128]) })?;
     let identity = invited(place as u32, members.len() as u32, invitation);
-    connect(identity, comm.device.clone())
+    connect(identity, comm.device.clone(), settings)
 }
 
 /// The device that is current on this thread, as the driver says; where none is, the one that CUDA's runtime library has

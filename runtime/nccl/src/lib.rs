@@ -5,8 +5,9 @@
 //! that `ncclGetLastError` gives.
 //!
 //! [`abi`] has NCCL's types, [`outcome`] its results, [`export`] how a function is exported: no panic leaves it. [`init`]
-//! makes communicators, [`comm`] is one, [`group`] collects what is called between `ncclGroupStart` and `ncclGroupEnd`,
-//! [`between`] has what several nodes need, [`watch`] looks after ranks that are lost. [`operations`], [`memory`], [`refused`] are the functions by subject.
+//! makes communicators as their [`settings`] say, [`comm`] is one, [`group`] collects what is called between `ncclGroupStart` and
+//! `ncclGroupEnd`, [`between`] has what several nodes need, [`watch`] looks after ranks that are lost. [`operations`], [`memory`],
+//! [`refused`] are the functions by subject.
 //!
 //! # What is not as with NCCL
 //!
@@ -17,7 +18,9 @@
 //!   through the hosts' memory, and on EFA rank 0 says why ([`between`], `EFARUN_GPUDIRECT`). There are 16 nodes at most.
 //! - `ncclCommRegister` remembers a buffer and makes no call faster: one rank alone says so. Windows
 //!   (`ncclCommWindowRegister`), which all ranks make together, let large calls read and write buffers where they lie.
-//! - A communicator that is made with `blocking = 0` is there when the call returns.
+//! - A communicator that is made with `blocking = 0` is there when the call returns. Of a configuration's other fields `maxCTAs` is heeded,
+//!   as are `NCCL_MAX_CTAS` and `EFARUN_GPU_BLOCKS`, which come before it: no collective or message has more blocks within a node, but for
+//!   one for each of its ranks. Between nodes there are up to 17, whatever they say.
 //! - A rank that dies is an error on the others, `ncclRemoteError`, within seconds; with `EFARUN_DEADLINE` a rank that does
 //!   not come is one, too.
 #![deny(unsafe_code)]
@@ -33,4 +36,5 @@ mod memory;
 mod operations;
 mod outcome;
 mod refused;
+mod settings;
 mod watch;

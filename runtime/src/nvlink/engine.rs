@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -37,12 +38,16 @@ pub(crate) struct Preparation {
 }
 
 impl Preparation {
-    /// Allocates the window of one of so many ranks.
-    pub(crate) fn new(device: &Device, ranks: u32) -> Result<Preparation, CudaError> {
+    /// Allocates the window of one of so many ranks, which allows launches so many blocks.
+    pub(crate) fn new(
+        device: &Device,
+        ranks: u32,
+        blocks_allowed: Option<NonZeroU32>,
+    ) -> Result<Preparation, CudaError> {
         // Whatever room there turns out to be, slots are no longer than with all of it.
         let window_bytes = Slots::of(ranks, Room::WHOLE).window_bytes(ranks);
         let window = DeviceMemory::zeroed(device, window_bytes / size_of::<u64>())?;
-        let offer = Offer::of(&window)?;
+        let offer = Offer::of(&window)?.allowing(blocks_allowed.map_or(u32::MAX, NonZeroU32::get));
         Ok(Preparation { device: device.clone(), window, offer })
     }
 
@@ -167,7 +172,7 @@ impl Engine {
     /// How many blocks a launch can have, where ranks share GPUs.
     pub(crate) fn blocks_on_shared_gpu(&self) -> Option<u32> {
         let room = self.standing.room;
-        room.is_shared().then(|| room.blocks())
+        room.is_shared().then(|| room.fitting())
     }
 
     /// How many ranks of this process share a GPU, where any do.

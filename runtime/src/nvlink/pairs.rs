@@ -68,7 +68,7 @@ pub struct NearMessages(PairLaunch);
 impl NearMessages {
     /// These, where a GPU has room for so many more blocks beside theirs.
     pub(super) fn beside(launch: PairLaunch, blocks: u32, room: Room) -> Option<NearMessages> {
-        (blocks <= room.blocks().saturating_sub(launch.grid.blocks)).then_some(NearMessages(launch))
+        (blocks <= room.fitting().saturating_sub(launch.grid.blocks)).then_some(NearMessages(launch))
     }
 
     /// What the kernel is told of them.
@@ -139,12 +139,14 @@ impl Slots {
         slots.within(ranks, room)
     }
 
-    /// The same, so that no launch has more blocks than there is room for. By how many channels a message goes in lines follows
+    /// The same, so that launches have no more blocks than there is room for. By how many channels a message goes in lines follows
     /// from its length: what is too long for lines then goes by slots, or all of it, where there is no room for both.
+    ///
+    /// Where there are more and it is only not allowed to have them, a launch of both kinds, which few are, may have nearly twice
+    /// as many: else all others would have to do with half.
     pub(super) fn within(self, ranks: u32, room: Room) -> Slots {
-        let others = ranks.saturating_sub(1).max(1);
-        match room.blocks() / (2 * others) {
-            _ if !room.is_shared() => self,
+        let peers = if room.is_shared() { 2 * ranks.saturating_sub(1).max(1) } else { ranks };
+        match room.blocks() / peers {
             0 => Slots {
                 channels: self.channels.min(room.blocks() / ranks).max(1),
                 message_bytes_min: 0,
@@ -396,6 +398,43 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn messages_have_no_more_blocks_than_are_allowed_but_for_those_of_both_kinds() {
+        let blocks = |ranks: u32, allowed: u32, lengths: &[usize]| {
+            let room = Room::WHOLE.within(allowed, ranks as usize);
+            let standing = Standing {
+                rank: 0,
+                ranks,
+                room,
+                windows: [DevicePointer(0); RANKS_MAX],
+                state: DevicePointer(0),
+                status: DevicePointer(0),
+                deadline_ns: 0,
+            };
+            let message = |(peer, &bytes)| DeviceMessage { peer: Rank(peer), data: DevicePointer(0), bytes };
+            let all: Vec<_> = (1..ranks)
+                .flat_map(|peer| lengths.iter().map(move |bytes| (peer, bytes)))
+                .map(message)
+                .collect();
+            let slots = Slots::of(ranks, room);
+            assert!(slots.window_bytes(ranks) <= Slots::of(ranks, Room::WHOLE).window_bytes(ranks));
+            launch(&standing, slots, Numbers::unknown(), &all, &all).grid.blocks
+        };
+        for ranks in 2..=RANKS_MAX as u32 {
+            for allowed in [1, ranks, 16, 24, 32, 100] {
+                for lengths in [[8, 8192], [300_000, SLOTS_BYTES_MIN], [1 << 28, 1 << 30]] {
+                    let single = lengths.map(|bytes| blocks(ranks, allowed, &[bytes]));
+                    assert!(
+                        single.iter().all(|&it| it <= allowed.max(ranks)),
+                        "{ranks} ranks, {allowed}: {single:?}"
+                    );
+                    assert!(blocks(ranks, allowed, &lengths) <= 2 * allowed.max(ranks));
+                }
+            }
+        }
+        assert_eq!((blocks(2, 24, &[1 << 30]), blocks(8, 24, &[1 << 30])), (12, 21));
     }
 
     #[test]

@@ -1,28 +1,41 @@
-//! How many blocks a rank's launch can have, where several ranks share a GPU.
+//! How many blocks a rank's launch can have: as many as it is allowed, and where several ranks share a GPU no more than fit.
 //!
-//! Pure, and the same on every rank. A kernel waits for the other ranks' kernels. Where these run on the same GPU all their
-//! blocks must be there side by side: one that waits for a place would wait for those that wait for it. A multiprocessor
-//! has room for one block of ours (`__launch_bounds__`), and so each of the ranks on the fullest GPU has its share of the
-//! multiprocessors, of those of the smallest GPU.
+//! Pure, and the same on every rank. Who computes beside collectives allows them so many multiprocessors, as each block of ours
+//! keeps one. A kernel waits for the other ranks' kernels. Where these run on the same GPU all their blocks must be there side by
+//! side: one that waits for a place would wait for those that wait for it. A multiprocessor has room for one block of ours
+//! (`__launch_bounds__`), and so each of the ranks on the fullest GPU has its share of the multiprocessors, of those of the
+//! smallest GPU.
 
 /// How many blocks a launch can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Room {
     /// How many ranks the fullest GPU has.
     sharing: u32,
+    /// How many are there side by side, whatever else the GPU's ranks run.
+    fitting: u32,
+    /// How many are allowed of these.
     blocks: u32,
 }
 
 impl Room {
     /// Of ranks that have a GPU each. What they do not find room for at once comes later, and nobody waits for it.
-    pub(crate) const WHOLE: Room = Room { sharing: 1, blocks: u32::MAX };
+    pub(crate) const WHOLE: Room = Room { sharing: 1, fitting: u32::MAX, blocks: u32::MAX };
 
     /// Of so many ranks on the fullest GPU.
     pub(crate) fn of(sharing: u32, multiprocessors: u32) -> Room {
         match sharing {
             0 | 1 => Room::WHOLE,
-            _ => Room { sharing, blocks: multiprocessors / sharing },
+            _ => {
+                let fitting = multiprocessors / sharing;
+                Room { sharing, fitting, blocks: fitting }
+            }
         }
+    }
+
+    /// The same, but for no more blocks than are allowed, where they suffice.
+    pub(crate) fn within(self, allowed: u32, ranks: usize) -> Room {
+        let needed = u32::try_from(ranks).unwrap_or(u32::MAX);
+        Room { blocks: self.blocks.min(allowed.max(needed)), ..self }
     }
 
     /// Whether any rank shares a GPU with another.
@@ -35,9 +48,14 @@ impl Room {
         self.blocks
     }
 
+    /// The most that launches can have that run at the same time, or are one.
+    pub(crate) fn fitting(self) -> u32 {
+        self.fitting
+    }
+
     /// Whether so many ranks can talk with each other: a message takes a block for each of them at least.
     pub(crate) fn suffices(self, ranks: usize) -> bool {
-        !self.is_shared() || self.blocks as usize >= ranks
+        self.fitting as usize >= ranks
     }
 }
 
@@ -53,6 +71,16 @@ mod tests {
             assert!(room.suffices(8) && sharing * room.blocks() <= multiprocessors);
         }
         assert!(!Room::of(8, 58).suffices(8) && Room::of(7, 58).suffices(8));
+    }
+
+    #[test]
+    fn launches_have_the_blocks_that_are_allowed_and_one_for_each_rank() {
+        let blocks = |room: Room, allowed| room.within(allowed, 8).blocks();
+        assert_eq!([1, 8, 24].map(|allowed| blocks(Room::WHOLE, allowed)), [8, 8, 24]);
+        assert_eq!([1, 24, 66, 200].map(|allowed| blocks(Room::of(2, 132), allowed)), [8, 24, 66, 66]);
+        assert!(!Room::WHOLE.within(24, 8).is_shared());
+        assert_eq!(Room::of(2, 132).within(24, 8).fitting(), 66);
+        assert_eq!(Room::WHOLE.within(u32::MAX, 8), Room::WHOLE);
     }
 
     #[test]

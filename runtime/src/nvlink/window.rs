@@ -17,6 +17,8 @@ pub(crate) struct Offer {
     process: Process,
     ordinal: u32,
     multiprocessors: u32,
+    /// How many blocks a launch may have, as far as this rank is concerned.
+    blocks_allowed: u32,
     pointer: u64,
     bytes: u64,
     handle: IpcHandle,
@@ -77,11 +79,17 @@ impl Offer {
             process: Process::this(),
             ordinal: device.ordinal(),
             multiprocessors: device.multiprocessors()?,
+            blocks_allowed: u32::MAX,
             pointer: memory.pointer().0,
             bytes: memory.allocation().bytes() as u64,
             handle: IpcHandle::of(memory)?,
             pci_bus_id: device.pci_bus_id()?,
         })
+    }
+
+    /// The same, by a rank that allows no more blocks.
+    pub(crate) fn allowing(self, blocks: u32) -> Offer {
+        Offer { blocks_allowed: blocks, ..self }
     }
 
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
@@ -90,6 +98,7 @@ impl Offer {
         bytes.extend_from_slice(&self.process.pid.to_le_bytes());
         bytes.extend_from_slice(&self.ordinal.to_le_bytes());
         bytes.extend_from_slice(&self.multiprocessors.to_le_bytes());
+        bytes.extend_from_slice(&self.blocks_allowed.to_le_bytes());
         bytes.extend_from_slice(&self.pointer.to_le_bytes());
         bytes.extend_from_slice(&self.bytes.to_le_bytes());
         bytes.extend_from_slice(&self.handle.0);
@@ -102,6 +111,7 @@ impl Offer {
         let (pid, rest) = rest.split_first_chunk()?;
         let (ordinal, rest) = rest.split_first_chunk()?;
         let (multiprocessors, rest) = rest.split_first_chunk()?;
+        let (blocks_allowed, rest) = rest.split_first_chunk()?;
         let (pointer, rest) = rest.split_first_chunk()?;
         let (len, rest) = rest.split_first_chunk()?;
         let (handle, rest) = rest.split_first_chunk::<{ IpcHandle::BYTES }>()?;
@@ -109,6 +119,7 @@ impl Offer {
             process: Process { token: u64::from_le_bytes(*token), pid: u32::from_le_bytes(*pid) },
             ordinal: u32::from_le_bytes(*ordinal),
             multiprocessors: u32::from_le_bytes(*multiprocessors),
+            blocks_allowed: u32::from_le_bytes(*blocks_allowed),
             pointer: u64::from_le_bytes(*pointer),
             bytes: u64::from_le_bytes(*len),
             handle: IpcHandle(*handle),
@@ -267,7 +278,7 @@ fn threads_per_gpu(offers: &[Offer], process: Process) -> u32 {
 
 /// Whether ranks' offers go together.
 fn check(offers: &[Offer], may_share: bool) -> Result<Room, SharingError> {
-    let (mut fullest, mut multiprocessors) = ((0, 0), u32::MAX);
+    let (mut fullest, mut multiprocessors, mut allowed) = ((0, 0), u32::MAX, u32::MAX);
     for (rank, offer) in offers.iter().enumerate() {
         let first = &offers[0];
         if offer.bytes != first.bytes {
@@ -285,6 +296,7 @@ fn check(offers: &[Offer], may_share: bool) -> Result<Room, SharingError> {
             fullest = (sharing, rank);
         }
         multiprocessors = multiprocessors.min(offer.multiprocessors);
+        allowed = allowed.min(offer.blocks_allowed);
     }
     let ((sharing, rank), ranks) = (fullest, offers.len());
     let room = Room::of(sharing as u32, multiprocessors);
@@ -292,7 +304,7 @@ fn check(offers: &[Offer], may_share: bool) -> Result<Room, SharingError> {
         let pci_bus_id = offers[rank].pci_bus_id.clone();
         return Err(SharingError::Crowded { sharing, ranks, pci_bus_id, multiprocessors });
     }
-    Ok(room)
+    Ok(room.within(allowed, ranks))
 }
 
 #[cfg(test)]
@@ -303,7 +315,8 @@ mod tests {
         let handle = IpcHandle([7; IpcHandle::BYTES]);
         let process = Process { token: 5 << 40, pid: 1 };
         let pci_bus_id = pci_bus_id.to_owned();
-        Offer { process, ordinal: 2, multiprocessors: 132, pointer: 3, bytes, handle, pci_bus_id }
+        let (multiprocessors, blocks_allowed) = (132, u32::MAX);
+        Offer { process, ordinal: 2, multiprocessors, blocks_allowed, pointer: 3, bytes, handle, pci_bus_id }
     }
 
     fn offers(pci_bus_ids: &[&str]) -> Vec<Offer> {

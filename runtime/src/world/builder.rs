@@ -1,5 +1,6 @@
 //! How a World is made.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::bootstrap::identity::{self, Identity};
@@ -29,6 +30,7 @@ pub struct Builder {
     leaves: Option<bool>,
     bootstrap_timeout: Option<Duration>,
     shared_gpus: Option<bool>,
+    gpu_blocks: Option<NonZeroU32>,
     ranks_per_node: Option<u32>,
 }
 
@@ -72,6 +74,13 @@ impl Builder {
     /// Whether several ranks may share a GPU, to try a job out with fewer of them; the same on every rank.
     pub fn shared_gpus(mut self, are_allowed: bool) -> Self {
         self.shared_gpus = Some(are_allowed);
+        self
+    }
+
+    /// How many blocks a collective of a node's GPUs has at most, each on a multiprocessor of its own: fewer leave more to what
+    /// computes meanwhile. The least that any rank of the node says holds, but for a block for each of them.
+    pub fn gpu_blocks(mut self, count: NonZeroU32) -> Self {
+        self.gpu_blocks = Some(count);
         self
     }
 
@@ -148,6 +157,7 @@ impl Builder {
             leaves: self.leaves.unwrap_or(read.leaves),
             gpu_direct: read.gpu_direct,
             shared_gpus: self.shared_gpus.unwrap_or(read.shared_gpus),
+            gpu_blocks: self.gpu_blocks.or(read.gpu_blocks),
             deadline: self.deadline.unwrap_or(read.deadline),
             bootstrap_timeout: self.bootstrap_timeout.unwrap_or(read.bootstrap_timeout),
         })

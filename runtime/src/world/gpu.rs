@@ -84,7 +84,7 @@ impl World {
             return Ok(());
         };
         let until = Instant::now() + self.config.bootstrap_timeout;
-        let prepared = Preparation::new(device, world_size);
+        let prepared = Preparation::new(device, world_size, self.config.gpu_blocks);
         let mine = match &prepared {
             Ok(prepared) => Contribution::Good(prepared.offer()),
             Err(error) => Contribution::Failed(error.to_string()),
@@ -274,7 +274,8 @@ impl World {
         let (rank, deadline) = (self.rank, self.config.deadline);
         let Some(gpu) = &mut self.gpu else { return Ok(()) };
         if gpu.engine.is_none() {
-            let prepared = Preparation::new(&gpu.device, 1).map_err(|cause| Error::Gpu { rank, cause })?;
+            let prepared =
+                Preparation::new(&gpu.device, 1, None).map_err(|cause| Error::Gpu { rank, cause })?;
             let offers = [prepared.offer()];
             let engine = Engine::new(prepared, 0, &offers, deadline, false)
                 .map_err(|cause| Error::Setup { rank, transport: GPU_MEMORY, cause: cause.to_string() })?;

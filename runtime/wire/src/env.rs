@@ -38,5 +38,7 @@ pub const EFARUN_ALGORITHM: &str = "EFARUN_ALGORITHM";
 pub const EFARUN_LEAVES: &str = "EFARUN_LEAVES";
 /// 1 lets several ranks share a GPU.
 pub const EFARUN_SHARED_GPUS: &str = "EFARUN_SHARED_GPUS";
+/// The most blocks of a collective on GPU memory.
+pub const EFARUN_GPU_BLOCKS: &str = "EFARUN_GPU_BLOCKS";
 /// Seconds after which a collective that does not get on is an error.
 pub const EFARUN_DEADLINE: &str = "EFARUN_DEADLINE";

@@ -51,7 +51,7 @@ impl Gpus {
     fn open((count, gpus): (u32, u32), deadline: Duration, elements: &[DeviceElement]) -> Gpus {
         let devices: Vec<_> = (0..count).map(|rank| Device::open(rank % gpus).expect("a GPU")).collect();
         let prepared: Vec<_> =
-            devices.iter().map(|device| Preparation::new(device, count).expect("a window")).collect();
+            devices.iter().map(|device| Preparation::new(device, count, None).expect("a window")).collect();
         let offers: Vec<_> = prepared.iter().map(Preparation::offer).collect();
         let pools: Vec<_> =
             devices.iter().map(|device| DeviceMemory::zeroed(device, POOL_WORDS).expect("a pool")).collect();
