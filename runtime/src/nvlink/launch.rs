@@ -3,7 +3,7 @@
 //! Pure: the engine gives the result to a GPU, the tests to an emulator.
 
 use super::call::{DeviceCollective, DeviceElement, DeviceOp};
-use super::layout::RANKS_MAX;
+use super::layout::{RANKS_MAX, RING_THREADS, THREADS};
 use super::parameters::Parameters;
 use super::part::{Leaf, Shape};
 use super::room::Room;
@@ -126,7 +126,8 @@ impl Request {
             }
         }
         let blocks = select::blocks(self.leaf, self.shape);
-        Launch { parameters, grid: Grid { blocks, threads: super::layout::THREADS } }
+        let threads = if self.leaf == Leaf::Ring { RING_THREADS } else { THREADS };
+        Launch { parameters, grid: Grid { blocks, threads } }
     }
 
     /// What the ranks must agree on, in 32 bits.

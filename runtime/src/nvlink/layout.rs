@@ -5,6 +5,8 @@
 pub const RANKS_MAX: usize = 8;
 /// Threads of a block.
 pub const THREADS: u32 = 512;
+/// The same by the ring leaf: a warp that waits, and one that tells, beside those that move.
+pub const RING_THREADS: u32 = THREADS + 2 * WARP;
 /// How many blocks a launch can have.
 pub const CHANNELS_MAX: u32 = 128;
 /// How many of them the one-shot leaf can have.
@@ -33,10 +35,13 @@ pub const SLOTS: usize = 4;
 pub const SLICE_UNIT_BYTES: usize = THREADS as usize * 16;
 /// Of how many messages a rank keeps what their sender said of them when it began.
 const NOTES: usize = 128;
+/// How many channels the ring leaf has at most. Two ranks on one GPU move as much with half of them: a channel's block is bound by
+/// what its multiprocessor stores.
+pub const RING_CHANNELS: u32 = 64;
 /// How many slots each channel of the ring leaf has in the next rank's window.
 pub const RING_SLOTS: usize = 4;
-/// How much one of them takes.
-pub const RING_SLOT_BYTES: usize = 64 << 10;
+/// How much those of all channels take.
+pub const RING_DATA_BYTES: usize = 16 << 20;
 /// Threads that run in step.
 pub const WARP: u32 = 32;
 
@@ -49,7 +54,7 @@ const PAIR_CREDITS_BYTES: usize = PAIR_CHANNELS as usize * RANKS_MAX * PAIR_WARP
 const PAIR_LINES_BYTES: usize =
     PAIR_CHANNELS as usize * RANKS_MAX * (PAIR_WARPS * PAIR_SLOTS * WARP) as usize * 16;
 /// Two words per channel, each on a line of its own, and the slots.
-const RING_BYTES: usize = CHANNELS_MAX as usize * (256 + RING_SLOTS * RING_SLOT_BYTES);
+const RING_BYTES: usize = CHANNELS_MAX as usize * 256 + RING_DATA_BYTES;
 /// What is said of the slots for each channel and peer.
 const SLOT_WORDS_BYTES: usize = SLOT_CHANNELS as usize * RANKS_MAX * 256;
 /// What is noted of messages from each rank.

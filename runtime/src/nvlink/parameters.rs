@@ -64,6 +64,9 @@ pub(super) struct Part {
     pub(super) root: u32,
     /// The most of a block that goes at a time.
     pub(super) slice_bytes: u32,
+    /// How long a slot of the ring leaf is.
+    pub(super) slot_bytes: u32,
+    pub(super) padding: u32,
 }
 
 /// Where the ring leaf's slices go.

@@ -30,7 +30,7 @@
 KERNEL(NAME(one_shot), PARAMETERS, one_shot<Bytes>(parameters, false))
 KERNEL(NAME(two_shot), PARAMETERS, two_shot<Bytes>(parameters))
 KERNEL(NAME(direct), PARAMETERS, direct<Bytes>(parameters))
-KERNEL(NAME(ring), PARAMETERS, ring<Bytes>(parameters))
+KERNEL_OF(RING_THREADS, NAME(ring), PARAMETERS, ring<Bytes>(parameters))
 KERNEL(NAME(relay), RELAY_PARAMETERS, relay<Bytes>(parameters))
 KERNEL(NAME(short_relay), RELAY_PARAMETERS, short_relay<Bytes>(parameters))
 KERNEL(NAME(short_steps), SHORT_STEPS_PARAMETERS, short_steps<Bytes>(parameters, false))

@@ -9,28 +9,33 @@
 #include "element.cuh"
 #include "protocol.cuh"
 
-DEVICE Pair load16(u64 address, i64 left) {
-    if (left >= 16 && address % 16 == 0) {
+// Sixteen bytes of memory that is aligned so.
+DEVICE Pair load_whole(u64 address) {
 #ifdef EMULATED
-        return Pair{*(const u64*)address, *(const u64*)(address + 8)};
+    return Pair{*(const u64*)address, *(const u64*)(address + 8)};
 #else
-        ulonglong2 data = *(const ulonglong2*)address;
-        return Pair{data.x, data.y};
+    // Said to be global memory: loads of which that is not known take longer.
+    Pair data;
+    asm volatile("ld.global.v2.u64 {%0, %1}, [%2];" : "=l"(data.lo), "=l"(data.hi) : "l"(address) : "memory");
+    return data;
 #endif
-    }
-    return Pair{load8(address, left), load8(address + 8, left - 8)};
+}
+DEVICE void store_whole(u64 address, Pair data) {
+#ifdef EMULATED
+    *(u64*)address = data.lo;
+    *(u64*)(address + 8) = data.hi;
+#else
+    asm volatile("st.global.v2.u64 [%0], {%1, %2};" ::"l"(address), "l"(data.lo), "l"(data.hi) : "memory");
+#endif
 }
 
+// Up to as many of memory of any alignment.
+DEVICE Pair load16(u64 address, i64 left) {
+    if (left >= 16 && address % 16 == 0) return load_whole(address);
+    return Pair{load8(address, left), load8(address + 8, left - 8)};
+}
 DEVICE void store16(u64 address, Pair data, i64 left) {
-    if (left >= 16 && address % 16 == 0) {
-#ifdef EMULATED
-        *(u64*)address = data.lo;
-        *(u64*)(address + 8) = data.hi;
-#else
-        *(ulonglong2*)address = make_ulonglong2(data.lo, data.hi);
-#endif
-        return;
-    }
+    if (left >= 16 && address % 16 == 0) return store_whole(address, data);
     store8(address, data.lo, left);
     store8(address + 8, data.hi, left - 8);
 }
@@ -38,31 +43,52 @@ DEVICE void store16(u64 address, Pair data, i64 left) {
 DEVICE Pair pair_of(Quad quad) { return {(u64)quad.y << 32 | quad.x, (u64)quad.w << 32 | quad.z}; }
 DEVICE Quad quad_of(Pair pair) { return {(u32)pair.lo, (u32)(pair.lo >> 32), (u32)pair.hi, (u32)(pair.hi >> 32)}; }
 
-// Copies `len` bytes, of which this thread takes sixteen at `first` and at every `step` behind it. What loads and what stores
-// is told where, and how much there is from there on. Several loads stand in front of their stores, so that they wait for
-// memory at the same time.
-template <class Load, class Store> DEVICE void copy(u64 len, u64 first, u64 step, Load load, Store store) {
+// Where a copy comes from or goes: memory of any alignment, of this GPU or of one whose memory is mapped.
+struct Plain {
+    u64 start;
+    DEVICE bool is_aligned() const { return start % 16 == 0; }
+    DEVICE Pair load_whole(u64 at) const { return ::load_whole(start + at); }
+    DEVICE Pair load(u64 at, i64 left) const { return load16(start + at, left); }
+    DEVICE void store_whole(u64 at, Pair data) const { ::store_whole(start + at, data); }
+    DEVICE void store(u64 at, Pair data, i64 left) const { store16(start + at, data, left); }
+};
+
+// The same: a slot, which begins where sixteen bytes do and ends behind such, and which somebody else looks at.
+struct Slot {
+    u64 start;
+    DEVICE bool is_aligned() const { return true; }
+    DEVICE Pair load_whole(u64 at) const { return pair_of(load_quad(start + at)); }
+    DEVICE Pair load(u64 at, i64) const { return load_whole(at); }
+    DEVICE void store_whole(u64 at, Pair data) const { store_quad(start + at, quad_of(data)); }
+    DEVICE void store(u64 at, Pair data, i64) const { store_whole(at, data); }
+};
+
+// Copies `len` bytes, of which this thread takes sixteen at `first` and at every `step` behind it. Several loads stand in front of
+// their stores, so that they wait for memory at the same time. Of what is aligned, and there whole, that is asked once for all of them.
+template <class From, class To> DEVICE void copy(From from, To to, u64 len, u64 first, u64 step) {
     constexpr u32 AT_ONCE = 4;
-    for (u64 base = first; base < len; base += AT_ONCE * step) {
+    u64 whole = from.is_aligned() && to.is_aligned() ? len : 0;
+    u64 base = first;
+    for (; base + (AT_ONCE - 1) * step + 16 <= whole; base += AT_ONCE * step) {
+        Pair found[AT_ONCE];
+#pragma unroll
+        for (u32 i = 0; i < AT_ONCE; i++) found[i] = from.load_whole(base + i * step);
+#pragma unroll
+        for (u32 i = 0; i < AT_ONCE; i++) to.store_whole(base + i * step, found[i]);
+    }
+    for (; base < len; base += AT_ONCE * step) {
         Pair found[AT_ONCE];
 #pragma unroll
         for (u32 i = 0; i < AT_ONCE; i++) {
             u64 at = base + i * step;
-            if (at < len) found[i] = load(at, (i64)(len - at));
+            if (at < len) found[i] = from.load(at, (i64)(len - at));
         }
 #pragma unroll
         for (u32 i = 0; i < AT_ONCE; i++) {
             u64 at = base + i * step;
-            if (at < len) store(at, found[i], (i64)(len - at));
+            if (at < len) to.store(at, found[i], (i64)(len - at));
         }
     }
-}
-
-// From memory of this GPU, or of one whose memory is mapped, to such memory.
-DEVICE void copy_plainly(u64 from, u64 to, u64 len, u64 first, u64 step) {
-    copy(
-        len, first, step, [=](u64 at, i64 left) { return load16(from + at, left); },
-        [=](u64 at, Pair data, i64 left) { store16(to + at, data, left); });
 }
 
 DEVICE u64 place(const Call& call, u32 at, u32 from) {
@@ -127,7 +153,7 @@ DEVICE void copy_apart(const Call& call, u64 first, u64 step) {
         u32 peer = turn(p, k);
         if (!has(p.forward, peer)) continue;
         u64 output = *(const u64*)(found_place(call, peer) + 8);
-        copy_plainly(input + peer * p.input_stride, output + p.rank * p.output_stride, p.block_bytes, first, step);
+        copy(Plain{input + peer * p.input_stride}, Plain{output + p.rank * p.output_stride}, p.block_bytes, first, step);
     }
 }
 

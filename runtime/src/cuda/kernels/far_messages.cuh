@@ -120,10 +120,7 @@ DEVICE void put_long(FarCall& call, const LongMessage& message) {
             if (thread_index() == 0) *(u64*)known = answered;
         }
         u64 from = message.span.address + slice * FAR_SLICE_BYTES, to = p.outbox + place.at;
-        copy(
-            slice_length(message, slice), thread_index() * 16, RELAY_STEP,
-            [=](u64 at, i64 left) { return load16(from + at, left); },
-            [=](u64 at, Pair data, i64) { store_quad(to + at, quad_of(data)); });
+        copy(Plain{from}, Slot{to}, slice_length(message, slice), thread_index() * 16, RELAY_STEP);
         block_barrier();
         if (thread_index() == 0) post(words, place.number, p.plan, slice, true);
     }

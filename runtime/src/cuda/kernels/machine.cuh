@@ -14,6 +14,8 @@ typedef int i32;
 typedef long long i64;
 
 constexpr u32 WARP = 32;
+// How many words a block has for itself.
+constexpr u32 BLOCK_WORDS = 32;
 
 struct Quad {
     u32 x, y, z, w;
@@ -25,7 +27,7 @@ struct Pair {
 #ifdef EMULATED
 #include <string.h>
 
-#define KERNEL(name, parameters, body) \
+#define KERNEL_OF(threads, name, parameters, body) \
     extern "C" void name(parameters) { body; }
 #define DEVICE inline
 #define CALLED
@@ -33,8 +35,12 @@ u32 thread_index();
 u32 block_index();
 u32 block_count();
 void block_barrier();
+void warp_barrier();
 bool all_of_warp(bool);
 bool all_of_block(bool);
+void clear_block_words();
+u32 load_block_word(u32 which);
+void store_block_word(u32 which, u32 value);
 u64 nanoseconds();
 void store_quad(u64 address, Quad value);
 Quad load_quad(u64 address);
@@ -53,10 +59,10 @@ float f32_of_f16(u16 bits);
 u16 f16_of_f32(float value);
 u16 bf16_of_f32(float value);
 #else
-#define KERNEL(name, parameters, body)                                     \
-    extern "C" __global__ void __launch_bounds__(512, 1) name(parameters) { \
-        follow_previous_launch();                                          \
-        body;                                                              \
+#define KERNEL_OF(threads, name, parameters, body)                             \
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(parameters) { \
+        follow_previous_launch();                                              \
+        body;                                                                  \
     }
 #define DEVICE __device__ __forceinline__
 // What is too long to stand at every place where it is used.
@@ -65,9 +71,29 @@ DEVICE u32 thread_index() { return threadIdx.x; }
 DEVICE u32 block_index() { return blockIdx.x; }
 DEVICE u32 block_count() { return gridDim.x; }
 DEVICE void block_barrier() { __syncthreads(); }
+// What lanes did before, all of them see behind it, which a vote does not promise.
+DEVICE void warp_barrier() { __syncwarp(); }
 DEVICE bool all_of_warp(bool mine) { return __all_sync(0xffffffffu, mine); }
 // A block barrier that also asks.
 DEVICE bool all_of_block(bool mine) { return __syncthreads_and(mine); }
+// Words by which warps of a block tell each other how far they are, without a barrier that all of them wait at. Whoever sees
+// what a thread has stored there sees what that thread and those it waited for have done before.
+DEVICE u32 block_word(u32 which) {
+    __shared__ u32 words[BLOCK_WORDS];
+    return (u32)__cvta_generic_to_shared(words + which);
+}
+// A barrier of the block comes behind it.
+DEVICE void clear_block_words() {
+    if (threadIdx.x < BLOCK_WORDS) asm volatile("st.shared.u32 [%0], %1;" ::"r"(block_word(threadIdx.x)), "r"(0) : "memory");
+}
+DEVICE u32 load_block_word(u32 which) {
+    u32 value;
+    asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(value) : "r"(block_word(which)) : "memory");
+    return value;
+}
+DEVICE void store_block_word(u32 which, u32 value) {
+    asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"(block_word(which)), "r"(value) : "memory");
+}
 DEVICE u64 nanoseconds() {
     u64 now;
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
@@ -160,6 +186,8 @@ DEVICE u16 bf16_of_f32(float value) {
     return bits;
 }
 #endif
+
+#define KERNEL(name, parameters, body) KERNEL_OF(THREADS, name, parameters, body)
 
 // Up to eight bytes from memory of any alignment; what is beyond `left` reads as zero.
 DEVICE u64 load8(u64 address, i64 left) {

@@ -16,6 +16,8 @@
 constexpr u32 RANKS_MAX = 8;
 constexpr u32 THREADS = 512;
 constexpr u32 WARPS = THREADS / WARP;
+// Of the ring leaf, whose threads that move are helped by a warp that waits for others and by one that tells them.
+constexpr u32 RING_THREADS = THREADS + 2 * WARP;
 constexpr u32 CHANNELS_MAX = 128;
 // Of the one-shot leaf, and of the two-shot leaf.
 constexpr u32 ONE_SHOT_CHANNELS = 32;
@@ -36,9 +38,10 @@ constexpr u64 SLOT_WORDS_BYTES = 256;
 // that takes, with whether the receiver has refused one.
 constexpr u32 NOTES = 128;
 constexpr u64 NOTES_BYTES = (NOTES + 16) * 8;
-// Of the ring leaf: each channel has so many slots for slices in the next rank's window.
+// Of the ring leaf: each channel has so many slots for slices in the next rank's window, and all channels' take so much. How many
+// there are, and how much a slot takes, the host says.
 constexpr u32 RING_SLOTS = 4;
-constexpr u64 RING_SLOT_BYTES = 64 << 10;
+constexpr u64 RING_DATA_BYTES = 16 << 20;
 
 // A launch. The host's `Parameters` has the same layout (parameters.rs), and a test compares the two.
 struct Parameters {
@@ -81,6 +84,9 @@ struct Parameters {
     u32 hops;
     u32 root;
     u32 slice_bytes;
+    // How long a slot is, and so a slice at most: the same in all calls.
+    u32 slot_bytes;
+    u32 padding;
     u32 op;
     u32 signature;
     // What this rank's input is multiplied by where the operation says so: the element's bytes, or where they are.
@@ -98,7 +104,7 @@ constexpr u64 PAIR_CREDITS = TWO_SHOT_LINES + (u64)TWO_SHOT_CHANNELS * WARPS * 2
 constexpr u64 PAIR_LINES = PAIR_CREDITS + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * 8;
 constexpr u64 RING_WORDS = PAIR_LINES + (u64)PAIR_CHANNELS * RANKS_MAX * PAIR_WARPS * PAIR_SLOTS * WARP * 16;
 constexpr u64 RING_DATA = RING_WORDS + (u64)CHANNELS_MAX * 256;
-constexpr u64 SLOT_WORDS = RING_DATA + (u64)CHANNELS_MAX * RING_SLOTS * RING_SLOT_BYTES;
+constexpr u64 SLOT_WORDS = RING_DATA + RING_DATA_BYTES;
 constexpr u64 MESSAGE_NOTES = SLOT_WORDS + (u64)SLOT_CHANNELS * RANKS_MAX * SLOT_WORDS_BYTES;
 // To the window's end, which the host makes as long as these slots need.
 constexpr u64 SLOT_DATA = MESSAGE_NOTES + RANKS_MAX * NOTES_BYTES;

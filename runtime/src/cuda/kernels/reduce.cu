@@ -26,7 +26,7 @@ typedef double f64;
 KERNEL(NAME(one_shot), PARAMETERS, one_shot<ELEMENT>(parameters, true))
 KERNEL(NAME(two_shot), PARAMETERS, two_shot<ELEMENT>(parameters))
 KERNEL(NAME(direct), PARAMETERS, direct<ELEMENT>(parameters))
-KERNEL(NAME(ring), PARAMETERS, ring<ELEMENT>(parameters))
+KERNEL_OF(RING_THREADS, NAME(ring), PARAMETERS, ring<ELEMENT>(parameters))
 KERNEL(NAME(relay), RELAY_PARAMETERS, relay<ELEMENT>(parameters))
 KERNEL(NAME(short_relay), RELAY_PARAMETERS, short_relay<ELEMENT>(parameters))
 KERNEL(NAME(short_steps), SHORT_STEPS_PARAMETERS, short_steps<ELEMENT>(parameters, true))

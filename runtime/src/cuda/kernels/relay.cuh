@@ -22,18 +22,24 @@ template <class T> DEVICE Pair load_input(const RelayParameters& p, u64 address,
 // What a block's threads move at once.
 constexpr u64 RELAY_STEP = (u64)THREADS * 16;
 
+// A span of this node's input, times its factor.
+template <class T> struct MultipliedInput {
+    const RelayParameters& p;
+    u64 start;
+    DEVICE bool is_aligned() const { return false; }
+    DEVICE Pair load_whole(u64 at) const { return load(at, 16); }
+    DEVICE Pair load(u64 at, i64 left) const { return load_input<T>(p, start + at, left); }
+};
+
 // Copies a slice of a span to the host's memory.
 template <class T> DEVICE void put_part(const RelayParameters& p, u64 from, u64 to, u64 len) {
-    copy(
-        len, thread_index() * 16, RELAY_STEP, [&](u64 at, i64 left) { return load_input<T>(p, from + at, left); },
-        [=](u64 at, Pair data, i64) { store_quad(to + at, quad_of(data)); });
+    if (Pack<T>::IS_MOVED_ONLY || p.op != OP_PRE_MUL_SUM) copy(Plain{from}, Slot{to}, len, thread_index() * 16, RELAY_STEP);
+    else copy(MultipliedInput<T>{p, from}, Slot{to}, len, thread_index() * 16, RELAY_STEP);
 }
 
 // Copies a slice of a span from the host's memory.
 DEVICE void get_part(u64 from, u64 to, u64 len) {
-    copy(
-        len, thread_index() * 16, RELAY_STEP, [=](u64 at, i64) { return pair_of(load_quad(from + at)); },
-        [=](u64 at, Pair data, i64 left) { store16(to + at, data, left); });
+    copy(Slot{from}, Plain{to}, len, thread_index() * 16, RELAY_STEP);
 }
 
 // Reduces a slice of what the nodes gave, this one's among it.

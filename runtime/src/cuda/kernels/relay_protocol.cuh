@@ -65,7 +65,7 @@ struct RelayParameters {
     u32 ranks;
     // Who is waited for, for messages.
     u32 peer;
-    // How many lanes the host has, 1, 2 or 4, of which each has every so-manieth channel.
+    // How many lanes the host has, 1, 2 or 4, which have its channels in turn.
     u32 lanes;
     // Whether each rank only gives or only gets.
     u32 goes_one_way;

@@ -3,8 +3,12 @@
 //
 // A channel has a few slots in the next rank's window. A block puts a slice into a slot and then says how many it has put
 // (`put`, in the receiver's window); the receiver takes it, and says how many slots it has read (`taken`, in the sender's).
-// Both are counted from call to call. Who says so is one thread, behind a block barrier: what the block's other threads wrote
-// is released with it, and what they read has been used.
+// Both are counted from call to call.
+//
+// Most warps only move. One more waits for slices and for free slots, ahead of those that move, and another says what they have put and
+// taken, behind them: to release what was written takes a way to the next GPU and back, and to hear of others one to the memory,
+// and nobody who moves waits for either. Warps tell each other how far they are in words of their block. What a warp wrote is released
+// by who has seen its word, and what it read has been used.
 //
 // Of a vector of blocks, a rank's slice of each takes its turn around the ring: first as partial results, which each rank
 // adds its own input to, from the owner's successor to the owner; then as result, from the owner on. Along a chain, which is
@@ -31,10 +35,6 @@ struct Hop {
 struct Traffic {
     u64 put;
     u64 taken;
-    // What the next rank is known to have taken.
-    u64 freed;
-    // Whether this thread's neighbour is known to be in the same call.
-    bool is_greeted;
 };
 
 DEVICE u32 next_rank(const Parameters& p) { return turn(p, 1); }
@@ -42,7 +42,7 @@ DEVICE u32 previous_rank(const Parameters& p) { return turn(p, p.ranks - 1); }
 
 DEVICE u64 slot(const Call& call, u32 at, u64 number) {
     u64 index = (u64)call.channel * RING_SLOTS + number % RING_SLOTS;
-    return call.p.window[at] + RING_DATA + index * RING_SLOT_BYTES;
+    return call.p.window[at] + RING_DATA + index * call.p.slot_bytes;
 }
 
 // Where a channel's slots are said to be full, and where they are said to be free.
@@ -78,52 +78,121 @@ DEVICE Hop hop_of(const Parameters& p, u32 step, u64 at) {
     return hop;
 }
 
-template <class T> DEVICE u64 reduced8(u64 partial, u64 own, bool completes, const Parameters& p) {
+// How many times sixteen bytes a thread has under way.
+constexpr u32 RING_AT_ONCE = 4;
+// What the threads that move do at once.
+constexpr u64 RING_STEP = (u64)THREADS * 16;
+
+// What this rank adds to a partial result, which is rounded to its type.
+template <class T> DEVICE u64 reduced(u64 partial, u64 own, u32 op, u32 ranks) {
     Pack<T> pack = Pack<T>::of(partial);
-    pack.reduce(Pack<T>::of(own), p.op);
-    return pack.bytes(completes ? p.op : OP_SUM, p.ranks);
+    pack.reduce(Pack<T>::of(own), op);
+    return pack.bytes(op, ranks);
+}
+
+template <class T> DEVICE void reduce_by(Pair* own, const Quad* partial, u32 op, u32 ranks) {
+#pragma unroll
+    for (u32 i = 0; i < RING_AT_ONCE; i++) {
+        Pair other = pair_of(partial[i]);
+        own[i] = Pair{reduced<T>(other.lo, own[i].lo, op, ranks), reduced<T>(other.hi, own[i].hi, op, ranks)};
+    }
+}
+
+// The same, which asks for the operation once and not for every element.
+template <class T> DEVICE void reduce_all(Pair* own, const Quad* partial, u32 op, u32 ranks) {
+    switch (op) {
+    case OP_PROD: return reduce_by<T>(own, partial, OP_PROD, ranks);
+    case OP_MIN: return reduce_by<T>(own, partial, OP_MIN, ranks);
+    case OP_MAX: return reduce_by<T>(own, partial, OP_MAX, ranks);
+    case OP_AVG: return reduce_by<T>(own, partial, OP_AVG, ranks);
+    default: return reduce_by<T>(own, partial, OP_SUM, ranks);
+    }
+}
+
+template <class T> DEVICE Pair multiplied_pair(Pair data, u64 factor) {
+    return Pair{multiplied<T>(data.lo, factor), multiplied<T>(data.hi, factor)};
+}
+
+// Moves whole steps of a slice whose addresses are aligned: what is asked is the same for all threads, and asked once for many bytes.
+template <class T> DEVICE void move_whole(const Parameters& p, const Hop& hop, u64 from, u64 to, u64 factor, u32 op, u64 whole) {
+    for (u64 base = 0; base < whole; base += RING_AT_ONCE * RING_STEP) {
+        u64 at = base + thread_index() * 16;
+        u32 count = (u32)((whole - base) / RING_STEP);
+        Quad found[RING_AT_ONCE] = {};
+        Pair data[RING_AT_ONCE] = {};
+        if (hop.receives) {
+#pragma unroll
+            for (u32 i = 0; i < RING_AT_ONCE; i++) {
+                if (i < count) found[i] = load_quad(from + at + i * RING_STEP);
+            }
+        }
+        if (hop.input) {
+#pragma unroll
+            for (u32 i = 0; i < RING_AT_ONCE; i++) {
+                if (i < count) data[i] = load_whole(hop.input + at + i * RING_STEP);
+            }
+            if (p.op == OP_PRE_MUL_SUM) {
+#pragma unroll
+                for (u32 i = 0; i < RING_AT_ONCE; i++) data[i] = multiplied_pair<T>(data[i], factor);
+            }
+            if (hop.receives) reduce_all<T>(data, found, op, p.ranks);
+        } else {
+#pragma unroll
+            for (u32 i = 0; i < RING_AT_ONCE; i++) data[i] = pair_of(found[i]);
+        }
+        if (hop.sends) {
+#pragma unroll
+            for (u32 i = 0; i < RING_AT_ONCE; i++) {
+                if (i < count) store_quad(to + at + i * RING_STEP, quad_of(data[i]));
+            }
+        }
+        if (hop.output) {
+#pragma unroll
+            for (u32 i = 0; i < RING_AT_ONCE; i++) {
+                if (i < count) store_whole(hop.output + at + i * RING_STEP, data[i]);
+            }
+        }
+    }
+}
+
+// Moves what is left of a slice behind so many bytes, of any length and alignment.
+template <class T> DEVICE void move_rest(const Parameters& p, const Hop& hop, u64 from, u64 to, u64 factor, u32 op, u64 whole) {
+    for (u64 base = whole + thread_index() * 16; base < hop.len; base += RING_AT_ONCE * RING_STEP) {
+        Quad found[RING_AT_ONCE];
+        Pair own[RING_AT_ONCE];
+#pragma unroll
+        for (u32 i = 0; i < RING_AT_ONCE; i++) {
+            u64 at = base + i * RING_STEP;
+            if (hop.receives && at < hop.len) found[i] = load_quad(from + at);
+        }
+#pragma unroll
+        for (u32 i = 0; i < RING_AT_ONCE; i++) {
+            u64 at = base + i * RING_STEP;
+            if (hop.input && at < hop.len) own[i] = load16(hop.input + at, (i64)hop.len - (i64)at);
+        }
+#pragma unroll
+        for (u32 i = 0; i < RING_AT_ONCE; i++) {
+            u64 at = base + i * RING_STEP;
+            if (at >= hop.len) continue;
+            Pair data = own[i], partial = pair_of(found[i]);
+            if (hop.input && p.op == OP_PRE_MUL_SUM) data = multiplied_pair<T>(data, factor);
+            if (hop.receives && !hop.input) data = partial;
+            if (hop.receives && hop.input) {
+                data = Pair{reduced<T>(partial.lo, data.lo, op, p.ranks), reduced<T>(partial.hi, data.hi, op, p.ranks)};
+            }
+            if (hop.sends) store_quad(to + at, quad_of(data));
+            if (hop.output) store16(hop.output + at, data, (i64)hop.len - (i64)at);
+        }
+    }
 }
 
 // Moves a slice, sixteen bytes of it per thread at a time.
 template <class T> DEVICE void move_slice(const Parameters& p, const Hop& hop, u64 from, u64 to, u64 factor) {
-    constexpr u32 AT_ONCE = 4;
-    u64 step = (u64)THREADS * 16;
-    for (u64 base = thread_index() * 16; base < hop.len; base += AT_ONCE * step) {
-        Quad found[AT_ONCE];
-        Pair own[AT_ONCE];
-#pragma unroll
-        for (u32 i = 0; i < AT_ONCE; i++) {
-            if (hop.receives && base + i * step < hop.len) found[i] = load_quad(from + base + i * step);
-        }
-#pragma unroll
-        for (u32 i = 0; i < AT_ONCE; i++) {
-            u64 at = base + i * step;
-            if (hop.input && at < hop.len) own[i] = load16(hop.input + at, (i64)hop.len - (i64)at);
-        }
-#pragma unroll
-        for (u32 i = 0; i < AT_ONCE; i++) {
-            u64 at = base + i * step;
-            if (at >= hop.len) continue;
-            Pair data = own[i];
-            if (hop.input && p.op == OP_PRE_MUL_SUM) {
-                data = Pair{multiplied<T>(data.lo, factor), multiplied<T>(data.hi, factor)};
-            }
-            if (hop.receives) {
-                Pair partial = {(u64)found[i].y << 32 | found[i].x, (u64)found[i].w << 32 | found[i].z};
-                if (hop.input) {
-                    data.lo = reduced8<T>(partial.lo, data.lo, hop.completes, p);
-                    data.hi = reduced8<T>(partial.hi, data.hi, hop.completes, p);
-                } else {
-                    data = partial;
-                }
-            }
-            if (hop.sends) {
-                Quad quad = {(u32)data.lo, (u32)(data.lo >> 32), (u32)data.hi, (u32)(data.hi >> 32)};
-                store_quad(to + at, quad);
-            }
-            if (hop.output) store16(hop.output + at, data, (i64)hop.len - (i64)at);
-        }
-    }
+    // An average is divided where it is complete.
+    u32 op = hop.completes || p.op != OP_AVG ? p.op : OP_SUM;
+    u64 whole = (hop.input | hop.output) % 16 == 0 ? hop.len / RING_STEP * RING_STEP : 0;
+    move_whole<T>(p, hop, from, to, factor, op, whole);
+    if (whole < hop.len) move_rest<T>(p, hop, from, to, factor, op, whole);
 }
 
 // Who has not begun this call, and `neighbour` if all have: who waits for a neighbour may wait for another one behind it.
@@ -140,54 +209,109 @@ DEVICE bool ring_goes_on(Wait& wait, Call& call, u32 neighbour) {
     return goes_on(wait, call, peer);
 }
 
-// Waits for the slice that is next, and for a place for it. Whether both are there, for all threads of the block.
-DEVICE bool await_turn(Call& call, const Hop& hop, Traffic& traffic) {
+// How many hops each of the warps that move has done, and for how many there are slices and places.
+constexpr u32 MOVED = 0;
+constexpr u32 READY = WARPS;
+static_assert(READY < BLOCK_WORDS, "each has a word");
+// Stands in `READY` where a wait was given up.
+constexpr u32 NEVER = 0xffffffff;
+
+// Does something at each hop of a channel's slices, until it says no. It is given how many come before. Two slices take their hops in
+// turn: while what one of them waits for is on its way, the other is moved.
+template <class Act> DEVICE void each_hop(const Call& call, Act act) {
     const Parameters& p = call.p;
-    // Who waits for a neighbour hears first what that calls: of something else nothing would come.
-    if (thread_index() == 0 && hop.receives) {
-        if (!traffic.is_greeted) await_greeting(call, previous_rank(p));
-        traffic.is_greeted = true;
-        Wait wait = {0, 0};
-        while (load_acquire(put_word(call, p.rank)) <= traffic.taken) {
-            if (!ring_goes_on(wait, call, previous_rank(p))) break;
+    u64 step = (u64)block_count() * p.slice_bytes;
+    u32 index = 0;
+    for (u64 first = (u64)call.channel * p.slice_bytes; first < p.block_bytes; first += 2 * step) {
+        for (u32 number = 0; number < p.hops; number++) {
+            for (u64 at = first; at <= first + step && at < p.block_bytes; at += step, index++) {
+                if (!act(hop_of(p, number, at), index)) return;
+            }
         }
     }
-    // By a thread of another warp, at the same time.
-    if (thread_index() == WARP && hop.sends && traffic.freed + RING_SLOTS <= traffic.put) {
-        if (!traffic.is_greeted) await_greeting(call, next_rank(p));
-        traffic.is_greeted = true;
-        Wait wait = {0, 0};
-        while (traffic.freed + RING_SLOTS <= traffic.put) {
-            traffic.freed = load_acquire(taken_word(call, p.rank));
-            if (!ring_goes_on(wait, call, next_rank(p))) break;
+}
+
+DEVICE void count(Traffic& traffic, const Hop& hop) {
+    traffic.put += hop.sends;
+    traffic.taken += hop.receives;
+}
+
+// The part of the warps that move.
+template <class T> DEVICE void move_slices(const Call& call, Traffic& traffic) {
+    const Parameters& p = call.p;
+    u64 factor = p.op == OP_PRE_MUL_SUM ? factor_of<T>(p) : 0;
+    each_hop(call, [&](const Hop& hop, u32 index) {
+        u32 ready;
+        while ((ready = load_block_word(READY)) <= index);
+        if (!all_of_warp(ready != NEVER)) return false;
+        u64 to = slot(call, next_rank(p), traffic.put);
+        move_slice<T>(p, hop, slot(call, p.rank, traffic.taken), to, factor);
+        count(traffic, hop);
+        warp_barrier();
+        if (thread_index() % WARP == 0) store_block_word(MOVED + thread_index() / WARP, index + 1);
+        return true;
+    });
+}
+
+// The part of the thread that waits: for each hop's slice, and for a place for it.
+DEVICE void await_slices(Call& call, Traffic traffic) {
+    const Parameters& p = call.p;
+    // What the next rank is known to have taken; and whether neighbours are known to be in the same call.
+    u64 freed = 0;
+    bool has_previous = false, has_next = false;
+    each_hop(call, [&](const Hop& hop, u32 index) {
+        // Who waits for a neighbour hears first what that calls: of something else nothing would come.
+        if (hop.receives) {
+            if (!has_previous) await_greeting(call, previous_rank(p));
+            has_previous = true;
+            Wait wait = {0, 0};
+            while (load_acquire(put_word(call, p.rank)) <= traffic.taken) {
+                if (!ring_goes_on(wait, call, previous_rank(p))) break;
+            }
         }
-    }
-    return all_of_block(!call.is_given_up);
+        if (hop.sends && freed + RING_SLOTS <= traffic.put) {
+            if (!has_next) await_greeting(call, next_rank(p));
+            has_next = true;
+            Wait wait = {0, 0};
+            while (freed + RING_SLOTS <= traffic.put) {
+                freed = load_acquire(taken_word(call, p.rank));
+                if (!ring_goes_on(wait, call, next_rank(p))) break;
+            }
+        }
+        store_block_word(READY, call.is_given_up ? NEVER : index + 1);
+        count(traffic, hop);
+        return !call.is_given_up;
+    });
+}
+
+// The part of the warp that tells the neighbours what was moved. Its lanes look at what one of the others has done each.
+DEVICE void tell_of_slices(const Call& call, Traffic traffic) {
+    const Parameters& p = call.p;
+    u32 lane = thread_index() % WARP;
+    each_hop(call, [&](const Hop& hop, u32 index) {
+        while (!all_of_warp(load_block_word(MOVED + lane % WARPS) > index)) {
+            if (!all_of_warp(load_block_word(READY) != NEVER)) return false;
+        }
+        warp_barrier();
+        count(traffic, hop);
+        if (lane != 0) return true;
+        if (hop.receives) store_word(taken_word(call, previous_rank(p)), traffic.taken);
+        if (hop.sends) store_release(put_word(call, next_rank(p)), traffic.put);
+        return true;
+    });
 }
 
 template <class T> DEVICE void ring(const Parameters& p) {
     Call call = {p, 0, 0, false};
-    if (!begin(call)) return;
+    clear_block_words();
+    if (!all_of_block(begin(call))) return;
     greet_peers(call);
-    bool goes_well = true;
     u64 counters = p.state + STATE_RINGS + (u64)call.channel * 16;
-    Traffic traffic = {*(const u64*)counters, *(const u64*)(counters + 8), 0, false};
-    u64 factor = p.op == OP_PRE_MUL_SUM ? factor_of<T>(p) : 0;
-    u64 step = (u64)block_count() * p.slice_bytes;
-    for (u64 at = (u64)call.channel * p.slice_bytes; at < p.block_bytes && goes_well; at += step) {
-        for (u32 number = 0; number < p.hops; number++) {
-            Hop hop = hop_of(p, number, at);
-            goes_well = await_turn(call, hop, traffic);
-            if (!goes_well) break;
-            u64 to = slot(call, next_rank(p), traffic.put);
-            move_slice<T>(p, hop, slot(call, p.rank, traffic.taken), to, factor);
-            block_barrier();
-            traffic.put += hop.sends;
-            traffic.taken += hop.receives;
-            if (thread_index() == 0 && hop.sends) store_release(put_word(call, next_rank(p)), traffic.put);
-            if (thread_index() == 0 && hop.receives) store_word(taken_word(call, previous_rank(p)), traffic.taken);
-        }
-    }
+    Traffic traffic = {*(const u64*)counters, *(const u64*)(counters + 8)};
+    u32 warp = thread_index() / WARP;
+    if (warp < WARPS) move_slices<T>(call, traffic);
+    else if (thread_index() == THREADS) await_slices(call, traffic);
+    else if (warp == WARPS + 1) tell_of_slices(call, traffic);
     await_greetings(call);
     block_barrier();
     if (thread_index() == 0) {

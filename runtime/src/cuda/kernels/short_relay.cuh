@@ -7,7 +7,7 @@
 #include "cells.cuh"
 
 // Copies a slice within this GPU's memory.
-DEVICE void copy_part(u64 from, u64 to, u64 len) { copy_plainly(from, to, len, thread_index() * 16, (u64)THREADS * 16); }
+DEVICE void copy_part(u64 from, u64 to, u64 len) { copy(Plain{from}, Plain{to}, len, thread_index() * 16, (u64)THREADS * 16); }
 
 template <class T> DEVICE void pass_short_spans(const RelayParameters& p, const RelayStart& start) {
     RelayCall call = {p, start.counts.channel, 0, false};

@@ -84,16 +84,12 @@ DEVICE u64 slot_of(const PairCall& call, u32 at, u32 from, u64 number) {
 
 DEVICE void fill_slot(const Flow& flow, u64 to) {
     u64 from = flow.message.address + flow.at;
-    copy(
-        slice_len(flow), thread_index() * 16, SLICE_UNIT_BYTES, [=](u64 at, i64 left) { return load16(from + at, left); },
-        [=](u64 at, Pair data, i64) { store_quad(to + at, quad_of(data)); });
+    copy(Plain{from}, Slot{to}, slice_len(flow), thread_index() * 16, SLICE_UNIT_BYTES);
 }
 
 DEVICE void read_slot(const Flow& flow, u64 from) {
     u64 to = flow.message.address + flow.at;
-    copy(
-        slice_len(flow), thread_index() * 16, SLICE_UNIT_BYTES, [=](u64 at, i64) { return pair_of(load_quad(from + at)); },
-        [=](u64 at, Pair data, i64 left) { store16(to + at, data, left); });
+    copy(Slot{from}, Plain{to}, slice_len(flow), thread_index() * 16, SLICE_UNIT_BYTES);
 }
 
 // What a rank has for itself: the n-th that it sends is the n-th that it receives.
@@ -102,7 +98,7 @@ DEVICE void copy_own(const PairCall& call) {
     u64 first = call.channel * SLICE_UNIT_BYTES + thread_index() * 16, step = p.slot_channels * SLICE_UNIT_BYTES;
     for (u32 i = 0; i < p.send_long_count[p.rank]; i++) {
         const Message& from = p.messages[p.send_first[p.rank] + i];
-        copy_plainly(from.address, p.messages[p.receive_first[p.rank] + i].address, from.bytes, first, step);
+        copy(Plain{from.address}, Plain{p.messages[p.receive_first[p.rank] + i].address}, from.bytes, first, step);
     }
 }
 

@@ -414,8 +414,8 @@ fn blocks_of_many_slices_are_moved_through_few_slots() {
 }
 
 #[test]
-fn ranks_that_share_gpus_do_every_collective_with_few_blocks() {
-    let Some(emulator) = Emulator::new("ranks_that_share_gpus_do_every_collective_with_few_blocks") else {
+fn ranks_do_every_collective_with_few_blocks() {
+    let Some(emulator) = Emulator::new("ranks_do_every_collective_with_few_blocks") else {
         return;
     };
     // What has more blocks without: most of these.
@@ -424,6 +424,8 @@ fn ranks_that_share_gpus_do_every_collective_with_few_blocks() {
         (4, Room::of(2, 13), [2100, 20_011]),
         (8, Room::of(8, 64), [5, 17_003]),
         (8, Room::of(4, 60), [512, 9001]),
+        (3, Room::WHOLE.within(4, 3), [7, 9001]),
+        (8, Room::WHOLE.within(1, 8), [700, 3001]),
     ] {
         assert!(room.suffices(ranks as usize));
         for (round, count) in counts.into_iter().enumerate() {

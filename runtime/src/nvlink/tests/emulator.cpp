@@ -121,6 +121,7 @@ struct Block {
     std::vector<Warp> warps;
     u32 at_barrier, alive;
     bool all, result;
+    u32 words[BLOCK_WORDS];
 };
 
 // What is on its way into another rank's memory.
@@ -345,6 +346,14 @@ bool all_of_block(bool mine) {
     block_barrier();
     return block->result;
 }
+void clear_block_words() {
+    if (current->index < BLOCK_WORDS) current->block->words[current->index] = 0;
+}
+u32 load_block_word(u32 which) {
+    maybe_yield(2);
+    return current->block->words[which];
+}
+void store_block_word(u32 which, u32 value) { current->block->words[which] = value; }
 bool all_of_warp(bool mine) {
     Warp& warp = warp_of(current);
     if (warp.arrived == 0) warp.all = true;
@@ -352,6 +361,7 @@ bool all_of_warp(bool mine) {
     with_warp([](Warp& warp) { warp.result = warp.all; });
     return warp_of(current).result;
 }
+void warp_barrier() { all_of_warp(true); }
 void store_quad(u64 address, Quad value) {
     put(address, (u64)value.y << 32 | value.x);
     put(address + 8, (u64)value.w << 32 | value.z);
@@ -440,8 +450,8 @@ extern "C" u64 emulator_constant(u32 which) {
                              TWO_SHOT_CHANNELS, ROUND_BYTES, offsetof(Parameters, status), offsetof(Parameters, rank),
                              offsetof(Parameters, op), offsetof(Parameters, signature), STATE_CALLS, offsetof(Parameters, factor),
                              offsetof(Parameters, apart), sizeof(PairParameters), offsetof(PairParameters, messages),
-                             PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX, RING_SLOTS, RING_SLOT_BYTES,
-                             offsetof(Parameters, route), offsetof(Parameters, slice_bytes), sizeof(RelayParameters),
+                             PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX, RING_SLOTS, RING_DATA_BYTES, RING_THREADS,
+                             offsetof(Parameters, route), offsetof(Parameters, slice_bytes), offsetof(Parameters, slot_bytes), sizeof(RelayParameters),
                              offsetof(RelayParameters, gets), RELAY_SPANS, RELAY_CHANNELS, RELAY_SLOT_BYTES, RELAY_WORDS,
                              RELAY_POSTS, RELAY_POST_BYTES, RELAY_ROUNDS, RELAY_ANSWERED, RELAY_STATE_BYTES,
                              RELAY_SHORT_BYTES, RELAY_STRETCH_CELLS, RELAY_ROUND_CELLS_BYTES, RELAY_CELLS_GOT, SLOT_CHANNELS,
