@@ -146,9 +146,9 @@ impl Slots {
     /// as many: else all others would have to do with half.
     pub(super) fn within(self, ranks: u32, room: Room) -> Slots {
         let peers = if room.is_shared() { 2 * ranks.saturating_sub(1).max(1) } else { ranks };
-        match room.blocks() / peers {
+        match room.message_blocks() / peers {
             0 => Slots {
-                channels: self.channels.min(room.blocks() / ranks).max(1),
+                channels: self.channels.min(room.message_blocks() / ranks).max(1),
                 message_bytes_min: 0,
                 ..self
             },

@@ -14,20 +14,24 @@ pub(crate) struct Room {
     /// How many are there side by side, whatever else the GPU's ranks run.
     fitting: u32,
     /// How many are allowed of these.
-    blocks: u32,
+    allowed: u32,
+    /// How many of those leave a place for others, where each rank has a GPU.
+    sparing: u32,
 }
 
 impl Room {
-    /// Of ranks that have a GPU each. What they do not find room for at once comes later, and nobody waits for it.
-    pub(crate) const WHOLE: Room = Room { sharing: 1, fitting: u32::MAX, blocks: u32::MAX };
+    /// Of ranks that have a GPU each, of any size. What they do not find room for at once comes later, and nobody of the same
+    /// launch waits for it.
+    pub(crate) const WHOLE: Room =
+        Room { sharing: 1, fitting: u32::MAX, allowed: u32::MAX, sparing: u32::MAX };
 
     /// Of so many ranks on the fullest GPU.
     pub(crate) fn of(sharing: u32, multiprocessors: u32) -> Room {
         match sharing {
-            0 | 1 => Room::WHOLE,
+            0 | 1 => Room { sparing: multiprocessors.saturating_sub(SPARED).max(1), ..Room::WHOLE },
             _ => {
                 let fitting = multiprocessors / sharing;
-                Room { sharing, fitting, blocks: fitting }
+                Room { sharing, fitting, allowed: fitting, sparing: fitting }
             }
         }
     }
@@ -35,7 +39,7 @@ impl Room {
     /// The same, but for no more blocks than are allowed, where they suffice.
     pub(crate) fn within(self, allowed: u32, ranks: usize) -> Room {
         let needed = u32::try_from(ranks).unwrap_or(u32::MAX);
-        Room { blocks: self.blocks.min(allowed.max(needed)), ..self }
+        Room { allowed: self.allowed.min(allowed.max(needed)), ..self }
     }
 
     /// Whether any rank shares a GPU with another.
@@ -43,9 +47,16 @@ impl Room {
         self.sharing > 1
     }
 
-    /// The most that a launch can have.
+    /// The most that a collective's launch can have. It does not take a whole GPU: of two communicators, whose calls two ranks may have
+    /// begun in another order each, one block of the call that comes second can then run beside those that wait for it, and make
+    /// room for more when it ends.
     pub(crate) fn blocks(self) -> u32 {
-        self.blocks
+        self.allowed.min(self.sparing)
+    }
+
+    /// The most that a launch of messages can have, which has some for each peer.
+    pub(crate) fn message_blocks(self) -> u32 {
+        self.allowed
     }
 
     /// The most that launches can have that run at the same time, or are one.
@@ -58,6 +69,9 @@ impl Room {
         self.fitting as usize >= ranks
     }
 }
+
+/// How many multiprocessors a collective leaves alone: as many as an H200 has more than any leaf can use.
+const SPARED: u32 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -84,8 +98,12 @@ mod tests {
     }
 
     #[test]
-    fn ranks_with_a_gpu_each_have_all_of_it() {
-        assert_eq!((Room::of(1, 132), Room::of(1, 1)), (Room::WHOLE, Room::WHOLE));
-        assert!(!Room::WHOLE.is_shared() && Room::WHOLE.suffices(8));
+    fn collectives_of_ranks_with_a_gpu_each_leave_some_of_it_alone() {
+        let blocks = |multiprocessors| Room::of(1, multiprocessors).blocks();
+        // H200, A100, and less than any that can be had.
+        assert_eq!([132, 108, 2].map(blocks), [128, 104, 1]);
+        assert_eq!(Room::of(1, 108).within(24, 8).blocks(), 24);
+        assert_eq!((Room::of(1, 108).message_blocks(), Room::of(1, 108).fitting()), (u32::MAX, u32::MAX));
+        assert!(!Room::of(1, 132).is_shared() && Room::WHOLE.suffices(8));
     }
 }

@@ -109,6 +109,7 @@ const DIRECT_BLOCK_BYTES_MIN: usize = 1 << 20;
 mod tests {
     use super::*;
     use crate::coll::collective::Collective;
+    use crate::nvlink::layout::{RING_DATA_BYTES, RING_SLOTS};
     use crate::nvlink::pairs::Slots;
     use efarun_wire::Rank;
 
@@ -203,6 +204,55 @@ mod tests {
             }
         }
         hash
+    }
+
+    #[test]
+    fn no_collective_has_more_blocks_than_are_allowed_or_takes_a_whole_gpu() {
+        // An A100, an H100 of PCIe and an H200.
+        for multiprocessors in [108, 114, 132] {
+            for allowed in [u32::MAX, 100, 24, 1] {
+                for (ranks, collective) in (2..=8).flat_map(|ranks| COLLECTIVES.map(|it| (ranks, it))) {
+                    let room = Room::of(1, multiprocessors).within(allowed, ranks as usize);
+                    for shape in lengths().map(|count_bytes| Shape { collective, count_bytes, ranks, room }) {
+                        for leaf in [leaf(shape, false), leaf(shape, true)] {
+                            let most = allowed.max(ranks).min(multiprocessors - 4);
+                            assert!(
+                                leaf == Leaf::Slots || blocks(leaf, shape) <= most,
+                                "{leaf:?} of {shape:?}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn slots_of_a_ring_take_what_slices_there_are_and_stay_where_they_are() {
+        for allowed in [1, 16, 17, 24, 33, 64, 128] {
+            for (ranks, collective) in (2..=8).flat_map(|ranks| COLLECTIVES.map(|it| (ranks, it))) {
+                let room = Room::WHOLE.within(allowed, ranks as usize);
+                let slots = Shape { collective, count_bytes: 1, ranks, room }.slot_bytes();
+                for shape in lengths().map(|count_bytes| Shape { collective, count_bytes, ranks, room }) {
+                    assert_eq!(shape.slot_bytes(), slots, "another call's slots lie elsewhere: {shape:?}");
+                    if shape.has_ring() {
+                        assert!(shape.slice_bytes() <= slots, "{shape:?}");
+                        let bytes = blocks(Leaf::Ring, shape) as usize * RING_SLOTS * slots;
+                        assert!(bytes <= RING_DATA_BYTES, "{shape:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rings_begin_the_sooner_the_fewer_blocks_there_are() {
+        let first = |room| {
+            let leaf = |mib: usize| leaf(Shape { room, ..shape(Collective::AllReduce, mib << 20, 2) }, false);
+            (1..64).find(|&mib| leaf(mib) == Leaf::Ring)
+        };
+        let allowing = |blocks| Room::of(1, 132).within(blocks, 2);
+        assert_eq!([128, 64, 32].map(|blocks| first(allowing(blocks))), [Some(12), Some(6), Some(3)]);
     }
 
     #[test]

@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn ranks_on_one_gpu_and_memory_of_different_lengths_are_named() {
-        assert_eq!(check(&offers(&["a", "b"]), false), Ok(Room::WHOLE));
+        assert_eq!(check(&offers(&["a", "b"]), false), Ok(Room::of(1, 132)));
         let same = check(&offers(&["a", "b", "a"]), false).unwrap_err();
         assert_eq!(
             same.to_string(),
@@ -350,12 +350,15 @@ mod tests {
 
     #[test]
     fn ranks_that_may_share_gpus_have_the_room_that_the_fullest_and_smallest_leaves() {
-        assert_eq!(check(&offers(&["a", "b"]), true), Ok(Room::WHOLE));
+        assert_eq!(check(&offers(&["a", "b"]), true), Ok(Room::of(1, 132)));
         assert_eq!(check(&offers(&["a", "b", "a"]), true), Ok(Room::of(2, 132)));
         assert_eq!(check(&offers(&["b", "a", "a", "b", "a"]), true), Ok(Room::of(3, 132)));
         let mut unequal = offers(&["a", "b", "a"]);
         unequal[1].multiprocessors = 108;
         assert_eq!(check(&unequal, true), Ok(Room::of(2, 108)));
+        let mut frugal = offers(&["a", "b", "c"]);
+        (frugal[1].blocks_allowed, frugal[2].blocks_allowed) = (24, 32);
+        assert_eq!(check(&frugal, true), Ok(Room::of(1, 132).within(24, 3)), "the least of them holds");
         let mut small = offers(&["c", "b", "b", "b", "b", "b", "b", "b"]);
         small[0].multiprocessors = 50;
         assert_eq!(

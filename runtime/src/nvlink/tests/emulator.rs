@@ -110,7 +110,7 @@ impl Emulator {
             .collect();
         let calls = parameters.iter().flatten().filter(|(told, _)| !matches!(told, Told::Nothing));
         let blocks_max = calls.map(|(_, grid)| grid.blocks).max().unwrap_or(0);
-        assert!(blocks_max <= node.room.blocks(), "{blocks_max} blocks: {:?}", node.room);
+        assert!(blocks_max <= node.room.message_blocks(), "{blocks_max} blocks: {:?}", node.room);
         let launch = |(work, (told, grid)): (&Work, &(Told, Grid))| Launch {
             kernel: work.kernel_name().map_or(std::ptr::null_mut(), |name| self.symbol(&name)),
             parameters: told.pointer(),
