@@ -76,6 +76,7 @@ const SPARED: u32 = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::VecDeque;
 
     #[test]
     fn ranks_that_share_a_gpu_share_its_multiprocessors() {
@@ -95,6 +96,33 @@ mod tests {
         assert!(!Room::WHOLE.within(24, 8).is_shared());
         assert_eq!(Room::of(2, 132).within(24, 8).fitting(), 66);
         assert_eq!(Room::WHOLE.within(u32::MAX, 8), Room::WHOLE);
+    }
+
+    /// Whether two calls of so many blocks end that two ranks have begun in another order each: block c of a call ends when it has a
+    /// multiprocessor on both, and the next one in line takes its place.
+    fn both_end(multiprocessors: u32, blocks: u32) -> bool {
+        let line = |first: u32| {
+            [first, 1 - first].into_iter().flat_map(move |call| (0..blocks).map(move |at| (call, at)))
+        };
+        let mut lines: [VecDeque<(u32, u32)>; 2] = [line(0).collect(), line(1).collect()];
+        let mut running: [Vec<(u32, u32)>; 2] = [Vec::new(), Vec::new()];
+        loop {
+            for (line, running) in lines.iter_mut().zip(&mut running) {
+                let free = multiprocessors as usize - running.len();
+                running.extend(line.drain(..free.min(line.len())));
+            }
+            let met = running[0].iter().copied().find(|block| running[1].contains(block));
+            let Some(met) = met else { return lines.iter().all(VecDeque::is_empty) };
+            running.iter_mut().for_each(|running| running.retain(|&block| block != met));
+        }
+    }
+
+    #[test]
+    fn calls_of_two_communicators_end_in_whatever_order_ranks_have_begun_them() {
+        for multiprocessors in [8, 58, 108, 114, 132] {
+            assert!(both_end(multiprocessors, Room::of(1, multiprocessors).blocks()), "{multiprocessors}");
+        }
+        assert!(!both_end(108, 128) && !both_end(108, 108), "else nothing would have to be spared");
     }
 
     #[test]

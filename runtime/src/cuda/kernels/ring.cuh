@@ -217,7 +217,9 @@ static_assert(READY < BLOCK_WORDS, "each has a word");
 constexpr u32 NEVER = 0xffffffff;
 
 // Does something at each hop of a channel's slices, until it says no. It is given how many come before. Two slices take their hops in
-// turn: while what one of them waits for is on its way, the other is moved.
+// turn: while what one of them waits for is on its way, the other is moved. So a rank does its hop i when its neighbours have done
+// theirs of i - 2: what it takes was put then, and for what it puts a slot is free that was taken at i - RING_SLOTS + 2.
+static_assert(RING_SLOTS > 2, "else every rank would wait for the next one's same hop");
 template <class Act> DEVICE void each_hop(const Call& call, Act act) {
     const Parameters& p = call.p;
     u64 step = (u64)block_count() * p.slice_bytes;

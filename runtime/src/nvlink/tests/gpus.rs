@@ -317,6 +317,36 @@ fn gpus_that_call_different_things_name_each_other() {
 }
 
 #[test]
+fn calls_of_two_nodes_end_in_whatever_order_ranks_begin_them() {
+    let test = "calls_of_two_nodes_end_in_whatever_order_ranks_begin_them";
+    let Some(mut one) = Gpus::new(test, 2, PATIENCE, &TYPES) else { return };
+    let mut other = Gpus::open((2, 2), PATIENCE, &TYPES);
+    for leaf in [Leaf::TwoShot, Leaf::Direct, Leaf::Ring] {
+        // As many blocks as any has.
+        let case = |seed| {
+            Case::new((Collective::AllReduce, leaf), (ElementType::F32, ReduceOp::Sum), (2, 2 << 20), seed)
+        };
+        // Not in place: the same call is made again and again.
+        let (mut of_one, mut of_other) = ([case(1)], [case(3)]);
+        let expected = [of_one[0].expected(), of_other[0].expected()];
+        one.upload(&of_one);
+        other.upload(&of_other);
+        for _ in 0..20 {
+            one.enqueue(0, &of_one[0], &mut 0).expect("enqueued");
+            other.enqueue(0, &of_other[0], &mut 0).expect("enqueued");
+            other.enqueue(1, &of_other[0], &mut 0).expect("enqueued");
+            one.enqueue(1, &of_one[0], &mut 0).expect("enqueued");
+        }
+        one.wait("one");
+        other.wait("the other");
+        one.download(&mut of_one);
+        other.download(&mut of_other);
+        of_one[0].check(&expected[0], "one");
+        of_other[0].check(&expected[1], "the other");
+    }
+}
+
+#[test]
 fn two_streams_are_served_in_the_order_of_the_calls() {
     let Some(mut gpus) = Gpus::new("two_streams_are_served_in_the_order_of_the_calls", 2, PATIENCE, &TYPES)
     else {

@@ -102,6 +102,9 @@ fn other_memory_is_not_written_to() {
     assert!(memory.iter().all(|byte| *byte == 1));
 }
 
+/// By then the second rail has long failed.
+const ROUNDS_MAX: usize = 40;
+
 /// Until the second of three rails fails messages land, and none does afterwards.
 #[expect(unsafe_code, reason = "expect_later's contract: the memory outlives both transports")]
 fn landing_ends_where_a_rail_fails() {
@@ -111,7 +114,8 @@ fn landing_ends_where_a_rail_fails() {
     let mut buffer = KeptBuffer::new(count * payload.len());
     receiver.keep(buffer.kept());
     let mut landed = Vec::new();
-    for _ in 0..6 {
+    // In which round the rail fails depends on how many credits go in one message. Of the two last ones the first has none that landed.
+    while landed.len() < ROUNDS_MAX && landed.iter().rev().nth(1) != Some(&0) {
         for (number, part) in buffer.bytes_mut().chunks_mut(payload.len()).enumerate() {
             // SAFETY: all messages are shown before the memory is looked at.
             unsafe { receiver.expect_later(Rank(0), number, part) };
@@ -120,7 +124,7 @@ fn landing_ends_where_a_rail_fails() {
         stream_of(&mut sender, &mut receiver, count, &payload);
         landed.push(receiver.counts().landed - before);
     }
-    assert!(landed[0] > 0 && landed[5] == 0, "{landed:?}");
+    assert!(landed[0] > 0 && landed.ends_with(&[0, 0]), "{landed:?}");
     close_both(sender, receiver);
 }
 
