@@ -3,7 +3,7 @@
 //! Receivers write over what has landed as soon as it is theirs, so that whatever comes there late is seen.
 
 use super::manners::{config, exchange, sizes};
-use super::soft_efa::{close_both, efa_direct, pair, rails_of_p5, run_body, stream_of};
+use super::soft_efa::{ROUNDS_MAX, close_both, efa_direct, pair, rails_of_p5, run_body, stream_of};
 use super::*;
 use crate::coll::buffers::Buffers;
 use crate::coll::collective::Collective;
@@ -101,9 +101,6 @@ fn other_memory_is_not_written_to() {
     close_both(sender, receiver);
     assert!(memory.iter().all(|byte| *byte == 1));
 }
-
-/// By then the second rail has long failed.
-const ROUNDS_MAX: usize = 40;
 
 /// Until the second of three rails fails messages land, and none does afterwards.
 #[expect(unsafe_code, reason = "expect_later's contract: the memory outlives both transports")]
