@@ -12,7 +12,7 @@
 // Sixteen bytes of memory that is aligned so.
 DEVICE Pair load_whole(u64 address) {
 #ifdef EMULATED
-    return Pair{*(const u64*)address, *(const u64*)(address + 8)};
+    return Pair{*(const u64*)aligned(address), *(const u64*)(address + 8)};
 #else
     // Said to be global memory: loads of which that is not known take longer.
     Pair data;
@@ -22,7 +22,7 @@ DEVICE Pair load_whole(u64 address) {
 }
 DEVICE void store_whole(u64 address, Pair data) {
 #ifdef EMULATED
-    *(u64*)address = data.lo;
+    *(u64*)aligned(address) = data.lo;
     *(u64*)(address + 8) = data.hi;
 #else
     asm volatile("st.global.v2.u64 [%0], {%1, %2};" ::"l"(address), "l"(data.lo), "l"(data.hi) : "memory");

@@ -46,6 +46,7 @@ void store_quad(u64 address, Quad value);
 Quad load_quad(u64 address);
 void store_pair(u64 address, Pair value);
 Pair load_pair(u64 address);
+u64 aligned(u64 address);
 void store_release(u64 address, u64 value);
 u64 load_acquire(u64 address);
 u32 load_shared_word(u64 address);

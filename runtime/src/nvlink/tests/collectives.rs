@@ -449,6 +449,7 @@ fn many_blocks_and_rounds_do_what_one_does() {
     let Some(emulator) = Emulator::new("many_blocks_and_rounds_do_what_one_does") else { return };
     let node = Node::new(2, u64::MAX);
     let float = (ElementType::F32, ReduceOp::Sum);
+    let multiplied = DeviceOp::PreMulSum(Factor::Bytes(0));
     // More than one round for each warp of each block of the two-shot leaf needs half a mebibyte per rank.
     let cases = [
         Case::new((Collective::AllReduce, Leaf::OneShot), float, (2, 2500), 5),
@@ -456,6 +457,8 @@ fn many_blocks_and_rounds_do_what_one_does() {
         Case::new((Collective::AllGather, Leaf::TwoShot), float, (2, 2500), 11),
         Case::new((Collective::AllReduce, Leaf::Direct), float, (2, 9001), 13),
         Case::new((Collective::AllReduce, Leaf::Ring), float, (2, 9001), 14),
+        // Slices of whole steps of a block, in which what is asked is asked once for all threads.
+        Case::new((Collective::AllReduce, Leaf::Ring), (ElementType::F32, multiplied), (2, 9001), 16),
     ];
     run(&emulator, &node, &cases, 3, "many blocks");
     assert!(cases.iter().all(

@@ -2,7 +2,9 @@
 // seed. What a rank writes into another's memory arrives later and in another order, each half of a 16-byte cell by
 // itself; only what a release or a fence orders comes in order, and what one warp stores at once as a line comes as one.
 //
-// Of some launches blocks begin late, one behind the other.
+// Of some launches blocks begin late, one behind the other. For a while one rank runs ahead of the others, or of each rank some
+// warps of those beside them. What a block has for itself holds anything at first. An access of sixteen bytes that is not aligned
+// ends the run, as on a GPU.
 //
 // It finds what is wrong with indices, masks, tails, types, parities and epochs under any order of events. It cannot find a
 // fence that a GPU needs and this does not.
@@ -90,6 +92,9 @@ constexpr u64 SLOW_STEPS = 64;
 // Of how many launches one begins with its first block alone, and in about how many turns of its rank at most all others have begun.
 constexpr u64 LATE_ONE_IN = 3;
 constexpr u64 LATE_TURNS_MAX = 1 << 17;
+// For how many steps the same ones run ahead, and how often another is drawn instead of one that does not.
+constexpr u64 AHEAD_STEPS = 4096;
+constexpr int AHEAD_DRAWS = 3;
 
 struct Block;
 
@@ -140,6 +145,20 @@ struct Rank {
     // When its pause ends; 0 without one.
     u64 pause_end;
     std::deque<Store> stores;
+};
+
+// Who runs ahead as far as the others let it.
+struct Ahead {
+    bool is_of_warps;
+    u32 rank;
+    // Of the numbers of warps, a bit, and which of its values each rank's have.
+    u32 bit;
+    u32 values;
+
+    bool has(const Fiber& fiber) const {
+        if (!is_of_warps) return fiber.block->rank == rank;
+        return (fiber.index / WARP >> bit & 1) == (values >> fiber.block->rank & 1);
+    }
 };
 
 std::mt19937_64 chance;
@@ -243,6 +262,7 @@ void start_block(u32 rank, const Launch& launch, u32 index) {
     block->at_barrier = 0;
     block->all = true;
     block->alive = launch.threads;
+    for (u32& word : block->words) word = (u32)chance();
     block->warps.resize((launch.threads + WARP - 1) / WARP);
     for (Warp& warp : block->warps) warp.arrived = 0, warp.alive = WARP;
     for (u32 i = 0; i < launch.threads; i++) {
@@ -362,20 +382,25 @@ bool all_of_warp(bool mine) {
     return warp_of(current).result;
 }
 void warp_barrier() { all_of_warp(true); }
+u64 aligned(u64 address) {
+    if (address % 16 == 0) return address;
+    fprintf(stderr, "emulator: sixteen bytes at once of %#llx, which is not aligned\n", address);
+    abort();
+}
 void store_quad(u64 address, Quad value) {
-    put(address, (u64)value.y << 32 | value.x);
+    put(aligned(address), (u64)value.y << 32 | value.x);
     put(address + 8, (u64)value.w << 32 | value.z);
     maybe_yield(8);
 }
 Quad load_quad(u64 address) {
     maybe_yield(2);
-    u64 lo = *(u64*)address, hi = *(u64*)(address + 8);
+    u64 lo = *(u64*)aligned(address), hi = *(u64*)(address + 8);
     return {(u32)lo, (u32)(lo >> 32), (u32)hi, (u32)(hi >> 32)};
 }
 void store_pair(u64 address, Pair value) {
     Warp& warp = warp_of(current);
     u32 lane = current->index % WARP;
-    warp.addresses[lane] = address;
+    warp.addresses[lane] = aligned(address);
     warp.pairs[lane] = value;
     with_warp([](Warp& warp) {
         // A line's data comes to be before its number, which is the last of its words; other lines in between.
@@ -394,7 +419,7 @@ Pair load_pair(u64 address) {
     Warp& warp = warp_of(current);
     u32 lane = current->index % WARP;
     maybe_yield(4);
-    warp.addresses[lane] = address;
+    warp.addresses[lane] = aligned(address);
     with_warp([](Warp& warp) {
         for (u32 k = 0; k < WARP; k++) warp.pairs[k] = {*(u64*)warp.addresses[k], *(u64*)(warp.addresses[k] + 8)};
     });
@@ -478,13 +503,16 @@ extern "C" u64 emulate(u32 rank_count, const Launch* const* launches, const u64*
     ranks.resize(rank_count);
     for (u32 i = 0; i < rank_count; i++) ranks[i].launches = launches[i], ranks[i].count = counts[i];
     for (u32 i = 0; i < rank_count; i++) start_next(i);
-    u32 favourite = 0;
+    memory_is_slow = false;
+    Ahead ahead = {};
     for (; has_work(); steps++) {
         if (steps > steps_max) return 0;
-        if (steps % 4096 == 0) favourite = (u32)draw(rank_count), memory_is_slow = host && draw(4) == 0;
+        if (steps % AHEAD_STEPS == 0) {
+            ahead = {draw(2) == 0, (u32)draw(rank_count), (u32)draw(5), (u32)chance()};
+            memory_is_slow = draw(4) == 0;
+        }
         size_t at = draw(runnable.size());
-        // For a while one rank runs ahead as far as the others let it.
-        for (int tries = 0; tries < 3 && runnable[at]->block->rank != favourite; tries++) at = draw(runnable.size());
+        for (int draws = 0; draws < AHEAD_DRAWS && !ahead.has(*runnable[at]); draws++) at = draw(runnable.size());
         current = runnable[at];
         std::swap(runnable[at], runnable.back());
         runnable.pop_back();
