@@ -7,6 +7,8 @@ pub const RANKS_MAX: usize = 8;
 pub const THREADS: u32 = 512;
 /// The same by the ring leaf: a warp that waits, and one that tells, beside those that move.
 pub const RING_THREADS: u32 = THREADS + 2 * WARP;
+/// The same by messages, of which each direction has two such warps.
+pub const MESSAGE_THREADS: u32 = THREADS + 4 * WARP;
 /// How many blocks a launch can have.
 pub const CHANNELS_MAX: u32 = 128;
 /// How many of them the one-shot leaf can have.
@@ -28,7 +30,7 @@ pub const PAIR_SLOTS: u32 = 16;
 /// A message goes by a channel for each so many bytes.
 pub const PAIR_CHANNEL_BYTES: usize = 8192;
 /// How many channels long messages have at most.
-pub const SLOT_CHANNELS: u32 = 128;
+pub const SLOT_CHANNELS: u32 = 64;
 /// How many slots each of them has of each peer.
 pub const SLOTS: usize = 4;
 /// What a slice is, or a multiple of: what a block's threads move at once.

@@ -6,7 +6,8 @@
 use super::call::DeviceMessage;
 use super::launch::{Request, Standing};
 use super::layout::{
-    PAIR_CHANNEL_BYTES, PAIR_CHANNELS, RANKS_MAX, SLICE_UNIT_BYTES, SLOT_CHANNELS, SLOT_DATA, SLOTS, THREADS,
+    MESSAGE_THREADS, PAIR_CHANNEL_BYTES, PAIR_CHANNELS, RANKS_MAX, SLICE_UNIT_BYTES, SLOT_CHANNELS,
+    SLOT_DATA, SLOTS,
 };
 use super::room::Room;
 use super::select::SLOTS_BYTES_MIN;
@@ -28,10 +29,12 @@ pub(crate) struct PairParameters {
     ranks: u32,
     signature: u32,
     slot_channels: u32,
+    slot_blocks: u32,
     slot_bytes: u32,
     slices_per_channel: u32,
     peer_count: u32,
     long_peer_count: u32,
+    padding: u32,
     peers: [u32; RANKS_MAX],
     long_peers: [u32; RANKS_MAX],
     send_first: [u32; RANKS_MAX],
@@ -76,9 +79,9 @@ impl NearMessages {
         self.0.parameters
     }
 
-    /// How many blocks they take.
-    pub(crate) fn blocks(&self) -> u32 {
-        self.0.grid.blocks
+    /// How many blocks they take, and how many threads each.
+    pub(crate) fn grid(&self) -> Grid {
+        self.0.grid
     }
 }
 
@@ -113,7 +116,7 @@ impl Numbers {
     }
 }
 
-/// The slots that each two ranks have for each other; the same on all ranks.
+/// The slots that each two ranks have for each other; the same on all ranks, but for how many blocks serve them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slots {
     pub(super) channels: u32,
@@ -122,41 +125,48 @@ pub(super) struct Slots {
     pub(super) slices_per_channel: usize,
     /// How long a message is that goes by them.
     pub(super) message_bytes_min: usize,
+    /// How many blocks a launch has for long messages, where it has more channels: a block then serves several, one behind the
+    /// other. One for each peer at least.
+    pub(super) blocks: u32,
 }
 
 impl Slots {
     /// Those of a node of so many ranks.
     pub(super) fn of(ranks: u32, room: Room) -> Slots {
-        // A multiprocessor has room for one such block. Of two ranks each has all for the other; where there are more, who sends
-        // to one and receives from another has some for both. Fewer channels have longer slots, which bring back what they cost.
+        // Who has several peers has fewer channels at a time for each, and to go from one to the next takes a microsecond.
         let channels = if ranks > 2 { SLOT_CHANNELS / 2 } else { SLOT_CHANNELS };
         let slots = Slots {
             channels,
             bytes: PEER_CHANNELS_BYTES / channels as usize,
             slices_per_channel: SLICES_PER_CHANNEL,
             message_bytes_min: SLOTS_BYTES_MIN,
+            blocks: SLOT_BLOCKS,
         };
         slots.within(ranks, room)
     }
 
-    /// The same, so that launches have no more blocks than there is room for. By how many channels a message goes in lines follows
-    /// from its length: what is too long for lines then goes by slots, or all of it, where there is no room for both.
+    /// The same, so that all blocks of a launch have room on the GPU at once. By how many channels a message goes in lines follows
+    /// from its length: what is too long for lines then goes by slots, or all of it, where there is no room for both. Ranks that share
+    /// a GPU leave room for another launch.
     ///
-    /// Where there are more and it is only not allowed to have them, a launch of both kinds, which few are, may have nearly twice
-    /// as many: else all others would have to do with half.
+    /// Where there are more and it is only not allowed to have them, a launch of both kinds, which few are, may have one more for each
+    /// peer.
     pub(super) fn within(self, ranks: u32, room: Room) -> Slots {
-        let peers = if room.is_shared() { 2 * ranks.saturating_sub(1).max(1) } else { ranks };
-        match room.message_blocks() / peers {
-            0 => Slots {
-                channels: self.channels.min(room.message_blocks() / ranks).max(1),
-                message_bytes_min: 0,
-                ..self
-            },
-            channels => Slots {
-                channels: self.channels.min(channels),
-                message_bytes_min: self.message_bytes_min.min(channels as usize * PAIR_CHANNEL_BYTES + 1),
-                ..self
-            },
+        let blocks = room.blocks();
+        let (lines_peers, blocks_alone) = match room.is_shared() {
+            true => (2 * ranks.saturating_sub(1).max(1), (blocks / 2).max(1)),
+            false => (ranks, blocks),
+        };
+        let lines_bytes_max = match blocks / lines_peers {
+            0 => 0,
+            channels => channels as usize * PAIR_CHANNEL_BYTES + 1,
+        };
+        Slots {
+            // So many that half as many blocks serve two each.
+            channels: (self.channels.min(blocks_alone) & !1).max(1),
+            message_bytes_min: self.message_bytes_min.min(lines_bytes_max),
+            blocks: self.blocks.min(blocks_alone),
+            ..self
         }
     }
 
@@ -196,10 +206,12 @@ pub(super) fn launch(
         ranks: standing.ranks,
         signature: 0,
         slot_channels: slots.channels,
+        slot_blocks: 0,
         slot_bytes: slots.bytes as u32,
         slices_per_channel: slots.slices_per_channel as u32,
         peer_count: 0,
         long_peer_count: 0,
+        padding: 0,
         peers: [0; RANKS_MAX],
         long_peers: [0; RANKS_MAX],
         send_first: [0; RANKS_MAX],
@@ -248,13 +260,24 @@ pub(super) fn launch(
             parameters.long_peer_count += 1;
         }
     }
-    let channels = sends.iter().chain(receives).map(|message| match is_long(message) {
-        true if message.peer.0 == standing.rank => slots.channels_of_copy(message.bytes),
-        true => slots.channels(message.bytes),
-        false => channels(message.bytes),
-    });
-    let blocks = channels.max().unwrap_or(0) * (parameters.peer_count + parameters.long_peer_count);
-    PairLaunch { parameters, grid: Grid { blocks, threads: THREADS } }
+    let (mut by_lines, mut by_slots) = (0, 0);
+    for message in sends.iter().chain(receives) {
+        match is_long(message) {
+            true if message.peer.0 == standing.rank => {
+                by_slots = by_slots.max(slots.channels_of_copy(message.bytes))
+            }
+            true => by_slots = by_slots.max(slots.channels(message.bytes)),
+            false => by_lines = by_lines.max(channels(message.bytes)),
+        }
+    }
+    let peers = parameters.peer_count + parameters.long_peer_count;
+    // Blocks that a peer has for the other kind of messages end at once, where the two differ.
+    let left = standing.room.blocks().saturating_sub(by_lines * parameters.peer_count);
+    let blocks = (slots.blocks / peers.max(1)).min(left / parameters.long_peer_count.max(1)).max(1);
+    // No more than make the busiest of them serve fewer channels.
+    parameters.slot_blocks = by_slots.div_ceil(by_slots.div_ceil(blocks).max(1));
+    let blocks = by_lines.max(parameters.slot_blocks) * peers;
+    PairLaunch { parameters, grid: Grid { blocks, threads: MESSAGE_THREADS } }
 }
 
 /// Makes a launch of a collective's blocks, which are moved by slots however long they are.
@@ -279,8 +302,13 @@ pub(super) fn of_blocks(standing: &Standing, slots: Slots, request: &Request) ->
         sends.remove(from);
         receives.remove(to);
     }
-    let mut launch =
-        launch(standing, Slots { message_bytes_min: 0, ..slots }, Numbers::unknown(), &sends, &receives);
+    // Ranks that share a GPU launch nothing beside them.
+    let blocks = match standing.room.is_shared() {
+        true => SLOT_BLOCKS.min(standing.room.blocks()),
+        false => slots.blocks,
+    };
+    let slots = Slots { message_bytes_min: 0, blocks, ..slots };
+    let mut launch = launch(standing, slots, Numbers::unknown(), &sends, &receives);
     launch.parameters.signature = request.signature().max(1);
     launch
 }
@@ -292,11 +320,14 @@ fn channels(bytes: usize) -> u32 {
 
 /// Beyond, a launch's messages might have no numbers of their own.
 const NUMBER_MAX: u32 = u32::MAX - MESSAGES_MAX as u32;
+/// How many blocks serve long messages. A block stores 41 GB/s, of what it sends and of what it receives (BENCHMARKING.md), so that
+/// these move three times what a GPU's links do; and leave half of a GPU to others.
+const SLOT_BLOCKS: u32 = 64;
 /// More, of which one is sent while another is taken, cost more than they gain.
 const SLICES_PER_CHANNEL: usize = 1;
-/// What the channels of a peer have together for one slot each: of 128 channels 64 KiB, of 64 channels 128 KiB. With half of it
-/// long messages take up to a tenth longer, twice as much gains nothing.
-const PEER_CHANNELS_BYTES: usize = 8 << 20;
+/// What the channels of a peer have together for one slot each: of 64 channels 64 KiB, of 32 channels 128 KiB. With twice as much, two
+/// ranks on one GPU take 300 us for 128 MiB to each other instead of 260.
+const PEER_CHANNELS_BYTES: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -340,7 +371,7 @@ mod tests {
             assert!(slots.bytes.is_multiple_of(SLICE_UNIT_BYTES) && slots.channels <= SLOT_CHANNELS);
             assert_eq!(
                 slots.window_bytes(ranks) - SLOT_DATA,
-                (ranks as usize - 1) * (32 << 20),
+                (ranks as usize - 1) * (16 << 20),
                 "{ranks} ranks"
             );
         }
@@ -373,12 +404,13 @@ mod tests {
                     sharing * launch.grid.blocks <= multiprocessors,
                     "{ranks} ranks, {room:?}: {slots:?}"
                 );
-                // Both ends reckon by the length how many channels take part: all of them must be there.
+                // Both ends reckon by the length how many channels take part: by lines, all of them must be there.
                 let PairParameters { peer_count, long_peer_count, .. } = launch.parameters;
                 let there = launch.grid.blocks / (peer_count + long_peer_count);
                 for bytes in lengths {
+                    // By slots, a block serves as many as there are.
                     let is_long = bytes >= slots.message_bytes_min;
-                    let needed = if is_long { slots.channels(bytes) } else { channels(bytes) };
+                    let needed = if is_long { 1 } else { channels(bytes) };
                     assert!(needed <= there, "{bytes} bytes, {ranks} ranks, {room:?}: {slots:?}");
                 }
                 let collective = DeviceCollective::AllToAll;
@@ -400,41 +432,69 @@ mod tests {
         }
     }
 
+    /// How many blocks have something to do in a launch that sends and receives such messages, one of each with each other rank.
+    fn busy_blocks(ranks: u32, room: Room, lengths: &[usize]) -> u32 {
+        let standing = Standing {
+            rank: 0,
+            ranks,
+            room,
+            windows: [DevicePointer(0); RANKS_MAX],
+            state: DevicePointer(0),
+            status: DevicePointer(0),
+            deadline_ns: 0,
+        };
+        let message = |(peer, &bytes)| DeviceMessage { peer: Rank(peer), data: DevicePointer(0), bytes };
+        let all: Vec<_> =
+            (1..ranks).flat_map(|peer| lengths.iter().map(move |bytes| (peer, bytes))).map(message).collect();
+        let slots = Slots::of(ranks, room);
+        assert!(slots.window_bytes(ranks) <= Slots::of(ranks, Room::WHOLE).window_bytes(ranks));
+        let PairParameters { peer_count, long_peer_count, slot_blocks, .. } =
+            launch(&standing, slots, Numbers::unknown(), &all, &all).parameters;
+        let by_lines =
+            all.iter().filter(|it| it.bytes < slots.message_bytes_min).map(|it| channels(it.bytes));
+        by_lines.max().unwrap_or(0) * peer_count + slot_blocks * long_peer_count
+    }
+
+    /// Short ones, such as go by lines or by slots, and long ones; two of a kind, and of both.
+    const LENGTHS: [[usize; 2]; 5] = [
+        [8, 8192],
+        [300_000, SLOTS_BYTES_MIN],
+        [1 << 28, 1 << 30],
+        [SLOTS_BYTES_MIN - 1, 1 << 30],
+        [100_000, 1 << 20],
+    ];
+
     #[test]
     fn messages_have_no_more_blocks_than_are_allowed_but_for_those_of_both_kinds() {
-        let blocks = |ranks: u32, allowed: u32, lengths: &[usize]| {
-            let room = Room::WHOLE.within(allowed, ranks as usize);
-            let standing = Standing {
-                rank: 0,
-                ranks,
-                room,
-                windows: [DevicePointer(0); RANKS_MAX],
-                state: DevicePointer(0),
-                status: DevicePointer(0),
-                deadline_ns: 0,
-            };
-            let message = |(peer, &bytes)| DeviceMessage { peer: Rank(peer), data: DevicePointer(0), bytes };
-            let all: Vec<_> = (1..ranks)
-                .flat_map(|peer| lengths.iter().map(move |bytes| (peer, bytes)))
-                .map(message)
-                .collect();
-            let slots = Slots::of(ranks, room);
-            assert!(slots.window_bytes(ranks) <= Slots::of(ranks, Room::WHOLE).window_bytes(ranks));
-            launch(&standing, slots, Numbers::unknown(), &all, &all).grid.blocks
-        };
         for ranks in 2..=RANKS_MAX as u32 {
             for allowed in [1, ranks, 16, 24, 32, 100] {
-                for lengths in [[8, 8192], [300_000, SLOTS_BYTES_MIN], [1 << 28, 1 << 30]] {
-                    let single = lengths.map(|bytes| blocks(ranks, allowed, &[bytes]));
-                    assert!(
-                        single.iter().all(|&it| it <= allowed.max(ranks)),
-                        "{ranks} ranks, {allowed}: {single:?}"
-                    );
-                    assert!(blocks(ranks, allowed, &lengths) <= 2 * allowed.max(ranks));
+                let room = Room::WHOLE.within(allowed, ranks as usize);
+                let most = allowed.max(ranks);
+                for lengths in LENGTHS {
+                    let single = lengths.map(|bytes| busy_blocks(ranks, room, &[bytes]));
+                    assert!(single.iter().all(|&it| it <= most), "{ranks} ranks, {allowed}: {single:?}");
+                    assert!(busy_blocks(ranks, room, &lengths) < most + ranks);
                 }
             }
         }
-        assert_eq!((blocks(2, 24, &[1 << 30]), blocks(8, 24, &[1 << 30])), (12, 21));
+        let long =
+            |ranks, allowed| busy_blocks(ranks, Room::WHOLE.within(allowed, ranks as usize), &[1 << 30]);
+        assert_eq!((long(2, 24), long(8, 24)), (24, 21));
+        assert_eq!([2, 3, 4, 5, 6, 7, 8].map(|ranks| long(ranks, u32::MAX)), [64, 64, 48, 64, 55, 48, 56]);
+    }
+
+    #[test]
+    fn all_blocks_of_messages_have_room_on_a_gpu_at_once() {
+        // An A100, an H100 of PCIe and an H200. Who takes messages one by one waits for all channels of each.
+        for multiprocessors in [108, 114, 132] {
+            for ranks in 2..=RANKS_MAX as u32 {
+                let room = Room::of(1, multiprocessors);
+                for lengths in LENGTHS {
+                    let blocks = busy_blocks(ranks, room, &lengths);
+                    assert!(blocks <= room.blocks(), "{ranks} ranks, {lengths:?}: {blocks} blocks, {room:?}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -454,7 +514,7 @@ mod tests {
         let near = launch(&at(shared), slots, Numbers::unknown(), &message, &message);
         let left = shared.blocks() - near.grid.blocks;
         assert!(left > 0, "{near:?}");
-        let beside = |blocks, room| NearMessages::beside(near, blocks, room).map(|near| near.blocks());
+        let beside = |blocks, room| NearMessages::beside(near, blocks, room).map(|near| near.grid().blocks);
         assert_eq!(beside(left, shared), Some(near.grid.blocks));
         assert_eq!(beside(left + 1, shared), None);
         // Who has a GPU to itself begins with what there is room for.

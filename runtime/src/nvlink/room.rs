@@ -47,16 +47,11 @@ impl Room {
         self.sharing > 1
     }
 
-    /// The most that a collective's launch can have. It does not take a whole GPU: of two communicators, whose calls two ranks may have
+    /// The most that a launch can have. It does not take a whole GPU: of two communicators, whose calls two ranks may have
     /// begun in another order each, one block of the call that comes second can then run beside those that wait for it, and make
     /// room for more when it ends.
     pub(crate) fn blocks(self) -> u32 {
         self.allowed.min(self.sparing)
-    }
-
-    /// The most that a launch of messages can have, which has some for each peer.
-    pub(crate) fn message_blocks(self) -> u32 {
-        self.allowed
     }
 
     /// The most that launches can have that run at the same time, or are one.
@@ -131,7 +126,7 @@ mod tests {
         // H200, A100, and less than any that can be had.
         assert_eq!([132, 108, 2].map(blocks), [128, 104, 1]);
         assert_eq!(Room::of(1, 108).within(24, 8).blocks(), 24);
-        assert_eq!((Room::of(1, 108).message_blocks(), Room::of(1, 108).fitting()), (u32::MAX, u32::MAX));
+        assert_eq!(Room::of(1, 108).fitting(), u32::MAX);
         assert!(!Room::of(1, 132).is_shared() && Room::WHOLE.suffices(8));
     }
 }

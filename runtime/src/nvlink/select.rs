@@ -182,7 +182,8 @@ mod tests {
             }
         };
         for ranks in 1..=8 {
-            let Slots { channels, bytes, slices_per_channel, message_bytes_min } = Slots::of(ranks, room);
+            let Slots { channels, bytes, slices_per_channel, message_bytes_min, blocks: _ } =
+                Slots::of(ranks, room);
             for number in [channels as usize, bytes, slices_per_channel, message_bytes_min] {
                 take(number as u64);
             }

@@ -243,13 +243,16 @@ impl Relay {
         let plan = Plan { caller, messages: messages.clone() };
         let plan = self.shared.add_messages(plan, messages.lanes(lanes), is_captured);
         let far = self.far_standing().told_of_messages(messages, plan, lanes);
-        let blocks = messages.blocks() + near.map_or(0, |near| near.blocks());
-        let grid = Grid { blocks, threads: THREADS };
-        match near.map(|near| near.parameters()) {
+        let grid = Grid { blocks: messages.blocks(), threads: THREADS };
+        match near {
             // SAFETY: what the module's paragraph says, and the caller's promise.
             None => unsafe { kernels.far.launch(stream, grid, &far)? },
-            // SAFETY: as above.
-            Some(near) => unsafe { kernels.all.launch(stream, grid, &AllParameters { far, near })? },
+            Some(near) => {
+                let grid = Grid { blocks: grid.blocks + near.grid().blocks, ..near.grid() };
+                let told = AllParameters { far, near: near.parameters() };
+                // SAFETY: as above.
+                unsafe { kernels.all.launch(stream, grid, &told)? }
+            }
         }
         self.call_lanes();
         Ok(())

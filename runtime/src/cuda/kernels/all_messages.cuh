@@ -14,6 +14,7 @@ struct AllParameters {
 
 DEVICE void pass_all_messages(const AllParameters& p) {
     u32 before = far_blocks(p.far);
-    if (block_index() < before) pass_far_messages(p.far, block_index());
-    else pass_messages(p.near, block_index() - before);
+    if (block_index() >= before) return pass_messages(p.near, block_index() - before);
+    // The others' barriers do not wait for warps that have ended.
+    if (thread_index() < THREADS) pass_far_messages(p.far, block_index());
 }

@@ -39,7 +39,7 @@ void warp_barrier();
 bool all_of_warp(bool);
 bool all_of_block(bool);
 void clear_block_words();
-u32 load_block_word(u32 which);
+u32 await_block_word(u32 which, u32 above);
 void store_block_word(u32 which, u32 value);
 u64 nanoseconds();
 void store_quad(u64 address, Quad value);
@@ -77,8 +77,8 @@ DEVICE void warp_barrier() { __syncwarp(); }
 DEVICE bool all_of_warp(bool mine) { return __all_sync(0xffffffffu, mine); }
 // A block barrier that also asks.
 DEVICE bool all_of_block(bool mine) { return __syncthreads_and(mine); }
-// Words by which warps of a block tell each other how far they are, without a barrier that all of them wait at. Whoever sees
-// what a thread has stored there sees what that thread and those it waited for have done before.
+// Words by which warps of a block tell each other how far they are, without a barrier that all of them wait at: a thread waits until one
+// is more than it says. Whoever sees what a thread has stored there sees what that thread and those it waited for have done before.
 DEVICE u32 block_word(u32 which) {
     __shared__ u32 words[BLOCK_WORDS];
     return (u32)__cvta_generic_to_shared(words + which);
@@ -87,9 +87,11 @@ DEVICE u32 block_word(u32 which) {
 DEVICE void clear_block_words() {
     if (threadIdx.x < BLOCK_WORDS) asm volatile("st.shared.u32 [%0], %1;" ::"r"(block_word(threadIdx.x)), "r"(0) : "memory");
 }
-DEVICE u32 load_block_word(u32 which) {
+DEVICE u32 await_block_word(u32 which, u32 above) {
     u32 value;
-    asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(value) : "r"(block_word(which)) : "memory");
+    do {
+        asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(value) : "r"(block_word(which)) : "memory");
+    } while (value <= above);
     return value;
 }
 DEVICE void store_block_word(u32 which, u32 value) {

@@ -25,14 +25,16 @@ struct PairParameters {
     u32 ranks;
     // Where the messages are the blocks of a collective, which it is; else 0.
     u32 signature;
-    // How many channels long messages go by, how much a slot takes, and in how many slices a channel's part of a message goes
-    // at least, where it is long enough: one is sent while another is taken.
+    // How many channels long messages go by, by how many blocks for each peer, how much a slot takes, and in how many slices a
+    // channel's part of a message goes at least, where it is long enough: one is sent while another is taken.
     u32 slot_channels;
+    u32 slot_blocks;
     u32 slot_bytes;
     u32 slices_per_channel;
     // How many ranks there are short messages for or from, and which; and of long ones, where this rank can be among them.
     u32 peer_count;
     u32 long_peer_count;
+    u32 padding;
     u32 peers[RANKS_MAX];
     u32 long_peers[RANKS_MAX];
     // Of each rank: where its messages begin, the short ones in front, and how many they are of each kind, in the order in

@@ -155,16 +155,15 @@ DEVICE void pass_short(PairCall& call, u32 peer) {
     Lane lane = {0, index % 8 == 7, index * 16};
     u64 column = index / 8 * 120 + index % 8 * 16;
     if (warp < PAIR_WARPS) send_messages(call, peer, warp, lane, column);
-    else receive_messages(call, peer, warp - PAIR_WARPS, lane, column);
+    else if (warp < 2 * PAIR_WARPS) receive_messages(call, peer, warp - PAIR_WARPS, lane, column);
 }
 
-// `block` counts the blocks that these messages have, from 0 on.
+// By one of the blocks that these messages have, from 0 on.
 DEVICE void pass_messages(const PairParameters& p, u32 block) {
-    // Blocks of one channel stand beside each other: where not all fit on the GPU at once, those of lower channels, which
-    // wait for nothing but the same channel of their peers, make room for the others.
+    // Blocks of one channel stand beside each other: where the GPU is busy, those of lower channels come first on all ranks.
     u32 per_channel = p.peer_count + p.long_peer_count;
     PairCall call = {p, block / per_channel, 0, false};
     u32 index = block % per_channel;
-    if (index >= p.peer_count) pass_long(call, p.long_peers[index - p.peer_count]);
+    if (index >= p.peer_count) pass_long(call, p.long_peers[index - p.peer_count], p.slot_blocks);
     else if (call.channel < PAIR_CHANNELS) pass_short(call, p.peers[index]);
 }

@@ -18,6 +18,10 @@ constexpr u32 THREADS = 512;
 constexpr u32 WARPS = THREADS / WARP;
 // Of the ring leaf, whose threads that move are helped by a warp that waits for others and by one that tells them.
 constexpr u32 RING_THREADS = THREADS + 2 * WARP;
+// Of messages, of which each direction has two such warps. Only long ones have use for them.
+constexpr u32 MESSAGE_THREADS = THREADS + 4 * WARP;
+// Stands in a block's words, which count slices, where a wait was given up.
+constexpr u32 NEVER = 0xffffffff;
 constexpr u32 CHANNELS_MAX = 128;
 // Of the one-shot leaf, and of the two-shot leaf.
 constexpr u32 ONE_SHOT_CHANNELS = 32;
@@ -30,7 +34,7 @@ constexpr u32 PAIR_SLOTS = 16;
 constexpr u64 PAIR_CHANNEL_BYTES = 8192;
 // Of long ones: each channel has so many slots for slices of each peer in its window. How many channels there are, and how much
 // a slot takes, the host says.
-constexpr u32 SLOT_CHANNELS = 128;
+constexpr u32 SLOT_CHANNELS = 64;
 constexpr u32 SLOTS = 4;
 // For each channel and peer, what both say of the slots.
 constexpr u64 SLOT_WORDS_BYTES = 256;

@@ -213,8 +213,6 @@ DEVICE bool ring_goes_on(Wait& wait, Call& call, u32 neighbour) {
 constexpr u32 MOVED = 0;
 constexpr u32 READY = WARPS;
 static_assert(READY < BLOCK_WORDS, "each has a word");
-// Stands in `READY` where a wait was given up.
-constexpr u32 NEVER = 0xffffffff;
 
 // Does something at each hop of a channel's slices, until it says no. It is given how many come before. Two slices take their hops in
 // turn: while what one of them waits for is on its way, the other is moved. So a rank does its hop i when its neighbours have done
@@ -243,14 +241,17 @@ template <class T> DEVICE void move_slices(const Call& call, Traffic& traffic) {
     const Parameters& p = call.p;
     u64 factor = p.op == OP_PRE_MUL_SUM ? factor_of<T>(p) : 0;
     each_hop(call, [&](const Hop& hop, u32 index) {
-        u32 ready;
-        while ((ready = load_block_word(READY)) <= index);
-        if (!all_of_warp(ready != NEVER)) return false;
+        u32 warp = thread_index() / WARP;
+        bool is_first = thread_index() % WARP == 0;
+        if (!all_of_warp(await_block_word(READY, index) != NEVER)) {
+            if (is_first) store_block_word(MOVED + warp, NEVER);
+            return false;
+        }
         u64 to = slot(call, next_rank(p), traffic.put);
         move_slice<T>(p, hop, slot(call, p.rank, traffic.taken), to, factor);
         count(traffic, hop);
         warp_barrier();
-        if (thread_index() % WARP == 0) store_block_word(MOVED + thread_index() / WARP, index + 1);
+        if (is_first) store_block_word(MOVED + warp, index + 1);
         return true;
     });
 }
@@ -291,9 +292,7 @@ DEVICE void tell_of_slices(const Call& call, Traffic traffic) {
     const Parameters& p = call.p;
     u32 lane = thread_index() % WARP;
     each_hop(call, [&](const Hop& hop, u32 index) {
-        while (!all_of_warp(load_block_word(MOVED + lane % WARPS) > index)) {
-            if (!all_of_warp(load_block_word(READY) != NEVER)) return false;
-        }
+        if (!all_of_warp(await_block_word(MOVED + lane % WARPS, index) != NEVER)) return false;
         warp_barrier();
         count(traffic, hop);
         if (lane != 0) return true;

@@ -107,7 +107,7 @@ struct Fiber {
     Block* block;
     u32 index;
     bool is_done;
-    // Why it does not run: 0 it may, 1 the block's barrier, 2 its warp.
+    // Why it does not run: 0 it may, 1 the block's barrier, 2 its warp, 3 a word of the block.
     int waits;
 };
 
@@ -213,26 +213,22 @@ void put(u64 address, u64 value) {
 
 Warp& warp_of(Fiber* fiber) { return fiber->block->warps[fiber->index / WARP]; }
 
+// Lets a fiber of a block run, if it waits for this. One that has ended may be another block's by now.
+void wake(Block* block, Fiber* fiber, int reason) {
+    if (fiber->block != block || fiber->is_done || fiber->waits != reason) return;
+    fiber->waits = 0;
+    runnable.push_back(fiber);
+}
+
 void release_warp(Block* block, u32 warp) {
-    for (u32 i = warp * WARP; i < (warp + 1) * WARP && i < block->fibers.size(); i++) {
-        Fiber* fiber = block->fibers[i];
-        if (!fiber->is_done && fiber->waits == 2) {
-            fiber->waits = 0;
-            runnable.push_back(fiber);
-        }
-    }
+    for (u32 i = warp * WARP; i < (warp + 1) * WARP && i < block->fibers.size(); i++) wake(block, block->fibers[i], 2);
 }
 
 void release_block(Block* block) {
     block->result = block->all;
     block->all = true;
     block->at_barrier = 0;
-    for (Fiber* fiber : block->fibers) {
-        if (!fiber->is_done && fiber->waits == 1) {
-            fiber->waits = 0;
-            runnable.push_back(fiber);
-        }
-    }
+    for (Fiber* fiber : block->fibers) wake(block, fiber, 1);
 }
 
 // Waits until all lanes of the warp are here; the last one does `act` for all.
@@ -369,11 +365,18 @@ bool all_of_block(bool mine) {
 void clear_block_words() {
     if (current->index < BLOCK_WORDS) current->block->words[current->index] = 0;
 }
-u32 load_block_word(u32 which) {
+u32 await_block_word(u32 which, u32 above) {
     maybe_yield(2);
+    while (current->block->words[which] <= above) {
+        current->waits = 3;
+        yield();
+    }
     return current->block->words[which];
 }
-void store_block_word(u32 which, u32 value) { current->block->words[which] = value; }
+void store_block_word(u32 which, u32 value) {
+    current->block->words[which] = value;
+    for (Fiber* fiber : current->block->fibers) wake(current->block, fiber, 3);
+}
 bool all_of_warp(bool mine) {
     Warp& warp = warp_of(current);
     if (warp.arrived == 0) warp.all = true;
@@ -475,7 +478,7 @@ extern "C" u64 emulator_constant(u32 which) {
                              TWO_SHOT_CHANNELS, ROUND_BYTES, offsetof(Parameters, status), offsetof(Parameters, rank),
                              offsetof(Parameters, op), offsetof(Parameters, signature), STATE_CALLS, offsetof(Parameters, factor),
                              offsetof(Parameters, apart), sizeof(PairParameters), offsetof(PairParameters, messages),
-                             PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX, RING_SLOTS, RING_DATA_BYTES, RING_THREADS,
+                             PAIR_CHANNELS, PAIR_WARPS, PAIR_SLOTS, PAIR_CHANNEL_BYTES, MESSAGES_MAX, RING_SLOTS, RING_DATA_BYTES, RING_THREADS, MESSAGE_THREADS,
                              offsetof(Parameters, route), offsetof(Parameters, slice_bytes), offsetof(Parameters, slot_bytes), sizeof(RelayParameters),
                              offsetof(RelayParameters, gets), RELAY_SPANS, RELAY_CHANNELS, RELAY_SLOT_BYTES, RELAY_WORDS,
                              RELAY_POSTS, RELAY_POST_BYTES, RELAY_ROUNDS, RELAY_ANSWERED, RELAY_STATE_BYTES,

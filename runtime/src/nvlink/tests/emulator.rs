@@ -110,7 +110,7 @@ impl Emulator {
             .collect();
         let calls = parameters.iter().flatten().filter(|(told, _)| !matches!(told, Told::Nothing));
         let blocks_max = calls.map(|(_, grid)| grid.blocks).max().unwrap_or(0);
-        assert!(blocks_max <= node.room.message_blocks(), "{blocks_max} blocks: {:?}", node.room);
+        assert!(blocks_max <= node.room.blocks(), "{blocks_max} blocks: {:?}", node.room);
         let launch = |(work, (told, grid)): (&Work, &(Told, Grid))| Launch {
             kernel: work.kernel_name().map_or(std::ptr::null_mut(), |name| self.symbol(&name)),
             parameters: told.pointer(),
@@ -181,7 +181,9 @@ pub(super) fn slots(ranks: u32) -> Slots {
     let bytes = if ranks.is_multiple_of(2) { SLICE_UNIT_BYTES } else { 2 * SLICE_UNIT_BYTES };
     // With three, a message can be too long for short slices and too short for all channels.
     let (channels, slices_per_channel) = if ranks == 3 { (4, 1) } else { (2, 2) };
-    Slots { channels, bytes, slices_per_channel, message_bytes_min: 30_000 }
+    // Blocks that serve a channel each, that serve two, or one or two, by how many peers a rank has in a launch.
+    let blocks = if ranks == 3 { 6 } else { 2 * (ranks - 1) - ranks / 4 };
+    Slots { channels, bytes, slices_per_channel, message_bytes_min: 30_000, blocks }
 }
 
 /// What a kernel is told.
@@ -222,7 +224,7 @@ impl Work {
             Work::All(far, blocks, sends, receives) => {
                 let launch = next_launch(standing, numbers, sends, receives);
                 let told = AllParameters { far: **far, near: launch.parameters };
-                (Told::All(Box::new(told)), Grid { blocks: blocks + launch.grid.blocks, threads: THREADS })
+                (Told::All(Box::new(told)), Grid { blocks: blocks + launch.grid.blocks, ..launch.grid })
             }
             Work::Messages(sends, receives) => {
                 let launch = next_launch(standing, numbers, sends, receives);

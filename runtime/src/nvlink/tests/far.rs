@@ -252,7 +252,7 @@ fn who_only_sends_is_ahead_of_the_hosts_by_no_more_launches_than_there_are_place
             traffic.message(&mut chance, (0, launch), (1, launch), len + 1);
         }
         // More than that the hosts see to (`Memory::look`).
-        assert_eq!(traffic.run(&emulator, (lanes, 100), seed as u64, "sends"), ROUNDS);
+        assert_eq!(traffic.run(&emulator, (lanes, 400), seed as u64, "sends"), ROUNDS);
     }
 }
 

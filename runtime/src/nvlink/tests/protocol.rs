@@ -44,6 +44,7 @@ fn kernels_and_host_have_one_layout() {
         layout::RING_SLOTS,
         layout::RING_DATA_BYTES,
         layout::RING_THREADS as usize,
+        layout::MESSAGE_THREADS as usize,
         std::mem::offset_of!(Parameters, part.route),
         std::mem::offset_of!(Parameters, part.slice_bytes),
         std::mem::offset_of!(Parameters, part.slot_bytes),
