@@ -336,17 +336,22 @@ mod tests {
     use crate::nvlink::call::DeviceCollective;
     use crate::nvlink::part::{Leaf, Shape};
 
+    fn standing_of(rank: u32, ranks: u32, room: Room) -> Standing {
+        let nowhere = DevicePointer(0);
+        Standing {
+            rank,
+            ranks,
+            room,
+            windows: [nowhere; RANKS_MAX],
+            state: nowhere,
+            status: nowhere,
+            deadline_ns: 0,
+        }
+    }
+
     #[test]
     fn messages_stand_by_rank_and_in_order() {
-        let standing = Standing {
-            rank: 1,
-            ranks: 4,
-            room: Room::WHOLE,
-            windows: [DevicePointer(0); RANKS_MAX],
-            state: DevicePointer(0),
-            status: DevicePointer(0),
-            deadline_ns: 0,
-        };
+        let standing = standing_of(1, 4, Room::WHOLE);
         let message =
             |peer, data, bytes| DeviceMessage { peer: Rank(peer), data: DevicePointer(data), bytes };
         let sends = [message(3, 10, 5), message(0, 20, 6), message(3, 30, 20_000)];
@@ -386,15 +391,7 @@ mod tests {
             for ranks in sharing..=RANKS_MAX as u32 {
                 let (slots, whole) = (Slots::of(ranks, room), Slots::of(ranks, Room::WHOLE));
                 assert!(slots.window_bytes(ranks) <= whole.window_bytes(ranks), "windows are made before");
-                let standing = Standing {
-                    rank: 0,
-                    ranks,
-                    room,
-                    windows: [DevicePointer(0); RANKS_MAX],
-                    state: DevicePointer(0),
-                    status: DevicePointer(0),
-                    deadline_ns: 0,
-                };
+                let standing = standing_of(0, ranks, room);
                 let message =
                     |(peer, bytes)| DeviceMessage { peer: Rank(peer), data: DevicePointer(0), bytes };
                 let all = (1..ranks).flat_map(|peer| lengths.map(|bytes| (peer, bytes))).map(message);
@@ -434,15 +431,7 @@ mod tests {
 
     /// How many blocks have something to do in a launch that sends and receives such messages, one of each with each other rank.
     fn busy_blocks(ranks: u32, room: Room, lengths: &[usize]) -> u32 {
-        let standing = Standing {
-            rank: 0,
-            ranks,
-            room,
-            windows: [DevicePointer(0); RANKS_MAX],
-            state: DevicePointer(0),
-            status: DevicePointer(0),
-            deadline_ns: 0,
-        };
+        let standing = standing_of(0, ranks, room);
         let message = |(peer, &bytes)| DeviceMessage { peer: Rank(peer), data: DevicePointer(0), bytes };
         let all: Vec<_> =
             (1..ranks).flat_map(|peer| lengths.iter().map(move |bytes| (peer, bytes))).map(message).collect();
@@ -499,15 +488,7 @@ mod tests {
 
     #[test]
     fn messages_go_beside_others_where_a_gpu_has_room_for_all_their_blocks() {
-        let at = |room| Standing {
-            rank: 0,
-            ranks: 2,
-            room,
-            windows: [DevicePointer(0); RANKS_MAX],
-            state: DevicePointer(0),
-            status: DevicePointer(0),
-            deadline_ns: 0,
-        };
+        let at = |room| standing_of(0, 2, room);
         let shared = Room::of(2, 66);
         let slots = Slots::of(2, shared);
         let message = [DeviceMessage { peer: Rank(1), data: DevicePointer(0), bytes: 1 << 20 }];
