@@ -24,6 +24,7 @@ pub use job::{Job, Outcome, Running};
 pub use process::{Process, listening_port, wait_until_gone};
 pub use require::{
     Need, faketime_library, is_full_matrix, libfabric_1_22_folder, libfabric_2_folder, missing, mpi_folder,
+    skip_part,
 };
 pub use testbed::{Host, Testbed};
 

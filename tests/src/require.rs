@@ -125,6 +125,11 @@ pub fn missing(need: Need) -> bool {
     true
 }
 
+/// Says that the calling test leaves out a part, and why.
+pub fn skip_part(lack: &str) {
+    say(&format!("SKIPPED: {}: {lack}", std::thread::current().name().unwrap_or("a test")));
+}
+
 /// Whether `scripts/test --all` asks for every size, type and library.
 pub fn is_full_matrix() -> bool {
     env::var_os("EFARUN_TEST_MATRIX").is_some_and(|matrix| matrix == "full")

@@ -133,6 +133,24 @@ impl Program {
         Program::compiled(source, library, &library.libraries())
     }
 
+    /// Whether the mpirun that was published with the library starts ranks of it here, with such a variable. Only the
+    /// distribution's is asked, whose parts are of several releases; of the others it is taken to be so.
+    pub(crate) fn starts_by_its_own_mpirun(&self, variable: &str) -> bool {
+        let Library::SystemOpenMpi = self.library else { return true };
+        let (prefix, libraries) = (self.library.folder().join("usr"), self.library.libraries());
+        let ended = Command::new("timeout")
+            .arg("60")
+            .arg(prefix.join("bin/orterun"))
+            .args(["-n", "2", "--oversubscribe", "--allow-run-as-root", "-x"])
+            .arg(variable)
+            .arg(&self.path)
+            .args(["1", "names"])
+            .envs([("OPAL_PREFIX", &prefix), ("LD_LIBRARY_PATH", &libraries)])
+            .output()
+            .expect("timeout runs");
+        ended.status.success()
+    }
+
     fn compiled(source: &str, library: Library, libraries: &Path) -> Program {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let path = folder.path().join("world");
